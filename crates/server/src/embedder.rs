@@ -1,0 +1,59 @@
+//! What the server needs of an engine.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use vecmill_engine::{Engine, Info, Prompt, Reply, Request, RequestError, Token};
+
+/// The future of a reply. Dropping it gives the request up.
+pub type Embedding = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + Send>>;
+
+/// Something that turns texts into vectors: an [`Engine`], or a stand-in for one in tests.
+pub trait Embedder: Send + Sync + 'static {
+    /// Embeds the inputs.
+    fn embed(&self, request: Request) -> Embedding;
+
+    /// Tokenises without truncation. May take a while; never called on an async thread.
+    ///
+    /// # Errors
+    /// [`RequestError`] when the prompt is unknown or the tokenizer refuses the text.
+    fn tokenize(
+        &self,
+        text: &str,
+        prompt: &Prompt,
+        special_tokens: bool,
+    ) -> Result<Vec<Token>, RequestError>;
+
+    /// About the model and its limits.
+    fn info(&self) -> &Info;
+
+    /// Appends metrics in OpenMetrics text format, without the closing `# EOF`.
+    ///
+    /// # Errors
+    /// [`fmt::Error`] when a metric can't be written.
+    fn write_metrics(&self, out: &mut String) -> fmt::Result;
+}
+
+impl Embedder for Engine {
+    fn embed(&self, request: Request) -> Embedding {
+        Box::pin(Self::embed(self, request))
+    }
+
+    fn tokenize(
+        &self,
+        text: &str,
+        prompt: &Prompt,
+        special_tokens: bool,
+    ) -> Result<Vec<Token>, RequestError> {
+        Self::tokenize(self, text, prompt, special_tokens)
+    }
+
+    fn info(&self) -> &Info {
+        Self::info(self)
+    }
+
+    fn write_metrics(&self, out: &mut String) -> fmt::Result {
+        Self::write_metrics(self, out)
+    }
+}

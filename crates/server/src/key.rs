@@ -1,0 +1,95 @@
+//! API keys, kept as digests.
+//!
+//! Only a key's SHA-256 is stored: nothing that prints, logs or dumps the settings can give the key
+//! away, and comparing digests takes the same time whatever was sent, however long it was.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+/// A key that clients send as `authorization: Bearer KEY`.
+///
+/// ```
+/// use vecmill_server::ApiKey;
+///
+/// let key: ApiKey = "s3cret\n".parse().unwrap(); // the newline of a key file does no harm
+/// assert_eq!(format!("{key:?}"), "ApiKey(…)");
+/// assert!(" ".parse::<ApiKey>().is_err());
+/// ```
+#[derive(Clone)]
+pub struct ApiKey {
+    digest: [u8; 32],
+}
+
+/// Why a text can't be an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiKeyError {
+    /// There is nothing but white space.
+    #[error("an API key can't be empty")]
+    Empty,
+    /// An HTTP header could not carry it.
+    #[error("an API key takes visible ASCII characters only, without spaces")]
+    Characters,
+}
+
+impl FromStr for ApiKey {
+    type Err = ApiKeyError;
+
+    /// Takes the key without the white space around it.
+    fn from_str(text: &str) -> Result<Self, ApiKeyError> {
+        let key = text.trim();
+        if key.is_empty() {
+            return Err(ApiKeyError::Empty);
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ApiKeyError::Characters);
+        }
+        Ok(Self { digest: digest(key) })
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
+}
+
+/// Whether `sent` is one of `keys`. Every key is compared, to the end.
+pub(crate) fn is_among(keys: &[ApiKey], sent: &str) -> bool {
+    let sent = digest(sent);
+    keys.iter().fold(false, |found, key| found | same(&key.digest, &sent))
+}
+
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |bits, (a, b)| bits | (a ^ b));
+    std::hint::black_box(difference) == 0
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_key_is_accepted() {
+        let keys: Vec<ApiKey> = ["first", " second\n"].map(|key| key.parse().unwrap()).into();
+        assert!(is_among(&keys, "first"));
+        assert!(is_among(&keys, "second"));
+        for wrong in ["", "firs", "firstt", "FIRST", " first"] {
+            assert!(!is_among(&keys, wrong), "{wrong:?}");
+        }
+        assert!(!is_among(&[], ""));
+    }
+
+    #[test]
+    fn keys_that_no_client_could_send_are_refused() {
+        assert_eq!("".parse::<ApiKey>().unwrap_err(), ApiKeyError::Empty);
+        assert_eq!("two words".parse::<ApiKey>().unwrap_err(), ApiKeyError::Characters);
+        assert_eq!("schlüssel".parse::<ApiKey>().unwrap_err(), ApiKeyError::Characters);
+    }
+}

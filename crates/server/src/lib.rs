@@ -1,0 +1,50 @@
+//! The HTTP server of vecmill: OpenAI's and TEI's contracts over an engine.
+//!
+//! The parts, in the order in which a request meets them:
+//!
+//! - [`Server`] listens and drives connections, within time limits; `connections` and `stream`.
+//! - `routes` leads to handlers, through what holds for all of them: metrics and access log, JSON
+//!   for every error, panics, browsers' origins, keys, and the limit on requests at once.
+//! - `api` has the contracts: `openai` and `tei` each parse, call the same few lines of shared
+//!   work, and write the reply.
+//! - [`Embedder`] is what does the work, usually a [`vecmill_engine::Engine`].
+//!
+//! The choice behind it: the port answers before the model is loaded. Until [`ModelSlot`] is told
+//! how loading ended, `/health` says alive, `/ready` says not yet, and requests for vectors get a
+//! 503 that says when to come back. No request starts a task of its own, so a client that goes
+//! away takes its work with it.
+//!
+//! ```no_run
+//! use vecmill_engine::Engine;
+//! use vecmill_server::{Server, Settings};
+//!
+//! # fn load() -> Result<Engine, vecmill_engine::StartError> { Engine::builder().start() }
+//! # async fn interrupted() {}
+//! # async fn serve() -> Result<(), vecmill_server::ServeError> {
+//! let (server, slot) = Server::bind("127.0.0.1:8080", Settings::default())?;
+//! println!("listening on {}", server.local_addr());
+//! // Loading blocks, so it gets a thread of its own while the server already answers.
+//! std::thread::spawn(move || match load() {
+//!     Ok(engine) => slot.ready(engine),
+//!     Err(error) => slot.failed(error.to_string()),
+//! });
+//! server.run(interrupted()).await // returns when every accepted request is answered
+//! # }
+//! ```
+
+mod connections;
+mod embedder;
+mod error;
+mod key;
+mod routes;
+mod server;
+mod settings;
+mod slot;
+mod stream;
+
+pub use embedder::{Embedder, Embedding};
+pub use error::ServeError;
+pub use key::{ApiKey, ApiKeyError};
+pub use server::Server;
+pub use settings::Settings;
+pub use slot::ModelSlot;

@@ -1,0 +1,154 @@
+//! What can be set, with its defaults and limits.
+
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+
+use crate::{ApiKey, ServeError};
+
+/// How the server behaves. Every field has a working default:
+///
+/// ```
+/// use vecmill_server::Settings;
+///
+/// let settings = Settings { auto_truncate: false, ..Settings::default() };
+/// assert_eq!(settings.max_client_batch_size, 2048);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The most inputs in one request. Default 2048, the limit of OpenAI's contract (that of TEI's
+    /// server is 32 unless set).
+    pub max_client_batch_size: usize,
+    /// The most requests for work at once; one more is told 429 immediately. Default 512.
+    pub max_concurrent_requests: usize,
+    /// The most open connections; more wait in the system's queue. Default 8192.
+    pub max_connections: usize,
+    /// The most bytes in a request's body. Default 2,000,000.
+    pub payload_limit: usize,
+    /// Keys of which clients must send one. None, the default, asks for no key.
+    pub api_keys: Vec<ApiKey>,
+    /// The name that replies give the model. Default: the model's id.
+    pub served_model_name: Option<String>,
+    /// Whether inputs that are too long are cut, unless a request says otherwise, or refused.
+    /// Default: cut; the header `x-vecmill-truncated` tells how many were.
+    pub auto_truncate: bool,
+    /// How long a client may take to send a body. Default 30 s.
+    pub read_timeout: Duration,
+    /// How long a connection may be quiet between requests or take to send a request's head.
+    /// Default 75 s, longer than common proxies keep idle connections.
+    pub idle_timeout: Duration,
+    /// How long a client may take to accept the next part of a reply. Default 30 s.
+    pub write_timeout: Duration,
+    /// How long the work for one request may take. Default 10 minutes, as long as OpenAI's clients
+    /// wait.
+    pub request_timeout: Duration,
+    /// How long a stopping server waits for accepted requests to finish. Default 30 s.
+    pub shutdown_grace: Duration,
+    /// Origins whose web pages may use the server from a browser, for example
+    /// `https://app.example.com`, or `*` for all. Default: none.
+    pub cors_allow_origin: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_client_batch_size: 2048,
+            max_concurrent_requests: 512,
+            max_connections: 8192,
+            payload_limit: 2_000_000,
+            api_keys: Vec::new(),
+            served_model_name: None,
+            auto_truncate: true,
+            read_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(600),
+            shutdown_grace: Duration::from_secs(30),
+            cors_allow_origin: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses values that could serve nobody.
+    pub(crate) fn check(&self) -> Result<(), ServeError> {
+        let counts = [
+            ("max_client_batch_size", self.max_client_batch_size),
+            ("max_concurrent_requests", self.max_concurrent_requests),
+            ("max_connections", self.max_connections),
+            ("payload_limit", self.payload_limit),
+        ];
+        if let Some((setting, _)) = counts.into_iter().find(|&(_, count)| count == 0) {
+            return Err(wrong(setting, "must be at least 1"));
+        }
+        let times = [
+            ("read_timeout", self.read_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("write_timeout", self.write_timeout),
+            ("request_timeout", self.request_timeout),
+        ];
+        if let Some((setting, _)) = times.into_iter().find(|(_, time)| time.is_zero()) {
+            return Err(wrong(setting, "must be longer than nothing"));
+        }
+        if self.served_model_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            return Err(wrong("served_model_name", "must not be empty"));
+        }
+        self.cors_origins().map(drop)
+    }
+
+    /// The origins that may use the server from a browser.
+    pub(crate) fn cors_origins(&self) -> Result<Origins, ServeError> {
+        if self.cors_allow_origin.iter().any(|origin| origin == "*") {
+            return Ok(Origins::Any);
+        }
+        let parse = |origin: &String| {
+            HeaderValue::from_str(origin)
+                .ok()
+                .filter(|_| origin.contains("://") && !origin.ends_with('/'))
+                .ok_or_else(|| {
+                    let example = "use the form https://app.example.com, or *";
+                    wrong("cors_allow_origin", &format!("'{origin}' is not an origin: {example}"))
+                })
+        };
+        self.cors_allow_origin.iter().map(parse).collect::<Result<_, _>>().map(Origins::These)
+    }
+}
+
+/// Origins as header values.
+pub(crate) enum Origins {
+    Any,
+    These(Vec<HeaderValue>),
+}
+
+fn wrong(setting: &'static str, reason: &str) -> ServeError {
+    ServeError::Setting { setting, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(settings: &Settings) -> String {
+        settings.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_accepted() {
+        Settings::default().check().unwrap();
+    }
+
+    #[test]
+    fn useless_values_are_named() {
+        let settings = Settings { max_concurrent_requests: 0, ..Settings::default() };
+        assert_eq!(complaint(&settings), "max_concurrent_requests: must be at least 1");
+        let settings = Settings { read_timeout: Duration::ZERO, ..Settings::default() };
+        assert!(complaint(&settings).starts_with("read_timeout: "));
+        let settings = Settings { served_model_name: Some(" ".into()), ..Settings::default() };
+        assert!(complaint(&settings).starts_with("served_model_name: "));
+        for origin in ["example.com", "https://example.com/", "https://a\nb"] {
+            let settings =
+                Settings { cors_allow_origin: vec![origin.into()], ..Settings::default() };
+            assert!(complaint(&settings).starts_with("cors_allow_origin: "), "{origin}");
+        }
+    }
+}

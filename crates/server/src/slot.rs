@@ -1,0 +1,101 @@
+//! The place of the model in a server that is up before its model is.
+//!
+//! A slot goes from loading to ready or to failed, once. [`ModelSlot`] is the side of whoever loads
+//! the model; what it tells is seen by every request from then on, without a lock.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::Embedder;
+
+/// Tells a server how the loading of its model ended. Dropped without a word, for example by a
+/// panic, it tells that loading failed.
+#[derive(Debug)]
+pub struct ModelSlot {
+    slot: Slot,
+}
+
+impl ModelSlot {
+    /// The model is loaded: requests are answered from now on.
+    pub fn ready(self, embedder: impl Embedder) {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        self.slot.settle(Outcome::Ready(Model { embedder: Arc::new(embedder), created }));
+    }
+
+    /// The model could not be loaded. Anybody can read the reason at `/ready`: no secrets.
+    pub fn failed(self, reason: impl Into<String>) {
+        self.slot.settle(Outcome::Failed(reason.into()));
+    }
+}
+
+impl Drop for ModelSlot {
+    fn drop(&mut self) {
+        self.slot.settle(Outcome::Failed("loading ended without a model".to_owned()));
+    }
+}
+
+/// The server's side.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Slot {
+    outcome: Arc<OnceLock<Outcome>>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Ready(Model),
+    Failed(String),
+}
+
+/// A model that is being served.
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) embedder: Arc<dyn Embedder>,
+    /// When it became ready, in seconds since 1970.
+    pub(crate) created: u64,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("id", &self.embedder.info().model_id).finish_non_exhaustive()
+    }
+}
+
+impl Slot {
+    /// The handle for the loader.
+    pub(crate) fn loader(&self) -> ModelSlot {
+        ModelSlot { slot: self.clone() }
+    }
+
+    /// How loading ended; `None` while it goes on.
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.get()
+    }
+
+    /// The first outcome counts: the one of a drop after `ready` is ignored.
+    fn settle(&self, outcome: Outcome) {
+        let _ = self.outcome.set(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_loader_is_a_failure() {
+        let slot = Slot::default();
+        let loader = slot.loader();
+        assert!(slot.outcome().is_none());
+        drop(loader);
+        assert!(matches!(slot.outcome(), Some(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn the_first_outcome_counts() {
+        let slot = Slot::default();
+        slot.loader().failed("no such file");
+        assert!(
+            matches!(slot.outcome(), Some(Outcome::Failed(reason)) if reason == "no such file")
+        );
+    }
+}
