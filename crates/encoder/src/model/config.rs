@@ -1,0 +1,222 @@
+//! What the transformer computes: `config.json`, checked.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::json::JsonFile;
+use super::{Family, ModelError, Names};
+
+/// Bounds of what is believed; the largest encoders stay far below.
+const HIDDEN: RangeInclusive<usize> = 1..=1 << 16;
+const LAYERS: RangeInclusive<usize> = 1..=1 << 10;
+const HEADS: RangeInclusive<usize> = 1..=1 << 10;
+const INTERMEDIATE: RangeInclusive<usize> = 1..=1 << 20;
+const VOCABULARY: RangeInclusive<usize> = 1..=1 << 24;
+const POSITIONS: RangeInclusive<usize> = 1..=1 << 20;
+const TOKEN_TYPES: RangeInclusive<usize> = 1..=1 << 10;
+const BUCKETS: RangeInclusive<usize> = 4..=1 << 10;
+
+const DEFAULT_EPSILON: f64 = 1e-12;
+const DEFAULT_TOKEN_TYPES: usize = 2;
+const DEFAULT_BUCKETS: usize = 32;
+
+/// A function applied to each number between two projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// GELU with the exact error function.
+    Gelu,
+    /// GELU by its approximation with tanh.
+    GeluTanh,
+    /// Rectified linear unit.
+    Relu,
+    /// x · sigmoid(x), also called swish.
+    Silu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// The number itself.
+    Identity,
+}
+
+impl Activation {
+    const SUPPORTED: &str = "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, tanh, linear";
+
+    /// By the name that `config.json` uses.
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "gelu" | "gelu_python" => Self::Gelu,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "relu" => Self::Relu,
+            "silu" | "swish" => Self::Silu,
+            "tanh" => Self::Tanh,
+            "linear" => Self::Identity,
+            _ => return None,
+        })
+    }
+
+    /// By the class that a dense module uses, for example `torch.nn.modules.activation.Tanh`.
+    pub(super) fn from_class(class: &str) -> Option<Self> {
+        Some(match class.rsplit('.').next()? {
+            "GELU" => Self::Gelu,
+            "ReLU" => Self::Relu,
+            "SiLU" => Self::Silu,
+            "Tanh" => Self::Tanh,
+            "Identity" => Self::Identity,
+            _ => return None,
+        })
+    }
+}
+
+/// What the transformer computes.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The architecture.
+    pub family: Family,
+    /// Numbers per token between layers.
+    pub hidden: usize,
+    /// How many layers there are.
+    pub layers: usize,
+    /// Attention heads per layer; they divide `hidden` evenly.
+    pub heads: usize,
+    /// Numbers per token and head: `hidden / heads`.
+    pub head_size: usize,
+    /// Numbers per token inside the feed-forward part.
+    pub intermediate: usize,
+    /// How many token ids there are.
+    pub vocabulary: usize,
+    /// Rows of the position embeddings.
+    pub positions: usize,
+    /// The row of a text's first token: 0, or the padding token's id + 1; below `positions`.
+    pub position_offset: usize,
+    /// Rows of the token type embeddings; 0 where there are none.
+    pub token_types: usize,
+    /// What layer norms add to the variance.
+    pub epsilon: f32,
+    /// The function inside the feed-forward part.
+    pub activation: Activation,
+    /// Rows of the attention bias by distance, in families that have one.
+    pub relative_buckets: Option<usize>,
+}
+
+impl Config {
+    /// The distance in tokens from which on all distances share the last bucket.
+    pub const RELATIVE_MAX_DISTANCE: usize = 128;
+
+    /// Reads `config.json` in `folder`.
+    pub(super) fn open(folder: &Path) -> Result<Self, ModelError> {
+        let file = JsonFile::open(&folder.join("config.json"))?;
+        let family = family(&file)?;
+        refuse_decoders(&file)?;
+        refuse_other_positions(&file)?;
+        let keys = family.keys();
+        let hidden = file.required_integer(keys.hidden, HIDDEN)?;
+        let heads = file.required_integer(keys.heads, HEADS)?;
+        if !hidden.is_multiple_of(heads) {
+            return Err(file.wrong(keys.heads, format!("a divisor of {hidden}")));
+        }
+        let names = family.names();
+        let vocabulary = file.required_integer("vocab_size", VOCABULARY)?;
+        let positions = file.required_integer("max_position_embeddings", POSITIONS)?;
+        let token_types = match names.type_embeddings {
+            Some(_) => file.integer("type_vocab_size", TOKEN_TYPES)?.unwrap_or(DEFAULT_TOKEN_TYPES),
+            None => 0,
+        };
+        let relative_buckets = match names.relative_bias {
+            Some(_) => Some(
+                file.integer("relative_attention_num_buckets", BUCKETS)?.unwrap_or(DEFAULT_BUCKETS),
+            ),
+            None => None,
+        };
+        Ok(Self {
+            family,
+            hidden,
+            layers: file.required_integer(keys.layers, LAYERS)?,
+            heads,
+            head_size: hidden / heads,
+            intermediate: file.required_integer(keys.intermediate, INTERMEDIATE)?,
+            vocabulary,
+            positions,
+            position_offset: position_offset(&file, family, vocabulary.min(positions - 1))?,
+            token_types,
+            epsilon: epsilon(&file)?,
+            activation: activation(&file, keys.activation)?,
+            relative_buckets,
+        })
+    }
+
+    /// What the tensors are called.
+    pub fn names(&self) -> &'static Names {
+        self.family.names()
+    }
+
+    /// The most tokens that have a position.
+    pub fn max_tokens(&self) -> usize {
+        self.positions - self.position_offset
+    }
+}
+
+fn family(file: &JsonFile) -> Result<Family, ModelError> {
+    let found = file.text("model_type")?.unwrap_or("(none)");
+    Family::ALL.into_iter().find(|family| family.model_type() == found).ok_or_else(|| {
+        ModelError::Unsupported {
+            path: file.path().to_owned(),
+            what: "the architecture",
+            found: found.to_owned(),
+            supported: Family::ALL.map(Family::model_type).join(", "),
+        }
+    })
+}
+
+fn refuse_decoders(file: &JsonFile) -> Result<(), ModelError> {
+    for key in ["is_decoder", "is_encoder_decoder"] {
+        if file.flag(key)? == Some(true) {
+            return Err(file.wrong(key, "false: only encoders are supported"));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_other_positions(file: &JsonFile) -> Result<(), ModelError> {
+    match file.text("position_embedding_type")? {
+        None | Some("absolute") => Ok(()),
+        Some(other) => Err(ModelError::Unsupported {
+            path: file.path().to_owned(),
+            what: "position_embedding_type",
+            found: other.to_owned(),
+            supported: "absolute".to_owned(),
+        }),
+    }
+}
+
+/// Where positions start, at most `limit`.
+fn position_offset(file: &JsonFile, family: Family, limit: usize) -> Result<usize, ModelError> {
+    let Some(default) = family.positions_after_padding() else { return Ok(0) };
+    let key = "pad_token_id";
+    let expected = || format!("an id below the vocabulary's and positions' ends, {limit}");
+    let padding = file.integer(key, 0..=*VOCABULARY.end())?.unwrap_or(default);
+    if padding < limit { Ok(padding + 1) } else { Err(file.wrong(key, expected())) }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "single precision is what layer norms compute in"
+)]
+fn epsilon(file: &JsonFile) -> Result<f32, ModelError> {
+    let key = "layer_norm_eps";
+    let epsilon = file.number(key)?.unwrap_or(DEFAULT_EPSILON) as f32;
+    if epsilon > 0.0 && epsilon <= 1.0 {
+        Ok(epsilon)
+    } else {
+        Err(file.wrong(key, "a number above 0 and up to 1"))
+    }
+}
+
+fn activation(file: &JsonFile, key: &str) -> Result<Activation, ModelError> {
+    let name = file.text(key)?.unwrap_or("gelu");
+    Activation::from_name(name).ok_or_else(|| ModelError::Unsupported {
+        path: file.path().to_owned(),
+        what: "the activation",
+        found: name.to_owned(),
+        supported: Activation::SUPPORTED.to_owned(),
+    })
+}

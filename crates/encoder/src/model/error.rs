@@ -1,0 +1,157 @@
+//! Why a model can't be run: the file, what it should say, what it says, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a model can't be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file that every model needs isn't there.
+    #[error("{}: the file is missing: a model folder needs it", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights exist only as a pickle, which could run any code when read.
+    #[error(
+        "{}: weights in pickle format are not read, because loading them can run code: \
+         convert them to model.safetensors (save_pretrained(…, safe_serialization=True))",
+        path.display()
+    )]
+    Pickle {
+        /// The pickle file.
+        path: PathBuf,
+    },
+    /// The system could not read a file.
+    #[error("{}: can't be read: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// A file, or a safetensors header, is larger than any honest one.
+    #[error("{}: {what} has {found} bytes, but at most {limit} are read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Which part of it: `the file` or `the header`.
+        what: &'static str,
+        /// The most bytes that are read.
+        limit: u64,
+        /// Its size in bytes.
+        found: u64,
+    },
+    /// A file isn't the JSON that it should be.
+    #[error("{}: not valid JSON: {reason}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with line and column.
+        reason: String,
+    },
+    /// A key in a JSON file is missing or has a value that can't be.
+    #[error("{}: '{key}' should be {expected}, but is {found}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What values are possible.
+        expected: String,
+        /// The value, or `missing`.
+        found: String,
+    },
+    /// The model is of a kind, or has a part, that vecmill does not compute.
+    #[error("{}: {what} '{found}' is not supported: supported are {supported}", path.display())]
+    Unsupported {
+        /// The file that asks for it.
+        path: PathBuf,
+        /// Which kind of thing: `the architecture`, `the module`, …
+        what: &'static str,
+        /// What is asked for.
+        found: String,
+        /// What there is instead.
+        supported: String,
+    },
+    /// A path in a file leads out of the model's folder.
+    #[error(
+        "{}: the path '{found}' leads out of the model's folder: paths must be relative and \
+         without '..'",
+        path.display()
+    )]
+    PathEscape {
+        /// The file that has the path in it.
+        path: PathBuf,
+        /// The path.
+        found: String,
+    },
+    /// A safetensors file's header contradicts itself or the file's size.
+    #[error(
+        "{}: broken safetensors file: {what} should be {expected}, but is {found}: \
+         fetch or convert it again",
+        path.display()
+    )]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// Which part: the header, or a tensor by name.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A tensor that the architecture needs isn't in the weights.
+    #[error(
+        "{}: the tensor '{tensor}' is missing: config.json and the weights belong to different \
+         models, or the weights are incomplete",
+        path.display()
+    )]
+    MissingTensor {
+        /// The weights file, or the index of its shards.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A tensor's shape contradicts the configuration.
+    #[error(
+        "{}: the tensor '{tensor}' should have shape {expected:?}, but has {found:?}",
+        path.display()
+    )]
+    Shape {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has a number format that vecmill does not compute with.
+    #[error(
+        "{}: the tensor '{tensor}' should be F32, F16 or BF16, but is {found}: \
+         convert the model to one of these",
+        path.display()
+    )]
+    NumberFormat {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The format in the file.
+        found: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn io(path: &Path, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound {
+            Self::MissingFile { path: path.to_owned() }
+        } else {
+            Self::Io { path: path.to_owned(), error }
+        }
+    }
+}
