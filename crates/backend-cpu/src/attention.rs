@@ -1,0 +1,262 @@
+//! Attention within each sequence, without padding.
+//!
+//! Both products, Q·Kᵀ and P·V, go through the packed kernel of [`crate::matmul`]: keys and values
+//! of one head are packed once and meet all queries of the sequence, 6 at a time, so the scores of
+//! only 6 rows exist at any moment and stay in the first-level cache.
+
+use std::ops::Range;
+
+use pulp::Arch;
+use vecmill_encoder::Activation;
+
+use crate::math::softmax;
+use crate::matmul::{Multiply, pack_rows, panel_width};
+
+/// Queries that are handled together: the rows of a register tile.
+const QUERIES: usize = 6;
+
+/// Sequences at least this long are dealt out head by head, shorter ones whole.
+const SPLIT_HEADS_AT: usize = 64;
+
+/// Relative position biases, by head and distance.
+#[derive(Debug)]
+pub struct RelativeBias {
+    by_distance: Vec<f32>, // [heads][2 · reach + 1]
+    reach: usize,
+}
+
+impl RelativeBias {
+    /// Spreads a `[buckets, heads]` table out over the distances −`reach`..=`reach`; farther ones
+    /// are in the same bucket as the last.
+    pub(crate) fn new(table: &[f32], heads: usize, reach: usize) -> Self {
+        let buckets = table.len() / heads.max(1);
+        let distances = 0..2 * reach + 1;
+        let by_distance = (0..heads)
+            .flat_map(|head| distances.clone().map(move |index| (head, index)))
+            .map(|(head, index)| {
+                let bucket = bucket(index.abs_diff(reach), index > reach, buckets, reach);
+                table[bucket * heads + head]
+            })
+            .collect();
+        Self { by_distance, reach }
+    }
+
+    /// Adds to each key's score the bias for its distance from `query`.
+    fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
+        let width = 2 * self.reach + 1;
+        let biases = &self.by_distance[head * width..][..width];
+        for (key, score) in scores.iter_mut().enumerate() {
+            *score += biases[(key + self.reach).saturating_sub(query).min(width - 1)];
+        }
+    }
+}
+
+/// T5's buckets (arXiv:1910.10683): half for keys after the query, half for those before; of each
+/// half, the first half counts distances one by one and the rest grows logarithmically.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "distances are small, and the models were trained with buckets rounded in f32"
+)]
+fn bucket(distance: usize, after: bool, buckets: usize, max_distance: usize) -> usize {
+    let half = buckets / 2;
+    let exact = half / 2;
+    let bucket = if distance < exact {
+        distance
+    } else {
+        let scale = (max_distance as f32 / exact as f32).ln();
+        let log = (distance as f32 / exact as f32).ln() / scale;
+        (exact + (log * (half - exact) as f32) as usize).min(half - 1)
+    };
+    if after { half + bucket } else { bucket }
+}
+
+/// What all tasks of one call share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads<'a> {
+    pub(crate) arch: Arch,
+    pub(crate) heads: usize,
+    pub(crate) head_size: usize,
+    pub(crate) bias: Option<&'a RelativeBias>,
+}
+
+/// Some heads of one sequence.
+#[derive(Debug)]
+pub(crate) struct Task<'q, 'o> {
+    /// The sequence's rows of queries, keys and values.
+    qkv: &'q [f32],
+    heads: Range<usize>,
+    /// The sequence's output rows, cut to these heads' columns.
+    output: Vec<&'o mut [f32]>,
+}
+
+/// Floats of scratch that a task needs for sequences of at most `longest`.
+pub(crate) fn scratch_floats(arch: Arch, longest: usize, head_size: usize) -> usize {
+    let width = panel_width(arch);
+    let (keys, size) = (longest.next_multiple_of(width), head_size.next_multiple_of(width));
+    keys * head_size + longest * size + QUERIES * (head_size + keys + longest + size)
+}
+
+impl Heads<'_> {
+    fn hidden(&self) -> usize {
+        self.heads * self.head_size
+    }
+
+    /// The tasks of a batch: every sequence whole, or head by head if it is long.
+    pub(crate) fn tasks<'q, 'o>(
+        &self,
+        qkv: &'q [f32],
+        starts: &[u32],
+        output: &'o mut [f32],
+    ) -> Vec<Task<'q, 'o>> {
+        let hidden = self.hidden();
+        let mut tasks = Vec::with_capacity(starts.len());
+        let (mut qkv, mut output) = (qkv, output);
+        for pair in starts.windows(2) {
+            let length = (pair[1] - pair[0]) as usize;
+            let (rows, rest) = qkv.split_at(length * 3 * hidden);
+            let (target, after) = output.split_at_mut(length * hidden);
+            (qkv, output) = (rest, after);
+            if length == 0 {
+                continue;
+            }
+            let heads_each = if length >= SPLIT_HEADS_AT { 1 } else { self.heads };
+            let strips = crate::tasks::strips(target, hidden, heads_each * self.head_size);
+            tasks.extend(strips.into_iter().map(|(first, output)| {
+                let first = first / self.head_size;
+                Task { qkv: rows, heads: first..first + heads_each, output }
+            }));
+        }
+        tasks
+    }
+
+    /// Computes one task.
+    pub(crate) fn run(&self, task: Task<'_, '_>, scratch: &mut [f32]) {
+        let Task { qkv, heads, mut output } = task;
+        for (strip, head) in heads.enumerate() {
+            let columns = strip * self.head_size..(strip + 1) * self.head_size;
+            self.head(qkv, head, &mut output, columns, scratch);
+        }
+    }
+
+    fn head(
+        &self,
+        qkv: &[f32],
+        head: usize,
+        output: &mut [&mut [f32]],
+        columns: Range<usize>,
+        scratch: &mut [f32],
+    ) {
+        let (length, size) = (output.len(), self.head_size);
+        let width = panel_width(self.arch);
+        let padded_keys = length.next_multiple_of(width);
+        let (keys, scratch) = scratch.split_at_mut(padded_keys * size);
+        let (values, scratch) = scratch.split_at_mut(length * size.next_multiple_of(width));
+        let (queries, scratch) = scratch.split_at_mut(QUERIES * size);
+        let (scores, weights) = scratch.split_at_mut(QUERIES * padded_keys);
+
+        let part = |part: usize| {
+            let first = part * self.hidden() + head * size;
+            qkv.chunks_exact(3 * self.hidden()).map(move |row| &row[first..first + size])
+        };
+        pack_keys(part(1), width, keys);
+        pack_values(part(2), length, width, values);
+        let scale = 1.0 / scale_root(size);
+        for first in (0..length).step_by(QUERIES) {
+            let count = QUERIES.min(length - first);
+            let queries = &mut queries[..count * size];
+            pack_rows(part(0).skip(first).take(count), queries);
+            queries.iter_mut().for_each(|value| *value *= scale);
+            let scores = &mut scores[..count * padded_keys];
+            let mut rows: Vec<&mut [f32]> = scores.chunks_exact_mut(padded_keys).collect();
+            self.multiply(queries, size, keys, &mut rows);
+            self.weigh(head, first, length, &mut rows);
+            let weights = &mut weights[..count * length];
+            pack_rows(rows.iter().map(|row| &row[..length]), weights);
+            let mut target: Vec<&mut [f32]> = output[first..first + count]
+                .iter_mut()
+                .map(|row| &mut row[columns.clone()])
+                .collect();
+            self.multiply(weights, length, values, &mut target);
+        }
+    }
+
+    fn multiply(&self, rows: &[f32], inputs: usize, panels: &[f32], output: &mut [&mut [f32]]) {
+        let activation = Activation::Identity;
+        self.arch.dispatch(Multiply { rows, inputs, panels, bias: &[], output, activation });
+    }
+
+    /// Scores to weights, row by row.
+    fn weigh(&self, head: usize, first: usize, length: usize, rows: &mut [&mut [f32]]) {
+        self.arch.dispatch(|| {
+            for (index, row) in rows.iter_mut().enumerate() {
+                let scores = &mut row[..length];
+                if let Some(bias) = self.bias {
+                    bias.add(head, first + index, scores);
+                }
+                softmax(scores);
+            }
+        });
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
+fn scale_root(head_size: usize) -> f32 {
+    (head_size as f32).sqrt()
+}
+
+/// Panels of keys: for each group of `width` keys, their first numbers, their second numbers, ….
+fn pack_keys<'a>(keys: impl Iterator<Item = &'a [f32]>, width: usize, panels: &mut [f32]) {
+    for (index, key) in keys.enumerate() {
+        let start = index / width * width * key.len() + index % width;
+        let slots = panels[start..].iter_mut().step_by(width);
+        for (slot, &value) in slots.zip(key) {
+            *slot = value;
+        }
+    }
+}
+
+/// Panels of values: for each group of `width` columns, the rows' numbers there, row by row.
+fn pack_values<'a>(
+    values: impl Iterator<Item = &'a [f32]>,
+    length: usize,
+    width: usize,
+    panels: &mut [f32],
+) {
+    for (index, value) in values.enumerate() {
+        for (group, numbers) in value.chunks(width).enumerate() {
+            let start = (group * length + index) * width;
+            panels[start..start + numbers.len()].copy_from_slice(numbers);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_distances_have_buckets_of_their_own_and_far_ones_share() {
+        let buckets: Vec<usize> = [0, 1, 7, 8, 11, 12, 64, 127, 128]
+            .iter()
+            .map(|&distance| bucket(distance, false, 32, 128))
+            .collect();
+        assert_eq!(buckets, [0, 1, 7, 8, 8, 9, 14, 15, 15]);
+        assert_eq!(bucket(3, true, 32, 128), 19);
+    }
+
+    #[test]
+    fn bias_is_looked_up_by_signed_distance() {
+        // Two heads; bucket b has bias b for head 0 and 100 + b for head 1.
+        let table: Vec<f32> =
+            (0..32u8).flat_map(|b| [f32::from(b), 100.0 + f32::from(b)]).collect();
+        let bias = RelativeBias::new(&table, 2, 128);
+        let mut scores = vec![0.0; 3];
+        bias.add(1, 1, &mut scores);
+        assert_eq!(scores, [101.0, 100.0, 117.0]); // before, self, after
+        let mut scores = vec![0.0; 400];
+        bias.add(0, 200, &mut scores);
+        assert_eq!((scores[0], scores[399]), (15.0, 31.0));
+    }
+}

@@ -1,0 +1,306 @@
+//! The encoder operations on the CPU.
+//!
+//! - [`CpuBackend`] implements [`vecmill_encoder::Backend`] over main memory, on threads of its own.
+//! - `matmul` multiplies with packed weights; `attention` uses the same kernel; `rows` holds what
+//!   goes row by row; `math` the elementary functions; `tasks` deals work out to threads; `slab`
+//!   hands out disjoint views of a batch's memory.
+//!
+//! The choice behind it: no C library and no assembly. Vector code is safe Rust that `pulp` compiles
+//! once for each instruction set (AVX-512, AVX2, NEON, baseline) and picks when the program runs, so
+//! one binary is fast everywhere.
+//!
+//! A row's result does not depend on the other rows of the batch or on the number of threads: it is
+//! the same to the last bit.
+
+mod attention;
+mod math;
+mod matmul;
+mod rows;
+mod slab;
+mod tasks;
+
+use std::ops::Range;
+
+use pulp::Arch;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use vecmill_encoder::{
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearTensors, NormTensors, Pool, Precision, TensorView,
+};
+use vecmill_memory::{HostBlock, HostSource};
+
+pub use attention::RelativeBias;
+pub use rows::{Embeddings, Norm};
+use slab::{Place, as_indices, views};
+
+/// A loaded linear layer: packed weights and bias.
+#[derive(Debug)]
+pub struct PackedLinear(matmul::Panels);
+
+/// Rows that one task normalises: enough to outweigh being dealt out.
+const ROWS_PER_TASK: usize = 64;
+
+/// Encoder operations on this machine's processor, in `f32`.
+///
+/// ```
+/// use vecmill_backend_cpu::CpuBackend;
+///
+/// let backend = CpuBackend::new(2)?;
+/// assert_eq!(backend.threads(), 2);
+/// # Ok::<(), vecmill_encoder::BackendError>(())
+/// ```
+#[derive(Debug)]
+pub struct CpuBackend {
+    arch: Arch,
+    threads: ThreadPool,
+}
+
+impl CpuBackend {
+    /// A backend with its own `threads`, at least one.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self, BackendError> {
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .thread_name(|index| format!("cpu-{index}"))
+            .build()
+            .map_err(|error| BackendError { operation: "start", reason: error.to_string() })?;
+        Ok(Self { arch: Arch::new(), threads })
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+
+    /// The vector instructions in use, for example `AVX2`.
+    pub fn instructions(&self) -> &'static str {
+        instructions(self.arch)
+    }
+
+    /// Deals `rows` of `output` out to threads in runs of [`ROWS_PER_TASK`].
+    fn by_rows(
+        &self,
+        columns: usize,
+        output: &mut [f32],
+        work: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let run = |index: usize, rows: &mut [f32]| {
+            let first = index * ROWS_PER_TASK;
+            work(first..first + rows.len() / columns, rows);
+        };
+        if output.len() <= ROWS_PER_TASK * columns {
+            return run(0, output);
+        }
+        self.threads.install(|| {
+            let chunks = output.par_chunks_mut(ROWS_PER_TASK * columns).enumerate();
+            chunks.for_each(|(index, rows)| run(index, rows));
+        });
+    }
+
+    /// Columns per task so that a product of `rows` keeps all threads busy: all of them where rows
+    /// alone make tasks enough, else about two strips of whole panels for each thread.
+    fn strip_width(&self, rows: usize, weights: &matmul::Panels) -> usize {
+        let chunks = rows.div_ceil(matmul::ROW_CHUNK);
+        let wanted = if self.threads() == 1 { 1 } else { 2 * self.threads() };
+        let strips = wanted.div_ceil(chunks.max(1));
+        weights.outputs().div_ceil(strips).next_multiple_of(weights.width())
+    }
+}
+
+/// The name of the instruction set that kernels are compiled for.
+fn instructions(arch: Arch) -> &'static str {
+    struct Lanes;
+    impl pulp::WithSimd for Lanes {
+        type Output = usize;
+        fn with_simd<S: pulp::Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    match (arch.dispatch(Lanes), cfg!(target_arch = "x86_64")) {
+        (16, true) => "AVX-512",
+        (8, true) => "AVX2",
+        (4, false) => "NEON",
+        _ => "baseline",
+    }
+}
+
+impl Backend for CpuBackend {
+    type Source = HostSource;
+    type Linear = PackedLinear;
+    type Norm = Norm;
+    type Embeddings = Embeddings;
+    type RelativeBias = RelativeBias;
+
+    fn source(&self) -> HostSource {
+        HostSource
+    }
+
+    fn element_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
+
+    fn precision(&self) -> Precision {
+        let roundoff = f64::from(f32::EPSILON) / 2.0;
+        Precision { storage: roundoff, accumulation: roundoff }
+    }
+
+    fn linear_workspace(&self, rows: usize, inputs: usize, _outputs: usize) -> usize {
+        self.threads() * matmul::scratch_floats(rows, inputs) * size_of::<f32>()
+    }
+
+    fn attention_workspace(&self, _tokens: usize, longest: usize, head_size: usize) -> usize {
+        let floats = attention::scratch_floats(self.arch, longest, head_size);
+        self.threads() * floats * size_of::<f32>()
+    }
+
+    fn load_linear(&self, parts: &[LinearTensors]) -> Result<PackedLinear, BackendError> {
+        let inputs =
+            parts.first().and_then(|part| part.weight.shape().last().copied()).unwrap_or(0);
+        let weights: Vec<_> = parts.iter().map(|part| part.weight.to_f32()).collect();
+        let rows: Vec<&[f32]> =
+            weights.iter().flat_map(|weight| weight.chunks_exact(inputs.max(1))).collect();
+        let bias = parts.iter().flat_map(|part| {
+            let outputs = part.weight.shape().first().copied().unwrap_or(0);
+            part.bias.as_ref().map_or_else(|| vec![0.0; outputs], |bias| bias.to_f32().into_owned())
+        });
+        matmul::Panels::pack(self.arch, inputs, rows.into_iter(), bias.collect())
+            .map(PackedLinear)
+            .map_err(|error| BackendError { operation: "load", reason: error.to_string() })
+    }
+
+    fn load_norm(&self, tensors: &NormTensors) -> Result<Norm, BackendError> {
+        Ok(Norm::new(tensors))
+    }
+
+    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<Embeddings, BackendError> {
+        Ok(Embeddings::new(tensors))
+    }
+
+    fn load_relative_bias(
+        &self,
+        table: &TensorView,
+        max_distance: usize,
+    ) -> Result<RelativeBias, BackendError> {
+        let heads = table.shape().last().copied().unwrap_or(0);
+        Ok(RelativeBias::new(&table.to_f32(), heads, max_distance))
+    }
+
+    fn copy_in(
+        &self,
+        slab: &mut HostBlock,
+        values: &[u32],
+        into: Indices,
+    ) -> Result<(), BackendError> {
+        let [target] = views(slab, "copy in", [into.range()])?;
+        bytemuck::cast_slice_mut(target).copy_from_slice(values);
+        Ok(())
+    }
+
+    fn embed(&self, slab: &mut HostBlock, op: &Embed<'_, Self>) -> Result<(), BackendError> {
+        let places = [op.ids.range(), op.positions.range(), op.output.range()];
+        let [ids, positions, output] = views(slab, "embed", places)?;
+        let (ids, positions) = (as_indices(ids), as_indices(positions));
+        self.by_rows(op.tables.columns(), output, |rows, output| {
+            let (ids, positions) = (&ids[rows.clone()], &positions[rows]);
+            self.arch.dispatch(|| op.tables.write(ids, positions, output));
+        });
+        Ok(())
+    }
+
+    fn linear(&self, slab: &mut HostBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
+        let places = [op.input.range(), op.output.range(), op.workspace.range()];
+        let [input, output, workspace] = views(slab, "linear", places)?;
+        let weights = &op.weights.0;
+        let (rows, inputs, outputs) = (op.input.rows, weights.inputs(), weights.outputs());
+        let width = self.strip_width(rows, weights);
+        let chunk = matmul::ROW_CHUNK;
+        let chunks = input.chunks(chunk * inputs).zip(output.chunks_mut(chunk * outputs));
+        let tasks = chunks.flat_map(|(input, output)| {
+            let strips = tasks::strips(output, outputs, width).into_iter();
+            strips.map(move |(first, output)| (input, first, output))
+        });
+        let scratch = matmul::scratch_floats(rows, inputs);
+        self.threads.install(|| {
+            tasks::for_each(tasks, workspace, scratch, |(input, first, mut output), scratch| {
+                let output = &mut output;
+                matmul::multiply(self.arch, input, weights, op.activation, first, output, scratch);
+            });
+        });
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        slab: &mut HostBlock,
+        op: &Attention<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let starts = op.sequences.starts.range();
+        let places = [op.qkv.range(), starts, op.output.range(), op.workspace.range()];
+        let [qkv, starts, output, workspace] = views(slab, "attention", places)?;
+        let heads = attention::Heads {
+            arch: self.arch,
+            heads: op.heads,
+            head_size: op.output.columns / op.heads,
+            bias: op.bias,
+        };
+        let tasks = heads.tasks(qkv, as_indices(starts), output).into_iter();
+        let longest = op.sequences.longest;
+        let scratch = attention::scratch_floats(self.arch, longest, heads.head_size);
+        self.threads.install(|| {
+            tasks::for_each(tasks, workspace, scratch, |task, scratch| heads.run(task, scratch));
+        });
+        Ok(())
+    }
+
+    fn add_norm(&self, slab: &mut HostBlock, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
+        let places = [op.input.range(), op.residual.range(), op.output.range()];
+        let [input, residual, output] = views(slab, "add and normalise", places)?;
+        let columns = op.output.columns;
+        let (input, residual) = (&*input, &*residual);
+        self.by_rows(columns, output, |rows, output| {
+            let elements = rows.start * columns..rows.end * columns;
+            let rows = input[elements.clone()].chunks_exact(columns);
+            let rows = rows.zip(residual[elements].chunks_exact(columns));
+            self.arch.dispatch(|| {
+                for ((input, residual), output) in rows.zip(output.chunks_exact_mut(columns)) {
+                    for ((value, &x), &y) in output.iter_mut().zip(input).zip(residual) {
+                        *value = x + y;
+                    }
+                    op.norm.apply(output);
+                }
+            });
+        });
+        Ok(())
+    }
+
+    fn pool(&self, slab: &mut HostBlock, op: &Pool) -> Result<(), BackendError> {
+        let places = [op.input.range(), op.sequences.starts.range(), op.output.range()];
+        let [input, starts, output] = views(slab, "pool", places)?;
+        let columns = op.output.columns;
+        let (input, starts) = (&*input, as_indices(starts));
+        self.by_rows(columns, output, |sequences, output| {
+            let ends = &starts[sequences.start..=sequences.end];
+            self.arch.dispatch(|| {
+                for (pair, output) in ends.windows(2).zip(output.chunks_exact_mut(columns)) {
+                    let rows = pair[0] as usize * columns..pair[1] as usize * columns;
+                    rows::pool(op.pooling, &input[rows], output);
+                }
+            });
+        });
+        Ok(())
+    }
+
+    fn copy_out(
+        &self,
+        slab: &mut HostBlock,
+        from: Buffer,
+        into: &mut [f32],
+    ) -> Result<(), BackendError> {
+        let [source] = views(slab, "copy out", [from.range()])?;
+        into.copy_from_slice(source);
+        Ok(())
+    }
+}

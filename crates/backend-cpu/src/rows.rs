@@ -1,0 +1,154 @@
+//! Operations that go row by row: embedding, layer normalisation, pooling.
+
+use std::borrow::Cow;
+
+use vecmill_encoder::{NormTensors, Pooling, TensorView};
+
+use crate::math::sum;
+
+/// Gain, bias and epsilon of a layer normalisation (Ba et al., arXiv:1607.06450).
+#[derive(Debug)]
+pub struct Norm {
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
+}
+
+impl Norm {
+    pub(crate) fn new(tensors: &NormTensors) -> Self {
+        Self {
+            gain: tensors.gain.to_f32().into_owned(),
+            bias: tensors.bias.to_f32().into_owned(),
+            epsilon: tensors.epsilon,
+        }
+    }
+
+    /// Normalises `row` in place. The variance is taken around the mean, in a second pass: the
+    /// one-pass formula loses it where the mean is large.
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "rows are far shorter than 2²⁴")]
+    pub(crate) fn apply(&self, row: &mut [f32]) {
+        let scale = 1.0 / row.len() as f32;
+        let mean = sum(row, |x| x) * scale;
+        let variance = sum(row, |x| (x - mean) * (x - mean)) * scale;
+        let inverse = 1.0 / (variance + self.epsilon).sqrt();
+        for ((value, &gain), &bias) in row.iter_mut().zip(&self.gain).zip(&self.bias) {
+            *value = ((*value - mean) * inverse).mul_add(gain, bias);
+        }
+    }
+}
+
+/// A table of rows that is read where the model file is mapped, so that only rows of tokens that
+/// occur become resident; converted once if the file holds another format.
+#[derive(Debug)]
+struct Table {
+    mapped: Option<TensorView>,
+    converted: Vec<f32>,
+    columns: usize,
+}
+
+impl Table {
+    fn new(tensor: &TensorView) -> Self {
+        let columns = tensor.shape().last().copied().unwrap_or(0);
+        match tensor.to_f32() {
+            Cow::Borrowed(_) => {
+                Self { mapped: Some(tensor.clone()), converted: Vec::new(), columns }
+            }
+            Cow::Owned(converted) => Self { mapped: None, converted, columns },
+        }
+    }
+
+    fn values(&self) -> &[f32] {
+        match &self.mapped {
+            Some(tensor) => bytemuck::try_cast_slice(tensor.bytes()).unwrap_or_default(),
+            None => &self.converted,
+        }
+    }
+
+    /// Row `index`; empty if there is none, which the encoder has checked.
+    fn row<'a>(&self, values: &'a [f32], index: u32) -> &'a [f32] {
+        let start = index as usize * self.columns;
+        values.get(start..start + self.columns).unwrap_or_default()
+    }
+}
+
+/// Word, position and type tables with the normalisation of their sum.
+#[derive(Debug)]
+pub struct Embeddings {
+    words: Table,
+    positions: Table,
+    type_row: Vec<f32>,
+    norm: Norm,
+}
+
+impl Embeddings {
+    pub(crate) fn new(tensors: &vecmill_encoder::EmbeddingTensors) -> Self {
+        let words = Table::new(&tensors.words);
+        let type_row = tensors.types.as_ref().map_or_else(
+            || vec![0.0; words.columns],
+            |types| types.to_f32().iter().copied().take(words.columns).collect(),
+        );
+        Self {
+            positions: Table::new(&tensors.positions),
+            norm: Norm::new(&tensors.norm),
+            words,
+            type_row,
+        }
+    }
+
+    /// Writes the normalised embeddings of some tokens, row by row.
+    #[inline(always)]
+    pub(crate) fn write(&self, ids: &[u32], positions: &[u32], output: &mut [f32]) {
+        let (words, places) = (self.words.values(), self.positions.values());
+        let rows = output.chunks_exact_mut(self.words.columns.max(1));
+        for ((&id, &position), output) in ids.iter().zip(positions).zip(rows) {
+            let word = self.words.row(words, id);
+            let place = self.positions.row(places, position);
+            let terms = word.iter().zip(place).zip(&self.type_row);
+            for (value, ((&word, &place), &kind)) in output.iter_mut().zip(terms) {
+                *value = word + place + kind;
+            }
+            self.norm.apply(output);
+        }
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.words.columns
+    }
+}
+
+/// Pools the rows of one sequence into `output`; zeros if there are none.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "sequences are far shorter than 2²⁴")]
+pub(crate) fn pool(pooling: Pooling, rows: &[f32], output: &mut [f32]) {
+    let columns = output.len().max(1);
+    let mut all = rows.chunks_exact(columns);
+    output.fill(0.0);
+    let only = match pooling {
+        Pooling::Cls => all.next(),
+        Pooling::LastToken => all.next_back(),
+        Pooling::Mean => {
+            let scale = 1.0 / all.len().max(1) as f32;
+            all.for_each(|row| combine(output, row, |sum, x| sum + x));
+            output.iter_mut().for_each(|value| *value *= scale);
+            return;
+        }
+        Pooling::Max => {
+            if let Some(first) = all.next() {
+                output.copy_from_slice(first);
+            }
+            all.for_each(|row| combine(output, row, f32::max));
+            return;
+        }
+    };
+    if let Some(row) = only {
+        output.copy_from_slice(row);
+    }
+}
+
+#[inline(always)]
+fn combine(output: &mut [f32], row: &[f32], join: impl Fn(f32, f32) -> f32) {
+    for (value, &x) in output.iter_mut().zip(row) {
+        *value = join(*value, x);
+    }
+}

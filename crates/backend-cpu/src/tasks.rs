@@ -1,0 +1,70 @@
+//! Dealing work out to threads.
+//!
+//! Tasks are taken one by one from a shared iterator, so that threads that finish early take more;
+//! each thread owns one part of the workspace. All outputs are disjoint `&mut` slices that travel
+//! inside the tasks: no thread can write where another does.
+
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+
+/// Runs `work` on every task, on as many threads as `workspace` has parts of `scratch` floats.
+pub(crate) fn for_each<T: Send>(
+    tasks: impl Iterator<Item = T> + Send,
+    workspace: &mut [f32],
+    scratch: usize,
+    work: impl Fn(T, &mut [f32]) + Sync,
+) {
+    let tasks = Mutex::new(tasks);
+    workspace.par_chunks_exact_mut(scratch.max(1)).for_each(|scratch| {
+        loop {
+            // A poisoned lock means that another thread's task panicked: rayon passes that on.
+            let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.next()) else { break };
+            work(task, scratch);
+        }
+    });
+}
+
+/// Cuts consecutive rows of `columns` into vertical strips `width` wide (the last may be narrower):
+/// for each strip its first column and, row by row, its slices.
+pub(crate) fn strips<'a>(
+    rows: &'a mut [f32],
+    columns: usize,
+    width: usize,
+) -> Vec<(usize, Vec<&'a mut [f32]>)> {
+    let mut strips: Vec<(usize, Vec<&'a mut [f32]>)> =
+        (0..columns).step_by(width.max(1)).map(|first| (first, Vec::new())).collect();
+    for row in rows.chunks_exact_mut(columns.max(1)) {
+        for (strip, slice) in strips.iter_mut().zip(row.chunks_mut(width.max(1))) {
+            strip.1.push(slice);
+        }
+    }
+    strips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        let mut counts = vec![0u8; 1000];
+        let mut workspace = vec![0.0; 4 * 8];
+        for_each(counts.iter_mut(), &mut workspace, 8, |count, scratch| {
+            assert_eq!(scratch.len(), 8);
+            *count += 1;
+        });
+        assert!(counts.iter().all(|&count| count == 1));
+    }
+
+    #[test]
+    fn strips_cover_every_element_once() {
+        let mut rows: Vec<f32> = vec![0.0; 3 * 10];
+        let strips = strips(&mut rows, 10, 4);
+        let shapes: Vec<_> =
+            strips.iter().map(|(first, s)| (*first, s.len(), s[0].len())).collect();
+        assert_eq!(shapes, [(0, 3, 4), (4, 3, 4), (8, 3, 2)]);
+        strips.into_iter().flat_map(|(_, rows)| rows).flatten().for_each(|value| *value += 1.0);
+        assert!(rows.iter().all(|&value| value == 1.0));
+    }
+}

@@ -1,0 +1,308 @@
+//! What a device must be able to do: a handful of coarse, fused operations on buffers of one slab.
+//!
+//! - [`Backend`] is the contract; `conformance` (feature of the same name) is the suite that every
+//!   implementation must pass.
+//! - [`Buffer`] and [`Indices`] say where in the slab an operation reads and writes. Offsets come
+//!   from a plan, so buffers that are alive together never overlap.
+//! - One struct per operation carries its operands.
+//!
+//! The choice behind it: operations are coarse, so that a backend can fuse (a GPU pays for every
+//! launch, a CPU for every pass over memory), and few, so that a new backend is a day's work.
+
+use std::fmt::Debug;
+
+use vecmill_memory::Source;
+
+use crate::model::{Activation, Pooling, TensorView};
+
+/// The slab type of a backend's memory source.
+pub type Slab<B> = <<B as Backend>::Source as Source>::Block;
+
+/// A row-major matrix of activations in the slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Distance in bytes from the start of the slab, a multiple of 64.
+    pub offset: usize,
+    /// Rows, for example one per token.
+    pub rows: usize,
+    /// Elements per row, in the backend's activation format.
+    pub columns: usize,
+}
+
+impl Buffer {
+    /// Rows times columns.
+    pub fn elements(self) -> usize {
+        self.rows * self.columns
+    }
+}
+
+/// A list of 32-bit indices in the slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indices {
+    /// Distance in bytes from the start of the slab, a multiple of 64.
+    pub offset: usize,
+    /// How many indices.
+    pub length: usize,
+}
+
+/// Scratch memory of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workspace {
+    /// Distance in bytes from the start of the slab, a multiple of 64.
+    pub offset: usize,
+    /// Its size, as [`Backend::linear_workspace`] or [`Backend::attention_workspace`] asked.
+    pub bytes: usize,
+}
+
+/// The sequences of a packed batch, as a device needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sequences {
+    /// One index per sequence and one more: sequence `i` is rows `starts[i]..starts[i + 1]`.
+    pub starts: Indices,
+    /// The length of the longest sequence.
+    pub longest: usize,
+}
+
+/// The embedding tables of a model, before they are loaded.
+#[derive(Debug, Clone)]
+pub struct EmbeddingTensors {
+    /// `[vocabulary, hidden]`
+    pub words: TensorView,
+    /// `[positions, hidden]`
+    pub positions: TensorView,
+    /// `[token types, hidden]`; row 0 is added to every token. Some architectures have none.
+    pub types: Option<TensorView>,
+    /// Normalises the sum.
+    pub norm: NormTensors,
+}
+
+/// The parameters of a layer normalisation, before they are loaded.
+#[derive(Debug, Clone)]
+pub struct NormTensors {
+    /// `[hidden]`
+    pub gain: TensorView,
+    /// `[hidden]`
+    pub bias: TensorView,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// A linear layer's parameters, before they are loaded.
+#[derive(Debug, Clone)]
+pub struct LinearTensors {
+    /// `[outputs, inputs]`
+    pub weight: TensorView,
+    /// `[outputs]`
+    pub bias: Option<TensorView>,
+}
+
+/// `output = norm(words[ids] + positions[positions] + types[0])`
+#[derive(Debug)]
+pub struct Embed<'a, B: Backend> {
+    /// Token ids, all below the vocabulary's size.
+    pub ids: Indices,
+    /// Position ids, all below the number of positions.
+    pub positions: Indices,
+    /// The tables.
+    pub tables: &'a B::Embeddings,
+    /// `[tokens, hidden]`
+    pub output: Buffer,
+}
+
+/// `output = activation(input · weightᵀ + bias)`
+#[derive(Debug)]
+pub struct Linear<'a, B: Backend> {
+    /// `[rows, inputs]`
+    pub input: Buffer,
+    /// Weight and bias.
+    pub weights: &'a B::Linear,
+    /// Applied to each element.
+    pub activation: Activation,
+    /// `[rows, outputs]`
+    pub output: Buffer,
+    /// As [`Backend::linear_workspace`] asked.
+    pub workspace: Workspace,
+}
+
+/// Multi-head attention of every sequence with itself:
+/// `output = softmax(Q·Kᵀ / √head_size + bias) · V` for each head.
+#[derive(Debug)]
+pub struct Attention<'a, B: Backend> {
+    /// `[tokens, 3 · hidden]`: queries, keys and values beside each other, heads within each.
+    pub qkv: Buffer,
+    /// Which rows belong together.
+    pub sequences: Sequences,
+    /// Heads; `hidden` divides by it.
+    pub heads: usize,
+    /// Added to the scores by distance.
+    pub bias: Option<&'a B::RelativeBias>,
+    /// `[tokens, hidden]`
+    pub output: Buffer,
+    /// As [`Backend::attention_workspace`] asked.
+    pub workspace: Workspace,
+}
+
+/// `output = norm(input + residual)`
+#[derive(Debug)]
+pub struct AddNorm<'a, B: Backend> {
+    /// `[tokens, hidden]`
+    pub input: Buffer,
+    /// `[tokens, hidden]`
+    pub residual: Buffer,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[tokens, hidden]`
+    pub output: Buffer,
+}
+
+/// One row per sequence out of one row per token.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// `[tokens, hidden]`
+    pub input: Buffer,
+    /// Which rows belong together.
+    pub sequences: Sequences,
+    /// How they become one.
+    pub pooling: Pooling,
+    /// `[sequences, hidden]`
+    pub output: Buffer,
+}
+
+/// The rounding errors of a backend, from which the conformance suite derives its tolerances.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Precision {
+    /// Unit roundoff of the format in which activations are stored, for example 2⁻²⁴ for `f32`.
+    pub storage: f64,
+    /// Unit roundoff of the format in which sums are accumulated.
+    pub accumulation: f64,
+}
+
+/// A device's operation failed. Never the caller's fault: operands are checked before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation} failed: {reason}")]
+pub struct BackendError {
+    /// The operation's name.
+    pub operation: &'static str,
+    /// What the device said.
+    pub reason: String,
+}
+
+/// A device that can run encoders.
+///
+/// Loading happens once, from any thread. The operations of one slab are called in order from one
+/// thread; a backend may run them asynchronously as long as [`copy_out`](Backend::copy_out) waits.
+/// Results for a row must not depend on which other rows are in the batch, beyond the tolerance
+/// that the backend documents.
+pub trait Backend: Debug + Send + Sync + Sized + 'static {
+    /// Where slabs come from.
+    type Source: Source;
+    /// A loaded linear layer.
+    type Linear: Debug + Send + Sync;
+    /// A loaded layer normalisation.
+    type Norm: Debug + Send + Sync;
+    /// Loaded embedding tables.
+    type Embeddings: Debug + Send + Sync;
+    /// A loaded table of relative position biases.
+    type RelativeBias: Debug + Send + Sync;
+
+    /// A source of slabs that the operations can work on.
+    fn source(&self) -> Self::Source;
+
+    /// Bytes of one element of a [`Buffer`].
+    fn element_bytes(&self) -> usize;
+
+    /// The backend's rounding errors.
+    fn precision(&self) -> Precision;
+
+    /// Scratch bytes for a [`Linear`] of `rows` × `inputs` → `rows` × `outputs`.
+    fn linear_workspace(&self, rows: usize, inputs: usize, outputs: usize) -> usize;
+
+    /// Scratch bytes for an [`Attention`] over `tokens` in sequences of at most `longest`.
+    fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize;
+
+    /// Loads linear layers that share their input, stacked as one: outputs beside each other.
+    ///
+    /// # Errors
+    /// When the device can't hold them.
+    fn load_linear(&self, parts: &[LinearTensors]) -> Result<Self::Linear, BackendError>;
+
+    /// Loads a layer normalisation.
+    ///
+    /// # Errors
+    /// When the device can't hold it.
+    fn load_norm(&self, tensors: &NormTensors) -> Result<Self::Norm, BackendError>;
+
+    /// Loads embedding tables.
+    ///
+    /// # Errors
+    /// When the device can't hold them.
+    fn load_embeddings(&self, tensors: &EmbeddingTensors)
+    -> Result<Self::Embeddings, BackendError>;
+
+    /// Loads a table of relative position biases, `[buckets, heads]`; distances fall into
+    /// logarithmic buckets up to `max_distance` (T5, arXiv:1910.10683, section 2.1).
+    ///
+    /// # Errors
+    /// When the device can't hold it.
+    fn load_relative_bias(
+        &self,
+        table: &TensorView,
+        max_distance: usize,
+    ) -> Result<Self::RelativeBias, BackendError>;
+
+    /// Copies indices from the host into the slab.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn copy_in(
+        &self,
+        slab: &mut Slab<Self>,
+        values: &[u32],
+        into: Indices,
+    ) -> Result<(), BackendError>;
+
+    /// Looks tokens up and normalises them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn embed(&self, slab: &mut Slab<Self>, op: &Embed<'_, Self>) -> Result<(), BackendError>;
+
+    /// A linear layer with bias and activation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn linear(&self, slab: &mut Slab<Self>, op: &Linear<'_, Self>) -> Result<(), BackendError>;
+
+    /// Self-attention within each sequence.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn attention(
+        &self,
+        slab: &mut Slab<Self>,
+        op: &Attention<'_, Self>,
+    ) -> Result<(), BackendError>;
+
+    /// Residual sum and layer normalisation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn add_norm(&self, slab: &mut Slab<Self>, op: &AddNorm<'_, Self>) -> Result<(), BackendError>;
+
+    /// Token rows to sequence rows.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn pool(&self, slab: &mut Slab<Self>, op: &Pool) -> Result<(), BackendError>;
+
+    /// Copies activations to the host as `f32`, after everything before has finished.
+    ///
+    /// # Errors
+    /// When the device fails, or failed in an operation before.
+    fn copy_out(
+        &self,
+        slab: &mut Slab<Self>,
+        from: Buffer,
+        into: &mut [f32],
+    ) -> Result<(), BackendError>;
+}

@@ -1,0 +1,81 @@
+//! What every backend must get right.
+//!
+//! - [`operations`] runs each operation on awkward sizes and compares with a plain `f64` reference.
+//!   The tolerances are worst-case rounding bounds for the backend's [`Precision`]
+//!   (N. Higham, "Accuracy and Stability of Numerical Algorithms", sections 3.1 and 4.2), computed
+//!   for each element from the operands: not one of them is a number found by trying.
+//! - [`model`] runs a whole model and compares with the vectors stored beside it, which another
+//!   implementation made (`scripts/golden/tiny.py`).
+//! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
+
+mod reference;
+mod stage;
+mod whole;
+
+use crate::backend::{Backend, BackendError};
+use crate::model::{Activation, Pooling};
+use stage::Stage;
+
+pub use whole::{Agreement, independence, model};
+
+/// A backend's result is off, or it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// An element differs by more than rounding explains.
+    #[error("{case}: element {index} is {found}, expected {expected} ± {tolerance}")]
+    Value {
+        /// Operation and sizes.
+        case: String,
+        /// Which element of the output.
+        index: usize,
+        /// The backend's value.
+        found: f64,
+        /// The reference's value.
+        expected: f64,
+        /// The largest difference that rounding can cause.
+        tolerance: f64,
+    },
+    /// The backend reported an error.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The model or its expected vectors can't be used.
+    #[error("{0}")]
+    Fixture(String),
+}
+
+/// Sequence lengths with a single token, tile edges, more than one tile, and an empty one.
+const LENGTHS: [usize; 9] = [1, 7, 0, 64, 5, 6, 33, 130, 2];
+
+/// Runs every operation against the reference.
+///
+/// # Errors
+/// The first difference that rounding doesn't explain.
+pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
+    for columns in [32, 48, 100, 384] {
+        Stage::new(backend)?.check_embed(70, columns)?;
+        Stage::new(backend)?.check_add_norm(70, columns)?;
+        for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max, Pooling::LastToken] {
+            Stage::new(backend)?.check_pool(&LENGTHS, columns, pooling)?;
+        }
+    }
+    for (rows, inputs, outputs) in
+        [(1, 32, 96), (5, 48, 100), (49, 100, 7), (130, 384, 1152), (200, 96, 33)]
+    {
+        Stage::new(backend)?.check_linear(rows, inputs, outputs, Activation::Identity)?;
+    }
+    for activation in [
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Tanh,
+    ] {
+        Stage::new(backend)?.check_linear(30, 64, 128, activation)?;
+    }
+    for (heads, head_size) in [(2, 16), (3, 32), (2, 64), (1, 96), (2, 128)] {
+        Stage::new(backend)?.check_attention(&LENGTHS, heads, head_size, false)?;
+        Stage::new(backend)?.check_attention(&LENGTHS, heads, head_size, true)?;
+    }
+    Stage::new(backend)?.check_attention(&[512, 300], 2, 32, true)
+}

@@ -1,0 +1,161 @@
+//! The operations in plain `f64`, and how far from them rounding may lead.
+
+use crate::backend::Precision;
+use crate::model::{Activation, Pooling};
+
+/// An exact value and the largest error that rounding can cause.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bounded {
+    pub(super) value: f64,
+    pub(super) tolerance: f64,
+}
+
+pub(super) type Matrix = Vec<Vec<f64>>;
+
+/// γₙ of Higham's: the relative error of `count` roundings of one after another.
+#[expect(clippy::cast_precision_loss, reason = "counts are small")]
+fn gamma(count: usize, roundoff: f64) -> f64 {
+    let product = count as f64 * roundoff;
+    product / (1.0 - product)
+}
+
+/// `activation(Σ x·w + b)`
+pub(super) fn linear(
+    x: &[f64],
+    w: &[f64],
+    bias: f64,
+    activation: Activation,
+    precision: Precision,
+) -> Bounded {
+    let sum: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + bias;
+    let sizes: f64 = x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f64>() + bias.abs();
+    let error = gamma(x.len() + 1, precision.accumulation) * sizes;
+    let value = activate(activation, sum);
+    // No activation here is steeper than 1.13; its own evaluation costs a few roundings of its
+    // argument and result.
+    let own = if activation == Activation::Identity { 0.0 } else { 16.0 * precision.accumulation };
+    let tolerance =
+        1.13 * error + own * (sum.abs() + value.abs()) + precision.storage * value.abs();
+    Bounded { value, tolerance }
+}
+
+pub(super) fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+        Activation::Identity => x,
+    }
+}
+
+/// erf by its Taylor series; past 5 it is ±1 to more digits than the tests need.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 5.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+/// Layer normalisation of one row.
+pub(super) fn norm(
+    row: &[f64],
+    gain: &[f64],
+    bias: &[f64],
+    epsilon: f64,
+    precision: Precision,
+) -> Vec<Bounded> {
+    let count = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / count;
+    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
+    let inverse = 1.0 / (variance + epsilon).sqrt();
+    let largest = row.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+    let roundings = gamma(row.len() + 8, precision.accumulation);
+    let bounded = |((x, gain), bias): ((&f64, &f64), &f64)| {
+        let normal = (x - mean) * inverse;
+        let value = normal * gain + bias;
+        // The mean's error shifts every element, the variance's scales it.
+        let shift = roundings * 2.0 * largest * inverse;
+        let error = (shift + 2.0 * roundings * (normal.abs() + shift)) * gain.abs();
+        let tolerance = error + (precision.storage + precision.accumulation) * value.abs();
+        Bounded { value, tolerance: tolerance + precision.accumulation * bias.abs() }
+    };
+    row.iter().zip(gain).zip(bias).map(bounded).collect()
+}
+
+/// One query against the keys and values of its sequence; `bias` has one number per key.
+pub(super) fn attention(
+    query: &[f64],
+    keys: &[&[f64]],
+    values: &[&[f64]],
+    bias: &[f64],
+    precision: Precision,
+) -> Vec<Bounded> {
+    let scale = 1.0 / (query.len() as f64).sqrt();
+    let dot = |key: &&[f64]| query.iter().zip(*key).map(|(q, k)| q * k).sum::<f64>();
+    let size = |key: &&[f64]| query.iter().zip(*key).map(|(q, k)| (q * k).abs()).sum::<f64>();
+    let scores: Vec<f64> = keys.iter().zip(bias).map(|(key, b)| dot(key) * scale + b).collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponents: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+    let total: f64 = exponents.iter().sum();
+    // An absolute error of a score is a relative error of its weight.
+    let sizes = keys.iter().zip(bias).map(|(key, b)| size(key) * scale + b.abs());
+    let worst = sizes.fold(0.0, f64::max);
+    let score_error = gamma(query.len() + 6, precision.accumulation) * worst;
+    let relative = 2.0 * score_error
+        + gamma(2 * keys.len() + 12, precision.accumulation)
+        + 2.0 * precision.storage;
+    (0..query.len())
+        .map(|column| {
+            let terms = exponents.iter().zip(values).map(|(e, value)| e / total * value[column]);
+            let value: f64 = terms.clone().sum();
+            let size: f64 = terms.map(f64::abs).sum();
+            Bounded { value, tolerance: relative * size + precision.storage * value.abs() }
+        })
+        .collect()
+}
+
+/// T5's bucket of a distance (arXiv:1910.10683), by trying every boundary.
+pub(super) fn bucket(query: usize, key: usize, buckets: usize, reach: usize) -> usize {
+    let half = buckets / 2;
+    let exact = half / 2;
+    let distance = query.abs_diff(key);
+    let boundary = |step: usize| {
+        let exponent = step as f64 / (half - exact) as f64;
+        exact as f64 * (reach as f64 / exact as f64).powf(exponent)
+    };
+    let far = (1..half - exact).filter(|&step| distance as f64 >= boundary(step) - 1e-6).count();
+    let bucket = if distance < exact { distance } else { exact + far };
+    if key > query { half + bucket } else { bucket }
+}
+
+/// One column of a sequence to one number.
+pub(super) fn pool(column: &[f64], pooling: Pooling, precision: Precision) -> Bounded {
+    let (Some(&first), Some(&last)) = (column.first(), column.last()) else {
+        return Bounded::default();
+    };
+    match pooling {
+        Pooling::Cls => Bounded { value: first, tolerance: 0.0 },
+        Pooling::LastToken => Bounded { value: last, tolerance: 0.0 },
+        Pooling::Max => {
+            let value = column.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            Bounded { value, tolerance: 0.0 }
+        }
+        Pooling::Mean => {
+            let count = column.len() as f64;
+            let value = column.iter().sum::<f64>() / count;
+            let size = column.iter().map(|x| x.abs()).sum::<f64>() / count;
+            let error = gamma(column.len() + 2, precision.accumulation) * size;
+            Bounded { value, tolerance: error + precision.storage * value.abs() }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A slab on which one operation is tried.
+//!
+//! A backend's activations can't be written from outside, so operands are made by its own `embed`
+//! and read back: the reference then works on exactly the numbers that the operation saw.
+
+use vecmill_memory::{Lease, Pool};
+
+use super::reference::{self, Bounded, Matrix};
+use super::{Backend, Failure};
+use crate::backend::{
+    self, AddNorm, Attention, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearTensors, NormTensors, Sequences, Workspace,
+};
+use crate::model::{Activation, Pooling, TensorView};
+
+const EPSILON: f32 = 1e-5;
+const SLAB_BYTES: usize = 64 << 20;
+
+pub(super) struct Stage<'b, B: Backend> {
+    backend: &'b B,
+    lease: Lease<B::Source>,
+    used: usize,
+    random: Random,
+}
+
+/// Numbers that every number format in use holds exactly: small multiples of 1/32.
+struct Random(u64);
+
+impl Random {
+    fn number(&mut self) -> f32 {
+        // A linear congruential generator with Knuth's constants.
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let step = i16::try_from(self.0 >> 57).unwrap_or(0) - 64;
+        f32::from(step) / 32.0
+    }
+
+    fn tensor(&mut self, shape: &[usize]) -> Result<TensorView, Failure> {
+        let count = shape.iter().product();
+        let values = (0..count).map(|_| self.number()).collect();
+        TensorView::from_f32("random", shape, values)
+            .map_err(|error| Failure::Fixture(error.to_string()))
+    }
+}
+
+fn rows(tensor: &TensorView) -> Matrix {
+    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+    let row = |row: &[f32]| row.iter().map(|&value| f64::from(value)).collect();
+    tensor.to_f32().chunks(columns).map(row).collect()
+}
+
+fn row(tensor: &TensorView) -> Vec<f64> {
+    rows(tensor).into_iter().flatten().collect()
+}
+
+impl<'b, B: Backend> Stage<'b, B> {
+    pub(super) fn new(backend: &'b B) -> Result<Self, Failure> {
+        let pool = Pool::new(backend.source(), SLAB_BYTES);
+        let lease = pool.lease(SLAB_BYTES).map_err(|error| Failure::Fixture(error.to_string()))?;
+        Ok(Self { backend, lease, used: 0, random: Random(7) })
+    }
+
+    pub(super) fn check_embed(mut self, count: usize, columns: usize) -> Result<(), Failure> {
+        let (buffer, expected) = self.embedded(count, columns)?;
+        self.compare(&format!("embed {count}×{columns}"), buffer, expected)
+    }
+
+    pub(super) fn check_add_norm(mut self, count: usize, columns: usize) -> Result<(), Failure> {
+        let (input, x) = self.random(count, columns)?;
+        let (residual, y) = self.random(count, columns)?;
+        let tensors = self.norm_tensors(columns)?;
+        let norm = self.backend.load_norm(&tensors)?;
+        let output = self.buffer(count, columns);
+        let op = AddNorm { input, residual, norm: &norm, output };
+        self.backend.add_norm(self.lease.block_mut(), &op)?;
+        let sum = |(x, y): (&Vec<f64>, &Vec<f64>)| x.iter().zip(y).map(|(x, y)| x + y).collect();
+        let sums: Matrix = x.iter().zip(&y).map(sum).collect();
+        let expected = self.normalised(&sums, &tensors);
+        self.compare(&format!("add and normalise {count}×{columns}"), output, expected)
+    }
+
+    pub(super) fn check_linear(
+        mut self,
+        count: usize,
+        inputs: usize,
+        outputs: usize,
+        activation: Activation,
+    ) -> Result<(), Failure> {
+        let (input, x) = self.random(count, inputs)?;
+        // Two parts, as when queries and keys are stacked, if the outputs can be halved.
+        let sizes = if outputs % 2 == 0 { vec![outputs / 2; 2] } else { vec![outputs] };
+        let mut parts = Vec::new();
+        for size in sizes {
+            let weight = self.random.tensor(&[size, inputs])?;
+            parts.push(LinearTensors { weight, bias: Some(self.random.tensor(&[size])?) });
+        }
+        let weights = self.backend.load_linear(&parts)?;
+        let output = self.buffer(count, outputs);
+        let workspace = self.workspace(self.backend.linear_workspace(count, inputs, outputs));
+        let op = Linear { input, weights: &weights, activation, output, workspace };
+        self.backend.linear(self.lease.block_mut(), &op)?;
+        let weight: Matrix = parts.iter().flat_map(|part| rows(&part.weight)).collect();
+        let bias: Vec<f64> =
+            parts.iter().filter_map(|part| part.bias.as_ref()).flat_map(row).collect();
+        let precision = self.backend.precision();
+        let expected = x.iter().flat_map(|x| {
+            let columns = weight.iter().zip(&bias);
+            columns.map(move |(w, &b)| reference::linear(x, w, b, activation, precision))
+        });
+        let case = format!("linear {count}×{inputs}→{outputs} {activation:?}");
+        let expected = expected.collect();
+        self.compare(&case, output, expected)
+    }
+
+    pub(super) fn check_attention(
+        mut self,
+        lengths: &[usize],
+        heads: usize,
+        head_size: usize,
+        biased: bool,
+    ) -> Result<(), Failure> {
+        const BUCKETS: usize = 32;
+        const REACH: usize = 128;
+        let (hidden, tokens) = (heads * head_size, lengths.iter().sum());
+        let (qkv, rows_in) = self.random(tokens, 3 * hidden)?;
+        let sequences = self.sequences(lengths)?;
+        let table = self.random.tensor(&[BUCKETS, heads])?;
+        let bias =
+            if biased { Some(self.backend.load_relative_bias(&table, REACH)?) } else { None };
+        let output = self.buffer(tokens, hidden);
+        let longest = sequences.longest;
+        let workspace =
+            self.workspace(self.backend.attention_workspace(tokens, longest, head_size));
+        let op = Attention { qkv, sequences, heads, bias: bias.as_ref(), output, workspace };
+        self.backend.attention(self.lease.block_mut(), &op)?;
+        let precision = self.backend.precision();
+        let table = rows(&table);
+        let mut expected = Vec::new();
+        let mut first = 0;
+        for &length in lengths {
+            let sequence = &rows_in[first..first + length];
+            first += length;
+            for (query, row) in sequence.iter().enumerate() {
+                for head in 0..heads {
+                    let part = |part: usize| part * hidden + head * head_size;
+                    let column =
+                        |row: &'_ Vec<f64>, start: usize| row[start..start + head_size].to_vec();
+                    let keys: Matrix = sequence.iter().map(|row| column(row, part(1))).collect();
+                    let values: Matrix = sequence.iter().map(|row| column(row, part(2))).collect();
+                    let keys: Vec<&[f64]> = keys.iter().map(Vec::as_slice).collect();
+                    let values: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
+                    let bias_of = |key| match biased {
+                        true => table[reference::bucket(query, key, BUCKETS, REACH)][head],
+                        false => 0.0,
+                    };
+                    let bias: Vec<f64> = (0..length).map(bias_of).collect();
+                    let query = column(row, part(0));
+                    expected.extend(reference::attention(&query, &keys, &values, &bias, precision));
+                }
+            }
+        }
+        let case = format!("attention {lengths:?} {heads}×{head_size} biased={biased}");
+        self.compare(&case, output, expected)
+    }
+
+    pub(super) fn check_pool(
+        mut self,
+        lengths: &[usize],
+        columns: usize,
+        pooling: Pooling,
+    ) -> Result<(), Failure> {
+        let (input, x) = self.random(lengths.iter().sum(), columns)?;
+        let sequences = self.sequences(lengths)?;
+        let output = self.buffer(lengths.len(), columns);
+        self.backend
+            .pool(self.lease.block_mut(), &backend::Pool { input, sequences, pooling, output })?;
+        let precision = self.backend.precision();
+        let mut expected = Vec::new();
+        let mut first = 0;
+        for &length in lengths {
+            for column in 0..columns {
+                let numbers: Vec<f64> =
+                    x[first..first + length].iter().map(|row| row[column]).collect();
+                expected.push(reference::pool(&numbers, pooling, precision));
+            }
+            first += length;
+        }
+        self.compare(&format!("pool {pooling:?} of {columns} columns"), output, expected)
+    }
+
+    /// A matrix of random numbers in the slab, and the numbers.
+    fn random(&mut self, count: usize, columns: usize) -> Result<(Buffer, Matrix), Failure> {
+        let (buffer, _) = self.embedded(count, columns)?;
+        let values = self.read(buffer)?;
+        Ok((buffer, values.chunks(columns).map(<[f64]>::to_vec).collect()))
+    }
+
+    /// Embeds random tokens; what comes out and what should.
+    fn embedded(
+        &mut self,
+        count: usize,
+        columns: usize,
+    ) -> Result<(Buffer, Vec<Bounded>), Failure> {
+        const POSITIONS: usize = 9;
+        let tensors = EmbeddingTensors {
+            words: self.random.tensor(&[count, columns])?,
+            positions: self.random.tensor(&[POSITIONS, columns])?,
+            types: Some(self.random.tensor(&[2, columns])?),
+            norm: self.norm_tensors(columns)?,
+        };
+        let tables = self.backend.load_embeddings(&tensors)?;
+        let last = u32::try_from(count).unwrap_or(1) - 1;
+        let ids: Vec<u32> = (0..=last).rev().collect();
+        let positions: Vec<u32> = ids.iter().map(|id| id % 9).collect();
+        let output = self.buffer(count, columns);
+        let op = Embed {
+            ids: self.indices(&ids)?,
+            positions: self.indices(&positions)?,
+            tables: &tables,
+            output,
+        };
+        self.backend.embed(self.lease.block_mut(), &op)?;
+        let (words, places) = (rows(&tensors.words), rows(&tensors.positions));
+        let kinds = tensors.types.as_ref().map(rows).unwrap_or_default();
+        let sums: Matrix = ids
+            .iter()
+            .zip(&positions)
+            .map(|(&id, &position)| {
+                let terms = words[id as usize].iter().zip(&places[position as usize]);
+                terms.zip(&kinds[0]).map(|((word, place), kind)| word + place + kind).collect()
+            })
+            .collect();
+        let expected = self.normalised(&sums, &tensors.norm);
+        Ok((output, expected))
+    }
+
+    fn normalised(&self, sums: &Matrix, tensors: &NormTensors) -> Vec<Bounded> {
+        let (gain, bias) = (row(&tensors.gain), row(&tensors.bias));
+        let precision = self.backend.precision();
+        let epsilon = f64::from(tensors.epsilon);
+        sums.iter().flat_map(|sum| reference::norm(sum, &gain, &bias, epsilon, precision)).collect()
+    }
+
+    fn norm_tensors(&mut self, columns: usize) -> Result<NormTensors, Failure> {
+        let gain = self.random.tensor(&[columns])?;
+        Ok(NormTensors { gain, bias: self.random.tensor(&[columns])?, epsilon: EPSILON })
+    }
+
+    fn sequences(&mut self, lengths: &[usize]) -> Result<Sequences, Failure> {
+        let mut starts = vec![0];
+        for &length in lengths {
+            let last = starts.last().copied().unwrap_or(0);
+            starts.push(last + u32::try_from(length).unwrap_or(0));
+        }
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        Ok(Sequences { starts: self.indices(&starts)?, longest })
+    }
+
+    fn indices(&mut self, values: &[u32]) -> Result<Indices, BackendError> {
+        let indices = Indices { offset: self.take(size_of_val(values)), length: values.len() };
+        self.backend.copy_in(self.lease.block_mut(), values, indices)?;
+        Ok(indices)
+    }
+
+    fn buffer(&mut self, rows: usize, columns: usize) -> Buffer {
+        Buffer { offset: self.take(rows * columns * self.backend.element_bytes()), rows, columns }
+    }
+
+    fn workspace(&mut self, bytes: usize) -> Workspace {
+        Workspace { offset: self.take(bytes), bytes }
+    }
+
+    fn take(&mut self, bytes: usize) -> usize {
+        let offset = self.used;
+        self.used += bytes.next_multiple_of(vecmill_memory::ALIGNMENT);
+        offset
+    }
+
+    fn read(&mut self, buffer: Buffer) -> Result<Vec<f64>, Failure> {
+        let mut values = vec![0.0_f32; buffer.elements()];
+        self.backend.copy_out(self.lease.block_mut(), buffer, &mut values)?;
+        Ok(values.into_iter().map(f64::from).collect())
+    }
+
+    fn compare(
+        &mut self,
+        case: &str,
+        output: Buffer,
+        expected: Vec<Bounded>,
+    ) -> Result<(), Failure> {
+        let found = self.read(output)?;
+        for (index, (&found, Bounded { value, tolerance })) in
+            found.iter().zip(expected).enumerate()
+        {
+            let off = (found - value).abs();
+            // Written so that NaN is a failure too.
+            if !(off <= tolerance) {
+                let case = case.to_owned();
+                return Err(Failure::Value { case, index, found, expected: value, tolerance });
+            }
+        }
+        Ok(())
+    }
+}

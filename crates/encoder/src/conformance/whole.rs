@@ -1,0 +1,122 @@
+//! Whole models against another implementation's vectors.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use vecmill_memory::Pool;
+
+use super::{Backend, Failure};
+use crate::batch::Batch;
+use crate::encoder::{Encoder, finish};
+use crate::model::Model;
+
+const BUDGET: usize = 1 << 30;
+
+/// `expected.json` beside a model.
+#[derive(Deserialize)]
+struct Expected {
+    cases: Vec<Case>,
+}
+
+/// One batch: token ids and the vectors they must give.
+#[derive(Deserialize)]
+struct Case {
+    inputs: Vec<Vec<u32>>,
+    embeddings: Vec<Vec<f64>>,
+}
+
+/// How well a backend agrees with stored vectors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement {
+    /// Vectors compared.
+    pub vectors: usize,
+    /// The lowest cosine between a vector and its expected one.
+    pub lowest_cosine: f64,
+    /// The largest difference of an element, relative to the expected vector's largest.
+    pub largest_difference: f64,
+}
+
+/// Encodes every case stored beside the model in `folder`.
+///
+/// # Errors
+/// When the model can't be read or the backend fails; how close is close enough is the caller's to
+/// say.
+pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure> {
+    let (encoder, finish_row) = load(backend, folder)?;
+    let path = folder.join("expected.json");
+    let text = fs::read_to_string(&path).map_err(|error| fixture(&path, &error))?;
+    let expected: Expected = serde_json::from_str(&text).map_err(|error| fixture(&path, &error))?;
+    let pool = Pool::new(encoder.backend().source(), BUDGET);
+    let mut agreement = Agreement { vectors: 0, lowest_cosine: 1.0, largest_difference: 0.0 };
+    for case in expected.cases {
+        let batch: Batch = case.inputs.iter().collect();
+        let rows = encoder.encode(&batch, &pool).map_err(|error| fixture(&path, &error))?;
+        for (row, expected) in rows.chunks(encoder.limits().dimensions).zip(&case.embeddings) {
+            agreement.add(&finish_row(row), expected);
+        }
+    }
+    Ok(agreement)
+}
+
+/// Encodes sequences of many lengths alone and all together, and returns the largest difference
+/// between an element of the one and of the other.
+///
+/// # Errors
+/// When the model can't be read or the backend fails.
+pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failure> {
+    let (encoder, finish_row) = load(backend, folder)?;
+    let pool = Pool::new(encoder.backend().source(), BUDGET);
+    let limits = encoder.limits();
+    let last = u32::try_from(limits.vocabulary).unwrap_or(u32::MAX).saturating_sub(1);
+    let sequence = |index: u32| -> Vec<u32> {
+        let length = 1 + (index * 37) % u32::try_from(limits.max_tokens).unwrap_or(1);
+        (0..length).map(|place| (place * 31 + index * 17) % last.max(1)).collect()
+    };
+    let sequences: Vec<Vec<u32>> = (0..64).map(sequence).collect();
+    let encode = |batch: Batch| {
+        encoder.encode(&batch, &pool).map_err(|error| Failure::Fixture(error.to_string()))
+    };
+    let together = encode(sequences.iter().collect())?;
+    let mut largest = 0.0_f64;
+    for (sequence, row) in sequences.iter().zip(together.chunks(limits.dimensions)) {
+        let alone = encode([sequence].into_iter().collect())?;
+        for (a, b) in finish_row(&alone).iter().zip(finish_row(row)) {
+            largest = largest.max(f64::from((a - b).abs()));
+        }
+    }
+    Ok(largest)
+}
+
+type Loaded<B> = (Encoder<B>, Box<dyn Fn(&[f32]) -> Vec<f32>>);
+
+fn load<B: Backend>(backend: B, folder: &Path) -> Result<Loaded<B>, Failure> {
+    let model = Model::open(folder).map_err(|error| fixture(folder, &error))?;
+    let normalize = model.pipeline.normalize;
+    let encoder = Encoder::load(backend, &model, None, &|_, _| {})
+        .map_err(|error| fixture(folder, &error))?;
+    Ok((encoder, Box::new(move |row| finish(row, row.len(), normalize))))
+}
+
+fn fixture(path: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::Fixture(format!("{}: {error}", path.display()))
+}
+
+impl Agreement {
+    fn add(&mut self, found: &[f32], expected: &[f64]) {
+        let found: Vec<f64> = found.iter().map(|&value| f64::from(value)).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let norms = (dot(&found, &found) * dot(expected, expected)).sqrt();
+        let cosine =
+            if found.len() == expected.len() { dot(&found, expected) / norms } else { 0.0 };
+        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+        let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        self.vectors += 1;
+        // NaN must not pass as the better of two.
+        self.lowest_cosine = if cosine >= self.lowest_cosine { self.lowest_cosine } else { cosine };
+        let difference = off / largest;
+        if !(difference <= self.largest_difference) {
+            self.largest_difference = difference;
+        }
+    }
+}

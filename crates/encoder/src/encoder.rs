@@ -1,0 +1,141 @@
+//! A model on a backend: batches in, vectors out.
+
+use vecmill_memory::{LeaseError, Plan, Pool};
+
+use crate::backend::{Backend, BackendError, Slab};
+use crate::batch::{Batch, Shape};
+use crate::forward::{LoadError, Network};
+use crate::model::{Model, Pooling};
+
+/// A model, loaded onto a backend.
+///
+/// One encoder serves any number of threads, each batch on a slab of its own.
+#[derive(Debug)]
+pub struct Encoder<B: Backend> {
+    backend: B,
+    network: Network<B>,
+    limits: Limits,
+}
+
+/// What an [`Encoder`] takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Token ids below this are known.
+    pub vocabulary: usize,
+    /// The most tokens that a sequence may have.
+    pub max_tokens: usize,
+    /// Dimensions of a vector.
+    pub dimensions: usize,
+    position_offset: u32,
+}
+
+/// Why a batch got no vectors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// A token id is not in the vocabulary.
+    #[error("token id {token} is not in the vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// The vocabulary's size.
+        vocabulary: usize,
+    },
+    /// A sequence is longer than the model has positions.
+    #[error("a sequence has {tokens} tokens, but the model takes {limit}")]
+    TooLong {
+        /// Tokens of the longest sequence.
+        tokens: usize,
+        /// The most that the model takes.
+        limit: usize,
+    },
+    /// No memory for the batch.
+    #[error(transparent)]
+    Memory(#[from] LeaseError),
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl<B: Backend> Encoder<B> {
+    /// Loads `model`; `pooling` overrides the model's own. `progress` is told layers done and in
+    /// all.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file and tensor that is missing or wrong.
+    pub fn load(
+        backend: B,
+        model: &Model,
+        pooling: Option<Pooling>,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self, LoadError> {
+        let pooling = pooling.unwrap_or(model.pipeline.pooling);
+        let network = Network::load(&backend, model, pooling, progress)?;
+        let config = &model.config;
+        let limits = Limits {
+            vocabulary: config.vocabulary,
+            max_tokens: config.max_tokens(),
+            dimensions: model.dimensions(),
+            position_offset: u32::try_from(config.position_offset).unwrap_or(u32::MAX),
+        };
+        Ok(Self { backend, network, limits })
+    }
+
+    /// The backend that the model was loaded onto.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// What the encoder takes and gives.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The memory that a batch of `shape` needs: every buffer's offset and the exact peak.
+    pub fn plan(&self, shape: Shape) -> Plan {
+        self.network.program(&self.backend, shape).plan().clone()
+    }
+
+    /// Runs a batch on a slab leased from `pool`. The result has a row per sequence, pooled and
+    /// projected but neither cut nor normalised: see [`finish`].
+    ///
+    /// # Errors
+    /// [`EncodeError`]; the memory is returned in any case.
+    pub fn encode(&self, batch: &Batch, pool: &Pool<B::Source>) -> Result<Vec<f32>, EncodeError> {
+        self.check(batch)?;
+        let program = self.network.program(&self.backend, batch.shape());
+        let mut lease = pool.lease(program.plan().peak_bytes())?;
+        let slab: &mut Slab<B> = lease.block_mut();
+        Ok(program.run(batch, self.limits.position_offset, slab)?)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), EncodeError> {
+        let Limits { vocabulary, max_tokens, .. } = self.limits;
+        if batch.longest() > max_tokens {
+            return Err(EncodeError::TooLong { tokens: batch.longest(), limit: max_tokens });
+        }
+        match batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
+            Some(&token) => Err(EncodeError::UnknownToken { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Cuts a pooled row to its leading `dimensions` and scales it to length one if `normalize`.
+///
+/// A row of zeros stays as it is.
+///
+/// ```
+/// assert_eq!(vecmill_encoder::finish(&[3.0, 4.0, 12.0], 2, true), [0.6, 0.8]);
+/// ```
+pub fn finish(row: &[f32], dimensions: usize, normalize: bool) -> Vec<f32> {
+    let row = &row[..dimensions.min(row.len())];
+    if !normalize {
+        return row.to_vec();
+    }
+    let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    // As in PyTorch's `normalize`: the floor keeps zeros from becoming NaN.
+    let scale = 1.0 / squares.sqrt().max(1e-12);
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+    row.iter().map(|&value| (f64::from(value) * scale) as f32).collect()
+}

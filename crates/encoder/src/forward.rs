@@ -1,0 +1,170 @@
+//! The forward pass of a post-norm transformer encoder, written once for every architecture.
+//!
+//! BERT, RoBERTa, XLM-RoBERTa, DistilBERT and MPNet differ in the names of their tensors, in where
+//! positions start and in whether attention has a relative bias: all of that is data in
+//! [`crate::model`]. What remains is this.
+
+use crate::backend::{Backend, EmbeddingTensors, LinearTensors, NormTensors};
+use crate::batch::Shape;
+use crate::model::{Activation, Model, ModelError};
+use crate::program::{Planned, Program};
+use crate::{BackendError, Pooling};
+
+/// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
+const RELATIVE_REACH: usize = 128;
+
+/// A model's weights, as one backend laid them out.
+#[derive(Debug)]
+pub(crate) struct Network<B: Backend> {
+    hidden: usize,
+    heads: usize,
+    intermediate: usize,
+    activation: Activation,
+    pooling: Pooling,
+    embeddings: B::Embeddings,
+    relative_bias: Option<B::RelativeBias>,
+    layers: Vec<Layer<B>>,
+    dense: Vec<Dense<B>>,
+}
+
+#[derive(Debug)]
+struct Layer<B: Backend> {
+    qkv: B::Linear,
+    attention_output: B::Linear,
+    attention_norm: B::Norm,
+    up: B::Linear,
+    down: B::Linear,
+    output_norm: B::Norm,
+}
+
+#[derive(Debug)]
+struct Dense<B: Backend> {
+    weights: B::Linear,
+    outputs: usize,
+    activation: Activation,
+}
+
+impl<B: Backend> Network<B> {
+    /// Records the forward pass for batches of `shape` and plans its memory.
+    pub(crate) fn program<'m>(&'m self, backend: &'m B, shape: Shape) -> Planned<'m, B> {
+        let mut pass = Program::new(backend, shape);
+        let mut hidden = pass.embed(&self.embeddings, self.hidden);
+        for layer in &self.layers {
+            let qkv = pass.linear(hidden, &layer.qkv, 3 * self.hidden, Activation::Identity);
+            let context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
+            let projected =
+                pass.linear(context, &layer.attention_output, self.hidden, Activation::Identity);
+            let attended = pass.add_norm(projected, hidden, &layer.attention_norm);
+            let wide = pass.linear(attended, &layer.up, self.intermediate, self.activation);
+            let narrow = pass.linear(wide, &layer.down, self.hidden, Activation::Identity);
+            hidden = pass.add_norm(narrow, attended, &layer.output_norm);
+        }
+        let mut sentence = pass.pool(hidden, self.pooling);
+        for dense in &self.dense {
+            sentence = pass.linear(sentence, &dense.weights, dense.outputs, dense.activation);
+        }
+        pass.finish(sentence)
+    }
+
+    /// Loads all weights of `model` onto `backend`, calling `progress` with layers done and in all.
+    pub(crate) fn load(
+        backend: &B,
+        model: &Model,
+        pooling: Pooling,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self, LoadError> {
+        let config = &model.config;
+        let names = config.names();
+        let weights = &model.weights;
+        let norm = |prefix: &str| -> Result<B::Norm, LoadError> {
+            let (gain, bias) = weights.norm(prefix, config.hidden)?;
+            Ok(backend.load_norm(&NormTensors { gain, bias, epsilon: config.epsilon })?)
+        };
+        let linear = |parts: &[String], outputs, inputs| -> Result<B::Linear, LoadError> {
+            let parts = parts.iter().map(|prefix| {
+                let (weight, bias) = weights.linear(prefix, outputs, inputs)?;
+                Ok(LinearTensors { weight, bias: Some(bias) })
+            });
+            Ok(backend.load_linear(&parts.collect::<Result<Vec<_>, ModelError>>()?)?)
+        };
+
+        progress(0, config.layers);
+        let embeddings = load_embeddings(backend, model)?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let (hidden, intermediate) = (config.hidden, config.intermediate);
+            let name = |part| names.in_layer(index, part);
+            layers.push(Layer {
+                qkv: linear(&[names.query, names.key, names.value].map(name), hidden, hidden)?,
+                attention_output: linear(&[name(names.attention_output)], hidden, hidden)?,
+                attention_norm: norm(&name(names.attention_norm))?,
+                up: linear(&[name(names.up)], intermediate, hidden)?,
+                down: linear(&[name(names.down)], hidden, intermediate)?,
+                output_norm: norm(&name(names.output_norm))?,
+            });
+            progress(index + 1, config.layers);
+        }
+        Ok(Self {
+            hidden: config.hidden,
+            heads: config.heads,
+            intermediate: config.intermediate,
+            activation: config.activation,
+            pooling,
+            embeddings,
+            relative_bias: load_relative_bias(backend, model)?,
+            layers,
+            dense: load_dense(backend, model)?,
+        })
+    }
+}
+
+fn load_embeddings<B: Backend>(backend: &B, model: &Model) -> Result<B::Embeddings, LoadError> {
+    let (config, weights, names) = (&model.config, &model.weights, model.config.names());
+    let (gain, bias) = weights.norm(names.embedding_norm, config.hidden)?;
+    let types = names
+        .type_embeddings
+        .filter(|_| config.token_types > 0)
+        .map(|name| weights.tensor(name, &[config.token_types, config.hidden]))
+        .transpose()?;
+    let tensors = EmbeddingTensors {
+        words: weights.tensor(names.word_embeddings, &[config.vocabulary, config.hidden])?,
+        positions: weights.tensor(names.position_embeddings, &[config.positions, config.hidden])?,
+        types,
+        norm: NormTensors { gain, bias, epsilon: config.epsilon },
+    };
+    Ok(backend.load_embeddings(&tensors)?)
+}
+
+fn load_relative_bias<B: Backend>(
+    backend: &B,
+    model: &Model,
+) -> Result<Option<B::RelativeBias>, LoadError> {
+    let config = &model.config;
+    let (Some(buckets), Some(name)) = (config.relative_buckets, config.names().relative_bias)
+    else {
+        return Ok(None);
+    };
+    let table = model.weights.tensor(name, &[buckets, config.heads])?;
+    Ok(Some(backend.load_relative_bias(&table, RELATIVE_REACH)?))
+}
+
+fn load_dense<B: Backend>(backend: &B, model: &Model) -> Result<Vec<Dense<B>>, LoadError> {
+    let load = |dense: &crate::model::Dense| {
+        let part = LinearTensors { weight: dense.weight.clone(), bias: dense.bias.clone() };
+        let weights = backend.load_linear(&[part])?;
+        Ok(Dense { weights, outputs: dense.outputs(), activation: dense.activation })
+    };
+    model.pipeline.dense.iter().map(load).collect()
+}
+
+/// Why a model could not be loaded onto a backend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The model's files are wrong.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}

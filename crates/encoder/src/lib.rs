@@ -1,0 +1,31 @@
+//! Transformer encoders that turn token sequences into vectors, on any backend.
+//!
+//! The path of a batch:
+//!
+//! - [`model`] reads a folder: configuration, pipeline, weights.
+//! - [`Encoder::load`] lays the weights out on a [`Backend`].
+//! - [`Batch`] packs sequences behind each other, without padding.
+//! - [`Encoder::encode`] plans the batch's memory, leases it once, runs the forward pass and brings
+//!   one row per sequence back; [`finish`] cuts and normalises a row.
+//!
+//! The choice behind it: the forward pass is written once, over a handful of coarse operations.
+//! Architectures differ in data, devices in their implementation of [`Backend`]; neither knows of
+//! the other. With the feature `conformance` comes the suite that every backend must pass.
+
+mod backend;
+mod batch;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod encoder;
+mod forward;
+pub mod model;
+mod program;
+
+pub use backend::{
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearTensors, NormTensors, Pool, Precision, Sequences, Slab, Workspace,
+};
+pub use batch::{Batch, Shape};
+pub use encoder::{EncodeError, Encoder, Limits, finish};
+pub use forward::LoadError;
+pub use model::{Activation, Model, ModelError, Pooling, TensorView};

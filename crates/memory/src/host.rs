@@ -1,0 +1,81 @@
+//! This machine's main memory: anonymous mappings for slabs, and read-only mappings of files.
+//!
+//! Mapped rather than taken from the heap: a slab that is dropped goes straight back to the system,
+//! and pages that a batch never touches are never resident.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::{Mmap, MmapMut};
+
+use crate::source::{Source, SourceError};
+
+/// Main memory, mapped anonymously and zeroed by the system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostSource;
+
+/// A page-aligned block of main memory.
+#[derive(Debug)]
+pub struct HostBlock(MmapMut);
+
+impl HostBlock {
+    /// The block's memory.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The block's memory, for writing.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Source for HostSource {
+    type Block = HostBlock;
+
+    fn allocate(&self, bytes: usize) -> Result<HostBlock, SourceError> {
+        MmapMut::map_anon(bytes).map(HostBlock).map_err(|error| SourceError {
+            bytes,
+            from: "host memory",
+            reason: error.to_string(),
+        })
+    }
+
+    fn poison(&self, block: &mut HostBlock) {
+        block.bytes_mut().fill(0xff);
+    }
+}
+
+/// A file's contents, mapped read-only: only the pages that are read become resident.
+#[derive(Debug)]
+pub struct MappedFile(Mmap);
+
+impl MappedFile {
+    /// Maps the file at `path`.
+    ///
+    /// The file must not be changed in place while it is mapped; replacing it by renaming another
+    /// over it is fine.
+    ///
+    /// # Errors
+    /// When the file can't be opened or mapped.
+    #[expect(unsafe_code, reason = "the one place where host memory is mapped from a file")]
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: a `&[u8]` must not change while it is borrowed. The mapping is private and
+        // read-only, nothing in this process writes to it, and vecmill moves model files into
+        // place whole, by rename, which leaves a mapped inode as it was. That nobody else rewrites
+        // the file in place is the contract stated above, which every user of `mmap` relies on.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Self(map))
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
