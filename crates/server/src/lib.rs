@@ -32,15 +32,20 @@
 //! # }
 //! ```
 
+mod api;
+mod app;
 mod connections;
 mod embedder;
 mod error;
+mod failure;
+mod guard;
 mod key;
 mod routes;
 mod server;
 mod settings;
 mod slot;
 mod stream;
+mod telemetry;
 
 pub use embedder::{Embedder, Embedding};
 pub use error::ServeError;

@@ -1,9 +1,110 @@
-//! (being written)
+//! Which address leads where, and through what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderValue, Method};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Router, body::Body};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use crate::api::{self, openai, tei};
+use crate::app::App;
+use crate::failure::{Failure, explain};
+use crate::guard::{limit_requests, require_key};
+use crate::settings::Origins;
 use crate::slot::Slot;
+use crate::telemetry::{REQUEST_ID, track};
 use crate::{ServeError, Settings};
-use axum::{Router, routing::get};
+
+/// How long a browser may remember that an origin is allowed.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+const METRICS_TYPE: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// All routes. Work is limited in number and, like everything about the model, asks for a key;
+/// what load balancers and Prometheus poll does not, and tells nothing about requests' contents.
 pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeError> {
-    settings.cors_origins()?;
-    let _ = slot.outcome();
-    Ok(Router::new().route("/health", get(|| async {})))
+    let cors = cors(settings.cors_origins()?);
+    let app = Arc::new(App::new(slot, settings));
+    let work = Router::new()
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/embeddings", post(openai::embeddings))
+        .route("/embed", post(tei::embed))
+        .route("/tokenize", post(tei::tokenize))
+        .route_layer(from_fn_with_state(Arc::clone(&app), limit_requests));
+    let about = Router::new()
+        .route("/v1/models", get(openai::models))
+        .route("/info", get(tei::info))
+        .merge(work)
+        .route_layer(from_fn_with_state(Arc::clone(&app), require_key));
+    let polled = Router::new()
+        .route("/health", get(health))
+        .route("/ping", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics));
+    let routes = about
+        .merge(polled)
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(|_| Failure::Internal.into_response()));
+    // The layer added last is met first.
+    let routes = if let Some(cors) = cors { routes.layer(cors) } else { routes };
+    Ok(routes
+        .layer(from_fn(explain))
+        .layer(from_fn_with_state(Arc::clone(&app), track))
+        .with_state(app))
+}
+
+/// Lets pages of the allowed origins send keys and read the headers of replies.
+fn cors(origins: Origins) -> Option<CorsLayer> {
+    let origins = match origins {
+        Origins::These(origins) if origins.is_empty() => return None,
+        Origins::These(origins) => AllowOrigin::list(origins),
+        Origins::Any => AllowOrigin::any(),
+    };
+    let exposed = api::REPLY_HEADERS.into_iter().chain([REQUEST_ID]).collect::<Vec<HeaderName>>();
+    Some(
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST])
+            // Browsers do not take `*` to include `authorization`.
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers(ExposeHeaders::list(exposed))
+            .max_age(PREFLIGHT_AGE),
+    )
+}
+
+/// The process is alive, whatever its model does.
+async fn health() -> Response {
+    api::json(r#"{"status":"ok"}"#)
+}
+
+/// Requests for vectors would be answered.
+async fn ready(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    app.model().map(|_| api::json(r#"{"status":"ready"}"#))
+}
+
+/// The engine's metrics and the server's own.
+async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let mut text = String::new();
+    if let Ok(model) = app.model() {
+        model.embedder.write_metrics(&mut text).map_err(|_| Failure::Internal)?;
+    }
+    app.metrics.write_last(&mut text).map_err(|_| Failure::Internal)?;
+    Ok(([(CONTENT_TYPE, METRICS_TYPE)], Body::from(text)).into_response())
+}
+
+async fn no_route(request: Request) -> Failure {
+    Failure::NoRoute { path: request.uri().path().to_owned() }
+}
+
+async fn wrong_method(request: Request) -> Failure {
+    Failure::Method { method: request.method().to_string() }
 }

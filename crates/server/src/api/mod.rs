@@ -1,0 +1,114 @@
+//! The two contracts, and the work they share.
+//!
+//! A handler parses ([`body`], [`fields`]), hands the request to the model through [`embed`], and
+//! writes the reply ([`reply`]). Everything that a contract has of its own is in [`openai`] or
+//! [`tei`].
+
+mod body;
+mod fields;
+pub(crate) mod openai;
+mod reply;
+pub(crate) mod tei;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use vecmill_engine::{Info, Input, Reply, Request, Truncation};
+
+use crate::Settings;
+use crate::app::App;
+use crate::failure::Failure;
+use crate::slot::Model;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// How many inputs of a request were cut.
+const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
+
+/// TEI's headers: what computed, how much, and how many milliseconds each stage took.
+const COMPUTE_TYPE: HeaderName = HeaderName::from_static("x-compute-type");
+const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
+const COMPUTE_CHARACTERS: HeaderName = HeaderName::from_static("x-compute-characters");
+const COMPUTE_TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
+const TOTAL_TIME: HeaderName = HeaderName::from_static("x-total-time");
+const TOKENIZATION_TIME: HeaderName = HeaderName::from_static("x-tokenization-time");
+const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
+const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
+
+/// The headers of every reply with vectors.
+pub(crate) const REPLY_HEADERS: [HeaderName; 9] = [
+    TRUNCATED,
+    COMPUTE_TYPE,
+    COMPUTE_TIME,
+    COMPUTE_CHARACTERS,
+    COMPUTE_TOKENS,
+    TOTAL_TIME,
+    TOKENIZATION_TIME,
+    QUEUE_TIME,
+    INFERENCE_TIME,
+];
+
+/// A JSON response.
+pub(crate) fn json(text: impl Into<Body>) -> Response {
+    ([(CONTENT_TYPE, JSON)], text.into()).into_response()
+}
+
+/// Embeds within the time limit and describes the work in headers.
+async fn embed(
+    app: &Arc<App>,
+    model: &Model,
+    request: Request,
+) -> Result<(Reply, HeaderMap), Failure> {
+    let limit = app.settings.request_timeout;
+    let characters = request.inputs.iter().map(characters).sum();
+    let reply = tokio::time::timeout(limit, model.embedder.embed(request))
+        .await
+        .map_err(|_| Failure::Timeout { limit })??;
+    let headers = headers(&reply, characters, model.embedder.info());
+    Ok((reply, headers))
+}
+
+/// What happens to inputs that are too long when a request does not say.
+fn truncation(settings: &Settings) -> Truncation {
+    if settings.auto_truncate { Truncation::End } else { Truncation::Refuse }
+}
+
+/// As TEI counts: characters of text, or tokens where there is no text.
+fn characters(input: &Input) -> usize {
+    match input {
+        Input::Text(text) => text.chars().count(),
+        Input::Tokens(tokens) => tokens.len(),
+    }
+}
+
+fn headers(reply: &Reply, characters: usize, info: &Info) -> HeaderMap {
+    let milliseconds =
+        |time: Duration| HeaderValue::from(time.as_millis().min(u64::MAX.into()) as u64);
+    let truncated = reply.embeddings.iter().filter(|embedding| embedding.truncated).count();
+    let timings = &reply.timings;
+    let kinds = HeaderValue::from_str(&device_kinds(info));
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, JSON),
+        (TRUNCATED, HeaderValue::from(truncated)),
+        (COMPUTE_TYPE, kinds.unwrap_or(HeaderValue::from_static("unknown"))),
+        (COMPUTE_TIME, milliseconds(timings.total)),
+        (COMPUTE_CHARACTERS, HeaderValue::from(characters)),
+        (COMPUTE_TOKENS, HeaderValue::from(reply.tokens())),
+        (TOTAL_TIME, milliseconds(timings.total)),
+        (TOKENIZATION_TIME, milliseconds(timings.tokenization)),
+        (QUEUE_TIME, milliseconds(timings.queue)),
+        (INFERENCE_TIME, milliseconds(timings.inference)),
+    ])
+}
+
+/// The kinds of the engine's devices, such as `cpu` or `cpu+cuda`.
+fn device_kinds(info: &Info) -> String {
+    let kind = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
+    let kinds: BTreeSet<_> = info.devices.iter().map(|device| kind(&device.name)).collect();
+    kinds.into_iter().collect::<Vec<_>>().join("+")
+}

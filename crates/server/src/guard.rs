@@ -1,0 +1,64 @@
+//! Who may ask, and how many at once.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::app::App;
+use crate::failure::Failure;
+use crate::key;
+
+/// Lets requests with one of the server's keys through; all, if it has none.
+pub(crate) async fn require_key(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let keys = &app.settings.api_keys;
+    if !keys.is_empty() {
+        let sent = bearer(request.headers()).ok_or(Failure::NoKey)?;
+        if !key::is_among(keys, sent) {
+            return Err(Failure::WrongKey);
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+/// The key in `authorization: Bearer KEY`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// Refuses a request at once when too many are at work. The permit is held until the reply is
+/// made, so it covers the memory for bodies and vectors too.
+pub(crate) async fn limit_requests(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let limit = app.settings.max_concurrent_requests;
+    let _permit = app.permits.try_acquire().map_err(|_| Failure::AtCapacity { limit })?;
+    Ok(next.run(request).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_is_bearer_in_any_case() {
+        let sent = |value: &str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(sent("Bearer k"), Some("k".into()));
+        assert_eq!(sent("bearer  k"), Some("k".into()));
+        assert_eq!(sent("Basic k"), None);
+        assert_eq!(sent("k"), None);
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+}

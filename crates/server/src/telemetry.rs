@@ -1,0 +1,182 @@
+//! What the server tells about requests: metrics, one log line each, and an id.
+//!
+//! Labels and log lines name the route's pattern, never the address as sent; no line has text, keys
+//! or vectors. A request whose client left before the reply counts with status 499.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::app::App;
+
+/// The header that carries a request's id, from the client if it sent one, and back.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest id that is taken from a client.
+const MAX_ID: usize = 128;
+
+/// The status of a request whose client did not wait for the reply.
+const CLIENT_LEFT: u16 = 499;
+
+/// Upper bounds in seconds: from one short text on a GPU to a bulk request on a CPU.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
+
+/// The server's own metrics.
+#[derive(Debug)]
+pub(crate) struct HttpMetrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram>,
+    in_flight: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: Arc<str>,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: Arc<str>,
+}
+
+impl HttpMetrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("vecmill_http");
+        let requests = Family::default();
+        registry.register("requests", "Requests that ended", requests.clone());
+        let durations =
+            Family::new_with_constructor((|| Histogram::new(DURATION_BUCKETS)) as fn() -> _);
+        let help = "Time from a request's head to its reply's head";
+        registry.register("request_duration_seconds", help, durations.clone());
+        let in_flight = Gauge::default();
+        registry.register("requests_in_flight", "Requests at work", in_flight.clone());
+        Self { registry, requests, durations, in_flight }
+    }
+
+    /// Appends the metrics and the closing `# EOF`.
+    pub(crate) fn write_last(&self, out: &mut String) -> fmt::Result {
+        encode_registry(out, &self.registry)?;
+        encode_eof(out)
+    }
+}
+
+/// A request being served; its end is recorded when this is dropped, however it ends.
+struct InFlight {
+    app: Arc<App>,
+    route: Arc<str>,
+    method: &'static str,
+    id: HeaderValue,
+    status: u16,
+    start: Instant,
+}
+
+impl InFlight {
+    fn new(app: Arc<App>, request: &Request) -> Self {
+        app.metrics.in_flight.inc();
+        let matched = request.extensions().get::<MatchedPath>();
+        Self {
+            app,
+            route: matched.map_or("unmatched", MatchedPath::as_str).into(),
+            method: known(request.method()),
+            id: request_id(request.headers().get(REQUEST_ID)),
+            status: CLIENT_LEFT,
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let elapsed = self.start.elapsed().as_secs_f64();
+        let (route, method, status) = (Arc::clone(&self.route), self.method, self.status);
+        let metrics = &self.app.metrics;
+        metrics.in_flight.dec();
+        metrics.durations.get_or_create(&RouteLabels { route }).observe(elapsed);
+        let route = Arc::clone(&self.route);
+        metrics.requests.get_or_create(&RequestLabels { route, method, status }).inc();
+        let (route, id) = (&*self.route, self.id.to_str().unwrap_or_default());
+        if matches!(route, "/health" | "/ping" | "/ready" | "/metrics") {
+            tracing::debug!(method, route, status, seconds = elapsed, id, "request");
+        } else {
+            tracing::info!(method, route, status, seconds = elapsed, id, "request");
+        }
+    }
+}
+
+/// The layer that counts, times and logs a request, and gives its reply the id.
+pub(crate) async fn track(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut in_flight = InFlight::new(app, &request);
+    let mut response = next.run(request).await;
+    in_flight.status = response.status().as_u16();
+    response.headers_mut().insert(REQUEST_ID, in_flight.id.clone());
+    response
+}
+
+/// Methods as a bounded set of labels: a client can make names up.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [(Method, &str); 7] = [
+        (Method::GET, "GET"),
+        (Method::POST, "POST"),
+        (Method::HEAD, "HEAD"),
+        (Method::OPTIONS, "OPTIONS"),
+        (Method::PUT, "PUT"),
+        (Method::PATCH, "PATCH"),
+        (Method::DELETE, "DELETE"),
+    ];
+    KNOWN.iter().find(|(known, _)| known == method).map_or("other", |(_, name)| name)
+}
+
+/// The client's id if it is harmless to repeat, else a new one.
+fn request_id(sent: Option<&HeaderValue>) -> HeaderValue {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    static START: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    });
+    let harmless = |id: &&HeaderValue| {
+        (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    sent.filter(harmless).cloned().unwrap_or_else(|| {
+        let id = format!("{:x}-{:x}", *START, REQUESTS.fetch_add(1, Ordering::Relaxed));
+        HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_echoed_only_when_harmless() {
+        let harmless = HeaderValue::from_static("abc-123");
+        assert_eq!(request_id(Some(&harmless)), harmless);
+        let long = HeaderValue::from_str(&"x".repeat(MAX_ID + 1)).unwrap();
+        for bad in ["", "two words"].map(HeaderValue::from_static).iter().chain([&long]) {
+            assert_ne!(request_id(Some(bad)), *bad);
+        }
+        assert_ne!(request_id(None), request_id(None));
+    }
+
+    #[test]
+    fn made_up_methods_share_a_label() {
+        assert_eq!(known(&Method::POST), "POST");
+        assert_eq!(known(&Method::from_bytes(b"BREW").unwrap()), "other");
+    }
+}
