@@ -60,3 +60,6 @@ impl Model {
         self.pipeline.dense.last().map_or(self.config.hidden, Dense::outputs)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,476 @@
+//! Every model of the test data opens, and no file, however broken, does more than give an error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+fn test_data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models")
+}
+
+/// A safetensors file with this header and data.
+fn container(header: &[u8], data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header, data].concat()
+}
+
+fn entry(dtype: &str, shape: &[usize], offsets: [usize; 2]) -> Value {
+    json!({"dtype": dtype, "shape": shape, "data_offsets": offsets})
+}
+
+fn config() -> Value {
+    json!({
+        "model_type": "bert", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 8, "vocab_size": 6, "max_position_embeddings": 16,
+        "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"
+    })
+}
+
+/// A folder with a small valid model, whose only tensors are word embeddings and a layer norm.
+fn folder() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let header = json!({
+        "__metadata__": {"format": "pt"},
+        "embeddings.word_embeddings.weight": entry("F32", &[6, 4], [0, 96]),
+        "embeddings.LayerNorm.gamma": entry("F16", &[4], [96, 104]),
+        "embeddings.LayerNorm.beta": entry("BF16", &[4], [104, 112]),
+        "embeddings.position_ids": entry("I64", &[1, 2], [112, 128]),
+    });
+    let words: Vec<u8> = (0u8..24).flat_map(|value| f32::from(value).to_le_bytes()).collect();
+    let gamma = [0.5, -1.5, 65504.0, 6e-8].map(|value| f16::from_f32(value).to_le_bytes());
+    let beta = [1.0, -2.5, 3e38, 0.0].map(|value| bf16::from_f32(value).to_le_bytes());
+    let data = [&words[..], gamma.as_flattened(), beta.as_flattened(), &[0; 16]].concat();
+    write(&folder, "model.safetensors", &container(header.to_string().as_bytes(), &data));
+    write(&folder, "config.json", config().to_string().as_bytes());
+    folder
+}
+
+fn write(folder: &TempDir, name: &str, contents: &[u8]) {
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, contents).unwrap();
+}
+
+fn write_json(folder: &TempDir, name: &str, value: &Value) {
+    write(folder, name, value.to_string().as_bytes());
+}
+
+fn error(folder: &TempDir) -> ModelError {
+    Model::open(folder.path()).expect_err("the model should be refused")
+}
+
+/// The error of a model whose configuration has `value` at `key`.
+fn config_error(key: &str, value: Value) -> ModelError {
+    let folder = folder();
+    let mut config = config();
+    config[key] = value;
+    write_json(&folder, "config.json", &config);
+    error(&folder)
+}
+
+/// The error of a model with this weights file.
+fn weights_error(contents: &[u8]) -> ModelError {
+    let folder = folder();
+    write(&folder, "model.safetensors", contents);
+    error(&folder)
+}
+
+fn header_error(header: &Value, data: usize) -> ModelError {
+    weights_error(&container(header.to_string().as_bytes(), &vec![0; data]))
+}
+
+/// The error of a model with these modules.
+fn modules_error(modules: Value) -> ModelError {
+    let folder = folder();
+    write_json(&folder, "modules.json", &modules);
+    write_json(&folder, "1_Pooling/config.json", &json!({"pooling_mode": "mean"}));
+    error(&folder)
+}
+
+fn module(class: &str, path: &str) -> Value {
+    json!({"type": format!("sentence_transformers.models.{class}"), "path": path})
+}
+
+/// The pipeline of a model whose pooling module has this configuration.
+fn pooling(config: &Value) -> Result<Pipeline, ModelError> {
+    let folder = folder();
+    let modules = json!([module("Transformer", ""), module("Pooling", "1_Pooling")]);
+    write_json(&folder, "modules.json", &modules);
+    write_json(&folder, "1_Pooling/config.json", config);
+    Ok(Model::open(folder.path())?.pipeline)
+}
+
+#[test]
+fn every_model_of_the_test_data_opens_with_all_its_tensors() {
+    let mut families = Vec::new();
+    for entry in fs::read_dir(test_data()).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_dir() {
+            continue;
+        }
+        let model = Model::open(&path).unwrap_or_else(|error| panic!("{error}"));
+        let expected: Value =
+            serde_json::from_slice(&fs::read(path.join("expected.json")).unwrap()).unwrap();
+        assert_eq!(expected["dimensions"], model.dimensions(), "{}", path.display());
+        assert_eq!(expected["max_tokens"], model.pipeline.max_tokens, "{}", path.display());
+        all_tensors(&model).unwrap_or_else(|error| panic!("{error}"));
+        families.push(model.config.family);
+    }
+    assert!(Family::ALL.iter().all(|family| families.contains(family)), "{families:?}");
+}
+
+/// Looks up each tensor that the forward pass needs.
+fn all_tensors(model: &Model) -> Result<(), ModelError> {
+    let (config, weights, names) = (&model.config, &model.weights, model.config.names());
+    let (hidden, intermediate) = (config.hidden, config.intermediate);
+    weights.tensor(names.word_embeddings, &[config.vocabulary, hidden])?;
+    weights.tensor(names.position_embeddings, &[config.positions, hidden])?;
+    if let Some(name) = names.type_embeddings {
+        weights.tensor(name, &[config.token_types, hidden])?;
+    }
+    if let (Some(name), Some(buckets)) = (names.relative_bias, config.relative_buckets) {
+        weights.tensor(name, &[buckets, config.heads])?;
+    }
+    weights.norm(names.embedding_norm, hidden)?;
+    for layer in 0..config.layers {
+        for part in [names.query, names.key, names.value, names.attention_output] {
+            weights.linear(&names.in_layer(layer, part), hidden, hidden)?;
+        }
+        weights.linear(&names.in_layer(layer, names.up), intermediate, hidden)?;
+        weights.linear(&names.in_layer(layer, names.down), hidden, intermediate)?;
+        for part in [names.attention_norm, names.output_norm] {
+            weights.norm(&names.in_layer(layer, part), hidden)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tensors_convert_to_single_precision() {
+    let folder = folder();
+    let weights = Model::open(folder.path()).unwrap().weights;
+    let words = weights.tensor("embeddings.word_embeddings.weight", &[6, 4]).unwrap();
+    assert_eq!(words.to_f32()[23], 23.0);
+    let (gamma, beta) = weights.norm("embeddings.LayerNorm", 4).unwrap();
+    assert_eq!((gamma.dtype(), beta.dtype()), (DType::F16, DType::BF16));
+    assert_eq!(*gamma.to_f32(), [0.5, -1.5, 65504.0, f16::from_f32(6e-8).to_f32()]);
+    assert_eq!(*beta.to_f32(), [1.0, -2.5, bf16::from_f32(3e38).to_f32(), 0.0]);
+    assert_eq!(weights.bytes_as(DType::F32), (24 + 4 + 4) * 4, "integers don't count");
+}
+
+#[test]
+fn unaligned_tensors_convert_too() {
+    let mut header = json!({
+        "w": entry("F32", &[1], [0, 4]), "x": entry("F16", &[1], [4, 6]), "y": entry("BF16", &[1], [6, 8])
+    })
+    .to_string();
+    while header.len() % 4 != 1 {
+        header.push(' ');
+    }
+    let one = [&1f32.to_le_bytes()[..], &f16::ONE.to_le_bytes(), &bf16::ONE.to_le_bytes()].concat();
+    let folder = folder();
+    write(&folder, "model.safetensors", &container(header.as_bytes(), &one));
+    let weights = Model::open(folder.path()).unwrap().weights;
+    for name in ["w", "x", "y"] {
+        assert_eq!(*weights.tensor(name, &[1]).unwrap().to_f32(), [1.0]);
+    }
+}
+
+#[test]
+fn tensors_in_memory_have_as_many_values_as_their_shape() {
+    let tensor = TensorView::from_f32("t", &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+    assert_eq!((tensor.elements(), tensor.bytes().len()), (4, 16));
+    let error = TensorView::from_f32("t", &[2, 2], vec![1.0]).unwrap_err();
+    assert!(matches!(error, ModelError::Shape { .. }));
+    assert!(TensorView::from_f32("t", &[usize::MAX, 2], vec![]).is_err());
+}
+
+#[test]
+fn missing_and_misshapen_tensors_are_named() {
+    let folder = folder();
+    let weights = Model::open(folder.path()).unwrap().weights;
+    let message = weights.linear("pooler.dense", 4, 4).unwrap_err().to_string();
+    assert!(message.contains("'pooler.dense.weight' is missing"), "{message}");
+    let message = weights.norm("nowhere", 4).unwrap_err().to_string();
+    assert!(message.contains("'nowhere.weight'"), "the current name, not the old: {message}");
+    let message =
+        weights.tensor("embeddings.word_embeddings.weight", &[4, 6]).unwrap_err().to_string();
+    assert!(message.contains("[4, 6], but has [6, 4]"), "{message}");
+    let message = weights.tensor("embeddings.position_ids", &[1, 2]).unwrap_err().to_string();
+    assert!(message.contains("I64"), "{message}");
+}
+
+#[test]
+fn shards_are_one_set_of_weights() {
+    let folder = folder();
+    fs::rename(folder.path().join("model.safetensors"), folder.path().join("a.safetensors"))
+        .unwrap();
+    let second = json!({"more": entry("F32", &[1], [0, 4])}).to_string();
+    write(&folder, "sub/b.safetensors", &container(second.as_bytes(), &[0; 4]));
+    let index = |b: &str| json!({"weight_map": {"x": "a.safetensors", "more": b}});
+    write_json(&folder, "model.safetensors.index.json", &index("sub/b.safetensors"));
+    let weights = Model::open(folder.path()).unwrap().weights;
+    assert!(weights.tensor("more", &[1]).is_ok());
+    assert!(weights.norm("embeddings.LayerNorm", 4).is_ok());
+    for escape in ["../b.safetensors", "/etc/passwd", "sub\\..\\b", "sub/../../b", "c:b"] {
+        write_json(&folder, "model.safetensors.index.json", &index(escape));
+        assert!(matches!(error(&folder), ModelError::PathEscape { .. }), "{escape}");
+    }
+    write_json(&folder, "model.safetensors.index.json", &json!({"weight_map": {"x": 1}}));
+    assert!(matches!(error(&folder), ModelError::Value { .. }));
+}
+
+#[test]
+fn a_pickle_must_be_converted() {
+    let folder = folder();
+    fs::rename(folder.path().join("model.safetensors"), folder.path().join("pytorch_model.bin"))
+        .unwrap();
+    assert!(matches!(error(&folder), ModelError::Pickle { .. }));
+    fs::remove_file(folder.path().join("pytorch_model.bin")).unwrap();
+    let message = error(&folder).to_string();
+    assert!(message.contains("model.safetensors: the file is missing"), "{message}");
+}
+
+#[test]
+fn truncated_weights_are_refused_at_every_length() {
+    let folder = folder();
+    let whole = fs::read(folder.path().join("model.safetensors")).unwrap();
+    for length in (0..whole.len()).step_by(7) {
+        weights_error(&whole[..length]);
+    }
+}
+
+#[test]
+fn lying_headers_are_refused() {
+    let huge = |length: u64| weights_error(&[&length.to_le_bytes()[..], b"{}"].concat());
+    assert!(matches!(huge(u64::MAX), ModelError::TooLarge { .. }));
+    assert!(matches!(huge(1 << 32), ModelError::TooLarge { .. }));
+    assert!(matches!(huge(3), ModelError::Safetensors { .. }));
+
+    let broken = |header: Value, data| match header_error(&header, data) {
+        ModelError::Safetensors { what, .. } => what,
+        other => panic!("{other}"),
+    };
+    let max = usize::MAX;
+    let one = |value: Value| json!({"a": value});
+    assert_eq!(broken(one(entry("F32", &[4], [0, 16])), 8), "the tensor 'a'", "past the end");
+    assert_eq!(broken(one(entry("F32", &[2], [8, 0])), 8), "the tensor 'a'", "backwards");
+    assert_eq!(broken(one(entry("F32", &[2], [4, 12])), 12), "the tensor 'a'", "a hole");
+    assert_eq!(broken(one(entry("F32", &[3], [0, 8])), 8), "the tensor 'a'", "other size");
+    assert_eq!(broken(one(entry("F32", &[max, max], [0, 8])), 8), "the tensor 'a'", "overflow");
+    assert_eq!(broken(one(entry("F32", &[2], [0, 8])), 9), "the data", "more than is used");
+    let overlap = json!({"a": entry("F32", &[2], [0, 8]), "b": entry("F32", &[1], [4, 8])});
+    assert_eq!(broken(overlap, 8), "the tensor 'b'");
+    let sum = max / 2 - max / 2 % 8;
+    let wraps = json!({
+        "a": entry("U8", &[sum], [0, sum]), "b": entry("U8", &[sum], [sum, sum + sum]),
+    });
+    assert_eq!(broken(wraps, 8), "the tensor 'a'", "sums near the largest integer");
+    for nonsense in [
+        one(json!({"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]})),
+        one(json!({"dtype": "F32", "shape": [2], "data_offsets": [0.5, 8]})),
+        one(json!({"dtype": "F33", "shape": [2], "data_offsets": [0, 8]})),
+        one(json!({"dtype": "F32", "shape": 2, "data_offsets": [0]})),
+        json!([1, 2]),
+        json!("text"),
+    ] {
+        assert_eq!(broken(nonsense, 8), "the header");
+    }
+    let nested = "[".repeat(100_000);
+    assert!(matches!(
+        weights_error(&container(nested.as_bytes(), &[])),
+        ModelError::Safetensors { .. }
+    ));
+}
+
+#[test]
+fn hostile_configurations_are_refused() {
+    for (key, value) in [
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(u64::MAX)),
+        ("hidden_size", json!(-4)),
+        ("hidden_size", json!(4.5)),
+        ("hidden_size", json!("4")),
+        ("hidden_size", json!(null)),
+        ("num_attention_heads", json!(3)),
+        ("num_attention_heads", json!(0)),
+        ("num_hidden_layers", json!(1_000_000_000)),
+        ("intermediate_size", json!([8])),
+        ("vocab_size", json!(1e30)),
+        ("max_position_embeddings", json!(0)),
+        ("layer_norm_eps", json!(0)),
+        ("layer_norm_eps", json!(-1e-5)),
+        ("layer_norm_eps", json!("1e-5")),
+        ("is_decoder", json!(true)),
+        ("is_decoder", json!(1)),
+    ] {
+        match config_error(key, value.clone()) {
+            ModelError::Value { key: named, path, .. } => {
+                assert_eq!((named.as_str(), path.ends_with("config.json")), (key, true));
+            }
+            other => panic!("{key} = {value}: {other}"),
+        }
+    }
+    for (key, value) in [
+        ("model_type", json!("gpt2")),
+        ("hidden_act", json!("mish")),
+        ("position_embedding_type", json!("relative_key")),
+    ] {
+        let message = config_error(key, value.clone()).to_string();
+        assert!(message.contains(value.as_str().unwrap()), "{message}");
+        assert!(message.contains("supported are"), "{message}");
+    }
+}
+
+#[test]
+fn files_that_are_no_json_are_refused() {
+    for contents in ["", "{", "[]", "\"text\"", "{\"a\":1e999}", &"[".repeat(100_000), "\u{feff}{}"]
+    {
+        let folder = folder();
+        write(&folder, "config.json", contents.as_bytes());
+        error(&folder);
+    }
+    let folder = folder();
+    write(&folder, "config.json", &vec![b' '; 2 << 20]);
+    assert!(matches!(error(&folder), ModelError::TooLarge { .. }));
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    fs::create_dir(folder.path().join("config.json")).unwrap();
+    assert!(matches!(error(&folder), ModelError::Io { .. }));
+}
+
+#[test]
+fn positions_start_after_padding_where_the_family_says_so() {
+    let folder = folder();
+    let mut config = config();
+    config["model_type"] = json!("roberta");
+    config["pad_token_id"] = json!(1);
+    write_json(&folder, "config.json", &config);
+    let model = Model::open(folder.path()).unwrap();
+    assert_eq!((model.config.position_offset, model.pipeline.max_tokens), (2, 14));
+    for padding in [6, 16, usize::MAX] {
+        config["pad_token_id"] = json!(padding);
+        write_json(&folder, "config.json", &config);
+        assert!(matches!(error(&folder), ModelError::Value { .. }), "{padding}");
+    }
+}
+
+#[test]
+fn the_length_limit_is_the_smallest_that_is_stated() {
+    let folder = folder();
+    let limit = || Model::open(folder.path()).unwrap().pipeline.max_tokens;
+    assert_eq!(limit(), 16, "positions");
+    write(
+        &folder,
+        "tokenizer_config.json",
+        b"{\"model_max_length\": 1000000000000000019884624838656}",
+    );
+    assert_eq!(limit(), 16, "a tokenizer without a limit");
+    write_json(&folder, "tokenizer_config.json", &json!({"model_max_length": 12}));
+    assert_eq!(limit(), 12, "the tokenizer's");
+    write_json(&folder, "sentence_bert_config.json", &json!({"max_seq_length": 10}));
+    assert_eq!(limit(), 10, "the pipeline's goes first");
+    write_json(&folder, "sentence_bert_config.json", &json!({"max_seq_length": 99}));
+    assert_eq!(limit(), 16, "but not past the positions");
+    write_json(&folder, "sentence_bert_config.json", &json!({"max_seq_length": 0}));
+    assert!(matches!(error(&folder), ModelError::Value { .. }));
+}
+
+#[test]
+fn pooling_is_read_in_both_spellings() {
+    let flags = |on: &[&str]| {
+        let mut config = json!({"word_embedding_dimension": 4, "pooling_mode_mean_tokens": false});
+        on.iter().for_each(|key| config[*key] = json!(true));
+        pooling(&config)
+    };
+    for (key, name, expected) in [
+        ("pooling_mode_mean_tokens", "mean", Pooling::Mean),
+        ("pooling_mode_cls_token", "cls", Pooling::Cls),
+        ("pooling_mode_max_tokens", "max", Pooling::Max),
+        ("pooling_mode_lasttoken", "lasttoken", Pooling::LastToken),
+    ] {
+        assert_eq!(flags(&[key]).unwrap().pooling, expected);
+        let pipeline = pooling(&json!({"pooling_mode": name, "include_prompt": false})).unwrap();
+        assert_eq!((pipeline.pooling, pipeline.pool_prompt), (expected, false));
+    }
+    let both = flags(&["pooling_mode_mean_tokens", "pooling_mode_cls_token"]).unwrap_err();
+    assert!(both.to_string().contains("'mean + cls'"), "{both}");
+    assert!(flags(&["pooling_mode_weightedmean_tokens"]).is_err());
+    assert!(matches!(flags(&[]), Err(ModelError::Value { .. })));
+    assert!(pooling(&json!({"pooling_mode": "median"})).is_err());
+    assert!(pooling(&json!({"pooling_mode": "mean", "embedding_dimension": 5})).is_err());
+}
+
+#[test]
+fn modules_have_known_classes_in_one_order() {
+    let (transformer, pooling) = (module("Transformer", ""), module("Pooling", "1_Pooling"));
+    for class in ["CNN", "WeightedLayerPooling", "Normalise", ""] {
+        let refused = modules_error(json!([transformer, pooling, module(class, "")]));
+        assert!(matches!(refused, ModelError::Unsupported { .. }), "{class}: {refused}");
+    }
+    modules_error(json!([pooling, transformer]));
+    modules_error(json!([transformer]));
+    modules_error(json!([]));
+    modules_error(json!({}));
+    modules_error(json!([transformer, 7]));
+    modules_error(json!(vec![transformer.clone(); 1000]));
+    modules_error(json!([transformer, pooling, module("Normalize", ""), module("Dense", "2")]));
+    for escape in ["../1_Pooling", "/1_Pooling", "a/../../b", "..\\x"] {
+        let refused = modules_error(json!([transformer, module("Pooling", escape)]));
+        assert!(matches!(refused, ModelError::PathEscape { .. }), "{escape}: {refused}");
+    }
+}
+
+#[test]
+fn the_default_prompt_must_exist() {
+    let folder = folder();
+    let name = "config_sentence_transformers.json";
+    let prompts =
+        |default: &str| json!({"prompts": {"query": "q: "}, "default_prompt_name": default});
+    write_json(&folder, name, &prompts("query"));
+    let pipeline = Model::open(folder.path()).unwrap().pipeline;
+    assert_eq!(pipeline.prompts[&pipeline.default_prompt.unwrap()], "q: ");
+    write_json(&folder, name, &prompts("document"));
+    assert!(matches!(error(&folder), ModelError::Value { .. }));
+    write_json(&folder, name, &json!({"prompts": {"query": 1}}));
+    assert!(matches!(error(&folder), ModelError::Value { .. }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Random damage to any file gives a model or an error; whatever opens can be read to the end.
+    #[test]
+    fn damaged_files_never_panic(
+        file in prop::sample::select(vec!["model.safetensors", "config.json", "modules.json",
+            "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..6),
+    ) {
+        let folder = folder();
+        let source = test_data().join("bert-dense");
+        for name in ["modules.json", "1_Pooling/config.json", "2_Dense/config.json",
+            "2_Dense/model.safetensors", "config.json", "model.safetensors"] {
+            write(&folder, name, &fs::read(source.join(name)).unwrap());
+        }
+        let mut contents = fs::read(folder.path().join(file)).unwrap();
+        for (index, byte, edit) in edits {
+            // Most of a weights file is data: aim at its header.
+            let at = index.index(contents.len().clamp(1, 4096));
+            match edit {
+                0 if at < contents.len() => contents[at] = byte,
+                1 => contents.truncate(at),
+                _ => contents.insert(at, b"0123456789[]{}\","[usize::from(byte) % 16]),
+            }
+        }
+        write(&folder, file, &contents);
+        if let Ok(model) = Model::open(folder.path()) {
+            let _ = all_tensors(&model);
+            prop_assert!(model.config.positions > model.config.position_offset);
+            prop_assert!(model.weights.bytes_as(DType::F32) <= 4 * contents.len().max(200_000));
+        }
+    }
+}
