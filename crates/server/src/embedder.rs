@@ -7,12 +7,12 @@ use std::pin::Pin;
 use vecmill_engine::{Engine, Info, Prompt, Reply, Request, RequestError, Token};
 
 /// The future of a reply. Dropping it gives the request up.
-pub type Embedding = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + Send>>;
+pub type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + Send>>;
 
 /// Something that turns texts into vectors: an [`Engine`], or a stand-in for one in tests.
 pub trait Embedder: Send + Sync + 'static {
     /// Embeds the inputs.
-    fn embed(&self, request: Request) -> Embedding;
+    fn embed(&self, request: Request) -> ReplyFuture;
 
     /// Tokenises without truncation. May take a while; never called on an async thread.
     ///
@@ -36,7 +36,7 @@ pub trait Embedder: Send + Sync + 'static {
 }
 
 impl Embedder for Engine {
-    fn embed(&self, request: Request) -> Embedding {
+    fn embed(&self, request: Request) -> ReplyFuture {
         Box::pin(Self::embed(self, request))
     }
 

@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use vecmill_engine::RequestError;
+use vecmill_engine::{Fault, RequestError};
 
 /// When to come back while the model loads.
 const LOADING_RETRY: Duration = Duration::from_secs(5);
@@ -114,6 +114,17 @@ impl Failure {
         }
     }
 
+    /// Whether this is for the operator to look at: neither the caller's doing nor a state that
+    /// the server has told about already.
+    pub(crate) fn is_incident(&self) -> bool {
+        match self {
+            Self::Internal | Self::Timeout { .. } => true,
+            Self::Request(RequestError::Stopped) => false,
+            Self::Request(error) => error.fault() == Fault::Server,
+            _ => false,
+        }
+    }
+
     /// The field of an OpenAI request that is to blame.
     fn param(&self) -> Option<String> {
         match self {
@@ -178,13 +189,9 @@ fn request_verdict(error: &RequestError) -> Verdict {
         }
         RequestError::Stopped => verdict((503, 503), SERVER, Some("shutting_down"), "Unhealthy"),
         other => match other.fault() {
-            vecmill_engine::Fault::Caller => verdict((400, 422), INVALID, None, "Validation"),
-            vecmill_engine::Fault::Load => {
-                verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
-            }
-            vecmill_engine::Fault::Server => {
-                verdict((500, 424), SERVER, Some("device_failed"), "Backend")
-            }
+            Fault::Caller => verdict((400, 422), INVALID, None, "Validation"),
+            Fault::Load => verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded"),
+            Fault::Server => verdict((500, 424), SERVER, Some("device_failed"), "Backend"),
         },
     }
 }
@@ -215,11 +222,8 @@ impl Contract {
 pub(crate) async fn explain(request: Request, next: Next) -> Response {
     let contract = Contract::of(request.uri().path());
     let mut response = next.run(request).await;
-    let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
+    let Some(failure) = response.extensions().get::<Failure>().cloned() else { return response };
     let (status, body) = failure.explained(contract);
-    if status.is_server_error() && !matches!(failure, Failure::Loading) {
-        tracing::error!(status = status.as_u16(), error = %failure, "a request failed");
-    }
     *response.status_mut() = status;
     *response.body_mut() = Body::from(body);
     let headers = response.headers_mut();

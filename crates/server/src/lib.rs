@@ -11,8 +11,8 @@
 //!
 //! The choice behind it: the port answers before the model is loaded. Until [`ModelSlot`] is told
 //! how loading ended, `/health` says alive, `/ready` says not yet, and requests for vectors get a
-//! 503 that says when to come back. No request starts a task of its own, so a client that goes
-//! away takes its work with it.
+//! 503 that says when to come back. Vectors are awaited inside the task of their connection, so a
+//! client that goes away takes its work with it.
 //!
 //! ```no_run
 //! use vecmill_engine::Engine;
@@ -47,7 +47,7 @@ mod slot;
 mod stream;
 mod telemetry;
 
-pub use embedder::{Embedder, Embedding};
+pub use embedder::{Embedder, ReplyFuture};
 pub use error::ServeError;
 pub use key::{ApiKey, ApiKeyError};
 pub use server::Server;

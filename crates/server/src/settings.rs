@@ -6,6 +6,9 @@ use axum::http::HeaderValue;
 
 use crate::{ApiKey, ServeError};
 
+/// Timers take any time up to here; longer ones would overflow some clocks.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How the server behaves. Every field has a working default:
 ///
 /// ```
@@ -87,8 +90,9 @@ impl Settings {
             ("write_timeout", self.write_timeout),
             ("request_timeout", self.request_timeout),
         ];
-        if let Some((setting, _)) = times.into_iter().find(|(_, time)| time.is_zero()) {
-            return Err(wrong(setting, "must be longer than nothing"));
+        let senseless = |time: Duration| time.is_zero() || time > LONGEST;
+        if let Some((setting, _)) = times.into_iter().find(|&(_, time)| senseless(time)) {
+            return Err(wrong(setting, "must be more than nothing and at most a day"));
         }
         if self.served_model_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(wrong("served_model_name", "must not be empty"));
@@ -143,6 +147,8 @@ mod tests {
         assert_eq!(complaint(&settings), "max_concurrent_requests: must be at least 1");
         let settings = Settings { read_timeout: Duration::ZERO, ..Settings::default() };
         assert!(complaint(&settings).starts_with("read_timeout: "));
+        let settings = Settings { write_timeout: Duration::MAX, ..Settings::default() };
+        assert!(complaint(&settings).starts_with("write_timeout: "));
         let settings = Settings { served_model_name: Some(" ".into()), ..Settings::default() };
         assert!(complaint(&settings).starts_with("served_model_name: "));
         for origin in ["example.com", "https://example.com/", "https://a\nb"] {

@@ -4,8 +4,9 @@
 //! or vectors. A request whose client left before the reply counts with status 499.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -21,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::app::App;
+use crate::failure::Failure;
 
 /// The header that carries a request's id, from the client if it sent one, and back.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -84,6 +86,8 @@ struct InFlight {
     method: &'static str,
     id: HeaderValue,
     status: u16,
+    /// What went wrong, if that is the server's fault.
+    incident: Option<String>,
     start: Instant,
 }
 
@@ -97,6 +101,7 @@ impl InFlight {
             method: known(request.method()),
             id: request_id(request.headers().get(REQUEST_ID)),
             status: CLIENT_LEFT,
+            incident: None,
             start: Instant::now(),
         }
     }
@@ -112,7 +117,9 @@ impl Drop for InFlight {
         let route = Arc::clone(&self.route);
         metrics.requests.get_or_create(&RequestLabels { route, method, status }).inc();
         let (route, id) = (&*self.route, self.id.to_str().unwrap_or_default());
-        if matches!(route, "/health" | "/ping" | "/ready" | "/metrics") {
+        if let Some(incident) = &self.incident {
+            tracing::error!(method, route, status, seconds = elapsed, id, incident, "request");
+        } else if matches!(route, "/health" | "/ping" | "/ready" | "/metrics") {
             tracing::debug!(method, route, status, seconds = elapsed, id, "request");
         } else {
             tracing::info!(method, route, status, seconds = elapsed, id, "request");
@@ -125,6 +132,8 @@ pub(crate) async fn track(State(app): State<Arc<App>>, request: Request, next: N
     let mut in_flight = InFlight::new(app, &request);
     let mut response = next.run(request).await;
     in_flight.status = response.status().as_u16();
+    let failure = response.extensions().get::<Failure>();
+    in_flight.incident = failure.filter(|failure| failure.is_incident()).map(Failure::to_string);
     response.headers_mut().insert(REQUEST_ID, in_flight.id.clone());
     response
 }
@@ -146,15 +155,12 @@ fn known(method: &Method) -> &'static str {
 /// The client's id if it is harmless to repeat, else a new one.
 fn request_id(sent: Option<&HeaderValue>) -> HeaderValue {
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
-    static START: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
-    });
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
     let harmless = |id: &&HeaderValue| {
         (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
     sent.filter(harmless).cloned().unwrap_or_else(|| {
-        let id = format!("{:x}-{:x}", *START, REQUESTS.fetch_add(1, Ordering::Relaxed));
+        let id = format!("{:016x}-{:x}", *PROCESS, REQUESTS.fetch_add(1, Ordering::Relaxed));
         HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("unknown"))
     })
 }
