@@ -75,9 +75,9 @@ impl CpuBackend {
         self.threads.current_num_threads()
     }
 
-    /// The vector instructions in use, for example `AVX2`.
-    pub fn instructions(&self) -> &'static str {
-        instructions(self.arch)
+    /// The vector instructions that kernels use on this processor, for example `AVX2`.
+    pub fn detected_instructions() -> &'static str {
+        instructions(Arch::new())
     }
 
     /// Deals `rows` of `output` out to threads in runs of [`ROWS_PER_TASK`].

@@ -57,6 +57,14 @@ pub enum EncodeError {
     Backend(#[from] BackendError),
 }
 
+impl EncodeError {
+    /// What a caller that catches panics makes of one: a defect of vecmill, kept to its batch.
+    pub fn panicked() -> Self {
+        let reason = "it panicked: please report this".into();
+        Self::Backend(BackendError { operation: "the forward pass", reason })
+    }
+}
+
 impl<B: Backend> Encoder<B> {
     /// Loads `model`; `pooling` overrides the model's own. `progress` is told layers done and in
     /// all.

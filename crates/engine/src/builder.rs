@@ -1,0 +1,250 @@
+//! Settings of an engine, and its start.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vecmill_backend_cpu::CpuBackend;
+use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape, model::DType};
+use vecmill_memory::Pool;
+
+use crate::core::{Core, Parts};
+use crate::engine::Engine;
+use crate::error::StartError;
+use crate::fetch::{Fetcher, ModelRef, Stage};
+use crate::info::Info;
+use crate::machine::{cpu_device, memory_bytes, threads};
+use crate::request::Prompt;
+use crate::tokenizer::Tokenizer;
+use crate::worker::Device;
+
+/// Tokens of a batch from which on the CPU gets no faster: its activations fill the last cache.
+const CPU_BATCH_TOKENS: usize = 4096;
+
+/// Configures and starts an [`Engine`].
+///
+/// ```no_run
+/// use vecmill_engine::{Engine, Request, fetch::ModelRef};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::builder().model("intfloat/e5-small-v2".parse()?).start()?;
+/// let reply = engine.embed_blocking(Request::new(["a quick brown fox"]))?;
+/// assert_eq!(reply.embeddings[0].vector.len(), 384);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Builder {
+    model: ModelRef,
+    cache: Option<PathBuf>,
+    hub_token: Option<String>,
+    pooling: Option<Pooling>,
+    default_prompt: Prompt,
+    max_batch_tokens: usize,
+    queue_capacity: usize,
+    tokenization_workers: usize,
+    cpu_threads: usize,
+    memory_budget: Option<usize>,
+    progress: Progress,
+}
+
+type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            model: ModelRef::default(),
+            cache: None,
+            hub_token: None,
+            pooling: None,
+            default_prompt: Prompt::Default,
+            max_batch_tokens: 16_384,
+            queue_capacity: 16_384,
+            tokenization_workers: threads(),
+            cpu_threads: threads(),
+            memory_budget: None,
+            progress: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    // The hub token is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// The model to run; the default is `sentence-transformers/all-MiniLM-L6-v2`.
+    #[must_use]
+    pub fn model(self, model: ModelRef) -> Self {
+        Self { model, ..self }
+    }
+
+    /// Where fetched models are kept (default: the user's cache folder).
+    #[must_use]
+    pub fn cache(self, folder: PathBuf) -> Self {
+        Self { cache: Some(folder), ..self }
+    }
+
+    /// Token for the Hugging Face hub.
+    #[must_use]
+    pub fn hub_token(self, token: String) -> Self {
+        Self { hub_token: Some(token), ..self }
+    }
+
+    /// Overrides how the model makes one vector of its tokens' vectors.
+    #[must_use]
+    pub fn pooling(self, pooling: Pooling) -> Self {
+        Self { pooling: Some(pooling), ..self }
+    }
+
+    /// The prompt of requests that name none; [`Prompt::Default`] is the model's own default.
+    #[must_use]
+    pub fn default_prompt(self, default_prompt: Prompt) -> Self {
+        Self { default_prompt, ..self }
+    }
+
+    /// The most tokens in one batch (default 16,384). Devices may prefer smaller batches.
+    #[must_use]
+    pub fn max_batch_tokens(self, max_batch_tokens: usize) -> Self {
+        Self { max_batch_tokens, ..self }
+    }
+
+    /// The most inputs that may be accepted and not yet answered (default 16,384).
+    #[must_use]
+    pub fn queue_capacity(self, queue_capacity: usize) -> Self {
+        Self { queue_capacity, ..self }
+    }
+
+    /// Threads that tokenise (default: one per core).
+    #[must_use]
+    pub fn tokenization_workers(self, tokenization_workers: usize) -> Self {
+        Self { tokenization_workers, ..self }
+    }
+
+    /// Threads that compute on the CPU (default: one per core).
+    #[must_use]
+    pub fn cpu_threads(self, cpu_threads: usize) -> Self {
+        Self { cpu_threads, ..self }
+    }
+
+    /// The most bytes that weights and batches on the CPU may take (default: the machine's memory).
+    #[must_use]
+    pub fn memory_budget(self, bytes: usize) -> Self {
+        Self { memory_budget: Some(bytes), ..self }
+    }
+
+    /// Is told what is being done while the engine starts.
+    #[must_use]
+    pub fn on_progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// Fetches the model if it is not there, loads it and starts the workers. Takes as long as
+    /// that takes; call it from a thread that may block.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is missing or wrong and what to do.
+    pub fn start(self) -> Result<Engine, StartError> {
+        let fetcher =
+            Fetcher::new(self.cache.clone(), self.hub_token.clone(), self.progress.clone());
+        let folder = fetcher.fetch(&self.model)?;
+        let engine = self.start_in(&folder)?;
+        (self.progress)(Stage::Ready);
+        Ok(engine)
+    }
+
+    fn start_in(&self, folder: &Path) -> Result<Engine, StartError> {
+        self.check()?;
+        let model = Model::open(folder)?;
+        let max_tokens = model.pipeline.max_tokens.min(model.config.max_tokens());
+        // The tokenizer's file and the weights are read side by side: each takes about as long.
+        let (tokenizer, device) = rayon::join(
+            || Tokenizer::open(&model.folder, &model.pipeline, max_tokens),
+            || self.cpu(&model, max_tokens),
+        );
+        let device = device?;
+        let tokenizers = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.tokenization_workers)
+            .thread_name(|index| format!("tokenize-{index}"))
+            .build()
+            .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
+        let info = self.info(&model, max_tokens, &device);
+        let core = Core::new(Parts {
+            tokenizer: tokenizer?,
+            tokenizers,
+            limits: device.encoder.limits(),
+            pipeline: model.pipeline,
+            default_prompt: self.default_prompt.clone(),
+            batch_tokens: device.batch_tokens,
+            queue_capacity: self.queue_capacity,
+        });
+        core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
+            setting: "default prompt",
+            reason: error.to_string(),
+        })?;
+        Engine::run(core, info, vec![Arc::new(device)]).map_err(StartError::Thread)
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let counts = [
+            ("max batch tokens", self.max_batch_tokens),
+            ("queue capacity", self.queue_capacity),
+            ("tokenization workers", self.tokenization_workers),
+            ("CPU threads", self.cpu_threads),
+        ];
+        match counts.into_iter().find(|(_, count)| *count == 0) {
+            Some((setting, _)) => {
+                Err(StartError::Setting { setting, reason: "expected at least 1, found 0".into() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Loads the model onto the CPU and finds the largest batch that the budget allows.
+    fn cpu(&self, model: &Model, max_tokens: usize) -> Result<Device<CpuBackend>, StartError> {
+        let backend = CpuBackend::new(self.cpu_threads)?;
+        let pool = Pool::new(backend.source(), self.memory_budget.unwrap_or_else(memory_bytes));
+        let weights = pool.reserve(model.weights.bytes_as(DType::F32))?;
+        let loading = |done, total| (self.progress)(Stage::Loading { done, total });
+        let encoder = Encoder::load(backend, model, self.pooling, &loading)?;
+        let mut batch_tokens = self.max_batch_tokens.min(CPU_BATCH_TOKENS).max(max_tokens);
+        let room = pool.statistics().budget_bytes - pool.statistics().reserved_bytes;
+        let fits = |tokens: usize| {
+            let shape = Shape { tokens, sequences: tokens, longest: tokens.min(max_tokens) };
+            encoder.plan(shape).peak_bytes() <= room
+        };
+        while batch_tokens > max_tokens && !fits(batch_tokens) {
+            batch_tokens = (batch_tokens / 2).max(max_tokens);
+        }
+        // Fails with the numbers if not even the longest input fits.
+        let longest = Shape { tokens: max_tokens, sequences: 1, longest: max_tokens };
+        drop(pool.lease(encoder.plan(longest).peak_bytes())?);
+        pool.trim();
+        Ok(Device { name: "cpu".into(), encoder, pool, _weights: weights, batch_tokens })
+    }
+
+    fn info(&self, model: &Model, max_input_tokens: usize, device: &Device<CpuBackend>) -> Info {
+        let (model_id, revision) = match &self.model {
+            ModelRef::Hub { id, revision } => (id.clone(), revision.clone()),
+            ModelRef::Folder(folder) => (folder.display().to_string(), None),
+        };
+        Info {
+            model_id,
+            revision,
+            architecture: model.config.family.model_type().into(),
+            dtype: "float32".into(),
+            pooling: self.pooling.unwrap_or(model.pipeline.pooling).name().into(),
+            normalized: model.pipeline.normalize,
+            dimensions: model.dimensions(),
+            max_input_tokens,
+            max_batch_tokens: device.batch_tokens,
+            queue_capacity: self.queue_capacity,
+            tokenization_workers: self.tokenization_workers,
+            prompts: model.pipeline.prompts.clone(),
+            devices: vec![cpu_device(self.cpu_threads)],
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The middle of an engine: accepts requests, tokenises them and keeps the queue that the device
+//! workers draw from.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rayon::ThreadPool;
+use vecmill_encoder::{Limits, model::Pipeline};
+use vecmill_scheduler::{Full, Job, Queue, Speed};
+
+use crate::error::RequestError;
+use crate::metrics::Metrics;
+use crate::pending::{Answer, Finish, Pending};
+use crate::request::{Input, Prompt, Request, Truncation};
+use crate::tokenizer::{Tokenizer, Tokens};
+
+/// Inputs that are tokenised as one task: a large request reaches the device in parts, early.
+const INPUTS_PER_TASK: usize = 32;
+
+/// Shared by the engine's handles, its tokenising threads and its device workers.
+pub(crate) struct Core {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizers: ThreadPool,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) default_prompt: Prompt,
+    pub(crate) limits: Limits,
+    pub(crate) batch_tokens: usize,
+    pub(crate) metrics: Metrics,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    queue: Queue<Work>,
+    speed: Speed,
+    closed: bool,
+}
+
+/// One tokenised input of a request.
+pub(crate) struct Work {
+    pub(crate) index: usize,
+    pub(crate) tokens: Tokens,
+    pub(crate) queued: Instant,
+    pub(crate) ticket: Arc<Ticket>,
+}
+
+/// A request's place in the queue's capacity, held until it is answered and given up.
+pub(crate) struct Ticket {
+    pub(crate) pending: Arc<Pending>,
+    inputs: usize,
+    core: Arc<Core>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.pending.was_given_up() {
+            self.core.metrics.requests_given_up.inc();
+        }
+        self.core.state().queue.release(self.inputs);
+        self.core.changed.notify_all();
+    }
+}
+
+/// The parts of a [`Core`] that its builder chooses.
+pub(crate) struct Parts {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizers: ThreadPool,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) default_prompt: Prompt,
+    pub(crate) limits: Limits,
+    pub(crate) batch_tokens: usize,
+    pub(crate) queue_capacity: usize,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let queue = Queue::new(parts.queue_capacity);
+        Arc::new(Self {
+            tokenizer: parts.tokenizer,
+            tokenizers: parts.tokenizers,
+            pipeline: parts.pipeline,
+            default_prompt: parts.default_prompt,
+            limits: parts.limits,
+            batch_tokens: parts.batch_tokens,
+            metrics: Metrics::new(),
+            state: Mutex::new(State { queue, speed: Speed::new(), closed: false }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Checks a request, makes room for it and starts tokenising. `answer` gets its vectors or the
+    /// error, whatever happens; `None` means that it has the error already.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        request: Request,
+        answer: Answer,
+    ) -> Option<Arc<Pending>> {
+        let answer = self.metrics.counting(answer);
+        let checked = self.check(&request).and_then(|finish| {
+            let prompt = self.prompt(&request.prompt)?;
+            Ok((finish, prompt))
+        });
+        let (finish, prompt) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                answer(Err(error));
+                return None;
+            }
+        };
+        let inputs = request.inputs.len();
+        let pending = Pending::new(inputs, finish, answer);
+        let ticket = match self.admit(Arc::clone(&pending), inputs) {
+            Ok(ticket) => Arc::new(ticket),
+            Err(error) => {
+                pending.fail(error);
+                return None;
+            }
+        };
+        let mut rest = request.inputs.into_iter().enumerate();
+        for _ in (0..inputs).step_by(INPUTS_PER_TASK) {
+            let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
+            let (core, ticket) = (Arc::clone(self), Arc::clone(&ticket));
+            let (prompt, truncation) = (Arc::clone(&prompt), request.truncation);
+            self.tokenizers.spawn(move || core.tokenize(part, &prompt, truncation, &ticket));
+        }
+        Some(pending)
+    }
+
+    fn check(&self, request: &Request) -> Result<Finish, RequestError> {
+        if request.inputs.is_empty() {
+            return Err(RequestError::NoInputs);
+        }
+        let available = self.limits.dimensions;
+        let dimensions = request.dimensions.unwrap_or(available);
+        if dimensions == 0 || dimensions > available {
+            return Err(RequestError::Dimensions { asked: dimensions, available });
+        }
+        let known = self.limits.vocabulary;
+        for (index, input) in request.inputs.iter().enumerate() {
+            let empty = match input {
+                Input::Text(text) => text.is_empty(),
+                Input::Tokens(tokens) => tokens.is_empty(),
+            };
+            if empty {
+                return Err(RequestError::EmptyInput { index });
+            }
+            let Input::Tokens(tokens) = input else { continue };
+            if let Some(&token) = tokens.iter().find(|&&token| token as usize >= known) {
+                let last = u32::try_from(known - 1).unwrap_or(u32::MAX);
+                return Err(RequestError::UnknownToken { index, token, last });
+            }
+        }
+        let normalize = request.normalize.unwrap_or(self.pipeline.normalize);
+        Ok(Finish { dimensions, normalize })
+    }
+
+    /// The text that goes in front of each input.
+    pub(crate) fn prompt(&self, prompt: &Prompt) -> Result<Arc<str>, RequestError> {
+        let prompt = match prompt {
+            Prompt::Default => &self.default_prompt,
+            other => other,
+        };
+        let named = |name: &String| {
+            self.pipeline.prompts.get(name).map(String::as_str).ok_or_else(|| {
+                let known = self.pipeline.prompts.keys().cloned().collect();
+                RequestError::UnknownPrompt { name: name.clone(), known }
+            })
+        };
+        let text = match prompt {
+            Prompt::None => "",
+            Prompt::Text(text) => text,
+            Prompt::Named(name) => named(name)?,
+            Prompt::Default => self.pipeline.default_prompt.as_ref().map_or(Ok(""), named)?,
+        };
+        if text.is_empty() || self.pipeline.pool_prompt {
+            Ok(text.into())
+        } else {
+            Err(RequestError::PromptNotPooled)
+        }
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        pending: Arc<Pending>,
+        inputs: usize,
+    ) -> Result<Ticket, RequestError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(RequestError::Stopped);
+        }
+        match state.queue.admit(inputs) {
+            Ok(()) => {
+                drop(state); // a ticket's drop takes the lock
+                Ok(Ticket { pending, inputs, core: Arc::clone(self) })
+            }
+            Err(Full { admitted, .. }) => {
+                let backlog = state.speed.estimate(state.queue.tokens(), self.batch_tokens);
+                let retry_after = backlog.unwrap_or(Duration::from_secs(1));
+                Err(RequestError::Busy { waiting: admitted, retry_after })
+            }
+        }
+    }
+
+    /// Runs on a tokenising thread.
+    fn tokenize(
+        &self,
+        inputs: Vec<(usize, Input)>,
+        prompt: &str,
+        truncation: Truncation,
+        ticket: &Arc<Ticket>,
+    ) {
+        if !ticket.pending.wanted() {
+            return;
+        }
+        let started = Instant::now();
+        // A tokenizer's regular expressions are not ours: if one panics, the request fails alone.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let tokenize =
+                |(index, input)| Ok((index, self.tokens(index, input, prompt, truncation)?));
+            inputs.into_iter().map(tokenize).collect::<Result<Vec<_>, RequestError>>()
+        }));
+        match result {
+            Ok(Ok(tokens)) => {
+                self.metrics.tokenization.observe(started.elapsed().as_secs_f64());
+                ticket.pending.tokenized();
+                self.push(tokens, ticket);
+            }
+            Ok(Err(error)) => ticket.pending.fail(error),
+            Err(_) => ticket.pending.fail(RequestError::Tokenizer {
+                index: 0,
+                reason: "the tokenizer panicked".into(),
+            }),
+        }
+    }
+
+    fn tokens(
+        &self,
+        index: usize,
+        input: Input,
+        prompt: &str,
+        truncation: Truncation,
+    ) -> Result<Tokens, RequestError> {
+        let tokens = match input {
+            Input::Tokens(ids) => self.tokenizer.limit(index, ids, truncation)?,
+            Input::Text(text) if prompt.is_empty() => {
+                self.tokenizer.encode(index, &text, truncation)?
+            }
+            Input::Text(text) => {
+                self.tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?
+            }
+        };
+        // Only possible with a tokenizer that adds nothing and drops what it doesn't know.
+        if tokens.ids.is_empty() {
+            return Err(RequestError::EmptyInput { index });
+        }
+        Ok(tokens)
+    }
+
+    fn push(&self, inputs: Vec<(usize, Tokens)>, ticket: &Arc<Ticket>) {
+        let queued = Instant::now();
+        let jobs = inputs.into_iter().map(|(index, tokens)| Job {
+            tokens: tokens.ids.len(),
+            payload: Work { index, tokens, queued, ticket: Arc::clone(ticket) },
+        });
+        self.state().queue.push(jobs);
+        self.changed.notify_all();
+    }
+
+    /// Waits for work and takes a batch of at most `budget` tokens; `None` when the engine has been
+    /// closed and everything accepted is answered.
+    pub(crate) fn next_batch(&self, budget: usize) -> Option<Vec<Job<Work>>> {
+        let mut unwanted = Vec::new();
+        let mut state = self.state();
+        loop {
+            let wanted = |work: &Work| {
+                let wanted = work.ticket.pending.wanted();
+                if !wanted {
+                    unwanted.push(Arc::clone(&work.ticket));
+                }
+                wanted
+            };
+            let batch = state.queue.next_batch(budget, wanted);
+            let over = state.closed && state.queue.admitted() == 0;
+            if !batch.is_empty() || over || !unwanted.is_empty() {
+                drop(state);
+                unwanted.clear(); // tickets take the lock when they are dropped
+                if !batch.is_empty() {
+                    return Some(batch);
+                }
+                if over {
+                    return None;
+                }
+                state = self.state();
+                continue;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Learns from a batch that has run.
+    pub(crate) fn observe(&self, tokens: usize, took: Duration) {
+        self.state().speed.observe(tokens, took);
+    }
+
+    /// Refuses new requests from now on.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Inputs and tokens that wait for a device.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.queue.len(), state.queue.tokens())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

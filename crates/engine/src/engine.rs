@@ -1,0 +1,143 @@
+//! The handle to a running model.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use crate::builder::Builder;
+use crate::core::Core;
+use crate::error::RequestError;
+use crate::info::Info;
+use crate::pending::GiveUpOnDrop;
+use crate::request::{Prompt, Reply, Request, Token};
+use crate::worker::{self, Worker};
+
+/// A running model. Clones share it; when the last one is dropped, it shuts down.
+#[derive(Clone)]
+pub struct Engine {
+    running: Arc<Running>,
+}
+
+struct Running {
+    core: Arc<Core>,
+    info: Info,
+    devices: Vec<Arc<dyn Worker>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("info", &self.running.info).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Settings for a new engine, all at their defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn run(
+        core: Arc<Core>,
+        info: Info,
+        devices: Vec<Arc<dyn Worker>>,
+    ) -> std::io::Result<Self> {
+        let running = Running { core, info, devices, threads: Mutex::default() };
+        for device in &running.devices {
+            let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core))?;
+            running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(Self { running: Arc::new(running) })
+    }
+
+    /// Embeds the inputs of a request. Work starts at the call, not at the first poll; dropping the
+    /// future gives up what has not reached a device. Runs on any async runtime.
+    ///
+    /// # Errors
+    /// [`RequestError`]; its `fault` tells whose it is.
+    pub fn embed(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = Result<Reply, RequestError>> + Send + 'static {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let answer = Box::new(move |result| {
+            let _ = sender.send(result); // the caller may have gone away
+        });
+        let pending = self.running.core.submit(request, answer).map(GiveUpOnDrop);
+        async move {
+            let _pending = pending;
+            receiver.await.unwrap_or(Err(RequestError::Stopped))
+        }
+    }
+
+    /// As [`embed`](Self::embed), but blocks this thread: not for use inside an async runtime.
+    ///
+    /// # Errors
+    /// [`RequestError`]; its `fault` tells whose it is.
+    pub fn embed_blocking(&self, request: Request) -> Result<Reply, RequestError> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let answer = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        let _pending = self.running.core.submit(request, answer);
+        receiver.recv().unwrap_or(Err(RequestError::Stopped))
+    }
+
+    /// Shows how a text is tokenised, without embedding or cutting it.
+    ///
+    /// # Errors
+    /// When the prompt is unknown or the tokenizer refuses the text.
+    pub fn tokenize(
+        &self,
+        text: &str,
+        prompt: &Prompt,
+        special_tokens: bool,
+    ) -> Result<Vec<Token>, RequestError> {
+        let core = &self.running.core;
+        let prompt = core.prompt(prompt)?;
+        if prompt.is_empty() {
+            return core.tokenizer.explain(text, special_tokens);
+        }
+        core.tokenizer.explain(&format!("{prompt}{text}"), special_tokens)
+    }
+
+    /// About the model and its limits.
+    pub fn info(&self) -> &Info {
+        &self.running.info
+    }
+
+    /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
+    ///
+    /// # Errors
+    /// None in practice: writing to a string does not fail.
+    pub fn write_metrics(&self, out: &mut String) -> fmt::Result {
+        let running = &self.running;
+        let memory: Vec<_> =
+            running.devices.iter().map(|device| (device.name(), device.memory())).collect();
+        running.core.metrics.write(out, running.core.backlog(), &memory)
+    }
+
+    /// Refuses new requests, finishes those accepted and ends the workers. Blocks until then.
+    pub fn shutdown(&self) {
+        self.running.shutdown();
+    }
+}
+
+impl Running {
+    fn shutdown(&self) {
+        self.core.close();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A worker that panicked has already answered its requests, by dropping them.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

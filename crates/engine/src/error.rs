@@ -1,0 +1,158 @@
+//! Errors, by whose fault they are.
+
+use std::time::Duration;
+
+use vecmill_encoder::{BackendError, LoadError, ModelError};
+
+use crate::fetch::FetchError;
+
+/// Who can do something about a [`RequestError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller: the same request will fail again.
+    Caller,
+    /// Nobody: the server is busy; try again later.
+    Load,
+    /// The server or a device.
+    Server,
+}
+
+/// Why a request got no vectors.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The request has no inputs.
+    #[error("the request has no inputs: send at least one")]
+    NoInputs,
+    /// An input is empty.
+    #[error("input {index} is empty: send at least one character or token")]
+    EmptyInput {
+        /// Its place in the request, from 0.
+        index: usize,
+    },
+    /// An input is longer than the model takes, and the request said not to cut it.
+    #[error(
+        "input {index} has {tokens} tokens, but the model takes {limit}: shorten it or allow truncation"
+    )]
+    TooManyTokens {
+        /// Its place in the request, from 0.
+        index: usize,
+        /// Its tokens, special tokens and prompt included.
+        tokens: usize,
+        /// The most that the model takes.
+        limit: usize,
+    },
+    /// A token id is not in the model's vocabulary.
+    #[error("input {index} has token id {token}, but the model's vocabulary ends at {last}")]
+    UnknownToken {
+        /// The input's place in the request, from 0.
+        index: usize,
+        /// The id.
+        token: u32,
+        /// The highest id that the model knows.
+        last: u32,
+    },
+    /// More dimensions, or none, were asked for than the model has.
+    #[error(
+        "{asked} dimensions were asked for, but the model has {available}: ask for 1 to {available}"
+    )]
+    Dimensions {
+        /// Dimensions asked for.
+        asked: usize,
+        /// Dimensions that the model has.
+        available: usize,
+    },
+    /// The named prompt does not exist.
+    #[error("the model has no prompt '{name}': {}", known_prompts(known))]
+    UnknownPrompt {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// The model leaves its prompt out of pooling, which vecmill does not do.
+    #[error("this model leaves the prompt out of pooling, which is not supported: send no prompt")]
+    PromptNotPooled,
+    /// The tokenizer refused the text.
+    #[error("input {index} can't be tokenised: {reason}")]
+    Tokenizer {
+        /// Its place in the request, from 0.
+        index: usize,
+        /// The tokenizer's words.
+        reason: String,
+    },
+    /// The queue is full.
+    #[error("the queue is full ({waiting} inputs waiting): try again in {} s", retry_after.as_secs().max(1))]
+    Busy {
+        /// Inputs that wait already.
+        waiting: usize,
+        /// When there will probably be room.
+        retry_after: Duration,
+    },
+    /// The engine is shutting down.
+    #[error("the engine is shutting down: send the request to another instance")]
+    Stopped,
+    /// The device failed at this batch.
+    #[error("device {device} failed: {reason}")]
+    Device {
+        /// The device's name, for example `cpu`.
+        device: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl RequestError {
+    /// Who can do something about it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Busy { .. } => Fault::Load,
+            Self::Stopped | Self::Device { .. } => Fault::Server,
+            _ => Fault::Caller,
+        }
+    }
+}
+
+fn known_prompts(known: &[String]) -> String {
+    if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) }
+}
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The model could not be found or fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The model's files are not what vecmill can run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model could not be loaded onto a device.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A device could not be used.
+    #[error(transparent)]
+    Device(#[from] BackendError),
+    /// The tokenizer's file is missing or broken.
+    #[error("{}: the tokenizer can't be read: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting contradicts the model or the machine.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What is wrong with it and what would be right.
+        reason: String,
+    },
+    /// The weights and one batch do not fit into the memory budget.
+    #[error("the memory budget is too small: {0}")]
+    Memory(#[from] vecmill_memory::LeaseError),
+    /// The system refused a thread.
+    #[error("a worker thread could not be started: {0}")]
+    Thread(std::io::Error),
+}

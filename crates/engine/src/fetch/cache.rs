@@ -1,0 +1,156 @@
+//! Models on disk: `<root>/models/<owner>--<name>/<revision>/`.
+//!
+//! A model's folder is made under another name and renamed into place, so that it is there whole or
+//! not at all. A file lock keeps processes from fetching the same model twice; the system takes it
+//! off a process that is killed, so whoever holds it may sweep up what such a process left.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::{FetchError, files};
+
+/// What the names of unfinished folders start with.
+const PARTIAL: &str = ".partial-";
+
+/// All cached models.
+#[derive(Debug)]
+pub(super) struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// The cache at `root`, or at `$VECMILL_CACHE`, or in the user's cache folder.
+    pub(super) fn open(root: Option<&Path>) -> Result<Self, FetchError> {
+        let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
+        let root = root
+            .map(Path::to_owned)
+            .or_else(|| from_env().map(PathBuf::from))
+            .or_else(|| dirs::cache_dir().map(|folder| folder.join("vecmill")));
+        root.map(|root| Self { root }).ok_or_else(|| {
+            let error = io::Error::new(io::ErrorKind::NotFound, "this user has no home folder");
+            FetchError::Cache { path: PathBuf::from("~/.cache/vecmill"), error }
+        })
+    }
+
+    /// The place of a model, whose names have been checked.
+    pub(super) fn entry(&self, id: &str, revision: &str) -> Entry {
+        let parent = self.root.join("models").join(id.replace('/', "--"));
+        let folder = parent.join(revision.replace('/', "--"));
+        Entry { parent, folder }
+    }
+
+    /// Where hub downloads go when the hub's own cache can't be written to.
+    pub(super) fn hub_folder(&self) -> PathBuf {
+        self.root.join("hub")
+    }
+}
+
+/// The place of one model at one revision.
+#[derive(Debug)]
+pub(super) struct Entry {
+    parent: PathBuf,
+    folder: PathBuf,
+}
+
+/// Held by the one process that fills an entry.
+#[derive(Debug)]
+pub(super) struct Lock(#[expect(dead_code, reason = "closing the file ends the lock")] File);
+
+impl Entry {
+    /// The model's folder, if it is there.
+    pub(super) fn find(&self) -> Option<PathBuf> {
+        self.folder.is_dir().then(|| self.folder.clone())
+    }
+
+    /// Waits until no other process fills this entry, and removes what killed ones left.
+    pub(super) fn lock(&self) -> Result<Lock, FetchError> {
+        fs::create_dir_all(&self.parent).map_err(FetchError::cache(&self.parent))?;
+        let path = self.parent.join(".lock");
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.map_err(FetchError::cache(&path))?;
+        if file.try_lock().is_err() {
+            let lock = path.display();
+            tracing::info!(%lock, "another process is fetching this model: waiting");
+            file.lock().map_err(FetchError::cache(&path))?;
+        }
+        self.sweep();
+        Ok(Lock(file))
+    }
+
+    /// Removes unfinished folders; whoever calls holds the lock, so nobody is at work in them.
+    fn sweep(&self) {
+        let is_partial =
+            |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PARTIAL);
+        let entries = fs::read_dir(&self.parent).into_iter().flatten().flatten();
+        for entry in entries.filter(is_partial) {
+            let path = entry.path();
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "can't remove a stale folder");
+            }
+        }
+    }
+
+    /// A folder to work in, on the same file system; it is removed when dropped.
+    pub(super) fn work_folder(&self) -> Result<TempDir, FetchError> {
+        let folder = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.parent);
+        folder.map_err(FetchError::cache(&self.parent))
+    }
+
+    /// Takes the model in `source` into the cache, if its weights have the hash `sha256`.
+    ///
+    /// Files are linked where the file system allows it, and copied otherwise.
+    pub(super) fn import(
+        &self,
+        source: &Path,
+        sha256: Option<&str>,
+    ) -> Result<PathBuf, FetchError> {
+        let files = files::list(source)
+            .map_err(|reason| FetchError::Incomplete { path: source.to_owned(), reason })?;
+        if let Some(expected) = sha256 {
+            verify(&source.join(files::WEIGHTS), expected)?;
+        }
+        let work = self.work_folder()?;
+        let staged = work.path().join("model"); // not `work` itself, which only its owner can read
+        for file in &files {
+            let target = staged.join(file);
+            link_or_copy(&source.join(file), &target).map_err(FetchError::cache(&target))?;
+        }
+        fs::rename(&staged, &self.folder).map_err(FetchError::cache(&self.folder))?;
+        Ok(self.folder.clone())
+    }
+}
+
+fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    // The hub's cache has links to files; a hard link to a link would break with it.
+    let source = source.canonicalize()?;
+    fs::hard_link(&source, target).or_else(|_| fs::copy(&source, target).map(drop))
+}
+
+fn verify(path: &Path, expected: &str) -> Result<(), FetchError> {
+    let found = sha256(path).map_err(FetchError::cache(path))?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(FetchError::Hash { path: path.to_owned(), expected: expected.to_owned(), found })
+}
+
+/// The file's SHA-256 in hexadecimal.
+pub(super) fn sha256(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hash.update(buffer.get(..read).unwrap_or_default());
+    }
+}

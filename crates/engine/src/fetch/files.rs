@@ -1,0 +1,146 @@
+//! Which files a model consists of.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::stays_inside;
+
+/// The weights' file.
+pub(super) const WEIGHTS: &str = "model.safetensors";
+/// The file that names the shards of larger weights.
+const INDEX: &str = "model.safetensors.index.json";
+/// The file that names the folders of a sentence-transformers model.
+pub(super) const MODULES: &str = "modules.json";
+
+const MODULES_LIMIT: usize = 64;
+const SHARDS_LIMIT: usize = 1024;
+const JSON_LIMIT: u64 = 8 << 20;
+
+/// Taken along where they exist.
+const OPTIONAL: [&str; 9] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    MODULES,
+];
+
+/// The folders of a model, relative to its root, which is `""`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folders {
+    pub(super) transformer: String,
+    /// Folders that need a `config.json` (pooling), and weights if the flag says so (dense).
+    modules: Vec<(String, bool)>,
+}
+
+impl Folders {
+    /// By the contents of `modules.json`; `None` where the model has none.
+    pub(super) fn parse(modules: Option<&[u8]>) -> Result<Self, String> {
+        let mut folders = Self { transformer: String::new(), modules: Vec::new() };
+        let Some(modules) = modules else { return Ok(folders) };
+        let modules: Value = serde_json::from_slice(modules)
+            .map_err(|error| format!("{MODULES} is not valid JSON: {error}"))?;
+        let modules = modules.as_array().filter(|modules| modules.len() <= MODULES_LIMIT);
+        for module in modules.ok_or_else(|| format!("{MODULES} is not a list of modules"))? {
+            let text = |key: &str| module.get(key).and_then(Value::as_str).unwrap_or_default();
+            let (class, folder) = (text("type"), text("path").to_owned());
+            if !stays_inside(&folder) {
+                return Err(format!("{MODULES} names a folder outside of the model: {folder:?}"));
+            }
+            match class.rsplit('.').next().unwrap_or_default() {
+                "Transformer" => folders.transformer = folder,
+                "Pooling" => folders.modules.push((folder, false)),
+                "Dense" => folders.modules.push((folder, true)),
+                _ => {} // without files, or refused when the model is opened
+            }
+        }
+        Ok(folders)
+    }
+
+    /// Whether a file, named relative to the root, may belong to the model.
+    pub(super) fn want(&self, file: &str) -> bool {
+        let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let in_module = self.modules.iter().any(|(module, _)| module == folder);
+        let is_weights = name == WEIGHTS
+            || name == INDEX
+            || (name.starts_with("model-") && name.ends_with(".safetensors"));
+        let in_transformer = folder == self.transformer && (is_weights || name == "tokenizer.json");
+        in_transformer
+            || (in_module && is_weights)
+            || ((folder.is_empty() || folder == self.transformer || in_module)
+                && (name == "config.json" || OPTIONAL.contains(&name)))
+    }
+}
+
+/// The files of the model in `folder`, relative to it, or what is missing.
+pub(super) fn list(folder: &Path) -> Result<Vec<String>, String> {
+    let modules = if folder.join(MODULES).exists() { Some(read(folder, MODULES)?) } else { None };
+    let folders = Folders::parse(modules.as_deref())?;
+    let transformer = folders.transformer.as_str();
+    let mut files = vec![
+        need(folder, join(transformer, "config.json"))?,
+        need(folder, join(transformer, "tokenizer.json"))?,
+    ];
+    files.extend(weights(folder, transformer)?);
+    for (module, has_weights) in &folders.modules {
+        files.push(need(folder, join(module, "config.json"))?);
+        if *has_weights {
+            files.extend(weights(folder, module)?);
+        }
+    }
+    let optional = OPTIONAL.iter().flat_map(|name| [join("", name), join(transformer, name)]);
+    files.extend(optional.filter(|file| folder.join(file).exists()));
+    files.sort_unstable();
+    files.dedup();
+    Ok(files)
+}
+
+/// The weights in a module's folder: one file, or an index and its shards.
+fn weights(folder: &Path, module: &str) -> Result<Vec<String>, String> {
+    let single = join(module, WEIGHTS);
+    let index = join(module, INDEX);
+    if folder.join(&single).exists() || !folder.join(&index).exists() {
+        return need(folder, single).map(|single| vec![single]);
+    }
+    let contents: Value = serde_json::from_slice(&read(folder, &index)?)
+        .map_err(|error| format!("{index} is not valid JSON: {error}"))?;
+    let map = contents.get("weight_map").and_then(Value::as_object);
+    let mut shards: Vec<&str> =
+        map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    if shards.is_empty() || shards.len() > SHARDS_LIMIT || !shards.iter().all(|s| stays_inside(s)) {
+        return Err(format!("{index} does not name the files of the weights"));
+    }
+    let mut files = vec![index];
+    for shard in shards {
+        files.push(need(folder, join(module, shard))?);
+    }
+    Ok(files)
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+fn need(folder: &Path, file: String) -> Result<String, String> {
+    if folder.join(&file).is_file() { Ok(file) } else { Err(format!("{file} is missing")) }
+}
+
+fn read(folder: &Path, file: &str) -> Result<Vec<u8>, String> {
+    let mut contents = Vec::new();
+    let opened = File::open(folder.join(file));
+    let read = opened.and_then(|opened| opened.take(JSON_LIMIT + 1).read_to_end(&mut contents));
+    match read {
+        Ok(bytes) if bytes as u64 <= JSON_LIMIT => Ok(contents),
+        Ok(_) => Err(format!("{file} is larger than {JSON_LIMIT} bytes")),
+        Err(error) => Err(format!("{file} can't be read: {error}")),
+    }
+}

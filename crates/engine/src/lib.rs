@@ -1,0 +1,47 @@
+//! The vecmill embedding engine as a library: text in, vectors out.
+//!
+//! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
+//! threads turn text into ids (`tokenizer`), the queue of `vecmill-scheduler` forms batches, a
+//! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
+//! answer (`pending`).
+//!
+//! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
+//! - [`Request`] and [`Reply`] are what goes in and comes out; [`RequestError`] and [`StartError`]
+//!   say whose fault it was.
+//!
+//! The choice behind it: the engine brings its own threads and none of an async runtime, so it runs
+//! under any, or without.
+//!
+//! ```no_run
+//! use vecmill_engine::{Engine, Request};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::builder().start()?; // all-MiniLM-L6-v2, fetched once
+//! let reply = engine.embed_blocking(Request::new(["a quick brown fox", "jumps"]))?;
+//! for embedding in &reply.embeddings {
+//!     println!("{} tokens: {:?}", embedding.tokens, &embedding.vector[..4]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod core;
+mod engine;
+mod error;
+pub mod fetch;
+mod info;
+mod machine;
+mod metrics;
+mod pending;
+mod request;
+mod tokenizer;
+mod worker;
+
+pub use builder::Builder;
+pub use engine::Engine;
+pub use error::{Fault, RequestError, StartError};
+pub use info::{Device, Info};
+pub use machine::devices;
+pub use request::{Embedding, Input, Prompt, Reply, Request, Timings, Token, Truncation};
+pub use vecmill_encoder::Pooling;

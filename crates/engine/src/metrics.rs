@@ -1,0 +1,223 @@
+//! What an engine counts, in OpenMetrics format.
+//!
+//! Names have the prefix `vecmill_`, base units, and a `device` label where a device did the work.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use vecmill_memory::Statistics;
+
+use crate::error::{Fault, RequestError};
+use crate::pending::Answer;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Device {
+    device: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeviceOutcome {
+    device: String,
+    outcome: &'static str,
+}
+
+type ByDevice<M> = Family<Device, M>;
+
+/// The metrics of one engine.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Outcome, Counter>,
+    pub(crate) requests_given_up: Counter,
+    request: Histogram,
+    pub(crate) tokenization: Histogram,
+    queue: Histogram,
+    queue_inputs: Gauge,
+    queue_tokens: Gauge,
+    inputs: ByDevice<Counter>,
+    tokens: ByDevice<Counter>,
+    truncated: Counter,
+    batches: Family<DeviceOutcome, Counter>,
+    batch: ByDevice<Histogram>,
+    batch_tokens: ByDevice<Histogram>,
+    memory: Memory,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    budget: ByDevice<Gauge>,
+    held: ByDevice<Gauge>,
+    peak_held: ByDevice<Gauge>,
+    leased: ByDevice<Gauge>,
+    reserved: ByDevice<Gauge>,
+    leases: Family<DeviceOutcome, Counter<u64, AtomicU64>>,
+}
+
+/// 100 µs to 50 s in steps of two.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(1e-4, 2.0, 20))
+}
+
+/// 8 to 65,536 tokens in steps of two.
+fn tokens() -> Histogram {
+    Histogram::new(exponential_buckets(8.0, 2.0, 14))
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("vecmill"),
+            requests: Family::default(),
+            requests_given_up: Counter::default(),
+            request: seconds(),
+            tokenization: seconds(),
+            queue: seconds(),
+            queue_inputs: Gauge::default(),
+            queue_tokens: Gauge::default(),
+            inputs: Family::default(),
+            tokens: Family::default(),
+            truncated: Counter::default(),
+            batches: Family::default(),
+            batch: Family::new_with_constructor(seconds),
+            batch_tokens: Family::new_with_constructor(tokens),
+            memory: Memory::default(),
+        };
+        metrics.register_work();
+        metrics.memory.register(&mut metrics.registry);
+        metrics
+    }
+
+    #[rustfmt::skip] // one metric, one line
+    fn register_work(&mut self) {
+        let r = &mut self.registry;
+        r.register("requests", "Requests answered, by outcome: ok, invalid, busy or failed", self.requests.clone());
+        r.register("requests_given_up", "Requests whose caller went away before the answer", self.requests_given_up.clone());
+        r.register_with_unit("request_duration", "From a request's call to its answer", Unit::Seconds, self.request.clone());
+        r.register_with_unit("tokenization_duration", "Tokenising up to 32 inputs of a request", Unit::Seconds, self.tokenization.clone());
+        r.register_with_unit("queue_duration", "From an input's tokenising to its start on a device", Unit::Seconds, self.queue.clone());
+        r.register("queue_inputs", "Inputs that wait for a device", self.queue_inputs.clone());
+        r.register("queue_tokens", "Tokens that wait for a device", self.queue_tokens.clone());
+        r.register("inputs", "Inputs embedded", self.inputs.clone());
+        r.register("tokens", "Tokens embedded", self.tokens.clone());
+        r.register("inputs_truncated", "Inputs cut to the model's limit", self.truncated.clone());
+        r.register("batches", "Batches run, by outcome: ok or failed", self.batches.clone());
+        r.register_with_unit("batch_duration", "Running a batch, from planning to the vectors on the host", Unit::Seconds, self.batch.clone());
+        r.register("batch_size_tokens", "Tokens of a batch", self.batch_tokens.clone());
+    }
+
+    /// An answer that is counted when it is given.
+    pub(crate) fn counting(&self, answer: Answer) -> Answer {
+        let (requests, duration, started) =
+            (self.requests.clone(), self.request.clone(), Instant::now());
+        Box::new(move |result| {
+            let outcome = match result.as_ref().map_err(RequestError::fault) {
+                Ok(_) => "ok",
+                Err(Fault::Caller) => "invalid",
+                Err(Fault::Load) => "busy",
+                Err(Fault::Server) => "failed",
+            };
+            requests.get_or_create(&Outcome { outcome }).inc();
+            duration.observe(started.elapsed().as_secs_f64());
+            answer(result);
+        })
+    }
+
+    /// Counts a batch that a device has run.
+    pub(crate) fn batch(&self, device: &str, ran: &Ran) {
+        let label = Device { device: device.to_owned() };
+        let outcome = if ran.ok { "ok" } else { "failed" };
+        let by_outcome = DeviceOutcome { device: device.to_owned(), outcome };
+        self.batches.get_or_create(&by_outcome).inc();
+        if ran.ok {
+            self.inputs.get_or_create(&label).inc_by(ran.inputs);
+            self.tokens.get_or_create(&label).inc_by(ran.tokens);
+            self.truncated.inc_by(ran.truncated);
+            self.batch.get_or_create(&label).observe(ran.seconds);
+            #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2⁵²")]
+            self.batch_tokens.get_or_create(&label).observe(ran.tokens as f64);
+        }
+    }
+
+    /// Notes how long an input has waited.
+    pub(crate) fn waited(&self, seconds: f64) {
+        self.queue.observe(seconds);
+    }
+
+    /// Writes all metrics, without the closing `# EOF`.
+    pub(crate) fn write(
+        &self,
+        out: &mut String,
+        backlog: (usize, usize),
+        memory: &[(&str, Statistics)],
+    ) -> fmt::Result {
+        self.queue_inputs.set(signed(backlog.0));
+        self.queue_tokens.set(signed(backlog.1));
+        for (device, statistics) in memory {
+            self.memory.set(device, statistics);
+        }
+        encode_registry(out, &self.registry)
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ran {
+    pub(crate) ok: bool,
+    pub(crate) inputs: u64,
+    pub(crate) tokens: u64,
+    pub(crate) truncated: u64,
+    pub(crate) seconds: f64,
+}
+
+impl Memory {
+    #[rustfmt::skip] // one metric, one line
+    fn register(&self, r: &mut Registry) {
+        let bytes = || Unit::Bytes;
+        r.register_with_unit("memory_budget", "The most that the pool may hold and reserve", bytes(), self.budget.clone());
+        r.register_with_unit("memory_held", "Slabs that the pool holds, leased or idle", bytes(), self.held.clone());
+        r.register_with_unit("memory_held_peak", "The most that the pool has held", bytes(), self.peak_held.clone());
+        r.register_with_unit("memory_leased", "Slabs that batches hold", bytes(), self.leased.clone());
+        r.register_with_unit("memory_reserved", "Memory set aside for weights", bytes(), self.reserved.clone());
+        r.register("memory_leases", "Leases, by outcome: warm (an idle slab), grown (a new one) or refused", self.leases.clone());
+    }
+
+    fn set(&self, device: &str, now: &Statistics) {
+        let label = Device { device: device.to_owned() };
+        let gauges = [
+            (&self.budget, now.budget_bytes),
+            (&self.held, now.held_bytes),
+            (&self.peak_held, now.peak_held_bytes),
+            (&self.leased, now.leased_bytes),
+            (&self.reserved, now.reserved_bytes),
+        ];
+        for (gauge, bytes) in gauges {
+            gauge.get_or_create(&label).set(signed(bytes));
+        }
+        let leases = [
+            ("warm", now.warm_leases),
+            ("grown", now.grown_leases),
+            ("refused", now.refused_leases),
+        ];
+        for (outcome, count) in leases {
+            let label = DeviceOutcome { device: device.to_owned(), outcome };
+            let counter = self.leases.get_or_create(&label);
+            counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,259 @@
+//! A running engine on a small model: answers, limits, errors, cancellation, shutdown.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::{
+    Builder, Engine, Fault, Input, Prompt, Request, RequestError, StartError, Truncation,
+};
+
+fn builder(model: &str) -> Builder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(model);
+    Engine::builder().model(ModelRef::Folder(folder)).cpu_threads(2).tokenization_workers(2)
+}
+
+fn engine() -> Engine {
+    builder("bert-mean").start().unwrap()
+}
+
+fn embed(engine: &Engine, text: &str) -> Vec<f32> {
+    let reply = engine.embed_blocking(Request::new([text])).unwrap();
+    reply.embeddings[0].vector.clone()
+}
+
+fn error(engine: &Engine, request: Request) -> RequestError {
+    engine.embed_blocking(request).unwrap_err()
+}
+
+/// Polls a future to its end on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+#[test]
+fn answers_come_in_the_order_of_the_inputs_and_do_not_depend_on_neighbours() {
+    let engine = engine();
+    let texts: Vec<String> =
+        (0..500).map(|i| "all human beings ".repeat(1 + i % 9) + &i.to_string()).collect();
+    let reply = engine.embed_blocking(Request::new(texts.clone())).unwrap();
+    assert_eq!(reply.embeddings.len(), texts.len());
+    for index in [0, 1, 31, 32, 33, 250, 499] {
+        assert_eq!(reply.embeddings[index].vector, embed(&engine, &texts[index]), "input {index}");
+    }
+    assert!(reply.timings.total >= reply.timings.inference);
+}
+
+#[test]
+fn concurrent_callers_each_get_their_own() {
+    let engine = engine();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let engine = engine.clone();
+            scope.spawn(move || {
+                let text = format!("everyone has the right to {thread}");
+                let expected = embed(&engine, &text);
+                for _ in 0..50 {
+                    assert_eq!(
+                        block_on(engine.embed(Request::new([text.as_str()]))).unwrap().embeddings
+                            [0]
+                        .vector,
+                        expected
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn long_inputs_are_cut_or_refused_and_the_reply_tells() {
+    let engine = engine();
+    let limit = engine.info().max_input_tokens;
+    let long = "freedom of thought ".repeat(limit);
+    let ask = |truncation| Request { truncation, ..Request::new([long.as_str(), "freedom"]) };
+    let end = engine.embed_blocking(ask(Truncation::End)).unwrap();
+    let start = engine.embed_blocking(ask(Truncation::Start)).unwrap();
+    for reply in [&end, &start] {
+        assert_eq!(reply.embeddings[0].tokens, limit);
+        assert!(reply.embeddings[0].truncated && !reply.embeddings[1].truncated);
+        assert!(reply.embeddings[1].tokens < limit);
+    }
+    assert_ne!(end.embeddings[0].vector, start.embeddings[0].vector);
+    let refused = error(&engine, ask(Truncation::Refuse));
+    assert!(
+        matches!(refused, RequestError::TooManyTokens { index: 0, tokens, limit: l } if tokens > l)
+    );
+}
+
+#[test]
+fn token_ids_give_the_same_vector_as_their_text() {
+    let engine = engine();
+    let text = "Everyone has the right to education.";
+    let tokens = engine.tokenize(text, &Prompt::None, true).unwrap();
+    let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+    let reply = engine.embed_blocking(Request::new([Input::Tokens(ids)])).unwrap();
+    assert_eq!(reply.embeddings[0].vector, embed(&engine, text));
+    let words: Vec<&str> = tokens.iter().filter_map(|t| text.get(t.span.clone()?)).collect();
+    assert_eq!(words.concat(), text.replace(' ', ""));
+    assert!(tokens[0].special && tokens[0].span.is_none());
+}
+
+#[test]
+fn vectors_are_cut_and_normalised_as_asked() {
+    let engine = engine();
+    let ask = |dimensions, normalize| {
+        let request = Request { dimensions, normalize, ..Request::new(["dignity and rights"]) };
+        engine.embed_blocking(request).unwrap().embeddings[0].vector.clone()
+    };
+    let length = |vector: &[f32]| vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let (whole, cut, raw) = (ask(None, None), ask(Some(8), None), ask(Some(8), Some(false)));
+    assert_eq!((whole.len(), cut.len()), (engine.info().dimensions, 8));
+    assert!((length(&whole) - 1.0).abs() < 1e-6 && (length(&cut) - 1.0).abs() < 1e-6);
+    let scale = length(&raw);
+    assert!((scale - 1.0).abs() > 1e-3, "the model's raw vectors have another length");
+    for (raw, cut) in raw.iter().zip(&cut) {
+        assert!((raw / scale - cut).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn callers_mistakes_are_named_as_theirs() {
+    let engine = engine();
+    let vocabulary = 1_000_000;
+    let mistakes = [
+        (Request::new(Vec::<String>::new()), RequestError::NoInputs),
+        (Request::new(["a", ""]), RequestError::EmptyInput { index: 1 }),
+        (Request::new([Input::Tokens(vec![])]), RequestError::EmptyInput { index: 0 }),
+    ];
+    for (request, expected) in mistakes {
+        let found = error(&engine, request);
+        assert_eq!((found.fault(), &found), (Fault::Caller, &expected));
+    }
+    let unknown = error(&engine, Request::new([Input::Tokens(vec![1, vocabulary])]));
+    assert!(
+        matches!(unknown, RequestError::UnknownToken { index: 0, token, .. } if token == vocabulary)
+    );
+    for asked in [0, 33] {
+        let request = Request { dimensions: Some(asked), ..Request::new(["a"]) };
+        assert_eq!(error(&engine, request), RequestError::Dimensions { asked, available: 32 });
+    }
+    let request = Request { prompt: Prompt::Named("query".into()), ..Request::new(["a"]) };
+    assert!(matches!(error(&engine, request), RequestError::UnknownPrompt { .. }));
+}
+
+#[test]
+fn a_prompt_goes_in_front_of_the_text() {
+    let engine = engine();
+    let request = Request { prompt: Prompt::Text("query: ".into()), ..Request::new(["asylum"]) };
+    let reply = engine.embed_blocking(request).unwrap();
+    assert_eq!(reply.embeddings[0].vector, embed(&engine, "query: asylum"));
+}
+
+#[test]
+fn one_bad_request_does_not_harm_its_neighbours() {
+    let engine = engine();
+    let good = embed(&engine, "marriage and family");
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (engine, good) = (engine.clone(), good.clone());
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    if thread % 2 == 0 {
+                        assert_eq!(embed(&engine, "marriage and family"), good);
+                    } else {
+                        assert_eq!(
+                            error(&engine, Request::new(["x", ""])),
+                            RequestError::EmptyInput { index: 1 }
+                        );
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_full_queue_says_busy_at_once_and_recovers() {
+    let engine = builder("bert-mean").queue_capacity(64).start().unwrap();
+    let texts = || vec!["the right to rest and leisure ".repeat(20); 64];
+    let waiting: Vec<_> = (0..4).map(|_| engine.embed(Request::new(texts()))).collect();
+    let results: Vec<_> = waiting.into_iter().map(block_on).collect();
+    let busy = |result: &Result<_, RequestError>| matches!(result, Err(error) if error.fault() == Fault::Load);
+    assert!(results[0].is_ok());
+    assert!(results.iter().any(busy), "none of four times the capacity was refused");
+    assert!(results.iter().all(|result| result.is_ok() || busy(result)));
+    assert_eq!(engine.embed_blocking(Request::new(texts())).unwrap().embeddings.len(), 64);
+}
+
+#[test]
+fn callers_that_go_away_leave_nothing_behind() {
+    let engine = builder("bert-mean").queue_capacity(4096).start().unwrap();
+    for _ in 0..20 {
+        drop(engine.embed(Request::new(vec!["social security ".repeat(30); 200])));
+    }
+    // Whatever the dropped requests held is free again once this one is answered, in order.
+    assert_eq!(engine.embed_blocking(Request::new(vec!["a"; 96])).unwrap().embeddings.len(), 96);
+    let mut metrics = String::new();
+    engine.write_metrics(&mut metrics).unwrap();
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(value("vecmill_queue_inputs "), 0.0);
+    assert!(value("vecmill_requests_given_up_total ") > 0.0, "{metrics}");
+    assert_eq!(value("vecmill_memory_leased_bytes{"), 0.0);
+}
+
+#[test]
+fn shutting_down_answers_what_was_accepted_and_refuses_the_rest() {
+    let engine = engine();
+    let accepted: Vec<_> =
+        (0..8).map(|_| engine.embed(Request::new(vec!["nationality"; 100]))).collect();
+    let closing = engine.clone();
+    let closer = std::thread::spawn(move || closing.shutdown());
+    for future in accepted {
+        assert_eq!(block_on(future).unwrap().embeddings.len(), 100);
+    }
+    closer.join().unwrap();
+    assert_eq!(error(&engine, Request::new(["late"])), RequestError::Stopped);
+}
+
+#[test]
+fn every_tokenizer_family_works_end_to_end() {
+    for model in ["bert-mean", "roberta-mean", "xlm-roberta-cls"] {
+        let engine = builder(model).start().unwrap();
+        for text in ["Human rights", "🎨 Îñtérnåtiônàl\0 ½", "人人生而自由", " ", "\u{feff}"]
+        {
+            let vector = embed(&engine, text);
+            assert!(vector.iter().all(|value| value.is_finite()), "{model}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_budget_is_said_at_the_start() {
+    let result = builder("bert-mean").memory_budget(1 << 20).start();
+    assert!(matches!(result, Err(StartError::Memory(_))), "{result:?}");
+    let result = builder("bert-mean").default_prompt(Prompt::Named("none".into())).start();
+    assert!(matches!(result, Err(StartError::Setting { setting: "default prompt", .. })));
+    let result = builder("bert-mean").cpu_threads(0).start();
+    assert!(matches!(result, Err(StartError::Setting { .. })));
+    assert!(builder("no-such-model").start().is_err());
+}
