@@ -1,0 +1,96 @@
+//! Why a command failed, and the exit code that tells so.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use vecmill_engine::{RequestError, StartError};
+use vecmill_server::ServeError;
+
+use crate::settings::Problems;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The command line itself is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Settings are wrong.
+    #[error("{0}\nRun the command with --help to see what is accepted.")]
+    Settings(#[from] Problems),
+    /// The request asks for what the model does not have.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The model could not be loaded.
+    #[error("the model can't be started: {0}")]
+    Start(#[from] StartError),
+    /// The thread that loads the model ended without a word.
+    #[error(
+        "loading the model ended in a bug of vecmill's; the lines above say more, please report"
+    )]
+    LoaderPanicked,
+    /// The server could not listen.
+    #[error("{0}{advice}", advice = advice(.0))]
+    Serve(#[from] ServeError),
+    /// The asynchronous runtime or a signal handler could not be set up.
+    #[error("the system refused threads or signal handlers: {0}")]
+    System(#[source] io::Error),
+    /// Input could not be read.
+    #[error("{} can't be read: {source}", path.display())]
+    Read {
+        /// The file, or `standard input`.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Standard output could not be written.
+    #[error("standard output can't be written: {0}")]
+    Stdout(#[source] io::Error),
+    /// A file could not be written.
+    #[error("{} can't be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Some texts got no vector; the others did.
+    #[error("{failed} of {total} texts failed, as reported above; the others are done")]
+    SomeTexts {
+        /// Texts without a vector.
+        failed: u64,
+        /// Texts in all.
+        total: u64,
+    },
+    /// A signal ended the command.
+    #[error("interrupted: no output file was written")]
+    Interrupted,
+}
+
+impl Failure {
+    /// Whether the reader of standard output simply wanted no more, as in `vecmill … | head`.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The exit code: 2 for usage, 3 when some texts failed, 1 for the rest.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            failure if failure.is_closed_pipe() => ExitCode::SUCCESS,
+            Self::Usage(_) | Self::Settings(_) | Self::Request(_) => ExitCode::from(2),
+            Self::SomeTexts { .. } => ExitCode::from(3),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// What to do about an address that can't be listened on.
+fn advice(error: &ServeError) -> &'static str {
+    let ServeError::Bind { source, .. } = error else { return "" };
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there: choose another --port",
+        io::ErrorKind::AddrNotAvailable => "; choose a --hostname of this machine",
+        io::ErrorKind::PermissionDenied => "; choose a --port above 1023",
+        _ => "",
+    }
+}

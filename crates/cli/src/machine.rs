@@ -1,0 +1,49 @@
+//! What the system tells about the machine, where it tells.
+
+use std::path::Path;
+
+/// Bytes of memory that this process may use: the machine's, or its container's if that is less.
+pub(crate) fn memory_bytes() -> Option<usize> {
+    let machine = read("/proc/meminfo").and_then(|text| total_memory(&text));
+    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(container).min()
+}
+
+/// The processor's name.
+pub(crate) fn processor() -> Option<String> {
+    let text = read("/proc/cpuinfo")?;
+    field(&text, "model name").map(str::to_owned)
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new(path)).ok()
+}
+
+fn total_memory(meminfo: &str) -> Option<usize> {
+    let kibibytes = field(meminfo, "MemTotal")?.strip_suffix("kB")?.trim_end();
+    kibibytes.parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// The value on the first line `name : value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
+    pairs.find(|(key, _)| key.trim_end() == name).map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_kibibytes() {
+        let text = "MemFree:  12 kB\nMemTotal:       24576000 kB\n";
+        assert_eq!(total_memory(text), Some(24_576_000 * 1024));
+        assert_eq!(total_memory("MemTotal: much"), None);
+    }
+
+    #[test]
+    fn the_first_processor_names_them_all() {
+        let text = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Other\n";
+        assert_eq!(field(text, "model name"), Some("Some CPU @ 2 GHz"));
+    }
+}

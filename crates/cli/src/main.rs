@@ -1,0 +1,59 @@
+//! The `vecmill` binary: arguments become settings, settings become commands.
+//!
+//! - [`arguments`] is the command line, [`settings`] what it, the environment and a file set.
+//! - [`serve`], [`embed`], [`devices`] and [`completions`] are the commands.
+//! - [`logging`] and [`progress`] write to standard error; results alone go to standard output.
+//! - [`failure`] knows why a command failed and with which exit code.
+
+mod arguments;
+mod completions;
+mod devices;
+mod embed;
+mod failure;
+mod logging;
+mod machine;
+mod progress;
+mod serve;
+mod settings;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+use crate::progress::Progress;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return answered(&answer),
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .collect();
+    let progress = Progress::new();
+    let outcome = match arguments.command {
+        Command::Serve(arguments) => serve::run(arguments, &environment, &progress),
+        Command::Embed(arguments) => embed::run(arguments, &environment, &progress),
+        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            logging::report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+/// Prints what the parser answers instead of arguments: help, the version, or a mistake in usage.
+fn answered(answer: &clap::Error) -> ExitCode {
+    let printed = answer.print();
+    match (answer.use_stderr(), printed) {
+        (true, _) => ExitCode::from(2),
+        (false, Err(error)) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        (false, _) => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,140 @@
+//! Progress on standard error: bars on a terminal, a line in the log for each step elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use indicatif::{BinaryBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use vecmill_engine::fetch::Stage;
+
+/// The progress of one command. Clones share the bars.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    bars: MultiProgress,
+    on_terminal: bool,
+}
+
+impl Progress {
+    /// Nothing is shown yet.
+    pub(crate) fn new() -> Self {
+        Self { bars: MultiProgress::new(), on_terminal: stderr().is_terminal() }
+    }
+
+    /// Does what `write` does with the bars out of the way.
+    pub(crate) fn above_bars<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.bars.suspend(write)
+    }
+
+    /// Writes a line for the user, whatever the log's level.
+    pub(crate) fn say(&self, line: impl fmt::Display) {
+        // Nobody is left to tell when standard error is closed.
+        let _ = self.above_bars(|| writeln!(stderr().lock(), "{line}"));
+    }
+
+    /// Shows the stages of an engine's start.
+    pub(crate) fn of_start(&self) -> Arc<dyn Fn(Stage) + Send + Sync> {
+        let progress = self.clone();
+        let steps = Mutex::new(BTreeMap::new());
+        Arc::new(move |stage| {
+            let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.show(&mut steps, stage);
+        })
+    }
+
+    fn show(&self, steps: &mut BTreeMap<String, ProgressBar>, stage: Stage) {
+        let (name, done, total) = match stage {
+            Stage::Fetching { file, done, total } => (format!("fetching {file}"), done, total),
+            Stage::Loading { done, total } => {
+                ("loading weights".to_owned(), done as u64, Some(total as u64))
+            }
+            _ => {
+                steps.values().for_each(ProgressBar::finish_and_clear);
+                return;
+            }
+        };
+        let bytes = name.starts_with("fetching");
+        let bar = steps.entry(name).or_insert_with_key(|name| self.begin(name, total, bytes));
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+        if total == Some(done) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn begin(&self, name: &str, total: Option<u64>, bytes: bool) -> ProgressBar {
+        if !self.on_terminal {
+            let size = total.map(|total| match bytes {
+                true => format!(" ({})", BinaryBytes(total)),
+                false => format!(" ({} tensors)", HumanCount(total)),
+            });
+            tracing::info!("{name}{}", size.unwrap_or_default());
+            return ProgressBar::hidden();
+        }
+        let count = match (total.is_some(), bytes) {
+            (true, true) => "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+            (false, true) => "{spinner} {binary_bytes} {binary_bytes_per_sec}",
+            (true, false) => "{bar:30} {pos}/{len}",
+            (false, false) => "{spinner} {pos}",
+        };
+        self.bar(total, &format!("{{msg}} {count}")).with_message(name.to_owned())
+    }
+
+    fn bar(&self, total: Option<u64>, template: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(template);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        self.bars.add(bar.with_style(style))
+    }
+
+    /// A counter of texts; `total` bytes of them are to come, if that is known.
+    pub(crate) fn of_texts(&self, total: Option<u64>, shown: bool) -> Texts {
+        let template = match total {
+            Some(_) => "embedding {bar:30} {percent}% {msg}, {eta} left",
+            None => "embedding {spinner} {msg}",
+        };
+        let visible = self.on_terminal && shown;
+        let bar = if visible { self.bar(total, template) } else { ProgressBar::hidden() };
+        Texts { bar, began: Instant::now(), count: 0 }
+    }
+}
+
+/// Counts texts as they are done.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    bar: ProgressBar,
+    began: Instant,
+    count: u64,
+}
+
+impl Texts {
+    /// One more text is done, which took so many bytes of the input.
+    pub(crate) fn done(&mut self, bytes: u64) {
+        self.count += 1;
+        if !self.bar.is_hidden() {
+            self.bar.inc(bytes);
+            self.bar.set_message(self.to_string());
+        }
+    }
+
+    /// Texts done so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl fmt::Display for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
+        let rate = self.count as f64 / seconds;
+        write!(f, "{} texts, {rate:.0} texts/s", HumanCount(self.count))
+    }
+}

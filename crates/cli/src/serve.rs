@@ -1,0 +1,145 @@
+//! `vecmill serve`: listen, load, serve, stop.
+//!
+//! The port is bound before the model is loaded, so whoever supervises the server can ask it how
+//! far it is. Loading has a thread of its own, which a stop does not wait for.
+
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+use vecmill_engine::{Builder, Engine, Info, StartError};
+use vecmill_server::{ModelSlot, Server};
+
+use crate::arguments::ServeArguments;
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::settings::{self, Environment, ServeSettings};
+use crate::{logging, signals};
+
+/// What comes of loading: the engine, or why there is none.
+type Loaded = Result<Engine, StartError>;
+
+/// Serves until a signal ends it.
+pub(crate) fn run(
+    arguments: ServeArguments,
+    environment: &Environment,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let (settings, warnings) = settings::read(arguments.flags, environment)?;
+    logging::start(&settings.log.log_level, settings.server.json_output, progress, &warnings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::System)?;
+    let stopped = runtime.block_on(serve(settings, progress));
+    runtime.shutdown_background();
+    stopped
+}
+
+async fn serve(settings: ServeSettings, progress: &Progress) -> Result<(), Failure> {
+    let signal = signals::listen().map_err(Failure::System)?;
+    let (server, slot) = Server::bind(settings.address(), settings.server())?;
+    let greeting = Greeting::new(&settings, server.local_addr(), progress);
+    greeting.listening();
+    let loading = load(settings.engine.builder().on_progress(progress.of_start()), slot)?;
+    let mut outcome = Ok(None);
+    server.run(async { outcome = until_stopped(loading, signal, &greeting).await }).await?;
+    if let Some(engine) = outcome? {
+        engine.shutdown();
+    }
+    Ok(())
+}
+
+/// Loads on a thread of its own and puts the model into `slot`.
+fn load(builder: Builder, slot: ModelSlot) -> Result<oneshot::Receiver<Loaded>, Failure> {
+    let (sender, receiver) = oneshot::channel();
+    let load = move || {
+        let loaded = builder.start();
+        match &loaded {
+            Ok(engine) => slot.ready(engine.clone()),
+            Err(error) => slot.failed(error.to_string()),
+        }
+        // Nobody waits any more if the server was stopped meanwhile.
+        let _ = sender.send(loaded);
+    };
+    std::thread::Builder::new().name("load".to_owned()).spawn(load).map_err(Failure::System)?;
+    Ok(receiver)
+}
+
+/// Waits for the signal to stop, or for the model to fail; gives the engine if there is one.
+async fn until_stopped(
+    loading: oneshot::Receiver<Loaded>,
+    mut signal: oneshot::Receiver<()>,
+    greeting: &Greeting<'_>,
+) -> Result<Option<Engine>, Failure> {
+    let engine = tokio::select! {
+        _ = &mut signal => None,
+        loaded = loading => Some(loaded.map_err(|_| Failure::LoaderPanicked)??),
+    };
+    if let Some(engine) = &engine {
+        greeting.ready(engine.info());
+        let _ = signal.await;
+    }
+    tracing::info!("stopping: finishing the requests that were accepted");
+    Ok(engine)
+}
+
+/// What the server says when it starts: a line for people, or an event in a JSON log.
+struct Greeting<'a> {
+    progress: &'a Progress,
+    url: String,
+    needs_key: bool,
+    model_name: Option<String>,
+    json: bool,
+}
+
+impl<'a> Greeting<'a> {
+    fn new(settings: &ServeSettings, address: SocketAddr, progress: &'a Progress) -> Self {
+        let ip = address.ip();
+        // Nobody can connect to "all addresses".
+        let host = if ip.is_unspecified() { "localhost".to_owned() } else { bracketed(&address) };
+        Self {
+            progress,
+            url: format!("http://{host}:{}", address.port()),
+            needs_key: !settings.server.api_key.is_empty(),
+            model_name: settings.server.served_model_name.clone().map(|name| name.0),
+            json: settings.server.json_output,
+        }
+    }
+
+    fn listening(&self) {
+        if !self.json {
+            let version = env!("CARGO_PKG_VERSION");
+            self.progress.say(format_args!("vecmill {version} on {}, loading the model", self.url));
+        }
+    }
+
+    fn ready(&self, info: &Info) {
+        let devices: Vec<String> = info
+            .devices
+            .iter()
+            .map(|device| format!("{} ({})", device.name, device.description))
+            .collect();
+        let devices = devices.join(", ");
+        if self.json {
+            tracing::info!(url = self.url, model = info.model_id, devices, "ready");
+            return;
+        }
+        let Self { url, .. } = self;
+        let model = self.model_name.as_ref().unwrap_or(&info.model_id);
+        let key = if self.needs_key { " -H \"authorization: Bearer $API_KEY\"" } else { "" };
+        self.progress.say(format_args!(
+            "ready: {model}, {} dimensions, on {devices}\n\
+             try: curl {url}/v1/embeddings{key} -H 'content-type: application/json' \
+             -d '{{\"model\": \"{model}\", \"input\": \"a quick brown fox\"}}'",
+            info.dimensions,
+        ));
+    }
+}
+
+/// The address without its port, as in a URL.
+fn bracketed(address: &SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    }
+}

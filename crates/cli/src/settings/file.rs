@@ -1,0 +1,131 @@
+//! Settings in a TOML file: every value with its line, as text like that of the other sources.
+
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::settings::given::Entry;
+use crate::settings::problem::{Problem, Source};
+use crate::settings::table::Setting;
+
+/// What a file gives: each setting's entry, and what is wrong.
+pub(crate) type Contents = (Vec<(&'static Setting, Entry)>, Vec<Problem>);
+
+/// Reads the file at `path`, as `origin` asks, in which the keys of `known` may occur.
+pub(crate) fn read(path: &Path, origin: &Source, known: &[&'static Setting]) -> Contents {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text, known),
+        Err(error) => {
+            let value = Some(path.display().to_string());
+            let message = format!("the settings file can't be read: {error}");
+            (Vec::new(), vec![Problem { place: origin.to_string(), value, message }])
+        }
+    }
+}
+
+fn parse(path: &Path, text: &str, known: &[&'static Setting]) -> Contents {
+    let line = |offset: usize| 1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count();
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut problems = Vec::new();
+    let mut broken = Vec::new();
+    for error in errors {
+        let line = error.span().map_or(1, |span| line(span.start));
+        broken.push(line);
+        let place = format!("{}:{line}", path.display());
+        let message = format!("not valid TOML: {}", error.message());
+        problems.push(Problem { place, value: None, message });
+    }
+    let mut entries = Vec::new();
+    for (key, value) in table.into_inner() {
+        let line = line(key.span().start);
+        if broken.contains(&line) {
+            continue; // what the parser makes of it says nothing more
+        }
+        let key = key.into_inner().into_owned();
+        let source = Source::File { path: path.to_owned(), line, key: key.clone() };
+        let wrong = |message| Problem { place: source.to_string(), value: None, message };
+        match known.iter().find(|setting| setting.is_called(&key)) {
+            None => problems.push(wrong(unknown(&key, known))),
+            Some(setting) => match texts(&value, setting.many) {
+                Ok(texts) => entries.push((*setting, Entry { source, texts })),
+                Err(message) => problems.push(wrong(message)),
+            },
+        }
+    }
+    (entries, problems)
+}
+
+/// The texts of a value: one, or for a setting that may be given more than once those of an array.
+fn texts(value: &Spanned<DeValue<'_>>, many: bool) -> Result<Vec<String>, String> {
+    match value.get_ref() {
+        DeValue::Array(items) if many => {
+            items.iter().map(|item| scalar(item.get_ref())).collect::<Result<_, _>>()
+        }
+        value => scalar(value).map(|text| vec![text]),
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::String(text) => Ok(text.clone().into_owned()),
+        DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
+        DeValue::Boolean(flag) => Ok(flag.to_string()),
+        other => Err(format!("expected text, a number or true/false, found {}", other.type_str())),
+    }
+}
+
+fn unknown(key: &str, known: &[&'static Setting]) -> String {
+    let names = known.iter().map(|setting| setting.key());
+    match closest(key, names) {
+        Some(name) => format!("no such setting; did you mean '{name}'?"),
+        None => "no such setting: 'vecmill serve --help' lists them all".to_owned(),
+    }
+}
+
+/// The name most like `word`, if any is like it at all.
+pub(crate) fn closest(word: &str, names: impl Iterator<Item = String>) -> Option<String> {
+    let (distance, name) = names.map(|name| (distance(word, &name), name)).min()?;
+    (distance <= 1 + word.chars().count() / 4).then_some(name)
+}
+
+/// How many characters must be added, removed, exchanged with the next or replaced to make `a` of `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i];
+        for j in 1..=b.len() {
+            let replaced = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(row[j] + 1).min(next[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before.get(j - 2).map_or(best, |&cost: &usize| cost + 1));
+            }
+            next.push(best);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_names_are_found_and_distant_ones_are_not() {
+        let names = || ["port", "hostname", "model-id"].map(str::to_owned).into_iter();
+        assert_eq!(closest("prot", names()).as_deref(), Some("port"));
+        assert_eq!(closest("model_id", names()).as_deref(), Some("model-id"));
+        assert_eq!(closest("host-name", names()).as_deref(), Some("hostname"));
+        assert_eq!(closest("gpu-layers", names()), None);
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [("", "", 0), ("ab", "ba", 1), ("abc", "", 3), ("abc", "adc", 1)] {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+        }
+    }
+}
