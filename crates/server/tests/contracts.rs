@@ -4,7 +4,7 @@ mod support;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use support::{TestServer, floats};
+use support::{TestServer, WIDE, floats};
 use vecmill_server::Settings;
 
 fn server() -> TestServer {
@@ -58,6 +58,15 @@ fn base64_carries_the_same_vectors() {
         let read = bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
         assert_eq!(read.collect::<Vec<_>>(), floats(&text["data"][index]["embedding"]));
     }
+}
+
+#[test]
+fn long_replies_are_whole() {
+    let server = server();
+    let reply = server.post("/v1/embeddings", r#"{"input":["wide","a"],"model":"m"}"#).json();
+    assert_eq!(floats(&reply["data"][0]["embedding"]).len(), WIDE);
+    let reply = server.post("/embed", r#"{"inputs":["a","wide"]}"#).json();
+    assert_eq!(floats(&reply[1]).len(), WIDE);
 }
 
 #[test]

@@ -27,6 +27,9 @@ use crate::slot::Model;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// How many numbers make a reply long: about 3 ms of writing.
+const LONG_REPLY: usize = 1 << 16;
+
 /// How many inputs of a request were cut.
 const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
 
@@ -71,6 +74,22 @@ async fn embed(
         .map_err(|_| Failure::Timeout { limit })??;
     let headers = headers(&reply, characters, model.embedder.info());
     Ok((reply, headers))
+}
+
+/// Writes a reply, beside the async threads if it is long: writing out a million numbers takes tens
+/// of milliseconds, in which a thread could answer many small requests.
+async fn write(
+    reply: Reply,
+    form: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
+) -> Result<Vec<u8>, Failure> {
+    let numbers: usize = reply.embeddings.iter().map(|embedding| embedding.vector.len()).sum();
+    let written = if numbers < LONG_REPLY {
+        form(&reply)
+    } else {
+        let job = tokio::task::spawn_blocking(move || form(&reply));
+        job.await.map_err(|_| Failure::Internal)?
+    };
+    written.map_err(|_| Failure::Internal)
 }
 
 /// What happens to inputs that are too long when a request does not say.

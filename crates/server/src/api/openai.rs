@@ -40,8 +40,8 @@ pub(crate) async fn embeddings(
     let (request, encoding) = parse(&body, &app.settings)?;
     drop(body);
     let (reply, headers) = super::embed(&app, &model, request).await?;
-    let body =
-        reply::openai(&reply, app.model_name(&model), encoding).map_err(|_| Failure::Internal)?;
+    let name = app.model_name(&model).to_owned();
+    let body = super::write(reply, move |reply| reply::openai(reply, &name, encoding)).await?;
     Ok((headers, body).into_response())
 }
 

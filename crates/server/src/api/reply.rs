@@ -30,7 +30,7 @@ pub(crate) fn openai(
     reply: &Reply,
     model: &str,
     encoding: Encoding,
-) -> Result<Vec<u8>, serde_json::Error> {
+) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(size_guess(&reply.embeddings, encoding));
     let mut scratch = Vec::new();
     out.extend_from_slice(br#"{"object":"list","data":["#);
@@ -58,7 +58,7 @@ pub(crate) fn openai(
 }
 
 /// TEI's form: an array of arrays.
-pub(crate) fn arrays(reply: &Reply) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn arrays(reply: &Reply) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(size_guess(&reply.embeddings, Encoding::Float));
     out.push(b'[');
     for (index, embedding) in reply.embeddings.iter().enumerate() {

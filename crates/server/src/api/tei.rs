@@ -49,7 +49,7 @@ pub(crate) async fn embed(
     let request = parse_embed(&body, &app.settings)?;
     drop(body);
     let (reply, headers) = super::embed(&app, &model, request).await?;
-    let body = reply::arrays(&reply).map_err(|_| Failure::Internal)?;
+    let body = super::write(reply, reply::arrays).await?;
     Ok((headers, body).into_response())
 }
 

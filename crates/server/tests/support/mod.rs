@@ -25,6 +25,8 @@ use vecmill_engine::{
 use vecmill_server::{Embedder, ModelSlot, ServeError, Server, Settings};
 
 pub(crate) const DIMENSIONS: usize = 4;
+/// Of the vector for `wide`.
+pub(crate) const WIDE: usize = 100_000;
 pub(crate) const MAX_TOKENS: usize = 8;
 
 /// How long a test waits for what must happen.
@@ -114,7 +116,8 @@ impl Fake {
             Input::Text(text) => text.bytes().map(f32::from).sum::<f32>(),
             Input::Tokens(tokens) => tokens.len() as f32,
         };
-        let keep = request.dimensions.unwrap_or(DIMENSIONS);
+        let wide = matches!(input, Input::Text(text) if text == "wide");
+        let keep = request.dimensions.unwrap_or(if wide { WIDE } else { DIMENSIONS });
         let vector = (0..keep).map(|n| seed / (n as f32 + 3.0)).collect();
         let truncated = tokens > MAX_TOKENS;
         Ok(Embedding { vector, tokens: tokens.min(MAX_TOKENS), truncated })
