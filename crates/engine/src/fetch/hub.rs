@@ -177,13 +177,14 @@ impl Hub {
         }
         let unreachable = |error: ureq::Error| HubError::Unreachable(self.redacted(&error));
         let mut response = request.call().map_err(unreachable)?;
-        let status = response.status().as_u16();
-        let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
-        if let Some(error) = refusal(status, code, revision) {
-            return Err(error);
-        }
         let body = response.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec();
         let body = body.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
+        if !response.status().is_success() {
+            let is_hub = code.is_some() || body.starts_with(b"{");
+            return Err(refusal(status, code, is_hub, revision));
+        }
         let answer: Option<Value> = serde_json::from_slice(&body).ok();
         answer.as_ref().and_then(Listing::parse).ok_or_else(|| {
             HubError::Unreachable(
@@ -238,27 +239,22 @@ fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What a status other than success means. The hub marks its refusals with an error code; a proxy's
-/// have none. It says 401 about models that don't exist, unless it is shown a token.
-fn refusal(status: u16, code: Option<&str>, revision: &str) -> Option<HubError> {
-    let refused = |reason: &str| Some(HubError::Refused(reason.to_owned()));
-    match (status, code) {
-        (200..=299, _) => None,
-        (_, Some("RevisionNotFound")) => {
-            refused(&format!("the hub has no revision '{revision}' of it"))
+/// What a status other than success means. The hub says why, in a header or in JSON; what has
+/// neither is taken for a proxy. It says 401 about models that don't exist, unless it is shown a
+/// token.
+fn refusal(status: u16, code: Option<&str>, is_hub: bool, revision: &str) -> HubError {
+    let reason = match (status, code) {
+        (_, Some("RevisionNotFound")) => format!("the hub has no revision '{revision}' of it"),
+        (_, Some("GatedRepo")) => {
+            "its owners ask for consent first: give it on the model's page and set HF_TOKEN".into()
         }
-        (_, Some("GatedRepo")) => refused(
-            "its owners ask for consent first: give it on the model's page and set HF_TOKEN",
-        ),
-        (401, _) | (403, Some(_)) => {
-            refused("the hub has no such model, or it is private: check the name, or set HF_TOKEN")
+        (404, _) if is_hub => "the hub has no such model: check the name".into(),
+        (401 | 403, _) if is_hub => {
+            "the hub has no such model, or it is private: check the name, or set HF_TOKEN".into()
         }
-        (404, _) => refused("the hub has no such model: check the name"),
-        (403, None) => {
-            Some(HubError::Unreachable("HTTP status 403, probably a proxy's".to_owned()))
-        }
-        _ => Some(HubError::Unreachable(format!("HTTP status {status}"))),
-    }
+        _ => return HubError::Unreachable(format!("HTTP status {status}, perhaps a proxy's")),
+    };
+    HubError::Refused(reason)
 }
 
 /// Downloads of one commit.
