@@ -63,7 +63,7 @@ pub(crate) enum Failure {
         total: u64,
     },
     /// A signal ended the command.
-    #[error("interrupted: no output file was written")]
+    #[error("interrupted; an output file that is not complete is not kept")]
     Interrupted,
 }
 

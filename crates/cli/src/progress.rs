@@ -135,6 +135,7 @@ impl fmt::Display for Texts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
         let rate = self.count as f64 / seconds;
-        write!(f, "{} texts, {rate:.0} texts/s", HumanCount(self.count))
+        let plural = if self.count == 1 { "" } else { "s" };
+        write!(f, "{} text{plural}, {rate:.0} texts/s", HumanCount(self.count))
     }
 }

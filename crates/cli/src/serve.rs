@@ -79,7 +79,6 @@ async fn until_stopped(
         greeting.ready(engine.info());
         let _ = signal.await;
     }
-    tracing::info!("stopping: finishing the requests that were accepted");
     Ok(engine)
 }
 

@@ -88,15 +88,15 @@ impl Input {
 
     /// Fails now if the input can't be read, rather than after the model is loaded.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        match self {
-            Self::Lines { file: Some(path), .. } => {
-                let opened = File::open(path).and_then(|file| file.metadata());
-                let metadata = opened.map_err(|source| self.failure(source))?;
-                let folder = || self.failure(io::ErrorKind::IsADirectory.into());
-                if metadata.is_dir() { Err(folder()) } else { Ok(()) }
-            }
-            _ => Ok(()),
-        }
+        let Self::Lines { file: Some(path), .. } = self else { return Ok(()) };
+        let checked = match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(metadata) if metadata.is_file() => File::open(path).map(drop),
+            // A pipe can be opened only once.
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        checked.map_err(|source| self.failure(source))
     }
 
     /// Hands the records to `take`, in order, until it says `false`.

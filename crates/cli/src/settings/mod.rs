@@ -1,15 +1,16 @@
 //! Settings: what flags, environment and file say, as the values that the commands work with.
 //!
-//! The parts, in the order in which a value meets them: the [`settings!`](table) below define each
-//! setting once; [`flags`], [`file`] and the environment are read as text and merged ([`given`]);
-//! each text is parsed by its setting's type ([`value`]); what is wrong is collected, from all
-//! sources, and reported together ([`problem`]).
+//! The parts, in the order in which a value meets them: the definitions below, by the macro of
+//! [`table`], say each setting once; [`flags`], [`file`] and the environment are read as text and
+//! merged ([`given`]); each text is parsed by its setting's type ([`value`], [`kind`]); what is
+//! wrong is collected, from all sources, and reported together ([`problem`]).
 //!
 //! The choice behind it: nobody should have to start a server five times to find five mistakes.
 
 mod file;
 pub(crate) mod flags;
 mod given;
+mod kind;
 mod problem;
 mod table;
 mod value;
@@ -22,13 +23,14 @@ use vecmill_server::ApiKey;
 
 pub(crate) use flags::Flags;
 pub(crate) use given::Environment;
+pub(crate) use kind::{LogFilter, Secret};
 pub(crate) use problem::Problems;
-pub(crate) use value::{LogFilter, Secret};
 
 use given::Given;
+use kind::{Bytes, Dtype, Host, MemoryBudget, Name, Origin};
 use problem::Source;
 use table::{Group, Setting, settings};
-use value::{Bytes, Dtype, Host, MemoryBudget, Name, Origin, Value};
+use value::Value;
 
 settings! {
     /// Which model, and how it is used.

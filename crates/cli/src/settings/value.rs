@@ -1,16 +1,12 @@
 //! What settings accept: one type each, parsed from text whatever source it came from.
+//!
+//! Here is what types of other crates accept; [`kind`](super::kind) has our own.
 
-use std::fmt;
-use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
 use vecmill_engine::{Pooling, fetch::ModelRef};
 use vecmill_server::ApiKey;
-
-use crate::machine;
 
 /// A type that a setting can have.
 pub(crate) trait Value: Sized {
@@ -82,35 +78,6 @@ impl Value for String {
     }
 }
 
-/// A name of something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name(pub(crate) String);
-
-impl Value for Name {
-    const PLACEHOLDER: &'static str = "NAME";
-    const EXPECTED: &'static str = "a name, without spaces around it";
-
-    fn parse(text: &str) -> Option<Self> {
-        (!text.is_empty() && text == text.trim()).then(|| Self(text.to_owned()))
-    }
-}
-
-/// A host's name or IP address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host(pub(crate) String);
-
-impl Value for Host {
-    const PLACEHOLDER: &'static str = "HOST";
-    const EXPECTED: &'static str = "a host name or an IP address, without a port";
-
-    fn parse(text: &str) -> Option<Self> {
-        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let named = !bare.is_empty() && bare.chars().all(name);
-        (named || bare.parse::<Ipv6Addr>().is_ok()).then(|| Self(bare.to_owned()))
-    }
-}
-
 impl Value for PathBuf {
     const PLACEHOLDER: &'static str = "PATH";
     const EXPECTED: &'static str = "a path";
@@ -175,247 +142,12 @@ impl Value for ModelRef {
     }
 }
 
-/// The number format to compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dtype {
-    /// The best that the device does.
-    Auto,
-    /// 32-bit floating point.
-    Float32,
-}
-
-impl Value for Dtype {
-    const PLACEHOLDER: &'static str = "DTYPE";
-    const EXPECTED: &'static str =
-        "auto or float32: the CPU computes in float32, whatever format the weights are stored in";
-
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "auto" => Some(Self::Auto),
-            "float32" => Some(Self::Float32),
-            _ => None,
-        }
-    }
-}
-
-/// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bytes(pub(crate) usize);
-
-impl Value for Bytes {
-    const PLACEHOLDER: &'static str = "BYTES";
-    const EXPECTED: &'static str = "bytes, such as 2000000, 512KiB, 2MiB or 1.5GiB";
-
-    fn parse(text: &str) -> Option<Self> {
-        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-            "" | "b" => 0,
-            "kib" => 10,
-            "mib" => 20,
-            "gib" => 30,
-            "tib" => 40,
-            _ => return None,
-        };
-        let unit = 1_usize.checked_shl(shift)?;
-        let whole = number.parse::<usize>().ok().and_then(|count| count.checked_mul(unit));
-        let bytes = if number.contains('.') && shift > 0 { fraction(number, unit) } else { whole };
-        bytes.filter(|&bytes| bytes > 0).map(Self)
-    }
-}
-
-/// `number` of `units`, rounded down; exact enough for what has a decimal point.
-fn fraction(number: &str, unit: usize) -> Option<usize> {
-    let (whole, decimals) = number.split_once('.')?;
-    let decimals = decimals.get(..decimals.len().min(6))?;
-    let scale = 10_usize.checked_pow(u32::try_from(decimals.len()).ok()?)?;
-    let part = unit.checked_mul(decimals.parse().ok()?)? / scale;
-    whole.parse::<usize>().ok()?.checked_mul(unit)?.checked_add(part)
-}
-
-/// The most memory to use, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MemoryBudget(pub(crate) usize);
-
-impl MemoryBudget {
-    fn parse_on(text: &str, machine: Option<usize>) -> Option<Self> {
-        let Some(number) = text.strip_suffix('%') else {
-            return Bytes::parse(text).map(|bytes| Self(bytes.0));
-        };
-        let percent: usize = number.trim_end().parse().ok()?;
-        (1..=100).contains(&percent).then_some(())?;
-        Some(Self(machine? / 100 * percent))
-    }
-}
-
-impl Value for MemoryBudget {
-    const PLACEHOLDER: &'static str = "SIZE";
-    const EXPECTED: &'static str = "bytes such as 2GiB, or a part from 1% to 100% of the machine's \
-        memory, where that is known";
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::parse_on(text, machine::memory_bytes())
-    }
-}
-
-/// A token that is passed on. Nothing prints it.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    /// The secret itself, for the one place that needs it.
-    pub(crate) fn reveal(self) -> String {
-        self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl Value for Secret {
-    const PLACEHOLDER: &'static str = "SECRET";
+impl Value for ApiKey {
+    const PLACEHOLDER: &'static str = "KEY";
     const EXPECTED: &'static str = "visible ASCII characters without spaces";
     const SECRET: bool = true;
 
     fn parse(text: &str) -> Option<Self> {
-        let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        usable.then(|| Self(text.to_owned()))
-    }
-}
-
-impl Value for ApiKey {
-    const PLACEHOLDER: &'static str = Secret::PLACEHOLDER;
-    const EXPECTED: &'static str = Secret::EXPECTED;
-    const SECRET: bool = true;
-
-    fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
-    }
-}
-
-/// A web origin that may call the server from a browser; `*` is all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Origin(pub(crate) String);
-
-impl Value for Origin {
-    const PLACEHOLDER: &'static str = "ORIGIN";
-    const EXPECTED: &'static str =
-        "an origin such as https://example.org or http://localhost:8080, or * for all";
-
-    fn parse(text: &str) -> Option<Self> {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let plain = |host: &str| {
-            !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@*,".contains(&b))
-        };
-        (text == "*" || host.is_some_and(plain)).then(|| Self(text.to_ascii_lowercase()))
-    }
-}
-
-/// Which events are logged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogFilter(String);
-
-impl LogFilter {
-    /// The filter for the subscriber.
-    pub(crate) fn filter(&self) -> EnvFilter {
-        EnvFilter::new(&self.0)
-    }
-}
-
-impl Value for LogFilter {
-    const PLACEHOLDER: &'static str = "LEVEL";
-    const EXPECTED: &'static str = "error, warn, info, debug, trace or off, or levels by module such as info,vecmill_engine=debug";
-
-    fn parse(text: &str) -> Option<Self> {
-        // The filter itself would take any lone word for a module's name.
-        let level = |part: &str| {
-            let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
-            tracing_subscriber::filter::LevelFilter::from_str(level).is_ok()
-        };
-        let usable = text.split(',').all(level) && EnvFilter::try_new(text).is_ok();
-        usable.then(|| Self(text.to_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_bytes_with_binary_units() {
-        let bytes = |text| Bytes::parse(text).map(|bytes| bytes.0);
-        assert_eq!(bytes("2000000"), Some(2_000_000));
-        assert_eq!(bytes("1 KiB"), Some(1024));
-        assert_eq!(bytes("2mib"), Some(2 << 20));
-        assert_eq!(bytes("1.5GiB"), Some(3 << 29));
-        assert_eq!(bytes("0.25KiB"), Some(256));
-        for wrong in ["", "0", "-1", "GiB", "1.5", "1.x", "1..2GiB", "2GB", "99999999TiB", "1e9"] {
-            assert_eq!(bytes(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_budget_is_a_size_or_a_part() {
-        let budget = |text| MemoryBudget::parse_on(text, Some(8000)).map(|budget| budget.0);
-        assert_eq!(budget("2GiB"), Some(2 << 30));
-        assert_eq!(budget("75 %"), Some(6000));
-        for wrong in ["0%", "101%", "%", "half"] {
-            assert_eq!(budget(wrong), None, "{wrong}");
-        }
-        assert_eq!(MemoryBudget::parse_on("75%", None), None);
-    }
-
-    #[test]
-    fn models_are_ids_or_folders_that_exist() {
-        let id = "BAAI/bge-small-en-v1.5".to_owned();
-        assert_eq!(ModelRef::parse(&id), Some(ModelRef::Hub { id, revision: None }));
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_str().unwrap();
-        assert_eq!(ModelRef::parse(path), Some(ModelRef::Folder(path.into())));
-        for wrong in ["", "/no/such/folder", "./missing", "../x", "a/b/c", "a b", "a/", "~/model"] {
-            assert_eq!(ModelRef::parse(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn hosts_are_names_or_addresses() {
-        let host = |text| Host::parse(text).map(|host| host.0);
-        for right in ["localhost", "0.0.0.0", "::1", "a-b.example.org"] {
-            assert_eq!(host(right).as_deref(), Some(right));
-        }
-        assert_eq!(host("[::]").as_deref(), Some("::"));
-        for wrong in ["", "localhost:3000", "http://localhost", "a b", "[]"] {
-            assert_eq!(host(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn secrets_are_not_printed() {
-        let secret = Secret::parse("hf_abc").unwrap();
-        assert!(!format!("{secret:?}").contains("hf_abc"));
-        assert_eq!(Secret::parse("two words"), None);
-        assert_eq!(Secret::parse("line\n"), None);
-    }
-
-    #[test]
-    fn log_filters_name_levels() {
-        assert!(LogFilter::parse("debug").is_some());
-        assert!(LogFilter::parse("info,vecmill_engine=trace").is_some());
-        assert!(LogFilter::parse("loud").is_none());
-        assert!(LogFilter::parse("vecmill_engine=loud").is_none());
-    }
-
-    #[test]
-    fn origins_have_a_scheme_and_no_path() {
-        for right in ["*", "https://example.org", "http://localhost:8080"] {
-            assert!(Origin::parse(right).is_some(), "{right}");
-        }
-        for wrong in ["example.org", "https://", "https://example.org/", "https://a,https://b"] {
-            assert!(Origin::parse(wrong).is_none(), "{wrong}");
-        }
     }
 }

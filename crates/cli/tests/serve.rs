@@ -1,0 +1,146 @@
+//! `vecmill serve` with a small model: from the first line to the last signal.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what must hold by panicking")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vecmill"))
+            .args(["serve", "--port", "0", "--cpu-threads", "1", "--model-id"])
+            .arg(model)
+            .args(arguments)
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr }
+    }
+
+    /// The next line on standard error with `word` in it.
+    fn line_with(&mut self, word: &str) -> String {
+        let mut lines = String::new();
+        loop {
+            let begin = lines.len();
+            if self.stderr.read_line(&mut lines).unwrap() == 0 {
+                panic!("the server ended without '{word}':\n{lines}");
+            }
+            if lines[begin..].contains(word) {
+                return lines[begin..].to_owned();
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address(line: &str) -> String {
+    let (_, rest) = line.split_once("http://").unwrap();
+    rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect()
+}
+
+fn post(address: &str, head: &str) -> String {
+    let body = r#"{"model":"any","input":"a quick brown fox"}"#;
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\nconnection: close\r\n{head}\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn it_says_where_it_listens_serves_and_stops_at_a_signal() {
+    for signal in ["INT", "TERM"] {
+        let mut server = Server::start(&["--served-model-name", "tiny"]);
+        let address = address(&server.line_with("http://"));
+        let ready = server.line_with("ready: ");
+        assert!(ready.contains("tiny, 32 dimensions, on cpu ("), "{ready}");
+        assert!(server.line_with("try: curl").contains(&format!("http://{address}/v1/embeddings")));
+        let answer = post(&address, "");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"tiny\""), "{answer}");
+        server.signal(signal);
+        let (status, rest) = server.end();
+        assert_eq!(status.code(), Some(0), "{rest}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut server = Server::start(&[]);
+    let address = address(&server.line_with("http://"));
+    server.line_with("try: curl");
+    // A request that has begun and never ends, for which the first signal waits.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                content-length: 100\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    let begun = Instant::now();
+    server.signal("INT");
+    server.line_with("stopping");
+    server.signal("INT");
+    let (status, rest) = server.end();
+    assert_eq!(status.code(), Some(1), "{rest}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn keys_are_asked_for_and_not_shown() {
+    let mut server = Server::start(&["--api-key", "k3y", "--log-level", "trace"]);
+    let address = address(&server.line_with("http://"));
+    let hint = server.line_with("try: curl");
+    assert!(hint.contains("$API_KEY"), "{hint}");
+    assert!(post(&address, "").starts_with("HTTP/1.1 401 "));
+    assert!(post(&address, "authorization: Bearer k3y\r\n").starts_with("HTTP/1.1 200 "));
+    server.signal("TERM");
+    let (_, rest) = server.end();
+    assert!(!rest.contains("k3y"), "{rest}");
+}
+
+#[test]
+fn the_log_can_be_json_throughout() {
+    let mut server = Server::start(&["--json-output"]);
+    let mut lines = vec![server.line_with("\"ready\"")];
+    server.signal("TERM");
+    let (status, rest) = server.end();
+    assert_eq!(status.code(), Some(0));
+    lines.extend(rest.lines().map(str::to_owned));
+    for line in lines {
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(event["level"].is_string(), "{line}");
+    }
+}
