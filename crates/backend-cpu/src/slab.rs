@@ -40,9 +40,9 @@ pub(crate) fn views<'a, const N: usize>(
     let floats: &mut [f32] = bytemuck::try_cast_slice_mut(slab.bytes_mut())
         .map_err(|error| BackendError { operation, reason: error.to_string() })?;
     let length = floats.len();
-    floats.get_disjoint_mut(places.clone()).map_err(|error| BackendError {
+    floats.get_disjoint_mut(places).map_err(|error| BackendError {
         operation,
-        reason: format!("{error}: {places:?} in a slab of {length} elements"),
+        reason: format!("its operands do not fit a slab of {length} elements: {error}"),
     })
 }
 

@@ -69,7 +69,7 @@ impl Progress {
         if !self.on_terminal {
             let size = total.map(|total| match bytes {
                 true => format!(" ({})", BinaryBytes(total)),
-                false => format!(" ({} tensors)", HumanCount(total)),
+                false => format!(" ({} layers)", HumanCount(total)),
             });
             tracing::info!("{name}{}", size.unwrap_or_default());
             return ProgressBar::hidden();

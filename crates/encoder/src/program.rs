@@ -198,29 +198,29 @@ impl<B: Backend> Planned<'_, B> {
     fn run_step(&self, step: &Step<'_, B>, slab: &mut Slab<B>) -> Result<(), BackendError> {
         let backend = self.program.backend;
         let sequences = self.sequences();
-        match step {
-            &Step::Embed { tables, output } => {
+        match *step {
+            Step::Embed { tables, output } => {
                 let output = self.buffer(output);
                 let op = Embed { ids: self.ids(), positions: self.positions(), tables, output };
                 backend.embed(slab, &op)
             }
-            &Step::Linear { input, weights, activation, output, ref scratch } => {
+            Step::Linear { input, weights, activation, output, ref scratch } => {
                 let (input, output) = (self.buffer(input), self.buffer(output));
                 let workspace = self.workspace(scratch);
                 backend.linear(slab, &Linear { input, weights, activation, output, workspace })
             }
-            &Step::Attention { qkv, heads, bias, output, ref scratch } => {
+            Step::Attention { qkv, heads, bias, output, ref scratch } => {
                 let (qkv, output) = (self.buffer(qkv), self.buffer(output));
                 let workspace = self.workspace(scratch);
                 let op = Attention { qkv, sequences, heads, bias, output, workspace };
                 backend.attention(slab, &op)
             }
-            &Step::AddNorm { input, residual, norm, output } => {
+            Step::AddNorm { input, residual, norm, output } => {
                 let (input, residual) = (self.buffer(input), self.buffer(residual));
                 let output = self.buffer(output);
                 backend.add_norm(slab, &AddNorm { input, residual, norm, output })
             }
-            &Step::Pool { input, pooling, output } => {
+            Step::Pool { input, pooling, output } => {
                 let (input, output) = (self.buffer(input), self.buffer(output));
                 backend.pool(slab, &Pool { input, sequences, pooling, output })
             }

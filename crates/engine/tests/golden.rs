@@ -1,6 +1,8 @@
 //! The default model on real texts, against vectors that transformers computed in fp32
 //! (`scripts/golden/minilm.py`).
 
+#![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -39,7 +39,7 @@ pub(super) fn linear(
     Bounded { value, tolerance }
 }
 
-pub(super) fn activate(activation: Activation, x: f64) -> f64 {
+fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
@@ -92,17 +92,51 @@ pub(super) fn norm(
     row.iter().zip(gain).zip(bias).map(bounded).collect()
 }
 
+/// Multi-head attention over rows of queries, keys and values.
+pub(super) struct Heads {
+    pub(super) heads: usize,
+    pub(super) head_size: usize,
+    /// `[buckets, heads]` of relative position biases, and the farthest distance told apart.
+    pub(super) table: Option<(Matrix, usize)>,
+    pub(super) precision: Precision,
+}
+
+impl Heads {
+    /// A sequence's outputs, row by row.
+    pub(super) fn sequence(&self, rows: &[Vec<f64>]) -> Vec<Bounded> {
+        let places =
+            (0..rows.len()).flat_map(|query| (0..self.heads).map(move |head| (query, head)));
+        places.flat_map(|(query, head)| self.attend(rows, query, head)).collect()
+    }
+
+    fn attend(&self, rows: &[Vec<f64>], query: usize, head: usize) -> Vec<Bounded> {
+        let hidden = self.heads * self.head_size;
+        let part = |row: &'_ Vec<f64>, part: usize| -> Vec<f64> {
+            let first = part * hidden + head * self.head_size;
+            row[first..first + self.head_size].to_vec()
+        };
+        let keys: Matrix = rows.iter().map(|row| part(row, 1)).collect();
+        let values: Matrix = rows.iter().map(|row| part(row, 2)).collect();
+        let bias = |key| match &self.table {
+            Some((table, reach)) => table[bucket(query, key, table.len(), *reach)][head],
+            None => 0.0,
+        };
+        let bias: Vec<f64> = (0..rows.len()).map(bias).collect();
+        attention(&part(&rows[query], 0), &keys, &values, &bias, self.precision)
+    }
+}
+
 /// One query against the keys and values of its sequence; `bias` has one number per key.
-pub(super) fn attention(
+fn attention(
     query: &[f64],
-    keys: &[&[f64]],
-    values: &[&[f64]],
+    keys: &Matrix,
+    values: &Matrix,
     bias: &[f64],
     precision: Precision,
 ) -> Vec<Bounded> {
     let scale = 1.0 / (query.len() as f64).sqrt();
-    let dot = |key: &&[f64]| query.iter().zip(*key).map(|(q, k)| q * k).sum::<f64>();
-    let size = |key: &&[f64]| query.iter().zip(*key).map(|(q, k)| (q * k).abs()).sum::<f64>();
+    let dot = |key: &Vec<f64>| query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
+    let size = |key: &Vec<f64>| query.iter().zip(key).map(|(q, k)| (q * k).abs()).sum::<f64>();
     let scores: Vec<f64> = keys.iter().zip(bias).map(|(key, b)| dot(key) * scale + b).collect();
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let exponents: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
@@ -125,7 +159,7 @@ pub(super) fn attention(
 }
 
 /// T5's bucket of a distance (arXiv:1910.10683), by trying every boundary.
-pub(super) fn bucket(query: usize, key: usize, buckets: usize, reach: usize) -> usize {
+fn bucket(query: usize, key: usize, buckets: usize, reach: usize) -> usize {
     let half = buckets / 2;
     let exact = half / 2;
     let distance = query.abs_diff(key);

@@ -88,7 +88,7 @@ impl<'b, B: Backend> Stage<'b, B> {
     ) -> Result<(), Failure> {
         let (input, x) = self.random(count, inputs)?;
         // Two parts, as when queries and keys are stacked, if the outputs can be halved.
-        let sizes = if outputs % 2 == 0 { vec![outputs / 2; 2] } else { vec![outputs] };
+        let sizes = if outputs.is_multiple_of(2) { vec![outputs / 2; 2] } else { vec![outputs] };
         let mut parts = Vec::new();
         for size in sizes {
             let weight = self.random.tensor(&[size, inputs])?;
@@ -133,31 +133,14 @@ impl<'b, B: Backend> Stage<'b, B> {
             self.workspace(self.backend.attention_workspace(tokens, longest, head_size));
         let op = Attention { qkv, sequences, heads, bias: bias.as_ref(), output, workspace };
         self.backend.attention(self.lease.block_mut(), &op)?;
+        let table = biased.then(|| (rows(&table), REACH));
         let precision = self.backend.precision();
-        let table = rows(&table);
+        let reference = reference::Heads { heads, head_size, table, precision };
         let mut expected = Vec::new();
         let mut first = 0;
         for &length in lengths {
-            let sequence = &rows_in[first..first + length];
+            expected.extend(reference.sequence(&rows_in[first..first + length]));
             first += length;
-            for (query, row) in sequence.iter().enumerate() {
-                for head in 0..heads {
-                    let part = |part: usize| part * hidden + head * head_size;
-                    let column =
-                        |row: &'_ Vec<f64>, start: usize| row[start..start + head_size].to_vec();
-                    let keys: Matrix = sequence.iter().map(|row| column(row, part(1))).collect();
-                    let values: Matrix = sequence.iter().map(|row| column(row, part(2))).collect();
-                    let keys: Vec<&[f64]> = keys.iter().map(Vec::as_slice).collect();
-                    let values: Vec<&[f64]> = values.iter().map(Vec::as_slice).collect();
-                    let bias_of = |key| match biased {
-                        true => table[reference::bucket(query, key, BUCKETS, REACH)][head],
-                        false => 0.0,
-                    };
-                    let bias: Vec<f64> = (0..length).map(bias_of).collect();
-                    let query = column(row, part(0));
-                    expected.extend(reference::attention(&query, &keys, &values, &bias, precision));
-                }
-            }
         }
         let case = format!("attention {lengths:?} {heads}×{head_size} biased={biased}");
         self.compare(&case, output, expected)
@@ -293,8 +276,7 @@ impl<'b, B: Backend> Stage<'b, B> {
             found.iter().zip(expected).enumerate()
         {
             let off = (found - value).abs();
-            // Written so that NaN is a failure too.
-            if !(off <= tolerance) {
+            if off > tolerance || off.is_nan() {
                 let case = case.to_owned();
                 return Err(Failure::Value { case, index, found, expected: value, tolerance });
             }

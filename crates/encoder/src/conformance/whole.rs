@@ -112,11 +112,9 @@ impl Agreement {
         let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
         let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         self.vectors += 1;
-        // NaN must not pass as the better of two.
-        self.lowest_cosine = if cosine >= self.lowest_cosine { self.lowest_cosine } else { cosine };
-        let difference = off / largest;
-        if !(difference <= self.largest_difference) {
-            self.largest_difference = difference;
-        }
+        // `f64::min` and `max` would pass over a NaN.
+        let number = |value: f64, nan: f64| if value.is_nan() { nan } else { value };
+        self.lowest_cosine = self.lowest_cosine.min(number(cosine, -1.0));
+        self.largest_difference = self.largest_difference.max(number(off / largest, f64::INFINITY));
     }
 }

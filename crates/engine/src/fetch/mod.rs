@@ -45,9 +45,9 @@ pub enum Stage {
     },
     /// The weights are being laid out for the devices.
     Loading {
-        /// Tensors so far.
+        /// Layers so far.
         done: usize,
-        /// Tensors in all.
+        /// Layers in all.
         total: usize,
     },
     /// Ready.

@@ -1,0 +1,46 @@
+# Tasks for people who work on vecmill; `just` alone lists them.
+
+_default:
+    @just --list
+
+# What CI checks.
+check:
+    bash .ci/run
+
+# Licences, advisories and sources of dependencies.
+deny:
+    cargo deny check
+
+# Format everything.
+fmt:
+    cargo fmt --all
+
+# API documentation of the workspace, without its dependencies.
+doc:
+    cargo doc --workspace --no-deps --open
+
+# The Python side: golden vectors, clients and peers run in this environment.
+venv:
+    python3 -m venv .venv
+    .venv/bin/pip install -r scripts/requirements.txt
+
+# Test data from its sources: corpus, golden vectors, tiny models.
+golden: venv
+    .venv/bin/python scripts/golden/corpus.py
+    .venv/bin/python scripts/golden/minilm.py
+    .venv/bin/python scripts/golden/tiny.py
+
+# Speed on the CPU beside ONNX Runtime and sentence-transformers.
+bench-cpu: venv
+    cargo build --release
+    .venv/bin/python scripts/bench/cpu_peers.py --vecmill target/release/vecmill
+
+# Memory over 10,000 requests, and start-up time.
+soak: venv
+    cargo build --release
+    .venv/bin/python scripts/bench/soak_memory.py --vecmill target/release/vecmill
+
+# A real client and hostile ones against a server that runs on port 3000.
+clients: venv
+    .venv/bin/python scripts/clients/openai_client.py --base-url http://127.0.0.1:3000/v1
+    .venv/bin/python scripts/clients/hostile.py --base-url http://127.0.0.1:3000
