@@ -1,5 +1,7 @@
 //! The CPU against the suite that every backend must pass.
 
+#![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

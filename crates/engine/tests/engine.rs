@@ -1,5 +1,7 @@
 //! A running engine on a small model: answers, limits, errors, cancellation, shutdown.
 
+#![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
+
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
