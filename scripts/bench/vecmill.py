@@ -61,7 +61,9 @@ def server(binary: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
 
 
 def version(binary: Path) -> str:
-    return subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [binary, "--version"], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 class Client:

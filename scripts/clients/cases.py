@@ -33,8 +33,9 @@ def expect(condition: bool, complaint: str) -> None:
 
 def expect_close(a: Sequence[float], b: Sequence[float], tolerance: float) -> None:
     expect(len(a) == len(b), f"{len(a)} dimensions against {len(b)}")
-    furthest = max(abs(x - y) for x, y in zip(a, b))
-    expect(furthest <= tolerance, f"vectors differ by {furthest}")
+    differences = [abs(x - y) for x, y in zip(a, b)]
+    # The maximum alone could overlook a NaN.
+    expect(all(d <= tolerance for d in differences), f"vectors differ by {max(differences)}")
 
 
 def expect_unit(vector: Sequence[float]) -> None:

@@ -118,7 +118,9 @@ def oversized_without_length(client: httpx.Client) -> None:
 
 
 def request_head(length: int) -> bytes:
-    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}"
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}"
+    )
     return head.encode() + b"\r\n\r\n"
 
 

@@ -112,9 +112,7 @@ def concurrent(base_url: str, client: OpenAI) -> None:
     expect(len(distinct) == CONCURRENT, f"{len(distinct)} distinct vectors for {CONCURRENT} texts")
 
 
-def refused(
-    expected: type[APIStatusError], param: str | None, call: Callable[[], object]
-) -> None:
+def refused(expected: type[APIStatusError], param: str | None, call: Callable[[], object]) -> None:
     try:
         call()
     except expected as error:

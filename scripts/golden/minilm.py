@@ -50,7 +50,7 @@ def check_ids(reference: SentenceTransformer, texts: list[str], all_ids: list[li
 def lowest_cosine(reference: SentenceTransformer, texts: list[str], vectors: np.ndarray) -> float:
     theirs = reference.encode(texts, batch_size=1, show_progress_bar=False)
     cosine = float((theirs.astype(np.float64) * vectors).sum(axis=1).min())
-    if cosine < LEAST_COSINE:
+    if not cosine >= LEAST_COSINE:
         raise SystemExit(f"lowest cosine to sentence-transformers is {cosine}")
     return cosine
 

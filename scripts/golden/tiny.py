@@ -174,7 +174,9 @@ def pool(hidden: torch.Tensor, pooling: str) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def embed(spec: Spec, model: PreTrainedModel, dense: torch.nn.Linear | None, ids: list[int]) -> list[float]:
+def embed(
+    spec: Spec, model: PreTrainedModel, dense: torch.nn.Linear | None, ids: list[int]
+) -> list[float]:
     vector = pool(model.base_model(torch.tensor([ids])).last_hidden_state[0], spec.pooling)
     if dense:
         vector = torch.tanh(dense(vector))
@@ -215,7 +217,8 @@ def write_modules(spec: Spec, folder: Path, dense: torch.nn.Linear | None) -> No
         for i, (kind, path) in enumerate(modules)
     ]
     write_json(folder / "modules.json", entries)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": spec.max_tokens, "do_lower_case": False})
+    limits = {"max_seq_length": spec.max_tokens, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", limits)
     modes = {key: pooling == spec.pooling for pooling, key in POOLINGS.items()}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": spec.hidden, **modes})
     if dense:
@@ -237,11 +240,13 @@ def write_dense(folder: Path, dense: torch.nn.Linear) -> None:
 def use_legacy_names(folder: Path) -> None:
     """As in bert-base-uncased: gamma and beta, a stored position_ids, older configuration keys."""
     weights = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): tensor
         for name, tensor in load_file(folder / "model.safetensors").items()
     }
     config = json.loads((folder / "config.json").read_text())
-    weights["bert.embeddings.position_ids"] = torch.arange(config["max_position_embeddings"]).unsqueeze(0)
+    weights["bert.embeddings.position_ids"] = torch.arange(config["max_position_embeddings"]).unsqueeze(
+        0
+    )
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config["torch_dtype"] = config.pop("dtype")
     write_json(folder / "config.json", {**config, "position_embedding_type": "absolute"})
@@ -292,7 +297,9 @@ def make(spec: Spec, out: Path, tiny: TinyTokenizer | None, texts: list[str]) ->
     if tiny:
         check(spec, folder, cases[-1])
     expected = {"dimensions": spec.dimensions, "max_tokens": spec.max_tokens, "cases": cases}
-    (folder / "expected.json").write_text(json.dumps(expected, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "expected.json").write_text(
+        json.dumps(expected, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(f"{spec.name}: {(folder / 'model.safetensors').stat().st_size / 1e3:.0f} kB of weights")
 
 
