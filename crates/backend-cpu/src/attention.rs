@@ -11,6 +11,7 @@ use vecmill_encoder::Activation;
 
 use crate::math::softmax;
 use crate::matmul::{Multiply, pack_rows, panel_width};
+use crate::simd::vectorised;
 
 /// Queries that are handled together: the rows of a register tile.
 const QUERIES: usize = 6;
@@ -42,6 +43,7 @@ impl RelativeBias {
     }
 
     /// Adds to each key's score the bias for its distance from `query`.
+    #[inline(always)]
     fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
         let width = 2 * self.reach + 1;
         let biases = &self.by_distance[head * width..][..width];
@@ -189,15 +191,19 @@ impl Heads<'_> {
 
     /// Scores to weights, row by row.
     fn weigh(&self, head: usize, first: usize, length: usize, rows: &mut [&mut [f32]]) {
-        self.arch.dispatch(|| {
-            for (index, row) in rows.iter_mut().enumerate() {
-                let scores = &mut row[..length];
-                if let Some(bias) = self.bias {
-                    bias.add(head, first + index, scores);
+        vectorised(
+            self.arch,
+            #[inline(always)]
+            || {
+                for (index, row) in rows.iter_mut().enumerate() {
+                    let scores = &mut row[..length];
+                    if let Some(bias) = self.bias {
+                        bias.add(head, first + index, scores);
+                    }
+                    softmax(scores);
                 }
-                softmax(scores);
-            }
-        });
+            },
+        );
     }
 }
 

@@ -16,6 +16,7 @@ mod attention;
 mod math;
 mod matmul;
 mod rows;
+mod simd;
 mod slab;
 mod tasks;
 
@@ -32,6 +33,7 @@ use vecmill_memory::{HostBlock, HostSource};
 
 pub use attention::RelativeBias;
 pub use rows::{Embeddings, Norm};
+use simd::vectorised;
 use slab::{Place, as_indices, views};
 
 /// A loaded linear layer: packed weights and bias.
@@ -205,7 +207,11 @@ impl Backend for CpuBackend {
         let (ids, positions) = (as_indices(ids), as_indices(positions));
         self.by_rows(op.tables.columns(), output, |rows, output| {
             let (ids, positions) = (&ids[rows.clone()], &positions[rows]);
-            self.arch.dispatch(|| op.tables.write(ids, positions, output));
+            vectorised(
+                self.arch,
+                #[inline(always)]
+                || op.tables.write(ids, positions, output),
+            );
         });
         Ok(())
     }
@@ -262,16 +268,12 @@ impl Backend for CpuBackend {
         let (input, residual) = (&*input, &*residual);
         self.by_rows(columns, output, |rows, output| {
             let elements = rows.start * columns..rows.end * columns;
-            let rows = input[elements.clone()].chunks_exact(columns);
-            let rows = rows.zip(residual[elements].chunks_exact(columns));
-            self.arch.dispatch(|| {
-                for ((input, residual), output) in rows.zip(output.chunks_exact_mut(columns)) {
-                    for ((value, &x), &y) in output.iter_mut().zip(input).zip(residual) {
-                        *value = x + y;
-                    }
-                    op.norm.apply(output);
-                }
-            });
+            let (input, residual) = (&input[elements.clone()], &residual[elements]);
+            vectorised(
+                self.arch,
+                #[inline(always)]
+                || op.norm.apply_to_sum(input, residual, output, columns),
+            );
         });
         Ok(())
     }
@@ -282,13 +284,12 @@ impl Backend for CpuBackend {
         let columns = op.output.columns;
         let (input, starts) = (&*input, as_indices(starts));
         self.by_rows(columns, output, |sequences, output| {
-            let ends = &starts[sequences.start..=sequences.end];
-            self.arch.dispatch(|| {
-                for (pair, output) in ends.windows(2).zip(output.chunks_exact_mut(columns)) {
-                    let rows = pair[0] as usize * columns..pair[1] as usize * columns;
-                    rows::pool(op.pooling, &input[rows], output);
-                }
-            });
+            let starts = &starts[sequences.start..=sequences.end];
+            vectorised(
+                self.arch,
+                #[inline(always)]
+                || rows::pool(op.pooling, input, starts, output, columns),
+            );
         });
         Ok(())
     }

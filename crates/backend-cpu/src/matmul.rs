@@ -126,12 +126,29 @@ pub(crate) fn multiply(
 pub(crate) fn pack_rows<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, packed: &mut [f32]) {
     let count = rows.len();
     let inputs = packed.len().checked_div(count).unwrap_or(0);
-    for (index, row) in rows.enumerate() {
-        let block = index / TILE_ROWS * TILE_ROWS;
-        let block_rows = TILE_ROWS.min(count - block);
-        let slots = packed[block * inputs + index % TILE_ROWS..].iter_mut().step_by(block_rows);
-        for (slot, &value) in slots.zip(row) {
-            *slot = value;
+    let mut rows = rows;
+    for packed in packed.chunks_mut((TILE_ROWS * inputs).max(1)) {
+        let mut block = [[].as_slice(); TILE_ROWS];
+        for (slot, row) in block.iter_mut().zip(rows.by_ref().take(packed.len() / inputs)) {
+            *slot = row;
+        }
+        match packed.len() / inputs {
+            1 => packed.copy_from_slice(block[0]),
+            2 => interleave::<2>(&block, packed),
+            3 => interleave::<3>(&block, packed),
+            4 => interleave::<4>(&block, packed),
+            5 => interleave::<5>(&block, packed),
+            _ => interleave::<TILE_ROWS>(&block, packed),
+        }
+    }
+}
+
+fn interleave<const ROWS: usize>(rows: &[&[f32]; TILE_ROWS], packed: &mut [f32]) {
+    let (packed, _) = packed.as_chunks_mut::<ROWS>();
+    let mut inputs: [_; ROWS] = std::array::from_fn(|row| rows[row].iter());
+    for slots in packed {
+        for (slot, input) in slots.iter_mut().zip(&mut inputs) {
+            *slot = input.next().copied().unwrap_or_default();
         }
     }
 }

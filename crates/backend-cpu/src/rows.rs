@@ -36,6 +36,24 @@ impl Norm {
             *value = ((*value - mean) * inverse).mul_add(gain, bias);
         }
     }
+
+    /// `output = norm(input + residual)`, row by row.
+    #[inline(always)]
+    pub(crate) fn apply_to_sum(
+        &self,
+        input: &[f32],
+        residual: &[f32],
+        output: &mut [f32],
+        columns: usize,
+    ) {
+        let rows = input.chunks_exact(columns).zip(residual.chunks_exact(columns));
+        for ((input, residual), output) in rows.zip(output.chunks_exact_mut(columns)) {
+            for ((value, &x), &y) in output.iter_mut().zip(input).zip(residual) {
+                *value = x + y;
+            }
+            self.apply(output);
+        }
+    }
 }
 
 /// A table of rows that is read where the model file is mapped, so that only rows of tokens that
@@ -117,10 +135,25 @@ impl Embeddings {
     }
 }
 
+/// Pools each sequence's rows of `input` into a row of `output`.
+#[inline(always)]
+pub(crate) fn pool(
+    pooling: Pooling,
+    input: &[f32],
+    starts: &[u32],
+    output: &mut [f32],
+    columns: usize,
+) {
+    for (pair, output) in starts.windows(2).zip(output.chunks_exact_mut(columns)) {
+        let rows = pair[0] as usize * columns..pair[1] as usize * columns;
+        pool_one(pooling, &input[rows], output);
+    }
+}
+
 /// Pools the rows of one sequence into `output`; zeros if there are none.
 #[inline(always)]
 #[expect(clippy::cast_precision_loss, reason = "sequences are far shorter than 2²⁴")]
-pub(crate) fn pool(pooling: Pooling, rows: &[f32], output: &mut [f32]) {
+fn pool_one(pooling: Pooling, rows: &[f32], output: &mut [f32]) {
     let columns = output.len().max(1);
     let mut all = rows.chunks_exact(columns);
     output.fill(0.0);
@@ -137,7 +170,7 @@ pub(crate) fn pool(pooling: Pooling, rows: &[f32], output: &mut [f32]) {
             if let Some(first) = all.next() {
                 output.copy_from_slice(first);
             }
-            all.for_each(|row| combine(output, row, f32::max));
+            all.for_each(|row| combine(output, row, |a, b| a.max(b)));
             return;
         }
     };
