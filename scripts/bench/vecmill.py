@@ -51,7 +51,8 @@ def server(binary: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
     """A running server that has loaded its model, and its port. Inherits our CPU affinity."""
     port = free_port()
     command = [str(binary), "serve", "--hostname", HOST, "--port", str(port), *flags]
-    process = subprocess.Popen(command, env={**os.environ, "RUST_LOG": "warn"})
+    quiet = {**os.environ, "RUST_LOG": "warn"}
+    process = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL)
     try:
         wait_until_ready(process, port)
         yield process, port

@@ -190,6 +190,10 @@ impl Backend for CpuBackend {
         Ok(RelativeBias::new(&table.to_f32(), heads, max_distance))
     }
 
+    fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(operations)
+    }
+
     fn copy_in(
         &self,
         slab: &mut HostBlock,
@@ -228,6 +232,7 @@ impl Backend for CpuBackend {
             let strips = tasks::strips(output, outputs, width).into_iter();
             strips.map(move |(first, output)| (input, first, output))
         });
+        let tasks: Vec<_> = tasks.collect();
         let scratch = matmul::scratch_floats(rows, inputs);
         self.threads.install(|| {
             tasks::for_each(tasks, workspace, scratch, |(input, first, mut output), scratch| {
@@ -252,7 +257,7 @@ impl Backend for CpuBackend {
             head_size: op.output.columns / op.heads,
             bias: op.bias,
         };
-        let tasks = heads.tasks(qkv, as_indices(starts), output).into_iter();
+        let tasks = heads.tasks(qkv, as_indices(starts), output);
         let longest = op.sequences.longest;
         let scratch = attention::scratch_floats(self.arch, longest, heads.head_size);
         self.threads.install(|| {

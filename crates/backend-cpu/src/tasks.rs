@@ -1,6 +1,6 @@
 //! Dealing work out to threads.
 //!
-//! Tasks are taken one by one from a shared iterator, so that threads that finish early take more;
+//! Tasks are taken one by one from a shared list, so that threads that finish early take more;
 //! each thread owns one part of the workspace. All outputs are disjoint `&mut` slices that travel
 //! inside the tasks: no thread can write where another does.
 
@@ -10,12 +10,16 @@ use rayon::prelude::*;
 
 /// Runs `work` on every task, on as many threads as `workspace` has parts of `scratch` floats.
 pub(crate) fn for_each<T: Send>(
-    tasks: impl Iterator<Item = T> + Send,
+    tasks: Vec<T>,
     workspace: &mut [f32],
     scratch: usize,
     work: impl Fn(T, &mut [f32]) + Sync,
 ) {
-    let tasks = Mutex::new(tasks);
+    if tasks.len() == 1 {
+        // Waking other threads would take longer than most single tasks.
+        return tasks.into_iter().for_each(|task| work(task, &mut workspace[..scratch]));
+    }
+    let tasks = Mutex::new(tasks.into_iter());
     workspace.par_chunks_exact_mut(scratch.max(1)).for_each(|scratch| {
         loop {
             // A poisoned lock means that another thread's task panicked: rayon passes that on.
@@ -50,7 +54,7 @@ mod tests {
     fn every_task_runs_once() {
         let mut counts = vec![0u8; 1000];
         let mut workspace = vec![0.0; 4 * 8];
-        for_each(counts.iter_mut(), &mut workspace, 8, |count, scratch| {
+        for_each(counts.iter_mut().collect(), &mut workspace, 8, |count, scratch| {
             assert_eq!(scratch.len(), 8);
             *count += 1;
         });

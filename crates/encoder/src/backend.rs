@@ -250,6 +250,12 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         max_distance: usize,
     ) -> Result<Self::RelativeBias, BackendError>;
 
+    /// Runs all operations of one batch. A backend with threads of its own moves onto them here,
+    /// once, instead of at every operation.
+    fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        operations()
+    }
+
     /// Copies indices from the host into the slab.
     ///
     /// # Errors

@@ -114,7 +114,8 @@ impl<B: Backend> Encoder<B> {
         let program = self.network.program(&self.backend, batch.shape());
         let mut lease = pool.lease(program.plan().peak_bytes())?;
         let slab: &mut Slab<B> = lease.block_mut();
-        Ok(program.run(batch, self.limits.position_offset, slab)?)
+        let offset = self.limits.position_offset;
+        Ok(self.backend.run_batch(|| program.run(batch, offset, slab))?)
     }
 
     fn check(&self, batch: &Batch) -> Result<(), EncodeError> {
