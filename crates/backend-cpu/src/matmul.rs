@@ -121,13 +121,19 @@ pub(crate) fn multiply(
     });
 }
 
-/// Packs rows of equal length in blocks of [`TILE_ROWS`], so that the numbers of a block that meet
+/// Rows of each block but the last, out of `count`: blocks of nearly equal height, because one of a
+/// single row takes almost as long as one of four.
+fn block_rows(count: usize) -> usize {
+    count.div_ceil(count.div_ceil(TILE_ROWS).max(1)).max(1)
+}
+
+/// Packs rows of equal length in blocks of at most [`TILE_ROWS`], so that the numbers of a block that meet
 /// the same weight lie beside each other.
 pub(crate) fn pack_rows<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, packed: &mut [f32]) {
     let count = rows.len();
     let inputs = packed.len().checked_div(count).unwrap_or(0);
     let mut rows = rows;
-    for packed in packed.chunks_mut((TILE_ROWS * inputs).max(1)) {
+    for packed in packed.chunks_mut((block_rows(count) * inputs).max(1)) {
         let mut block = [[].as_slice(); TILE_ROWS];
         for (slot, row) in block.iter_mut().zip(rows.by_ref().take(packed.len() / inputs)) {
             *slot = row;
@@ -176,11 +182,12 @@ impl WithSimd for Multiply<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let width = TILE_VECTORS * S::F32_LANES;
         let panel_floats = (self.inputs * width).max(1);
+        let block_rows = block_rows(self.output.len());
         for (index, panel) in self.panels.chunks_exact(panel_floats).enumerate() {
             let columns = index * width..(index + 1) * width;
             let bias = self.bias.get(columns.clone()).unwrap_or(&[]);
-            let blocks = self.rows.chunks(TILE_ROWS * self.inputs);
-            for (rows, output) in blocks.zip(self.output.chunks_mut(TILE_ROWS)) {
+            let blocks = self.rows.chunks(block_rows * self.inputs);
+            for (rows, output) in blocks.zip(self.output.chunks_mut(block_rows)) {
                 let activation = self.activation;
                 let block = Block { simd, rows, panel, bias, activation, columns: columns.clone() };
                 match output.len() {

@@ -18,6 +18,10 @@ use crate::tokenizer::{Tokenizer, Tokens};
 /// Inputs that are tokenised as one task: a large request reaches the device in parts, early.
 const INPUTS_PER_TASK: usize = 32;
 
+/// Bytes of a lone text up to which it is tokenised on the caller's thread: that takes less time
+/// than waking another.
+const TOKENIZED_AT_ONCE: usize = 512;
+
 /// Shared by the engine's handles, its tokenising threads and its device workers.
 pub(crate) struct Core {
     pub(crate) tokenizer: Tokenizer,
@@ -117,6 +121,13 @@ impl Core {
                 return None;
             }
         };
+        if let [Input::Text(text)] = request.inputs.as_slice()
+            && text.len() <= TOKENIZED_AT_ONCE
+        {
+            let inputs = request.inputs.into_iter().enumerate().collect();
+            self.tokenize(inputs, &prompt, request.truncation, &ticket);
+            return Some(pending);
+        }
         let mut rest = request.inputs.into_iter().enumerate();
         for _ in (0..inputs).step_by(INPUTS_PER_TASK) {
             let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
