@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::arguments::DevicesArguments;
 use crate::failure::Failure;
-use crate::machine;
+use vecmill_engine::machine;
 
 /// One device as it is shown.
 #[derive(Debug, Serialize)]
@@ -19,7 +19,7 @@ struct Row {
 
 /// Lists the devices on standard output.
 pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), Failure> {
-    let rows: Vec<Row> = vecmill_engine::devices()
+    let rows: Vec<Row> = machine::devices()
         .into_iter()
         .map(|device| {
             let is_cpu = device.name == "cpu";

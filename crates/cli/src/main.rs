@@ -11,7 +11,6 @@ mod devices;
 mod embed;
 mod failure;
 mod logging;
-mod machine;
 mod progress;
 mod serve;
 mod settings;

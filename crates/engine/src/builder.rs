@@ -18,8 +18,8 @@ use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
 use crate::worker::Device;
 
-/// Tokens of a batch from which on the CPU gets no faster: its activations fill the last cache.
-const CPU_BATCH_TOKENS: usize = 4096;
+/// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
+const CPU_BATCH_TOKENS: usize = 2048;
 
 /// Configures and starts an [`Engine`].
 ///
@@ -206,7 +206,8 @@ impl Builder {
     /// Loads the model onto the CPU and finds the largest batch that the budget allows.
     fn cpu(&self, model: &Model, max_tokens: usize) -> Result<Device<CpuBackend>, StartError> {
         let backend = CpuBackend::new(self.cpu_threads)?;
-        let pool = Pool::new(backend.source(), self.memory_budget.unwrap_or_else(memory_bytes));
+        let budget = self.memory_budget.or_else(memory_bytes).unwrap_or(usize::MAX);
+        let pool = Pool::new(backend.source(), budget);
         let weights = pool.reserve(model.weights.bytes_as(DType::F32))?;
         let loading = |done, total| (self.progress)(Stage::Loading { done, total });
         let encoder = Encoder::load(backend, model, self.pooling, &loading)?;

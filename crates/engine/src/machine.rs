@@ -1,6 +1,6 @@
 //! What this machine has.
 
-use std::fs;
+use std::path::Path;
 
 use vecmill_backend_cpu::CpuBackend;
 
@@ -9,7 +9,7 @@ use crate::info::Device;
 /// The devices of this machine that can run batches.
 ///
 /// ```
-/// let devices = vecmill_engine::devices();
+/// let devices = vecmill_engine::machine::devices();
 /// assert_eq!(devices[0].name, "cpu");
 /// ```
 pub fn devices() -> Vec<Device> {
@@ -27,11 +27,49 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Bytes of main memory; without limit where the system does not tell.
-pub(crate) fn memory_bytes() -> usize {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kibibytes = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
-    kibibytes.map_or(usize::MAX, |kibibytes: usize| kibibytes.saturating_mul(1024))
+/// Bytes of memory that this process may use: the machine's, or its container's if that is less.
+/// `None` where the system does not tell.
+pub fn memory_bytes() -> Option<usize> {
+    let machine = read("/proc/meminfo").and_then(|text| total_memory(&text));
+    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(container).min()
+}
+
+/// The processor's name, where the system tells.
+pub fn processor() -> Option<String> {
+    let text = read("/proc/cpuinfo")?;
+    field(&text, "model name").map(str::to_owned)
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new(path)).ok()
+}
+
+fn total_memory(meminfo: &str) -> Option<usize> {
+    let kibibytes = field(meminfo, "MemTotal")?.strip_suffix("kB")?.trim_end();
+    kibibytes.parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// The value on the first line `name : value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
+    pairs.find(|(key, _)| key.trim_end() == name).map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_kibibytes() {
+        let text = "MemFree:  12 kB\nMemTotal:       24576000 kB\n";
+        assert_eq!(total_memory(text), Some(24_576_000 * 1024));
+        assert_eq!(total_memory("MemTotal: much"), None);
+    }
+
+    #[test]
+    fn the_first_processor_names_them_all() {
+        let text = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Other\n";
+        assert_eq!(field(text, "model name"), Some("Some CPU @ 2 GHz"));
+    }
 }

@@ -58,11 +58,14 @@ impl<B: Backend> Device<B> {
             Err(error) => {
                 tracing::error!(device = self.name, inputs = jobs.len(), %error, "batch failed");
                 for job in jobs {
-                    let (device, reason) = (self.name.clone(), error.to_string());
-                    job.payload.ticket.pending.fail(RequestError::Device { device, reason });
+                    job.payload.ticket.pending.fail(self.failed(&error));
                 }
             }
         }
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) -> RequestError {
+        RequestError::Device { device: self.name.clone(), reason: error.to_string() }
     }
 
     fn answer(
@@ -78,8 +81,13 @@ impl<B: Backend> Device<B> {
             let queue = started.saturating_duration_since(work.queued);
             core.metrics.waited(queue.as_secs_f64());
             let wanted = work.ticket.pending.finish;
+            let vector = finish(row, wanted.dimensions, wanted.normalize);
+            if !vector.iter().all(|value| value.is_finite()) {
+                work.ticket.pending.fail(self.failed(&NotFinite));
+                continue;
+            }
             let embedding = Embedding {
-                vector: finish(row, wanted.dimensions, wanted.normalize),
+                vector,
                 tokens: work.tokens.ids.len(),
                 truncated: work.tokens.truncated,
             };
@@ -88,6 +96,11 @@ impl<B: Backend> Device<B> {
         }
     }
 }
+
+/// A vector that nobody can use, and that JSON can't hold.
+#[derive(Debug, thiserror::Error)]
+#[error("the model's vector has an element that is not a finite number: are its weights damaged?")]
+struct NotFinite;
 
 fn ran(jobs: &[Job<Work>], ok: bool, took: Duration) -> Ran {
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);

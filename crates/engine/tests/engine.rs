@@ -259,3 +259,32 @@ fn what_does_not_fit_the_budget_is_said_at_the_start() {
     assert!(matches!(result, Err(StartError::Setting { .. })));
     assert!(builder("no-such-model").start().is_err());
 }
+
+#[test]
+fn damaged_weights_give_an_error_instead_of_nan() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");
+    let folder = tempfile::tempdir().unwrap();
+    let mut pending = vec![(source, folder.path().to_owned())];
+    while let Some((from, to)) = pending.pop() {
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                pending.push((entry.path(), target));
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+    // The last bytes of the file are numbers of some tensor: make all of its tail NaN.
+    let weights = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let length = bytes.len();
+    bytes[length / 2..].fill(0xff);
+    std::fs::write(&weights, bytes).unwrap();
+    let model = ModelRef::Folder(folder.path().to_owned());
+    let engine = Engine::builder().model(model).cpu_threads(1).start().unwrap();
+    let found = error(&engine, Request::new(["freedom of thought"]));
+    assert_eq!(found.fault(), Fault::Server, "{found}");
+    assert!(found.to_string().contains("finite"), "{found}");
+}

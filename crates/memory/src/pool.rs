@@ -1,8 +1,8 @@
 //! Slabs under a budget, leased one per batch.
 //!
-//! A returned slab waits in the queue of its size class; taking and returning one is a single
-//! lock-free queue operation. Only when no idle slab fits does the pool go to its source, after
-//! giving back idle slabs of other sizes if the budget asks for it. The budget is authoritative:
+//! A returned slab waits in the queue of its size class; taking and returning one are lock-free
+//! queue operations. A batch takes the smallest idle slab that holds it. Only when none does, the
+//! pool goes to its source, and gives idle slabs back first as the budget asks. The budget is authoritative:
 //! slabs held plus bytes reserved never exceed it.
 
 use std::sync::Arc;
@@ -12,10 +12,6 @@ use crossbeam_queue::SegQueue;
 
 use crate::class::{CLASSES, class_bytes, class_of};
 use crate::source::{Source, SourceError};
-
-/// How many classes above the fitting one are searched for an idle slab before a new one is made:
-/// one octave, so a slab is at most twice what is needed.
-const REUSE_CLASSES: usize = 8;
 
 /// A pool of slabs over a [`Source`]. Clones share the same slabs.
 #[derive(Debug)]
@@ -133,13 +129,15 @@ impl<S: Source> Pool<S> {
         let shared = &self.shared;
         let available = shared.budget.saturating_sub(shared.reserved.load(Ordering::Acquire));
         let class = class_of(bytes).ok_or(LeaseError::TooLarge { needed: bytes, available })?;
-        let last = (class + REUSE_CLASSES).min(CLASSES - 1);
-        for candidate in class..=last {
+        for candidate in class..CLASSES {
             if let Some(block) = shared.idle[candidate].pop() {
                 shared.warm.fetch_add(1, Ordering::Relaxed);
                 return Ok(self.hand_out(block, candidate));
             }
         }
+        // Every idle slab is too small. The largest is replaced rather than joined by the new one:
+        // what is held then follows the number of batches at once, not the variety of their sizes.
+        shared.give_back_one_idle();
         let needed = class_bytes(class);
         while !shared.commit(needed) {
             if needed > available {

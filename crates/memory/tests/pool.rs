@@ -111,6 +111,17 @@ fn a_returned_slab_serves_the_next_lease() {
 }
 
 #[test]
+fn a_larger_slab_takes_the_place_of_a_smaller_one() {
+    let pool = Pool::new(HostSource, 1 << 30);
+    for size in [1, 30, 3, 60, 7, 100, 2, 99] {
+        drop(pool.lease(size * MIB).unwrap());
+    }
+    let held = pool.statistics().held_bytes;
+    assert!((100 * MIB..=104 * MIB).contains(&held), "one batch at a time holds {held} bytes");
+    assert_eq!(pool.statistics().grown_leases, 4, "small batches run in the large slab");
+}
+
+#[test]
 fn what_can_never_fit_is_told_apart_from_what_must_wait() {
     let pool = Pool::new(HostSource, 16 * MIB);
     let _weights = pool.reserve(4 * MIB).unwrap();

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::machine;
 use crate::settings::value::Value;
+use vecmill_engine::machine;
 
 /// A name of something.
 #[derive(Debug, Clone, PartialEq, Eq)]
