@@ -10,7 +10,7 @@ use pulp::Arch;
 use vecmill_encoder::Activation;
 
 use crate::math::softmax;
-use crate::matmul::{Multiply, pack_rows, panel_width};
+use crate::matmul::{Multiply, panel_width};
 use crate::simd::vectorised;
 
 /// Queries that are handled together: the rows of a register tile.
@@ -97,7 +97,7 @@ pub(crate) struct Task<'q, 'o> {
 pub(crate) fn scratch_floats(arch: Arch, longest: usize, head_size: usize) -> usize {
     let width = panel_width(arch);
     let (keys, size) = (longest.next_multiple_of(width), head_size.next_multiple_of(width));
-    keys * head_size + longest * size + QUERIES * (head_size + keys + longest + size)
+    keys * head_size + longest * size + QUERIES * keys
 }
 
 impl Heads<'_> {
@@ -154,39 +154,33 @@ impl Heads<'_> {
         let width = panel_width(self.arch);
         let padded_keys = length.next_multiple_of(width);
         let (keys, scratch) = scratch.split_at_mut(padded_keys * size);
-        let (values, scratch) = scratch.split_at_mut(length * size.next_multiple_of(width));
-        let (queries, scratch) = scratch.split_at_mut(QUERIES * size);
-        let (scores, weights) = scratch.split_at_mut(QUERIES * padded_keys);
+        let (values, scores) = scratch.split_at_mut(length * size.next_multiple_of(width));
 
         let part = |part: usize| {
             let first = part * self.hidden() + head * size;
             qkv.chunks_exact(3 * self.hidden()).map(move |row| &row[first..first + size])
         };
-        pack_keys(part(1), width, keys);
+        pack_keys(part(1), width, 1.0 / root(size), keys);
         pack_values(part(2), length, width, values);
-        let scale = 1.0 / scale_root(size);
-        for first in (0..length).step_by(QUERIES) {
-            let count = QUERIES.min(length - first);
-            let queries = &mut queries[..count * size];
-            pack_rows(part(0).skip(first).take(count), queries);
-            queries.iter_mut().for_each(|value| *value *= scale);
-            let scores = &mut scores[..count * padded_keys];
+        let queries: Vec<&[f32]> = part(0).collect();
+        for (block, queries) in queries.chunks(QUERIES).enumerate() {
+            let first = block * QUERIES;
+            let scores = &mut scores[..queries.len() * padded_keys];
             let mut rows: Vec<&mut [f32]> = scores.chunks_exact_mut(padded_keys).collect();
-            self.multiply(queries, size, keys, &mut rows);
+            self.multiply(queries, keys, &mut rows);
             self.weigh(head, first, length, &mut rows);
-            let weights = &mut weights[..count * length];
-            pack_rows(rows.iter().map(|row| &row[..length]), weights);
-            let mut target: Vec<&mut [f32]> = output[first..first + count]
+            let weights: Vec<&[f32]> = rows.iter().map(|row| &row[..length]).collect();
+            let mut target: Vec<&mut [f32]> = output[first..first + queries.len()]
                 .iter_mut()
                 .map(|row| &mut row[columns.clone()])
                 .collect();
-            self.multiply(weights, length, values, &mut target);
+            self.multiply(&weights, values, &mut target);
         }
     }
 
-    fn multiply(&self, rows: &[f32], inputs: usize, panels: &[f32], output: &mut [&mut [f32]]) {
+    fn multiply(&self, rows: &[&[f32]], panels: &[f32], output: &mut [&mut [f32]]) {
         let activation = Activation::Identity;
-        self.arch.dispatch(Multiply { rows, inputs, panels, bias: &[], output, activation });
+        self.arch.dispatch(Multiply { rows, panels, bias: &[], output, activation });
     }
 
     /// Scores to weights, row by row.
@@ -208,17 +202,23 @@ impl Heads<'_> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
-fn scale_root(head_size: usize) -> f32 {
+fn root(head_size: usize) -> f32 {
     (head_size as f32).sqrt()
 }
 
-/// Panels of keys: for each group of `width` keys, their first numbers, their second numbers, ….
-fn pack_keys<'a>(keys: impl Iterator<Item = &'a [f32]>, width: usize, panels: &mut [f32]) {
+/// Panels of scaled keys: for each group of `width` keys, their first numbers, their second
+/// numbers, ….
+fn pack_keys<'a>(
+    keys: impl Iterator<Item = &'a [f32]>,
+    width: usize,
+    scale: f32,
+    panels: &mut [f32],
+) {
     for (index, key) in keys.enumerate() {
         let start = index / width * width * key.len() + index % width;
         let slots = panels[start..].iter_mut().step_by(width);
         for (slot, &value) in slots.zip(key) {
-            *slot = value;
+            *slot = value * scale;
         }
     }
 }

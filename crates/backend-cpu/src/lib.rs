@@ -96,10 +96,8 @@ impl CpuBackend {
         if output.len() <= ROWS_PER_TASK * columns {
             return run(0, output);
         }
-        self.threads.install(|| {
-            let chunks = output.par_chunks_mut(ROWS_PER_TASK * columns).enumerate();
-            chunks.for_each(|(index, rows)| run(index, rows));
-        });
+        let chunks = output.par_chunks_mut(ROWS_PER_TASK * columns).enumerate();
+        chunks.for_each(|(index, rows)| run(index, rows));
     }
 
     /// Columns per task so that a product of `rows` keeps all threads busy: all of them where rows
@@ -149,8 +147,8 @@ impl Backend for CpuBackend {
         Precision { storage: roundoff, accumulation: roundoff }
     }
 
-    fn linear_workspace(&self, rows: usize, inputs: usize, _outputs: usize) -> usize {
-        self.threads() * matmul::scratch_floats(rows, inputs) * size_of::<f32>()
+    fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
+        0
     }
 
     fn attention_workspace(&self, _tokens: usize, longest: usize, head_size: usize) -> usize {
@@ -221,25 +219,25 @@ impl Backend for CpuBackend {
     }
 
     fn linear(&self, slab: &mut HostBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
-        let places = [op.input.range(), op.output.range(), op.workspace.range()];
-        let [input, output, workspace] = views(slab, "linear", places)?;
+        let [input, output] = views(slab, "linear", [op.input.range(), op.output.range()])?;
         let weights = &op.weights.0;
-        let (rows, inputs, outputs) = (op.input.rows, weights.inputs(), weights.outputs());
-        let width = self.strip_width(rows, weights);
+        let (inputs, outputs) = (weights.inputs(), weights.outputs());
+        let width = self.strip_width(op.input.rows, weights);
         let chunk = matmul::ROW_CHUNK;
         let chunks = input.chunks(chunk * inputs).zip(output.chunks_mut(chunk * outputs));
         let tasks = chunks.flat_map(|(input, output)| {
             let strips = tasks::strips(output, outputs, width).into_iter();
-            strips.map(move |(first, output)| (input, first, output))
+            strips.map(move |(first, output)| (&*input, first, output))
         });
-        let tasks: Vec<_> = tasks.collect();
-        let scratch = matmul::scratch_floats(rows, inputs);
-        self.threads.install(|| {
-            tasks::for_each(tasks, workspace, scratch, |(input, first, mut output), scratch| {
-                let output = &mut output;
-                matmul::multiply(self.arch, input, weights, op.activation, first, output, scratch);
-            });
-        });
+        tasks::for_each(
+            tasks.collect(),
+            &mut [],
+            self.threads(),
+            |(input, first, mut output), _| {
+                let rows: Vec<&[f32]> = input.chunks_exact(inputs).collect();
+                matmul::multiply(self.arch, &rows, weights, op.activation, first, &mut output);
+            },
+        );
         Ok(())
     }
 
@@ -258,11 +256,7 @@ impl Backend for CpuBackend {
             bias: op.bias,
         };
         let tasks = heads.tasks(qkv, as_indices(starts), output);
-        let longest = op.sequences.longest;
-        let scratch = attention::scratch_floats(self.arch, longest, heads.head_size);
-        self.threads.install(|| {
-            tasks::for_each(tasks, workspace, scratch, |task, scratch| heads.run(task, scratch));
-        });
+        tasks::for_each(tasks, workspace, self.threads(), |task, scratch| heads.run(task, scratch));
         Ok(())
     }
 

@@ -2,8 +2,9 @@
 //!
 //! The method is that of Goto & van de Geijn ("Anatomy of High-Performance Matrix Multiplication",
 //! ACM TOMS 34(3), 2008): a register tile of up to 6 rows × 2 vectors, fed from panels in which the
-//! numbers lie in the order of their use. A weight never changes, so its panels are made at loading
-//! instead of at every call, and bias and activation are applied while a tile is still in cache.
+//! weights lie in the order of their use. A weight never changes, so its panels are made at loading
+//! instead of at every call; rows are read where they are, and bias and activation are applied
+//! while a tile is still in cache.
 //! Measured against libraries in `docs/decisions/0002-own-matmul.md`.
 //!
 //! Each output element is one chain of fused multiply-adds over the inputs in order: its value does
@@ -22,8 +23,7 @@ const TILE_ROWS: usize = 6;
 /// Vectors across a register tile.
 const TILE_VECTORS: usize = 2;
 
-/// Rows that are packed together: their panel stays in the second-level cache while every panel of
-/// the weights passes by.
+/// Rows of one task: they stay in the second-level cache while every panel passes by.
 pub(crate) const ROW_CHUNK: usize = 48;
 
 /// Columns across a register tile, on this processor.
@@ -88,32 +88,23 @@ impl Panels {
     }
 }
 
-/// Floats of scratch that [`multiply`] needs for a chunk of rows.
-pub(crate) fn scratch_floats(rows: usize, inputs: usize) -> usize {
-    rows.min(ROW_CHUNK) * inputs
-}
-
 /// `output = activation(rows · weights + bias)` for some rows and some columns.
 ///
-/// `rows` holds whole input rows; `output` has a slice for each, which starts at column
-/// `first_column`, a multiple of the panels' width, and says by its length how many are computed.
+/// `output` has a slice for each row, which starts at column `first_column`, a multiple of the
+/// panels' width, and says by its length how many are computed.
 pub(crate) fn multiply(
     arch: Arch,
-    rows: &[f32],
+    rows: &[&[f32]],
     weights: &Panels,
     activation: Activation,
     first_column: usize,
     output: &mut [&mut [f32]],
-    scratch: &mut [f32],
 ) {
     let panel = weights.width * weights.inputs;
     let columns = output.first().map_or(0, |row| row.len());
     let panels = &weights.values()[first_column * weights.inputs..];
-    let packed = &mut scratch[..rows.len()];
-    pack_rows(rows.chunks_exact(weights.inputs), packed);
     arch.dispatch(Multiply {
-        rows: packed,
-        inputs: weights.inputs,
+        rows,
         panels: &panels[..columns.div_ceil(weights.width) * panel],
         bias: &weights.bias[first_column..],
         output,
@@ -127,45 +118,11 @@ fn block_rows(count: usize) -> usize {
     count.div_ceil(count.div_ceil(TILE_ROWS).max(1)).max(1)
 }
 
-/// Packs rows of equal length in blocks of at most [`TILE_ROWS`], so that the numbers of a block that meet
-/// the same weight lie beside each other.
-pub(crate) fn pack_rows<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, packed: &mut [f32]) {
-    let count = rows.len();
-    let inputs = packed.len().checked_div(count).unwrap_or(0);
-    let mut rows = rows;
-    for packed in packed.chunks_mut((block_rows(count) * inputs).max(1)) {
-        let mut block = [[].as_slice(); TILE_ROWS];
-        for (slot, row) in block.iter_mut().zip(rows.by_ref().take(packed.len() / inputs)) {
-            *slot = row;
-        }
-        match packed.len() / inputs {
-            1 => packed.copy_from_slice(block[0]),
-            2 => interleave::<2>(&block, packed),
-            3 => interleave::<3>(&block, packed),
-            4 => interleave::<4>(&block, packed),
-            5 => interleave::<5>(&block, packed),
-            _ => interleave::<TILE_ROWS>(&block, packed),
-        }
-    }
-}
-
-fn interleave<const ROWS: usize>(rows: &[&[f32]; TILE_ROWS], packed: &mut [f32]) {
-    let (packed, _) = packed.as_chunks_mut::<ROWS>();
-    let mut inputs: [_; ROWS] = std::array::from_fn(|row| rows[row].iter());
-    for slots in packed {
-        for (slot, input) in slots.iter_mut().zip(&mut inputs) {
-            *slot = input.next().copied().unwrap_or_default();
-        }
-    }
-}
-
-/// Packed rows times panels.
-pub(crate) struct Multiply<'a, 'o> {
-    /// As [`pack_rows`] leaves them.
-    pub(crate) rows: &'a [f32],
-    /// Length of a row.
-    pub(crate) inputs: usize,
-    /// Whole panels: `inputs` × panel width each.
+/// Rows times panels.
+pub(crate) struct Multiply<'a, 'r, 'o> {
+    /// All of one length, the number of inputs.
+    pub(crate) rows: &'a [&'r [f32]],
+    /// Whole panels: inputs × panel width each.
     pub(crate) panels: &'a [f32],
     /// One number per column, or none at all.
     pub(crate) bias: &'a [f32],
@@ -175,48 +132,85 @@ pub(crate) struct Multiply<'a, 'o> {
     pub(crate) activation: Activation,
 }
 
-impl WithSimd for Multiply<'_, '_> {
+impl WithSimd for Multiply<'_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        let Self { rows, activation, .. } = self;
+        let inputs = rows.first().map_or(0, |row| row.len());
         let width = TILE_VECTORS * S::F32_LANES;
-        let panel_floats = (self.inputs * width).max(1);
-        let block_rows = block_rows(self.output.len());
-        for (index, panel) in self.panels.chunks_exact(panel_floats).enumerate() {
+        let block_rows = block_rows(rows.len());
+        for (index, panel) in self.panels.chunks_exact((inputs * width).max(1)).enumerate() {
             let columns = index * width..(index + 1) * width;
             let bias = self.bias.get(columns.clone()).unwrap_or(&[]);
-            let blocks = self.rows.chunks(block_rows * self.inputs);
-            for (rows, output) in blocks.zip(self.output.chunks_mut(block_rows)) {
-                let activation = self.activation;
-                let block = Block { simd, rows, panel, bias, activation, columns: columns.clone() };
-                match output.len() {
-                    1 => block.run::<1>(output),
-                    2 => block.run::<2>(output),
-                    3 => block.run::<3>(output),
-                    4 => block.run::<4>(output),
-                    5 => block.run::<5>(output),
-                    _ => block.run::<TILE_ROWS>(output),
+            let (vectors, _) = S::as_simd_f32s(panel);
+            let (weights, _) = vectors.as_chunks::<TILE_VECTORS>();
+            let block = Block { simd, weights, bias, activation, columns };
+            for (rows, output) in rows.chunks(block_rows).zip(self.output.chunks_mut(block_rows)) {
+                match *rows {
+                    [a] => block.finish(block.tile1(a), output),
+                    [a, b] => block.finish(block.tile2(a, b), output),
+                    [a, b, c] => block.finish(block.tile3(a, b, c), output),
+                    [a, b, c, d] => block.finish(block.tile4(a, b, c, d), output),
+                    [a, b, c, d, e] => block.finish(block.tile5(a, b, c, d, e), output),
+                    [a, b, c, d, e, f] => block.finish(block.tile6(a, b, c, d, e, f), output),
+                    _ => {} // blocks have 1 to 6 rows
                 }
             }
         }
     }
 }
 
-/// One block of rows against one panel.
-struct Block<'a, S> {
+/// One panel of weights, for blocks of rows.
+struct Block<'a, S: Simd> {
     simd: S,
-    rows: &'a [f32],
-    panel: &'a [f32],
+    weights: &'a [[S::f32s; TILE_VECTORS]],
     bias: &'a [f32],
     activation: Activation,
     columns: std::ops::Range<usize>,
 }
 
+/// A tile of as many rows as there are names. Zipped iterators, unlike indices, leave no bounds to
+/// check in the loop.
+macro_rules! tile {
+    ($name:ident, $count:literal, $first:ident $(, $row:ident)*) => {
+        #[inline(always)]
+        fn $name(&self, $first: &[f32] $(, $row: &[f32])*) -> [[S::f32s; TILE_VECTORS]; $count] {
+            let simd = self.simd;
+            let mut tile = [[simd.splat_f32s(0.0); TILE_VECTORS]; $count];
+            let steps = self.weights.iter().zip($first)$(.zip($row))*;
+            for tile!(@pattern (weights, $first) $(, $row)*) in steps {
+                for (sums, value) in tile.iter_mut().zip([$first $(, $row)*]) {
+                    let value = simd.splat_f32s(*value);
+                    for (sum, &weight) in sums.iter_mut().zip(weights) {
+                        *sum = simd.mul_add_f32s(value, weight, *sum);
+                    }
+                }
+            }
+            tile
+        }
+    };
+    (@pattern $inner:tt) => { $inner };
+    (@pattern $inner:tt, $row:ident $(, $rest:ident)*) => {
+        tile!(@pattern ($inner, $row) $(, $rest)*)
+    };
+}
+
 impl<S: Simd> Block<'_, S> {
+    tile!(tile1, 1, a);
+    tile!(tile2, 2, a, b);
+    tile!(tile3, 3, a, b, c);
+    tile!(tile4, 4, a, b, c, d);
+    tile!(tile5, 5, a, b, c, d, e);
+    tile!(tile6, 6, a, b, c, d, e, f);
+
     #[inline(always)]
-    fn run<const ROWS: usize>(&self, output: &mut [&mut [f32]]) {
-        let tile = self.accumulate::<ROWS>();
+    fn finish<const ROWS: usize>(
+        &self,
+        tile: [[S::f32s; TILE_VECTORS]; ROWS],
+        output: &mut [&mut [f32]],
+    ) {
         let mut spill = [0.0_f32; 64]; // wider than any processor's tile
         for (sums, output) in tile.iter().zip(output) {
             if let Some(target) = output.get_mut(self.columns.clone()) {
@@ -229,24 +223,6 @@ impl<S: Simd> Block<'_, S> {
                 rest.copy_from_slice(&target[..valid]);
             }
         }
-    }
-
-    #[inline(always)]
-    fn accumulate<const ROWS: usize>(&self) -> [[S::f32s; TILE_VECTORS]; ROWS] {
-        let simd = self.simd;
-        let mut tile = [[simd.splat_f32s(0.0); TILE_VECTORS]; ROWS];
-        let (vectors, _) = S::as_simd_f32s(self.panel);
-        let (weights, _) = vectors.as_chunks::<TILE_VECTORS>();
-        let (values, _) = self.rows.as_chunks::<ROWS>();
-        for (values, weights) in values.iter().zip(weights) {
-            for (sums, &value) in tile.iter_mut().zip(values) {
-                let value = simd.splat_f32s(value);
-                for (sum, &weight) in sums.iter_mut().zip(weights) {
-                    *sum = simd.mul_add_f32s(value, weight, *sum);
-                }
-            }
-        }
-        tile
     }
 
     #[inline(always)]

@@ -8,25 +8,39 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-/// Runs `work` on every task, on as many threads as `workspace` has parts of `scratch` floats.
+/// Runs `work` on every task, on as many `threads` of the pool that calls, each with an equal part
+/// of `workspace`.
 pub(crate) fn for_each<T: Send>(
     tasks: Vec<T>,
     workspace: &mut [f32],
-    scratch: usize,
+    threads: usize,
     work: impl Fn(T, &mut [f32]) + Sync,
 ) {
-    if tasks.len() == 1 {
+    let scratch = workspace.len() / threads.max(1);
+    if tasks.len() == 1 || threads <= 1 {
         // Waking other threads would take longer than most single tasks.
         return tasks.into_iter().for_each(|task| work(task, &mut workspace[..scratch]));
     }
+    let parts = split(workspace, scratch, threads);
     let tasks = Mutex::new(tasks.into_iter());
-    workspace.par_chunks_exact_mut(scratch.max(1)).for_each(|scratch| {
+    parts.into_par_iter().for_each(|scratch| {
         loop {
             // A poisoned lock means that another thread's task panicked: rayon passes that on.
             let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.next()) else { break };
             work(task, scratch);
         }
     });
+}
+
+/// The first `count` parts of `size`, which may be zero.
+fn split(mut workspace: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]> {
+    let mut parts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (part, rest) = workspace.split_at_mut(size);
+        parts.push(part);
+        workspace = rest;
+    }
+    parts
 }
 
 /// Cuts consecutive rows of `columns` into vertical strips `width` wide (the last may be narrower):
@@ -54,7 +68,7 @@ mod tests {
     fn every_task_runs_once() {
         let mut counts = vec![0u8; 1000];
         let mut workspace = vec![0.0; 4 * 8];
-        for_each(counts.iter_mut().collect(), &mut workspace, 8, |count, scratch| {
+        for_each(counts.iter_mut().collect(), &mut workspace, 4, |count, scratch| {
             assert_eq!(scratch.len(), 8);
             *count += 1;
         });
