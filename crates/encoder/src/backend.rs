@@ -250,8 +250,8 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         max_distance: usize,
     ) -> Result<Self::RelativeBias, BackendError>;
 
-    /// Runs all operations of one batch. A backend with threads of its own moves onto them here,
-    /// once, instead of at every operation.
+    /// Runs the operations of one batch, or of many. A backend with threads of its own moves onto
+    /// them here, once, instead of at every operation; calls may be nested.
     fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         operations()
     }
