@@ -46,24 +46,7 @@ pub(crate) struct Work {
     pub(crate) index: usize,
     pub(crate) tokens: Tokens,
     pub(crate) queued: Instant,
-    pub(crate) ticket: Arc<Ticket>,
-}
-
-/// A request's place in the queue's capacity, held until it is answered and given up.
-pub(crate) struct Ticket {
     pub(crate) pending: Arc<Pending>,
-    inputs: usize,
-    core: Arc<Core>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.pending.was_given_up() {
-            self.core.metrics.requests_given_up.inc();
-        }
-        self.core.state().queue.release(self.inputs);
-        self.core.changed.notify_all();
-    }
 }
 
 /// The parts of a [`Core`] that its builder chooses.
@@ -113,27 +96,24 @@ impl Core {
             }
         };
         let inputs = request.inputs.len();
-        let pending = Pending::new(inputs, finish, answer);
-        let ticket = match self.admit(Arc::clone(&pending), inputs) {
-            Ok(ticket) => Arc::new(ticket),
-            Err(error) => {
-                pending.fail(error);
-                return None;
-            }
-        };
+        if let Err(error) = self.admit(inputs) {
+            answer(Err(error));
+            return None;
+        }
+        let pending = Pending::new(inputs, finish, self.releasing(inputs, answer));
         if let [Input::Text(text)] = request.inputs.as_slice()
             && text.len() <= TOKENIZED_AT_ONCE
         {
             let inputs = request.inputs.into_iter().enumerate().collect();
-            self.tokenize(inputs, &prompt, request.truncation, &ticket);
+            self.tokenize(inputs, &prompt, request.truncation, &pending);
             return Some(pending);
         }
         let mut rest = request.inputs.into_iter().enumerate();
         for _ in (0..inputs).step_by(INPUTS_PER_TASK) {
             let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
-            let (core, ticket) = (Arc::clone(self), Arc::clone(&ticket));
+            let (core, pending) = (Arc::clone(self), Arc::clone(&pending));
             let (prompt, truncation) = (Arc::clone(&prompt), request.truncation);
-            self.tokenizers.spawn(move || core.tokenize(part, &prompt, truncation, &ticket));
+            self.tokenizers.spawn(move || core.tokenize(part, &prompt, truncation, &pending));
         }
         Some(pending)
     }
@@ -191,26 +171,26 @@ impl Core {
         }
     }
 
-    fn admit(
-        self: &Arc<Self>,
-        pending: Arc<Pending>,
-        inputs: usize,
-    ) -> Result<Ticket, RequestError> {
+    fn admit(&self, inputs: usize) -> Result<(), RequestError> {
         let mut state = self.state();
         if state.closed {
             return Err(RequestError::Stopped);
         }
-        match state.queue.admit(inputs) {
-            Ok(()) => {
-                drop(state); // a ticket's drop takes the lock
-                Ok(Ticket { pending, inputs, core: Arc::clone(self) })
-            }
-            Err(Full { admitted, .. }) => {
-                let backlog = state.speed.estimate(state.queue.tokens(), self.batch_tokens);
-                let retry_after = backlog.unwrap_or(Duration::from_secs(1));
-                Err(RequestError::Busy { waiting: admitted, retry_after })
-            }
-        }
+        state.queue.admit(inputs).map_err(|Full { admitted, .. }| {
+            let backlog = state.speed.estimate(state.queue.tokens(), self.batch_tokens);
+            let retry_after = backlog.unwrap_or(Duration::from_secs(1));
+            RequestError::Busy { waiting: admitted, retry_after }
+        })
+    }
+
+    /// An answer that makes room for other requests when it is given, before its caller hears it.
+    fn releasing(self: &Arc<Self>, inputs: usize, answer: Answer) -> Answer {
+        let core = Arc::clone(self);
+        Box::new(move |result| {
+            core.state().queue.release(inputs);
+            core.changed.notify_all();
+            answer(result);
+        })
     }
 
     /// Runs on a tokenising thread.
@@ -219,9 +199,9 @@ impl Core {
         inputs: Vec<(usize, Input)>,
         prompt: &str,
         truncation: Truncation,
-        ticket: &Arc<Ticket>,
+        pending: &Arc<Pending>,
     ) {
-        if !ticket.pending.wanted() {
+        if !pending.wanted() {
             return;
         }
         let started = Instant::now();
@@ -234,11 +214,11 @@ impl Core {
         match result {
             Ok(Ok(tokens)) => {
                 self.metrics.tokenization.observe(started.elapsed().as_secs_f64());
-                ticket.pending.tokenized();
-                self.push(tokens, ticket);
+                pending.tokenized();
+                self.push(tokens, pending);
             }
-            Ok(Err(error)) => ticket.pending.fail(error),
-            Err(_) => ticket.pending.fail(RequestError::Tokenizer {
+            Ok(Err(error)) => pending.fail(error),
+            Err(_) => pending.fail(RequestError::Tokenizer {
                 index: 0,
                 reason: "the tokenizer panicked".into(),
             }),
@@ -268,11 +248,11 @@ impl Core {
         Ok(tokens)
     }
 
-    fn push(&self, inputs: Vec<(usize, Tokens)>, ticket: &Arc<Ticket>) {
+    fn push(&self, inputs: Vec<(usize, Tokens)>, pending: &Arc<Pending>) {
         let queued = Instant::now();
         let jobs = inputs.into_iter().map(|(index, tokens)| Job {
             tokens: tokens.ids.len(),
-            payload: Work { index, tokens, queued, ticket: Arc::clone(ticket) },
+            payload: Work { index, tokens, queued, pending: Arc::clone(pending) },
         });
         self.state().queue.push(jobs);
         self.changed.notify_all();
@@ -285,9 +265,9 @@ impl Core {
         let mut state = self.state();
         loop {
             let wanted = |work: &Work| {
-                let wanted = work.ticket.pending.wanted();
+                let wanted = work.pending.wanted();
                 if !wanted {
-                    unwanted.push(Arc::clone(&work.ticket));
+                    unwanted.push(Arc::clone(&work.pending));
                 }
                 wanted
             };
@@ -295,7 +275,7 @@ impl Core {
             let over = state.closed && state.queue.admitted() == 0;
             if !batch.is_empty() || over || !unwanted.is_empty() {
                 drop(state);
-                unwanted.clear(); // tickets take the lock when they are dropped
+                unwanted.clear(); // whoever is dropped unanswered releases its room, which takes the lock
                 if !batch.is_empty() {
                     return Some(batch);
                 }

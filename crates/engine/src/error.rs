@@ -89,6 +89,9 @@ pub enum RequestError {
         /// When there will probably be room.
         retry_after: Duration,
     },
+    /// The caller dropped the request's future before it was answered; only metrics see this.
+    #[error("the caller gave the request up before it was answered")]
+    GivenUp,
     /// The engine is shutting down.
     #[error("the engine is shutting down: send the request to another instance")]
     Stopped,

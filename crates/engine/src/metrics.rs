@@ -40,7 +40,6 @@ type ByDevice<M> = Family<Device, M>;
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Outcome, Counter>,
-    pub(crate) requests_given_up: Counter,
     request: Histogram,
     pub(crate) tokenization: Histogram,
     queue: Histogram,
@@ -80,7 +79,6 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("vecmill"),
             requests: Family::default(),
-            requests_given_up: Counter::default(),
             request: seconds(),
             tokenization: seconds(),
             queue: seconds(),
@@ -102,8 +100,7 @@ impl Metrics {
     #[rustfmt::skip] // one metric, one line
     fn register_work(&mut self) {
         let r = &mut self.registry;
-        r.register("requests", "Requests answered, by outcome: ok, invalid, busy or failed", self.requests.clone());
-        r.register("requests_given_up", "Requests whose caller went away before the answer", self.requests_given_up.clone());
+        r.register("requests", "Requests answered, by outcome: ok, invalid, busy, failed or given_up (the caller went away)", self.requests.clone());
         r.register_with_unit("request_duration", "From a request's call to its answer", Unit::Seconds, self.request.clone());
         r.register_with_unit("tokenization_duration", "Tokenising up to 32 inputs of a request", Unit::Seconds, self.tokenization.clone());
         r.register_with_unit("queue_duration", "From an input's tokenising to its start on a device", Unit::Seconds, self.queue.clone());
@@ -122,11 +119,14 @@ impl Metrics {
         let (requests, duration, started) =
             (self.requests.clone(), self.request.clone(), Instant::now());
         Box::new(move |result| {
-            let outcome = match result.as_ref().map_err(RequestError::fault) {
+            let outcome = match &result {
                 Ok(_) => "ok",
-                Err(Fault::Caller) => "invalid",
-                Err(Fault::Load) => "busy",
-                Err(Fault::Server) => "failed",
+                Err(RequestError::GivenUp) => "given_up",
+                Err(error) => match error.fault() {
+                    Fault::Caller => "invalid",
+                    Fault::Load => "busy",
+                    Fault::Server => "failed",
+                },
             };
             requests.get_or_create(&Outcome { outcome }).inc();
             duration.observe(started.elapsed().as_secs_f64());

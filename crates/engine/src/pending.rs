@@ -64,11 +64,6 @@ impl Pending {
         self.given_up.store(true, Ordering::Release);
     }
 
-    /// Whether the caller went away before the answer.
-    pub(crate) fn was_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Acquire) && self.state().missing > 0
-    }
-
     /// Notes how long tokenising has taken so far.
     pub(crate) fn tokenized(&self) {
         let elapsed = self.accepted.elapsed();
@@ -111,7 +106,8 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.fail(RequestError::Stopped);
+        let given_up = *self.given_up.get_mut();
+        self.fail(if given_up { RequestError::GivenUp } else { RequestError::Stopped });
     }
 }
 

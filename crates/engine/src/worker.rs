@@ -61,7 +61,7 @@ impl<B: Backend> Device<B> {
             Err(error) => {
                 tracing::error!(device = self.name, inputs = jobs.len(), %error, "batch failed");
                 for job in jobs {
-                    job.payload.ticket.pending.fail(self.failed(&error));
+                    job.payload.pending.fail(self.failed(&error));
                 }
             }
         }
@@ -83,10 +83,10 @@ impl<B: Backend> Device<B> {
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
             core.metrics.waited(queue.as_secs_f64());
-            let wanted = work.ticket.pending.finish;
+            let wanted = work.pending.finish;
             let vector = finish(row, wanted.dimensions, wanted.normalize);
             if !vector.iter().all(|value| value.is_finite()) {
-                work.ticket.pending.fail(self.failed(&NotFinite));
+                work.pending.fail(self.failed(&NotFinite));
                 continue;
             }
             let embedding = Embedding {
@@ -95,7 +95,7 @@ impl<B: Backend> Device<B> {
                 truncated: work.tokens.truncated,
             };
             let part = Part { index: work.index, embedding, queue, inference };
-            work.ticket.pending.resolve(part);
+            work.pending.resolve(part);
         }
     }
 }

@@ -219,7 +219,7 @@ fn callers_that_go_away_leave_nothing_behind() {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     assert_eq!(value("vecmill_queue_inputs "), 0.0);
-    assert!(value("vecmill_requests_given_up_total ") > 0.0, "{metrics}");
+    assert!(value("vecmill_requests_total{outcome=\"given_up\"}") > 0.0, "{metrics}");
     assert_eq!(value("vecmill_memory_leased_bytes{"), 0.0);
 }
 
