@@ -5,7 +5,7 @@
 //! weights lie in the order of their use. A weight never changes, so its panels are made at loading
 //! instead of at every call; rows are read where they are, and bias and activation are applied
 //! while a tile is still in cache.
-//! Measured against libraries in `docs/decisions/0002-own-matmul.md`.
+//! Measured against a library in `docs/decisions/0002-own-matmul.md`.
 //!
 //! Each output element is one chain of fused multiply-adds over the inputs in order: its value does
 //! not depend on how many rows the batch has, nor on the number of threads.
