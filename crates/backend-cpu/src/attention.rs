@@ -100,6 +100,11 @@ pub(crate) fn scratch_floats(arch: Arch, longest: usize, head_size: usize) -> us
     keys * head_size + longest * size + QUERIES * keys
 }
 
+/// Scratch bytes for each of `threads` to work on sequences of up to `longest`.
+pub(crate) fn workspace(arch: Arch, threads: usize, longest: usize, head_size: usize) -> usize {
+    threads * scratch_floats(arch, longest, head_size) * size_of::<f32>()
+}
+
 impl Heads<'_> {
     fn hidden(&self) -> usize {
         self.heads * self.head_size

@@ -21,13 +21,14 @@ mod slab;
 mod tasks;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use pulp::Arch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use vecmill_encoder::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision, TensorView,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Footprint, Indices,
+    Linear, LinearTensors, NormTensors, Pool, Precision, TensorView,
 };
 use vecmill_memory::{HostBlock, HostSource};
 
@@ -70,6 +71,18 @@ impl CpuBackend {
             .build()
             .map_err(|error| BackendError { operation: "start", reason: error.to_string() })?;
         Ok(Self { arch: Arch::new(), threads })
+    }
+
+    /// What a backend with so many `threads` takes of memory, without starting them.
+    pub fn footprint(threads: usize) -> Footprint {
+        let (arch, threads) = (Arch::new(), threads.max(1));
+        Footprint {
+            element_bytes: size_of::<f32>(),
+            linear_workspace: 0,
+            attention_workspace: Arc::new(move |_, longest, head_size| {
+                attention::workspace(arch, threads, longest, head_size)
+            }),
+        }
     }
 
     /// Threads that compute.
@@ -138,6 +151,8 @@ impl Backend for CpuBackend {
         HostSource
     }
 
+    fn stream(&self) {}
+
     fn element_bytes(&self) -> usize {
         size_of::<f32>()
     }
@@ -152,8 +167,7 @@ impl Backend for CpuBackend {
     }
 
     fn attention_workspace(&self, _tokens: usize, longest: usize, head_size: usize) -> usize {
-        let floats = attention::scratch_floats(self.arch, longest, head_size);
-        self.threads() * floats * size_of::<f32>()
+        attention::workspace(self.arch, self.threads(), longest, head_size)
     }
 
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<PackedLinear, BackendError> {

@@ -18,6 +18,9 @@ use crate::model::{Activation, Pooling, TensorView};
 /// The slab type of a backend's memory source.
 pub type Slab<B> = <<B as Backend>::Source as Source>::Block;
 
+/// A queue of work of a backend's device.
+pub type Stream<B> = <<B as Backend>::Source as Source>::Stream;
+
 /// A row-major matrix of activations in the slab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
@@ -208,16 +211,21 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// A source of slabs that the operations can work on.
     fn source(&self) -> Self::Source;
 
+    /// The queue that operations go into, in order.
+    fn stream(&self) -> Stream<Self>;
+
     /// Bytes of one element of a [`Buffer`].
     fn element_bytes(&self) -> usize;
 
     /// The backend's rounding errors.
     fn precision(&self) -> Precision;
 
-    /// Scratch bytes for a [`Linear`] of `rows` × `inputs` → `rows` × `outputs`.
+    /// Scratch bytes for a [`Linear`] of `rows` × `inputs` → `rows` × `outputs`. More rows need no
+    /// less: a plan holds for all smaller batches of its bucket.
     fn linear_workspace(&self, rows: usize, inputs: usize, outputs: usize) -> usize;
 
-    /// Scratch bytes for an [`Attention`] over `tokens` in sequences of at most `longest`.
+    /// Scratch bytes for an [`Attention`] over `tokens` in sequences of at most `longest`; no less
+    /// for more of either.
     fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize;
 
     /// Loads linear layers that share their input, stacked as one: outputs beside each other.

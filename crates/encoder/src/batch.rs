@@ -17,6 +17,9 @@ pub struct Batch {
     longest: usize,
 }
 
+/// Where sequences start is told in 32 bits.
+pub(crate) const MAX_BATCH_TOKENS: usize = u32::MAX as usize;
+
 /// What the size of a batch's buffers depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -26,6 +29,42 @@ pub struct Shape {
     pub sequences: usize,
     /// Tokens of the longest sequence.
     pub longest: usize,
+}
+
+impl Shape {
+    /// The shape that stands for this one and all that are a little smaller, so that they share a
+    /// plan: tokens in 32 steps per octave, sequences and the longest in 8, none past `largest`
+    /// unless it is already.
+    ///
+    /// Slabs are 8 steps per octave apart: what rounding tokens adds, 3 % at most, rarely shows.
+    ///
+    /// ```
+    /// use vecmill_encoder::Shape;
+    ///
+    /// let largest = Shape { tokens: 2040, sequences: 2040, longest: 256 };
+    /// let shape = |tokens, sequences, longest| Shape { tokens, sequences, longest };
+    /// assert_eq!(shape(1025, 9, 130).bucket(largest), shape(1056, 9, 144));
+    /// assert_eq!(shape(2035, 300, 250).bucket(largest), shape(2040, 320, 256));
+    /// ```
+    #[must_use]
+    pub fn bucket(self, largest: Self) -> Self {
+        let round = |value: usize, steps, smallest, largest: usize| {
+            round_up(value, steps, smallest).min(largest).max(value)
+        };
+        Self {
+            tokens: round(self.tokens, 32, 16, largest.tokens),
+            sequences: round(self.sequences, 8, 1, largest.sequences),
+            longest: round(self.longest, 8, 1, largest.longest),
+        }
+    }
+}
+
+/// The next of `steps` values per octave that are multiples of `smallest`.
+fn round_up(value: usize, steps: usize, smallest: usize) -> usize {
+    // In (2ᵏ, 2ᵏ⁺¹] values are 2ᵏ / steps apart.
+    let octave = value.saturating_sub(1).checked_ilog2().map_or(1, |k| 1 << k);
+    let step = (octave / steps).max(smallest);
+    value.checked_next_multiple_of(step).unwrap_or(value)
 }
 
 impl Default for Batch {
@@ -96,11 +135,46 @@ impl<T: AsRef<[u32]>> FromIterator<T> for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn positions_start_over_in_every_sequence() {
         let batch: Batch = [vec![5, 6, 7], vec![], vec![8, 9]].into_iter().collect();
         assert_eq!(batch.starts(), [0, 3, 3, 5]);
         assert_eq!(batch.positions(2), [2, 3, 4, 2, 3]);
+    }
+
+    const LARGEST: Shape = Shape { tokens: 16_384, sequences: 16_384, longest: 512 };
+
+    #[test]
+    fn buckets_are_exact_at_the_limit_and_few() {
+        assert_eq!(LARGEST.bucket(LARGEST), LARGEST);
+        let odd = Shape { tokens: 12_345, sequences: 12_345, longest: 500 };
+        assert_eq!(odd.bucket(odd), odd);
+        let tokens = |tokens| Shape { tokens, sequences: 1, longest: 1 }.bucket(LARGEST).tokens;
+        let mut buckets: Vec<usize> = (1..=16_384).map(tokens).collect();
+        buckets.dedup();
+        assert_eq!(buckets.len(), 64 + 4 * 32, "1 to 1,024 by 16, then 32 per octave");
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_holds_its_shapes_and_wastes_little(
+            tokens in 0usize..20_000, sequences in 0usize..20_000, longest in 0usize..600,
+        ) {
+            let shape = Shape { tokens, sequences, longest };
+            let bucket = shape.bucket(LARGEST);
+            prop_assert_eq!(bucket.bucket(LARGEST), bucket);
+            for (value, rounded, part) in [
+                (tokens, bucket.tokens, 32),
+                (sequences, bucket.sequences, 8),
+                (longest, bucket.longest, 8),
+            ] {
+                let wasted = rounded - value; // never below
+                prop_assert!(wasted <= (value / part).max(15), "{value} became {rounded}");
+            }
+            let more = Shape { tokens: tokens + 1, sequences, longest };
+            prop_assert!(more.bucket(LARGEST).tokens >= bucket.tokens);
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! A model on a backend: batches in, vectors out.
 
-use vecmill_memory::{LeaseError, Plan, Pool};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::backend::{Backend, BackendError, Slab};
-use crate::batch::{Batch, Shape};
+use vecmill_memory::{LeaseError, Plan, PlanCache, PlanCacheStatistics, Pool};
+
+use crate::backend::{Backend, BackendError};
+use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
+use crate::fit::last_where;
 use crate::forward::{LoadError, Network};
 use crate::model::{Model, Pooling};
 
@@ -15,6 +19,9 @@ pub struct Encoder<B: Backend> {
     backend: B,
     network: Network<B>,
     limits: Limits,
+    /// The largest shape that plans are rounded up to.
+    largest: Shape,
+    plans: PlanCache<Shape>,
 }
 
 /// What an [`Encoder`] takes and gives.
@@ -86,7 +93,16 @@ impl<B: Backend> Encoder<B> {
             dimensions: model.dimensions(),
             position_offset: u32::try_from(config.position_offset).unwrap_or(u32::MAX),
         };
-        Ok(Self { backend, network, limits })
+        let largest =
+            Shape { tokens: usize::MAX, sequences: usize::MAX, longest: limits.max_tokens };
+        Ok(Self { backend, network, limits, largest, plans: PlanCache::default() })
+    }
+
+    /// With `largest` as the shape that no batch will exceed: the largest batch is planned exactly,
+    /// not rounded up.
+    #[must_use]
+    pub fn with_largest(self, largest: Shape) -> Self {
+        Self { largest, ..self }
     }
 
     /// The backend that the model was loaded onto.
@@ -99,23 +115,59 @@ impl<B: Backend> Encoder<B> {
         self.limits
     }
 
-    /// The memory that a batch of `shape` needs: every buffer's offset and the exact peak.
-    pub fn plan(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape).plan().clone()
+    /// The memory that a batch of `shape` gets: every buffer's offset and the peak, which is exact
+    /// for the [bucket](Shape::bucket) that the shape falls into. Plans that were made are kept.
+    pub fn plan(&self, shape: Shape) -> Arc<Plan> {
+        let bucket = shape.bucket(self.largest);
+        self.plans.get_or_plan(bucket, || self.plan_exactly(bucket))
     }
 
-    /// Runs a batch on a slab leased from `pool`. The result has a row per sequence, pooled and
+    /// The plan of this very shape, made anew.
+    pub fn plan_exactly(&self, shape: Shape) -> Plan {
+        self.network.program(&self.backend, shape).plan()
+    }
+
+    /// Whether a batch of `shape` can run as `plan` says.
+    #[cfg(test)]
+    pub(crate) fn holds(&self, shape: Shape, plan: &Plan) -> bool {
+        self.network.program(&self.backend, shape).fits(plan)
+    }
+
+    /// The most tokens of a batch that surely fits a slab of `bytes`, whatever the lengths of its
+    /// inputs; 0 when none does.
+    pub fn tokens_within(&self, bytes: usize) -> usize {
+        let Shape { tokens: limit, longest, .. } = self.largest;
+        let fits = |tokens: usize| {
+            let shape = Shape { tokens, sequences: tokens, longest: longest.min(tokens) };
+            self.plan(shape).peak_bytes() <= bytes
+        };
+        last_where(fits, 0, limit.min(MAX_BATCH_TOKENS))
+    }
+
+    /// How often plans were there already.
+    pub fn plan_statistics(&self) -> PlanCacheStatistics {
+        self.plans.statistics()
+    }
+
+    /// Runs a batch on a slab leased from `pool`, waiting up to `patience` for other batches to
+    /// return theirs. The result has a row per sequence, pooled and
     /// projected but neither cut nor normalised: see [`finish`].
     ///
     /// # Errors
     /// [`EncodeError`]; the memory is returned in any case.
-    pub fn encode(&self, batch: &Batch, pool: &Pool<B::Source>) -> Result<Vec<f32>, EncodeError> {
+    pub fn encode(
+        &self,
+        batch: &Batch,
+        pool: &Pool<B::Source>,
+        patience: Duration,
+    ) -> Result<Vec<f32>, EncodeError> {
         self.check(batch)?;
-        let program = self.network.program(&self.backend, batch.shape());
-        let mut lease = pool.lease(program.plan().peak_bytes())?;
-        let slab: &mut Slab<B> = lease.block_mut();
+        let shape = batch.shape();
+        let program = self.network.program(&self.backend, shape).placed(self.plan(shape));
+        let bytes = program.plan().peak_bytes();
+        let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;
         let offset = self.limits.position_offset;
-        Ok(self.backend.run_batch(|| program.run(batch, offset, slab))?)
+        Ok(self.backend.run_batch(|| program.run(batch, offset, &mut lease))?)
     }
 
     fn check(&self, batch: &Batch) -> Result<(), EncodeError> {

@@ -7,7 +7,7 @@
 use crate::backend::{Backend, EmbeddingTensors, LinearTensors, NormTensors};
 use crate::batch::Shape;
 use crate::model::{Activation, Model, ModelError};
-use crate::program::{Planned, Program};
+use crate::program::Program;
 use crate::{BackendError, Pooling};
 
 /// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
@@ -45,8 +45,8 @@ struct Dense<B: Backend> {
 }
 
 impl<B: Backend> Network<B> {
-    /// Records the forward pass for batches of `shape` and plans its memory.
-    pub(crate) fn program<'m>(&'m self, backend: &'m B, shape: Shape) -> Planned<'m, B> {
+    /// Records the forward pass for batches of `shape`.
+    pub(crate) fn program<'m>(&'m self, backend: &'m B, shape: Shape) -> Program<'m, B> {
         let mut pass = Program::new(backend, shape);
         let mut hidden = pass.embed(&self.embeddings, self.hidden);
         for layer in &self.layers {

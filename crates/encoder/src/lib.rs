@@ -7,6 +7,7 @@
 //! - [`Batch`] packs sequences behind each other, without padding.
 //! - [`Encoder::encode`] plans the batch's memory, leases it once, runs the forward pass and brings
 //!   one row per sequence back; [`finish`] cuts and normalises a row.
+//! - [`fit`] says beforehand, on paper, which batches fit a memory budget.
 //!
 //! The choice behind it: the forward pass is written once, over a handful of coarse operations.
 //! Architectures differ in data, devices in their implementation of [`Backend`]; neither knows of
@@ -17,15 +18,19 @@ mod batch;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod encoder;
+mod fit;
 mod forward;
 pub mod model;
+mod paper;
 mod program;
 
 pub use backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision, Sequences, Slab, Workspace,
+    LinearTensors, NormTensors, Pool, Precision, Sequences, Slab, Stream, Workspace,
 };
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, finish};
+pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};
+pub use paper::{AttentionWorkspace, Footprint, PaperBackend};

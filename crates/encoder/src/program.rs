@@ -1,10 +1,13 @@
 //! A forward pass as a list of steps, and the memory plan that follows from it.
 //!
 //! The pass is written once as calls on a [`Program`] ([`crate::forward`]); recording it tells when
-//! each value is born and last read, so lifetimes are derived, never maintained by hand. Running it
-//! replays the steps on a backend with every value at its planned offset.
+//! each value is born and last read, so lifetimes are derived, never maintained by hand. A plan may
+//! be that of a larger shape: the steps are the same, and each buffer has at least the room that it
+//! needs. Running replays the steps on a backend with every value at its planned offset.
 
-use vecmill_memory::{BufferId, Plan, Planner};
+use std::sync::Arc;
+
+use vecmill_memory::{BufferId, Lease, Plan, Planner};
 
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, Indices, Linear, Pool, Sequences,
@@ -70,6 +73,7 @@ pub(crate) struct Program<'m, B: Backend> {
     ids: BufferId,
     positions: BufferId,
     starts: BufferId,
+    result: Option<Value>,
 }
 
 impl<'m, B: Backend> Program<'m, B> {
@@ -78,7 +82,8 @@ impl<'m, B: Backend> Program<'m, B> {
         let ids = planner.buffer(index_bytes(shape.tokens), 0..=0);
         let positions = planner.buffer(index_bytes(shape.tokens), 0..=0);
         let starts = planner.buffer(index_bytes(shape.sequences + 1), 0..=0);
-        Self { backend, shape, planner, steps: Vec::new(), ids, positions, starts }
+        let steps = Vec::new();
+        Self { backend, shape, planner, steps, ids, positions, starts, result: None }
     }
 
     pub(crate) fn embed(&mut self, tables: &'m B::Embeddings, hidden: usize) -> Value {
@@ -135,10 +140,30 @@ impl<'m, B: Backend> Program<'m, B> {
     }
 
     /// Ends the program: `result` stays alive after the last step.
-    pub(crate) fn finish(mut self, result: Value) -> Planned<'m, B> {
+    pub(crate) fn finish(mut self, result: Value) -> Self {
         self.read(&[result]);
-        let plan = self.planner.plan();
-        Planned { program: self, plan, result }
+        self.result = Some(result);
+        self
+    }
+
+    /// Plans the program's memory.
+    pub(crate) fn plan(&self) -> Plan {
+        self.planner.plan()
+    }
+
+    /// Whether every value has its room in `plan`, which was made for the same steps.
+    pub(crate) fn fits(&self, plan: &Plan) -> bool {
+        self.planner.fits(plan)
+    }
+
+    /// Puts the program's values where `plan` says, which was made for the same steps. If it has
+    /// less room than some value needs, because a backend's scratch memory does not grow with the
+    /// batch, the program gets a plan of its own.
+    pub(crate) fn placed(self, plan: Arc<Plan>) -> Planned<'m, B> {
+        let fits = self.fits(&plan);
+        debug_assert!(fits, "the plan of a larger shape has less room: {:?}", self.shape);
+        let plan = if fits { plan } else { Arc::new(self.plan()) };
+        Planned { program: self, plan }
     }
 
     fn value(&mut self, rows: usize, columns: usize) -> Value {
@@ -167,8 +192,7 @@ fn index_bytes(count: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Planned<'m, B: Backend> {
     program: Program<'m, B>,
-    plan: Plan,
-    result: Value,
+    plan: Arc<Plan>,
 }
 
 impl<B: Backend> Planned<'_, B> {
@@ -177,22 +201,49 @@ impl<B: Backend> Planned<'_, B> {
     }
 
     /// Runs all steps for `batch`, whose shape the program was made for, and copies the result out.
+    /// The lease is told how far each step reaches into it.
     pub(crate) fn run(
         &self,
         batch: &Batch,
         position_offset: u32,
-        slab: &mut Slab<B>,
+        lease: &mut Lease<'_, B::Source>,
     ) -> Result<Vec<f32>, BackendError> {
         let backend = self.program.backend;
+        lease.check_use(self.end_of_indices());
+        let slab = lease.block_mut();
         backend.copy_in(slab, batch.ids(), self.ids())?;
         backend.copy_in(slab, &batch.positions(position_offset), self.positions())?;
         backend.copy_in(slab, batch.starts(), self.sequences().starts)?;
         for step in &self.program.steps {
-            self.run_step(step, slab)?;
+            lease.check_use(self.end_of(step));
+            self.run_step(step, lease.block_mut())?;
         }
-        let mut result = vec![0.0; self.result.rows * self.result.columns];
-        backend.copy_out(slab, self.buffer(self.result), &mut result)?;
-        Ok(result)
+        let Some(result) = self.program.result.map(|result| self.buffer(result)) else {
+            return Ok(Vec::new());
+        };
+        let mut rows = vec![0.0; result.elements()];
+        backend.copy_out(lease.block_mut(), result, &mut rows)?;
+        Ok(rows)
+    }
+
+    /// The furthest byte of what a step writes; what it reads, another step has written.
+    fn end_of(&self, step: &Step<'_, B>) -> usize {
+        let (output, scratch) = match step {
+            Step::Linear { output, scratch, .. } | Step::Attention { output, scratch, .. } => {
+                (*output, Some(self.workspace(scratch)))
+            }
+            Step::Embed { output, .. }
+            | Step::AddNorm { output, .. }
+            | Step::Pool { output, .. } => (*output, None),
+        };
+        let Buffer { offset, rows, columns } = self.buffer(output);
+        let output = offset + rows * columns * self.program.backend.element_bytes();
+        output.max(scratch.map_or(0, |scratch| scratch.offset + scratch.bytes))
+    }
+
+    fn end_of_indices(&self) -> usize {
+        let lists = [self.ids(), self.positions(), self.sequences().starts];
+        lists.map(|list| list.offset + index_bytes(list.length)).into_iter().max().unwrap_or(0)
     }
 
     fn run_step(&self, step: &Step<'_, B>, slab: &mut Slab<B>) -> Result<(), BackendError> {

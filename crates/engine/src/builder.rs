@@ -5,21 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vecmill_backend_cpu::CpuBackend;
-use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape, model::DType};
-use vecmill_memory::Pool;
+use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape};
+use vecmill_memory::{GiveBack, Pool, PoolSettings};
 
 use crate::core::{Core, Parts};
 use crate::engine::Engine;
 use crate::error::StartError;
 use crate::fetch::{Fetcher, ModelRef, Stage};
 use crate::info::Info;
-use crate::machine::{cpu_device, memory_bytes, threads};
+use crate::machine::{cpu_device, threads};
+use crate::plan::Target;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
+use crate::traces::RefusalTraces;
 use crate::worker::Device;
-
-/// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
-const CPU_BATCH_TOKENS: usize = 2048;
 
 /// Configures and starts an [`Engine`].
 ///
@@ -38,13 +37,15 @@ pub struct Builder {
     model: ModelRef,
     cache: Option<PathBuf>,
     hub_token: Option<String>,
-    pooling: Option<Pooling>,
+    pub(crate) pooling: Option<Pooling>,
     default_prompt: Prompt,
-    max_batch_tokens: usize,
+    pub(crate) max_batch_tokens: usize,
     queue_capacity: usize,
     tokenization_workers: usize,
-    cpu_threads: usize,
-    memory_budget: Option<usize>,
+    pub(crate) cpu_threads: usize,
+    pub(crate) memory_budget: Option<usize>,
+    memory: PoolSettings,
+    refusal_traces: Option<PathBuf>,
     progress: Progress,
 }
 
@@ -63,6 +64,8 @@ impl Default for Builder {
             tokenization_workers: threads(),
             cpu_threads: threads(),
             memory_budget: None,
+            memory: PoolSettings::default(),
+            refusal_traces: None,
             progress: Arc::new(|_| {}),
         }
     }
@@ -136,6 +139,27 @@ impl Builder {
         Self { memory_budget: Some(bytes), ..self }
     }
 
+    /// When memory that no batch needs is given back (default: after 60 seconds).
+    #[must_use]
+    pub fn memory_give_back(mut self, give_back: GiveBack) -> Self {
+        self.memory.give_back = give_back;
+        self
+    }
+
+    /// Whether memory is made ready ahead of demand, as experience suggests (default: yes).
+    #[must_use]
+    pub fn memory_predict(mut self, predict: bool) -> Self {
+        self.memory.predict = predict;
+        self
+    }
+
+    /// A folder into which a trace of a device's memory is written when a batch was refused some:
+    /// at most one file a minute, and no more once 16 are there.
+    #[must_use]
+    pub fn memory_trace_on_refusal(self, folder: PathBuf) -> Self {
+        Self { refusal_traces: Some(folder), ..self }
+    }
+
     /// Is told what is being done while the engine starts.
     #[must_use]
     pub fn on_progress(self, progress: Progress) -> Self {
@@ -148,22 +172,26 @@ impl Builder {
     /// # Errors
     /// [`StartError`] says what is missing or wrong and what to do.
     pub fn start(self) -> Result<Engine, StartError> {
-        let fetcher =
-            Fetcher::new(self.cache.clone(), self.hub_token.clone(), self.progress.clone());
-        let folder = fetcher.fetch(&self.model)?;
-        let engine = self.start_in(&folder)?;
+        let engine = self.start_in(&self.fetch()?)?;
         (self.progress)(Stage::Ready);
         Ok(engine)
+    }
+
+    /// The model's folder, fetched if it is not there.
+    pub(crate) fn fetch(&self) -> Result<PathBuf, StartError> {
+        let fetcher =
+            Fetcher::new(self.cache.clone(), self.hub_token.clone(), self.progress.clone());
+        Ok(fetcher.fetch(&self.model)?)
     }
 
     fn start_in(&self, folder: &Path) -> Result<Engine, StartError> {
         self.check()?;
         let model = Model::open(folder)?;
-        let max_tokens = model.pipeline.max_tokens.min(model.config.max_tokens());
+        let max_tokens = model.max_input_tokens();
         // The tokenizer's file and the weights are read side by side: each takes about as long.
         let (tokenizer, device) = rayon::join(
             || Tokenizer::open(&model.folder, &model.pipeline, max_tokens),
-            || self.cpu(&model, max_tokens),
+            || self.cpu(&model),
         );
         let device = device?;
         let tokenizers = rayon::ThreadPoolBuilder::new()
@@ -188,7 +216,7 @@ impl Builder {
         Engine::run(core, info, vec![Arc::new(device)]).map_err(StartError::Thread)
     }
 
-    fn check(&self) -> Result<(), StartError> {
+    pub(crate) fn check(&self) -> Result<(), StartError> {
         let counts = [
             ("max batch tokens", self.max_batch_tokens),
             ("queue capacity", self.queue_capacity),
@@ -203,40 +231,33 @@ impl Builder {
         }
     }
 
-    /// Loads the model onto the CPU and finds the largest batch that the budget allows.
-    fn cpu(&self, model: &Model, max_tokens: usize) -> Result<Device<CpuBackend>, StartError> {
+    /// Loads the model onto the CPU, for batches as large as the budget allows.
+    fn cpu(&self, model: &Model) -> Result<Device<CpuBackend>, StartError> {
+        let fit = self.fit(model, Target::CPU)?;
         let backend = CpuBackend::new(self.cpu_threads)?;
-        let budget = self.memory_budget.or_else(memory_bytes).unwrap_or(usize::MAX);
-        let pool = Pool::new(backend.source(), budget);
-        let weights = pool.reserve(model.weights.bytes_as(DType::F32))?;
+        let pool = Pool::with_settings(backend.source(), self.cpu_budget(), self.memory.clone());
+        let weights = pool.reserve(fit.weights_bytes)?;
         let loading = |done, total| (self.progress)(Stage::Loading { done, total });
         let encoder = Encoder::load(backend, model, self.pooling, &loading)?;
-        let mut batch_tokens = self.max_batch_tokens.min(CPU_BATCH_TOKENS).max(max_tokens);
-        let room = pool.statistics().budget_bytes - pool.statistics().reserved_bytes;
-        let fits = |tokens: usize| {
-            let shape = Shape { tokens, sequences: tokens, longest: tokens.min(max_tokens) };
-            encoder.plan(shape).peak_bytes() <= room
-        };
-        while batch_tokens > max_tokens && !fits(batch_tokens) {
-            batch_tokens = (batch_tokens / 2).max(max_tokens);
-        }
-        // Fails with the numbers if not even the longest input fits.
-        let longest = Shape { tokens: max_tokens, sequences: 1, longest: max_tokens };
-        drop(pool.lease(encoder.plan(longest).peak_bytes())?);
+        let encoder = encoder.with_largest(fit.largest);
+        // What fits on paper must be there: the longest input's memory is taken once, and given
+        // back, because memory follows use.
+        let longest = fit.largest.longest;
+        let longest = Shape { tokens: longest, sequences: 1, longest };
+        drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
         pool.trim();
-        Ok(Device { name: "cpu".into(), encoder, pool, _weights: weights, batch_tokens })
+        let traces = self.refusal_traces.clone().map(RefusalTraces::new);
+        Device::new("cpu", encoder, pool, weights, fit.largest.tokens, traces)
+            .map_err(StartError::Thread)
     }
 
     fn info(&self, model: &Model, max_input_tokens: usize, device: &Device<CpuBackend>) -> Info {
-        let (model_id, revision) = match &self.model {
-            ModelRef::Hub { id, revision } => (id.clone(), revision.clone()),
-            ModelRef::Folder(folder) => (folder.display().to_string(), None),
-        };
+        let (model_id, revision) = self.model_name();
         Info {
             model_id,
             revision,
             architecture: model.config.family.model_type().into(),
-            dtype: "float32".into(),
+            dtype: Target::CPU.dtype().into(),
             pooling: self.pooling.unwrap_or(model.pipeline.pooling).name().into(),
             normalized: model.pipeline.normalize,
             dimensions: model.dimensions(),
@@ -246,6 +267,14 @@ impl Builder {
             tokenization_workers: self.tokenization_workers,
             prompts: model.pipeline.prompts.clone(),
             devices: vec![cpu_device(self.cpu_threads)],
+        }
+    }
+
+    /// The model's id or folder, and its revision.
+    pub(crate) fn model_name(&self) -> (String, Option<String>) {
+        match &self.model {
+            ModelRef::Hub { id, revision } => (id.clone(), revision.clone()),
+            ModelRef::Folder(folder) => (folder.display().to_string(), None),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
 use vecmill_encoder::{Limits, model::Pipeline};
-use vecmill_scheduler::{Full, Job, Queue, Speed};
+use vecmill_scheduler::{Full, Job, Queue, Speed, budget_for};
 
 use crate::error::RequestError;
 use crate::metrics::Metrics;
@@ -39,6 +39,13 @@ struct State {
     queue: Queue<Work>,
     speed: Speed,
     closed: bool,
+}
+
+impl State {
+    fn backlog_time(&self, batch_tokens: usize) -> Duration {
+        let backlog = self.speed.estimate(self.queue.tokens(), batch_tokens);
+        backlog.unwrap_or(Duration::from_secs(1))
+    }
 }
 
 /// One tokenised input of a request.
@@ -177,10 +184,14 @@ impl Core {
             return Err(RequestError::Stopped);
         }
         state.queue.admit(inputs).map_err(|Full { admitted, .. }| {
-            let backlog = state.speed.estimate(state.queue.tokens(), self.batch_tokens);
-            let retry_after = backlog.unwrap_or(Duration::from_secs(1));
+            let retry_after = state.backlog_time(self.batch_tokens);
             RequestError::Busy { waiting: admitted, retry_after }
         })
+    }
+
+    /// When what waits now will probably be done.
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.state().backlog_time(self.batch_tokens)
     }
 
     /// An answer that makes room for other requests when it is given, before its caller hears it.
@@ -258,9 +269,14 @@ impl Core {
         self.changed.notify_all();
     }
 
-    /// Waits for work and takes a batch of at most `budget` tokens; `None` when the engine has been
-    /// closed and everything accepted is answered.
-    pub(crate) fn next_batch(&self, budget: usize) -> Option<Vec<Job<Work>>> {
+    /// Waits for work and takes a batch of at most `limit` tokens, or of as many as `warm` memory
+    /// holds where that costs nothing; `None` when the engine has been closed and everything
+    /// accepted is answered.
+    pub(crate) fn next_batch(
+        &self,
+        limit: usize,
+        warm: impl Fn() -> usize,
+    ) -> Option<Vec<Job<Work>>> {
         let mut unwanted = Vec::new();
         let mut state = self.state();
         loop {
@@ -271,6 +287,8 @@ impl Core {
                 }
                 wanted
             };
+            let backlog = state.queue.tokens();
+            let budget = if backlog > limit { budget_for(backlog, limit, warm()) } else { limit };
             let batch = state.queue.next_batch(budget, wanted);
             let over = state.closed && state.queue.admitted() == 0;
             if !batch.is_empty() || over || !unwanted.is_empty() {

@@ -5,6 +5,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
+use vecmill_memory::Statistics;
+use vecmill_memory::trace::Trace;
+
 use crate::builder::Builder;
 use crate::core::Core;
 use crate::error::RequestError;
@@ -113,9 +116,27 @@ impl Engine {
     /// None in practice: writing to a string does not fail.
     pub fn write_metrics(&self, out: &mut String) -> fmt::Result {
         let running = &self.running;
-        let memory: Vec<_> =
-            running.devices.iter().map(|device| (device.name(), device.memory())).collect();
-        running.core.metrics.write(out, running.core.backlog(), &memory)
+        let devices = running.devices.iter();
+        let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
+        running.core.metrics.write(out, running.core.backlog(), memory)
+    }
+
+    /// The memory of each device.
+    pub fn memory(&self) -> Vec<(String, Statistics)> {
+        let devices = self.running.devices.iter();
+        devices.map(|device| (device.name().to_owned(), device.memory().pool)).collect()
+    }
+
+    /// Gives each device's unused memory back now, and tells how many bytes that were.
+    pub fn trim_memory(&self) -> Vec<(String, usize)> {
+        let devices = self.running.devices.iter();
+        devices.map(|device| (device.name().to_owned(), device.trim_memory())).collect()
+    }
+
+    /// What each device's pool remembers of its leases.
+    pub fn memory_trace(&self) -> Vec<(String, Trace)> {
+        let devices = self.running.devices.iter();
+        devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
     }
 
     /// Refuses new requests, finishes those accepted and ends the workers. Blocks until then.
@@ -132,6 +153,9 @@ impl Running {
         for thread in threads {
             // A worker that panicked has already answered its requests, by dropping them.
             let _ = thread.join();
+        }
+        for device in &self.devices {
+            device.stop();
         }
     }
 }

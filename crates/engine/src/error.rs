@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vecmill_encoder::{BackendError, LoadError, ModelError};
+use vecmill_encoder::{BackendError, FitError, LoadError, ModelError};
 
 use crate::fetch::FetchError;
 
@@ -89,6 +89,30 @@ pub enum RequestError {
         /// When there will probably be room.
         retry_after: Duration,
     },
+    /// Others use the device's memory, and none came free in time.
+    #[error(
+        "device {device} has no memory for this request now: {reason}; try again in {} s", retry_after.as_secs().max(1)
+    )]
+    NoMemory {
+        /// The device's name, for example `cpu`.
+        device: String,
+        /// What the device's memory said.
+        reason: String,
+        /// When there will probably be some.
+        retry_after: Duration,
+    },
+    /// One input alone needs more memory than the budget leaves.
+    #[error(
+        "input {index} needs {needed} bytes of memory, but the budget leaves {available} beside the weights: raise the budget or shorten the input"
+    )]
+    InputTooLarge {
+        /// Its place in the request, from 0.
+        index: usize,
+        /// Bytes that it needs.
+        needed: usize,
+        /// Bytes that the budget leaves.
+        available: usize,
+    },
     /// The caller dropped the request's future before it was answered; only metrics see this.
     #[error("the caller gave the request up before it was answered")]
     GivenUp,
@@ -109,9 +133,19 @@ impl RequestError {
     /// Who can do something about it.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Busy { .. } => Fault::Load,
-            Self::Stopped | Self::Device { .. } => Fault::Server,
+            Self::Busy { .. } | Self::NoMemory { .. } => Fault::Load,
+            Self::Stopped | Self::Device { .. } | Self::InputTooLarge { .. } => Fault::Server,
             _ => Fault::Caller,
+        }
+    }
+
+    /// When the same request may succeed, where that is only a matter of time.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } | Self::NoMemory { retry_after, .. } => {
+                Some(*retry_after)
+            }
+            _ => None,
         }
     }
 }
@@ -152,10 +186,22 @@ pub enum StartError {
         /// What is wrong with it and what would be right.
         reason: String,
     },
-    /// The weights and one batch do not fit into the memory budget.
+    /// The weights and the longest input do not fit into the memory budget.
     #[error("the memory budget is too small: {0}")]
+    Budget(FitError),
+    /// The budget allows it, but the memory could not be had.
+    #[error("the memory for one batch can't be taken: {0}")]
     Memory(#[from] vecmill_memory::LeaseError),
     /// The system refused a thread.
     #[error("a worker thread could not be started: {0}")]
     Thread(std::io::Error),
+}
+
+impl From<FitError> for StartError {
+    fn from(error: FitError) -> Self {
+        match error {
+            FitError::Load(error) => Self::Load(error),
+            error => Self::Budget(error),
+        }
+    }
 }

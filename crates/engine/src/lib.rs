@@ -6,6 +6,7 @@
 //! answer (`pending`).
 //!
 //! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
+//! - [`plan`] says beforehand what fits a memory budget.
 //! - [`Request`] and [`Reply`] are what goes in and comes out; [`RequestError`] and [`StartError`]
 //!   say whose fault it was.
 //!
@@ -34,8 +35,10 @@ mod info;
 pub mod machine;
 mod metrics;
 mod pending;
+pub mod plan;
 mod request;
 mod tokenizer;
+mod traces;
 mod worker;
 
 pub use builder::Builder;
@@ -44,3 +47,5 @@ pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
 pub use request::{Embedding, Input, Prompt, Reply, Request, Timings, Token, Truncation};
 pub use vecmill_encoder::Pooling;
+pub use vecmill_memory::trace::Trace;
+pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};

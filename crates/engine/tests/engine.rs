@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::plan::{FitError, Target};
 use vecmill_engine::{
     Builder, Engine, Fault, Input, Prompt, Request, RequestError, StartError, Truncation,
 };
@@ -252,7 +253,12 @@ fn every_tokenizer_family_works_end_to_end() {
 #[test]
 fn what_does_not_fit_the_budget_is_said_at_the_start() {
     let result = builder("bert-mean").memory_budget(1 << 20).start();
-    assert!(matches!(result, Err(StartError::Memory(_))), "{result:?}");
+    let planned = builder("bert-mean").memory_budget(1 << 20).plan(Target::CPU);
+    assert_eq!(
+        format!("{:?}", planned.unwrap_err()),
+        format!("{:?}", result.as_ref().unwrap_err())
+    );
+    assert!(matches!(result, Err(StartError::Budget(_))), "{result:?}");
     let result = builder("bert-mean").default_prompt(Prompt::Named("none".into())).start();
     assert!(matches!(result, Err(StartError::Setting { setting: "default prompt", .. })));
     let result = builder("bert-mean").cpu_threads(0).start();
@@ -287,4 +293,53 @@ fn damaged_weights_give_an_error_instead_of_nan() {
     let found = error(&engine, Request::new(["freedom of thought"]));
     assert_eq!(found.fault(), Fault::Server, "{found}");
     assert!(found.to_string().contains("finite"), "{found}");
+}
+
+#[test]
+fn the_plan_and_the_server_agree() {
+    for mib in [6, 8, 16, 4096] {
+        let builder = builder("bert-mean").memory_budget(mib << 20);
+        let plan = builder.plan(Target::CPU).unwrap();
+        let engine = builder.start().unwrap();
+        assert_eq!(plan.fit.largest.tokens, engine.info().max_batch_tokens);
+        assert_eq!(plan.max_input_tokens, engine.info().max_input_tokens);
+        let memory = &engine.memory()[0].1;
+        assert_eq!(plan.fit.budget_bytes, memory.budget_bytes);
+        assert_eq!(plan.fit.weights_bytes, memory.reserved_bytes);
+        // Inputs of one token each make the batch whose slab is largest.
+        let inputs = vec![Input::Tokens(vec![7]); plan.fit.largest.tokens];
+        engine.embed_blocking(Request::new(inputs)).unwrap();
+        let memory = &engine.memory()[0].1;
+        assert!(memory.peak_held_bytes <= memory.budget_bytes - memory.reserved_bytes);
+        assert_eq!((memory.overruns, memory.leases.refused), (0, 0), "{mib} MiB");
+    }
+}
+
+#[test]
+fn a_plan_for_a_gpu_needs_none_but_a_budget() {
+    let gpu = builder("bert-mean").memory_budget(1 << 30).plan(Target::GPU).unwrap();
+    assert_eq!((gpu.fit.in_flight, gpu.fit.largest.tokens), (2, 16_384));
+    assert_eq!(gpu.target.dtype(), "float16");
+    let unknown = builder("bert-mean").plan(Target::GPU);
+    assert!(matches!(unknown, Err(StartError::Setting { setting: "memory budget", .. })));
+    let small = builder("bert-mean").memory_budget(1 << 20).plan(Target::GPU).unwrap_err();
+    let StartError::Budget(FitError::TooSmall { missing_bytes, .. }) = small else {
+        panic!("{small}");
+    };
+    let enough = builder("bert-mean").memory_budget((1 << 20) + missing_bytes);
+    assert_eq!(enough.plan(Target::GPU).unwrap().fit.headroom_bytes, 0);
+}
+
+#[test]
+fn memory_is_given_back_on_demand_and_its_leases_are_traced() {
+    let engine = engine();
+    embed(&engine, "rest and leisure");
+    assert!(engine.memory()[0].1.idle_bytes > 0);
+    let trimmed = engine.trim_memory();
+    assert_eq!(trimmed[0].0, "cpu");
+    assert!(trimmed[0].1 > 0);
+    assert_eq!(engine.memory()[0].1.held_bytes, 0);
+    let trace = engine.memory_trace();
+    let events = &trace[0].1.events;
+    assert_eq!(events.len(), 4, "the trial lease and one batch, each leased and returned");
 }

@@ -26,7 +26,7 @@
 //! assert_eq!(plan.offset(scores), plan.offset(output));
 //!
 //! let pool = Pool::new(HostSource, 64 << 20);
-//! let mut lease = pool.lease(plan.peak_bytes())?;
+//! let mut lease = pool.lease(plan.peak_bytes(), &())?;
 //! lease.block_mut().bytes_mut()[plan.offset(hidden)] = 1;
 //! drop(lease); // the slab waits in the pool for the next batch
 //! assert_eq!(pool.statistics().leased_bytes, 0);
@@ -34,13 +34,29 @@
 //! # }
 //! ```
 
+mod budget;
 mod class;
-mod host;
+mod heap;
 mod plan;
+mod plan_cache;
 mod pool;
+mod region;
+pub mod replay;
+mod ring;
 mod source;
+mod sync;
+pub mod trace;
 
-pub use host::{HostBlock, HostSource, MappedFile};
-pub use plan::{ALIGNMENT, BufferId, Plan, Planner};
-pub use pool::{Lease, LeaseError, Pool, Reservation, Statistics};
-pub use source::{Source, SourceError};
+pub use heap::{Heap, HeapStatistics, ResizeError, Span, StaleSpan};
+pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
+pub use plan_cache::{PlanCache, PlanCacheStatistics};
+pub use pool::{
+    Extra, GiveBack, Keeper, LatencyBucket, Lease, LeaseError, LeaseId, Leases, Maintained, Pool,
+    PoolSettings, Remedy, Reservation, StaleLease, Statistics,
+};
+pub use region::{Region, RegionFull};
+pub use ring::{Claim, Ring, RingStatistics, StaleClaim};
+pub use source::{
+    Cause, DriverCall, Fault, HostBlock, HostSource, MappedFile, SimulatedBlock, SimulatedDevice,
+    SimulatedEvent, SimulatedStream, Source, SourceError, Violation,
+};

@@ -6,6 +6,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::class::GRANULE;
+
 /// Every offset is a multiple of this many bytes: a cache line, the widest vector register, and
 /// what GPU copies want.
 pub const ALIGNMENT: usize = 64;
@@ -67,7 +69,21 @@ impl Planner {
             let position = placed.partition_point(|&other| offsets[other] <= offset);
             placed.insert(position, index);
         }
-        Plan { offsets, peak }
+        let placed = |(request, offset): (&Request, usize)| PlannedBuffer {
+            offset,
+            bytes: request.bytes,
+            steps: request.steps.clone(),
+        };
+        Plan { buffers: self.requests.iter().zip(offsets).map(placed).collect(), peak }
+    }
+
+    /// Whether `plan`, made for the same buffers at other sizes, has room for each of these.
+    ///
+    /// A plan holds for all sizes up to those that it was made for: what was apart stays apart.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        let mut pairs = self.requests.iter().zip(&plan.buffers);
+        self.requests.len() == plan.buffers.len()
+            && pairs.all(|(request, planned)| request.bytes <= planned.bytes)
     }
 
     fn lowest_gap(&self, request: &Request, placed: &[usize], offsets: &[usize]) -> usize {
@@ -85,19 +101,43 @@ impl Planner {
 /// The offset of every buffer in one slab, and the slab's size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    offsets: Vec<usize>,
+    buffers: Vec<PlannedBuffer>,
     peak: usize,
 }
 
+/// A buffer with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedBuffer {
+    /// Its distance in bytes from the start of the slab.
+    pub offset: usize,
+    /// Its size, rounded up to [`ALIGNMENT`].
+    pub bytes: usize,
+    /// The steps during which it is alive.
+    pub steps: RangeInclusive<usize>,
+}
+
 impl Plan {
+    /// Pools take and hold memory in multiples of this many bytes.
+    pub const GRANULE: usize = GRANULE;
+
     /// The buffer's distance in bytes from the start of the slab, a multiple of [`ALIGNMENT`].
     pub fn offset(&self, buffer: BufferId) -> usize {
-        self.offsets[buffer.0]
+        self.buffers[buffer.0].offset
+    }
+
+    /// All buffers, in the order in which they were added to the planner.
+    pub fn buffers(&self) -> &[PlannedBuffer] {
+        &self.buffers
     }
 
     /// The bytes that the slab must have: exactly the end of its furthest buffer.
     pub fn peak_bytes(&self) -> usize {
         self.peak
+    }
+
+    /// What the slab takes of a pool's budget at least: whole granules.
+    pub fn slab_bytes(&self) -> usize {
+        self.peak.next_multiple_of(Self::GRANULE).max(Self::GRANULE)
     }
 }
 
@@ -124,6 +164,21 @@ mod tests {
         let plan = planner.plan();
         assert_ne!(plan.offset(first), plan.offset(second));
         assert_eq!(plan.peak_bytes(), 128);
+    }
+
+    #[test]
+    fn a_plan_holds_for_smaller_buffers_only() {
+        let planner = |sizes: [usize; 2]| {
+            let mut planner = Planner::new();
+            for bytes in sizes {
+                planner.buffer(bytes, 0..=1);
+            }
+            planner
+        };
+        let plan = planner([256, 512]).plan();
+        assert!(planner([256, 512]).fits(&plan) && planner([64, 0]).fits(&plan));
+        assert!(!planner([257, 64]).fits(&plan), "in all smaller, but not each");
+        assert!(!Planner::new().fits(&plan), "other buffers");
     }
 
     fn requests() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {

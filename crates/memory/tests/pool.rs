@@ -1,137 +1,273 @@
-//! The pool against a model of itself: random leases, returns, trims and a source that fails.
+//! The pool against a model of itself, on a simulated device that judges every use of memory.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests speak by panicking")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use vecmill_memory::{HostSource, LeaseError, Pool, Source, SourceError};
+use vecmill_memory::{
+    GiveBack, HostSource, Lease, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice,
+    SimulatedStream, Source,
+};
 
 const MIB: usize = 1 << 20;
-
-/// Memory that is only counted, and that can be made to fail.
-#[derive(Debug, Clone, Default)]
-struct Counted {
-    taken: Arc<AtomicUsize>,
-    failing: Arc<AtomicBool>,
-}
-
-#[derive(Debug)]
-struct CountedBlock {
-    bytes: usize,
-    taken: Arc<AtomicUsize>,
-}
-
-impl Drop for CountedBlock {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(self.bytes, Ordering::SeqCst);
-    }
-}
-
-impl Source for Counted {
-    type Block = CountedBlock;
-
-    fn allocate(&self, bytes: usize) -> Result<CountedBlock, SourceError> {
-        if self.failing.load(Ordering::SeqCst) {
-            return Err(SourceError { bytes, from: "test", reason: "told to fail".into() });
-        }
-        self.taken.fetch_add(bytes, Ordering::SeqCst);
-        Ok(CountedBlock { bytes, taken: Arc::clone(&self.taken) })
-    }
-}
+const MILLISECOND: u64 = 1_000_000;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Lease(usize),
-    Return(usize),
+    Lease { bytes: usize, stream: usize },
+    Launch { lease: usize, milliseconds: u64 },
+    Return { lease: usize },
+    DetachAndAttach { lease: usize },
+    Extra { bytes: usize, stream: usize },
+    ReturnExtra,
     Trim,
-    Fail(bool),
+    Maintain,
+    Advance { milliseconds: u64 },
+    NeighbourTakes(usize),
+    NeighbourGives(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (1usize..40 * MIB).prop_map(Step::Lease),
-        3 => (0usize..16).prop_map(Step::Return),
+        6 => (1usize..40 * MIB, 0usize..3).prop_map(|(bytes, stream)| Step::Lease { bytes, stream }),
+        6 => (0usize..16, 1u64..50)
+            .prop_map(|(lease, milliseconds)| Step::Launch { lease, milliseconds }),
+        5 => (0usize..16).prop_map(|lease| Step::Return { lease }),
+        1 => (0usize..16).prop_map(|lease| Step::DetachAndAttach { lease }),
+        2 => (1usize..3 * MIB, 0usize..3).prop_map(|(bytes, stream)| Step::Extra { bytes, stream }),
+        2 => Just(Step::ReturnExtra),
         1 => Just(Step::Trim),
-        1 => any::<bool>().prop_map(Step::Fail),
+        2 => Just(Step::Maintain),
+        3 => (1u64..2000).prop_map(|milliseconds| Step::Advance { milliseconds }),
+        1 => (1usize..100 * MIB).prop_map(Step::NeighbourTakes),
+        1 => (1usize..100 * MIB).prop_map(Step::NeighbourGives),
     ];
     prop::collection::vec(step, 1..120)
 }
 
-proptest! {
-    #[test]
-    fn the_budget_holds_and_every_byte_is_accounted_for(steps in steps()) {
-        let source = Counted::default();
+/// Leases that are out must not share an address.
+fn assert_apart(leases: &[Lease<'_, SimulatedDevice>]) {
+    let mut ranges: Vec<_> = leases
+        .iter()
+        .map(|lease| (lease.block().address(), lease.block().address() + lease.bytes() as u64))
+        .collect();
+    ranges.sort_unstable();
+    assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "overlap: {ranges:?}");
+}
+
+struct Scene {
+    device: SimulatedDevice,
+    streams: [SimulatedStream; 3],
+    pool: Pool<SimulatedDevice>,
+    budget: usize,
+}
+
+impl Scene {
+    fn new(in_place: bool) -> Self {
+        let device = SimulatedDevice::new(150 * MIB).instant().in_place(in_place);
+        let streams = [device.stream(), device.stream(), device.stream()];
         let budget = 100 * MIB;
-        let pool = Pool::new(source.clone(), budget);
-        let mut leases = Vec::new();
+        let settings = PoolSettings {
+            give_back: GiveBack::After(Duration::from_secs(2)),
+            ..PoolSettings::default()
+        };
+        let pool = Pool::with_settings(device.clone(), budget, settings);
+        Self { device, streams, pool, budget }
+    }
+
+    fn run(&self, steps: &[Step]) {
+        let mut leases: Vec<(Lease<'_, SimulatedDevice>, usize)> = Vec::new();
+        let mut extras = Vec::new();
         for step in steps {
-            match step {
-                Step::Lease(bytes) => match pool.lease(bytes) {
-                    Ok(lease) => {
-                        prop_assert!(lease.bytes() >= bytes);
-                        leases.push(lease);
+            match *step {
+                Step::Lease { bytes, stream } => {
+                    match self.pool.lease(bytes, &self.streams[stream]) {
+                        Ok(lease) => {
+                            assert!(lease.bytes() >= bytes);
+                            leases.push((lease, stream));
+                        }
+                        Err(error) => self.check_refusal(&error, leases.len() + extras.len()),
                     }
-                    Err(LeaseError::Busy { needed, leased, .. }) => {
-                        prop_assert!(leased > 0 && leased + needed > budget);
-                    }
-                    Err(LeaseError::Source(_)) => {
-                        prop_assert!(source.failing.load(Ordering::SeqCst));
-                    }
-                    Err(other) => prop_assert!(false, "{other}"),
-                },
-                Step::Return(index) if !leases.is_empty() => {
-                    drop(leases.swap_remove(index % leases.len()));
                 }
-                Step::Return(_) => {}
-                Step::Trim => {
-                    pool.trim();
-                    let now = pool.statistics();
-                    prop_assert_eq!(now.held_bytes, now.leased_bytes);
+                Step::Launch { lease, milliseconds } if !leases.is_empty() => {
+                    let (lease, stream) = &leases[lease % leases.len()];
+                    let (stream, duration) = (&self.streams[*stream], milliseconds * MILLISECOND);
+                    self.device.launch(stream, lease.block(), 0..lease.bytes(), duration);
                 }
-                Step::Fail(fail) => source.failing.store(fail, Ordering::SeqCst),
+                Step::Return { lease } if !leases.is_empty() => {
+                    drop(leases.swap_remove(lease % leases.len()));
+                }
+                Step::DetachAndAttach { lease } if !leases.is_empty() => {
+                    let (lease, stream) = leases.swap_remove(lease % leases.len());
+                    let id = lease.detach();
+                    leases.push((self.pool.attach(id).unwrap(), stream));
+                    assert!(self.pool.attach(id).is_err(), "a name is good once");
+                }
+                Step::Extra { bytes, stream } => {
+                    extras.extend(self.pool.extra(bytes, &self.streams[stream]).ok());
+                }
+                Step::ReturnExtra => drop(extras.pop()),
+                Step::Trim => drop(self.pool.trim()),
+                Step::Maintain => drop(self.pool.maintain()),
+                Step::Advance { milliseconds } => self.device.advance(milliseconds * MILLISECOND),
+                Step::NeighbourTakes(bytes) => drop(self.device.neighbour_takes(bytes)),
+                Step::NeighbourGives(bytes) => self.device.neighbour_gives(bytes),
+                Step::Launch { .. } | Step::Return { .. } | Step::DetachAndAttach { .. } => {}
             }
-            let now = pool.statistics();
-            let leased: usize = leases.iter().map(vecmill_memory::Lease::bytes).sum();
-            prop_assert_eq!(now.leased_bytes, leased);
-            prop_assert_eq!(now.held_bytes, source.taken.load(Ordering::SeqCst));
-            prop_assert!(now.leased_bytes <= now.held_bytes && now.held_bytes <= budget);
-            prop_assert!(now.peak_held_bytes <= budget);
+            let out: Vec<_> = leases.into_iter().collect();
+            self.check(&out);
+            leases = out;
         }
     }
+
+    fn check(&self, leases: &[(Lease<'_, SimulatedDevice>, usize)]) {
+        let now = self.pool.statistics();
+        let leased: usize = leases.iter().map(|(lease, _)| lease.bytes()).sum();
+        assert!(now.leased_bytes >= leased);
+        assert!(now.requested_bytes >= leases.iter().map(|(lease, _)| lease.planned_bytes()).sum());
+        assert_eq!(now.held_bytes, self.device.taken_bytes());
+        assert!(now.held_bytes <= self.budget && now.peak_held_bytes <= self.budget);
+        assert_eq!(now.leased_bytes + now.idle_bytes + now.fallback.capacity_bytes, now.held_bytes);
+        assert_eq!(now.refused_with_room, 0);
+        assert!(self.device.violations().is_empty(), "{:?}", self.device.violations());
+    }
+
+    fn check_refusal(&self, error: &LeaseError, out: usize) {
+        match error.remedy() {
+            Remedy::Wait => assert!(out > 0 || self.in_flight(), "nobody to wait for: {error}"),
+            Remedy::Split => {}
+            Remedy::Reject => panic!("nothing was wrong, but: {error}"),
+        }
+    }
+
+    /// Whether the device still works on something that was returned.
+    fn in_flight(&self) -> bool {
+        self.streams.iter().any(|stream| self.device.stream_time(stream) > self.device.now())
+    }
+}
+
+proptest! {
+    #[test]
+    fn leases_never_overlap_and_every_byte_is_accounted_for(steps in steps(), in_place: bool) {
+        let scene = Scene::new(in_place);
+        scene.run(&steps);
+        for stream in &scene.streams {
+            scene.device.synchronize(stream);
+        }
+        scene.pool.trim();
+        prop_assert_eq!(scene.device.taken_bytes(), 0, "all is given back");
+        prop_assert_eq!(scene.pool.statistics().held_bytes, 0);
+    }
+}
+
+#[test]
+fn overlap_would_be_noticed() {
+    let scene = Scene::new(true);
+    let one = scene.pool.lease(MIB, &scene.streams[0]).unwrap();
+    let two = scene.pool.lease(MIB, &scene.streams[0]).unwrap();
+    assert_apart(&[one, two]);
 }
 
 #[test]
 fn a_returned_slab_serves_the_next_lease() {
     let pool = Pool::new(HostSource, 64 * MIB);
-    drop(pool.lease(5 * MIB).unwrap());
-    drop(pool.lease(5 * MIB).unwrap());
-    drop(pool.lease(4 * MIB).unwrap());
+    drop(pool.lease(5 * MIB, &()).unwrap());
+    drop(pool.lease(5 * MIB, &()).unwrap());
+    drop(pool.lease(4 * MIB, &()).unwrap());
     let now = pool.statistics();
-    assert_eq!((now.grown_leases, now.warm_leases, now.held_bytes), (1, 2, 6 * MIB));
+    assert_eq!((now.leases.grown, now.leases.warm, now.held_bytes), (1, 2, 6 * MIB));
+    assert_eq!(now.warm_ratio(), Some(2.0 / 3.0));
 }
 
 #[test]
 fn a_larger_slab_takes_the_place_of_a_smaller_one() {
     let pool = Pool::new(HostSource, 1 << 30);
     for size in [1, 30, 3, 60, 7, 100, 2, 99] {
-        drop(pool.lease(size * MIB).unwrap());
+        drop(pool.lease(size * MIB, &()).unwrap());
     }
     let held = pool.statistics().held_bytes;
     assert!((100 * MIB..=104 * MIB).contains(&held), "one batch at a time holds {held} bytes");
-    assert_eq!(pool.statistics().grown_leases, 4, "small batches run in the large slab");
+    assert_eq!(pool.statistics().leases.grown, 4, "small batches run in the large slab");
+}
+
+#[test]
+fn a_slab_grows_where_it_is() {
+    let scene = Scene::new(true);
+    let first = scene.pool.lease(4 * MIB, &scene.streams[0]).unwrap();
+    let address = first.block().address();
+    drop(first);
+    let grown = scene.pool.lease(50 * MIB, &scene.streams[0]).unwrap();
+    assert_eq!(grown.block().address(), address);
+    assert_eq!(scene.pool.statistics().held_bytes, 50 * MIB, "no more than needed");
 }
 
 #[test]
 fn what_can_never_fit_is_told_apart_from_what_must_wait() {
     let pool = Pool::new(HostSource, 16 * MIB);
     let _weights = pool.reserve(4 * MIB).unwrap();
-    assert!(matches!(pool.lease(13 * MIB), Err(LeaseError::TooLarge { .. })));
-    let held = pool.lease(10 * MIB).unwrap();
-    assert!(matches!(pool.lease(10 * MIB), Err(LeaseError::Busy { .. })));
+    assert_eq!(pool.lease(13 * MIB, &()).unwrap_err().remedy(), Remedy::Split);
+    let held = pool.lease(10 * MIB, &()).unwrap();
+    assert_eq!(pool.lease(10 * MIB, &()).unwrap_err().remedy(), Remedy::Wait);
     drop(held);
-    assert!(pool.lease(10 * MIB).is_ok());
+    assert!(pool.lease(10 * MIB, &()).is_ok());
     assert!(matches!(pool.reserve(15 * MIB), Err(LeaseError::TooLarge { .. })));
-    assert_eq!(pool.statistics().refused_leases, 2);
+    assert_eq!(pool.lease(usize::MAX, &()).unwrap_err().remedy(), Remedy::Split);
+    assert!(pool.region(usize::MAX).is_err() && pool.prepare(&[usize::MAX]).is_err());
+    assert_eq!(pool.statistics().leases.refused, 3);
+}
+
+#[test]
+fn weights_have_a_region_of_their_own() {
+    let scene = Scene::new(true);
+    let mut region = scene.pool.region(5 * MIB).unwrap();
+    assert_eq!((region.place(1000).unwrap(), region.place(1).unwrap()), (0, 1024));
+    assert!(region.place(6 * MIB).is_err());
+    let now = scene.pool.statistics();
+    assert_eq!((now.reserved_bytes, now.held_bytes, now.slabs), (6 * MIB, 0, 0));
+    assert_eq!(scene.device.taken_bytes(), 6 * MIB);
+    drop(region);
+    assert_eq!((scene.device.taken_bytes(), scene.pool.statistics().reserved_bytes), (0, 0));
+}
+
+#[test]
+fn another_streams_work_is_waited_for_on_the_device_not_on_the_host() {
+    let scene = Scene::new(true);
+    let [one, two, _] = &scene.streams;
+    let mut lease = scene.pool.lease(4 * MIB, one).unwrap();
+    scene.device.launch(one, lease.block(), 0..lease.bytes(), 30 * MILLISECOND);
+    lease.record().unwrap();
+    drop(lease);
+    let before = scene.device.now();
+    let lease = scene.pool.lease(4 * MIB, two).unwrap();
+    assert_eq!(scene.device.now(), before, "the host goes on");
+    let runs = scene.device.launch(two, lease.block(), 0..lease.bytes(), MILLISECOND);
+    assert_eq!(runs.start, before + 30 * MILLISECOND, "the device waits");
+    assert!(scene.device.violations().is_empty());
+    assert_eq!(scene.pool.statistics().slabs, 1);
+}
+
+#[test]
+fn memory_in_use_is_not_given_back() {
+    let scene = Scene::new(true);
+    let lease = scene.pool.lease(8 * MIB, &scene.streams[0]).unwrap();
+    scene.device.launch(&scene.streams[0], lease.block(), 0..lease.bytes(), 10 * MILLISECOND);
+    drop(lease);
+    assert_eq!(scene.pool.trim(), 0);
+    scene.device.advance(10 * MILLISECOND);
+    assert_eq!(scene.pool.trim(), 8 * MIB);
+    assert!(scene.device.violations().is_empty());
+}
+
+#[test]
+fn a_pool_that_ends_waits_for_its_device() {
+    let scene = Scene::new(true);
+    let lease = scene.pool.lease(8 * MIB, &scene.streams[0]).unwrap();
+    scene.device.launch(&scene.streams[0], lease.block(), 0..lease.bytes(), 10 * MILLISECOND);
+    drop(lease);
+    let device = scene.device.clone();
+    drop(scene);
+    assert_eq!(device.taken_bytes(), 0);
+    assert!(device.violations().is_empty(), "{:?}", device.violations());
 }
 
 #[test]
@@ -139,7 +275,7 @@ fn a_panicking_batch_returns_its_slab() {
     let pool = Pool::new(HostSource, 16 * MIB);
     let inner = pool.clone();
     let result = std::thread::spawn(move || {
-        let _lease = inner.lease(MIB).unwrap();
+        let _lease = inner.lease(MIB, &()).unwrap();
         panic!("the batch failed");
     })
     .join();
@@ -149,14 +285,28 @@ fn a_panicking_batch_returns_its_slab() {
 }
 
 #[test]
+fn a_stale_name_is_caught() {
+    let pool = Pool::new(HostSource, 16 * MIB);
+    let lease = pool.lease(MIB, &()).unwrap();
+    let id = lease.id();
+    assert!(pool.attach(id).is_err(), "it is still where it was");
+    assert_eq!(lease.detach(), id);
+    drop(pool.attach(id).unwrap());
+    assert!(pool.attach(id).is_err(), "returned");
+    let next = pool.lease(MIB, &()).unwrap();
+    assert_ne!(next.id(), id, "the same slab under another generation");
+}
+
+#[test]
 fn threads_never_share_a_slab() {
     let pool = Pool::new(HostSource, 64 * MIB);
+    let rounds = if cfg!(miri) { 5 } else { 500 };
     std::thread::scope(|scope| {
         for thread in 0..8u8 {
             let pool = pool.clone();
             scope.spawn(move || {
-                for _ in 0..200 {
-                    let mut lease = pool.lease(MIB).unwrap();
+                for _ in 0..rounds {
+                    let mut lease = pool.lease(MIB, &()).unwrap();
                     let bytes = lease.block_mut().bytes_mut();
                     bytes[..64].fill(thread);
                     std::thread::yield_now();
@@ -167,4 +317,82 @@ fn threads_never_share_a_slab() {
     });
     let now = pool.statistics();
     assert!(now.leased_bytes == 0 && now.held_bytes <= 8 * 2 * MIB);
+    assert_eq!(now.leases.warm + now.leases.grown, 8 * rounds);
+}
+
+#[test]
+fn waiting_ends_when_a_lease_comes_back() {
+    let pool = Pool::new(HostSource, 8 * MIB);
+    let pool = &pool;
+    let lease = pool.lease(8 * MIB, &()).unwrap();
+    std::thread::scope(|scope| {
+        let patience = Duration::from_secs(60);
+        let waiter = scope.spawn(move || pool.lease_waiting(8 * MIB, &(), patience).map(drop));
+        while !pool.is_waited_for() {
+            std::thread::yield_now();
+        }
+        drop(lease);
+        waiter.join().unwrap().unwrap();
+    });
+    assert_eq!(pool.statistics().leases.waited, 1);
+}
+
+#[test]
+fn patience_ends_in_a_busy_error() {
+    let pool = Pool::new(HostSource, 8 * MIB);
+    let _lease = pool.lease(8 * MIB, &()).unwrap();
+    let refused = pool.lease_waiting(8 * MIB, &(), Duration::from_millis(30)).unwrap_err();
+    assert!(matches!(refused, LeaseError::Busy { .. }));
+    assert_eq!(pool.statistics().leases.refused, 1);
+}
+
+#[test]
+fn extras_come_from_one_block_and_go_when_unused() {
+    let scene = Scene::new(true);
+    let stream = &scene.streams[0];
+    let one = scene.pool.extra(100_000, stream).unwrap();
+    let two = scene.pool.extra(5 * MIB, stream).unwrap();
+    assert!(two.address() >= one.address() + one.bytes() as u64);
+    scene.device.launch_at(stream, two.address()..two.address() + 1000, 5 * MILLISECOND);
+    drop((one, two));
+    let again = scene.pool.extra(5 * MIB, &scene.streams[1]).unwrap();
+    scene.device.launch_at(&scene.streams[1], again.address()..again.address() + 1000, MILLISECOND);
+    assert!(scene.device.violations().is_empty(), "{:?}", scene.device.violations());
+    drop(again);
+    scene.device.advance(10_000 * MILLISECOND);
+    assert!(scene.pool.maintain().given_back_bytes > 0);
+    assert_eq!(scene.device.taken_bytes(), 0);
+}
+
+#[test]
+fn a_spill_is_counted() {
+    let scene = Scene::new(true);
+    let lease = scene.pool.lease(4 * MIB, &scene.streams[0]).unwrap();
+    let extra = lease.spill(3 * MIB).unwrap();
+    assert!(extra.bytes() >= 3 * MIB);
+    let leases = scene.pool.statistics().leases;
+    assert_eq!((leases.fallback, leases.spilled), (1, 1));
+}
+
+#[test]
+fn the_trace_tells_what_was_leased_and_refused() {
+    use vecmill_memory::trace::What;
+    let pool = Pool::new(HostSource, 8 * MIB);
+    drop(pool.lease(3 * MIB, &()).unwrap());
+    let held = pool.lease(7 * MIB, &()).unwrap();
+    pool.lease(4 * MIB, &()).unwrap_err();
+    let trace = pool.trace();
+    let kinds: Vec<_> = trace
+        .events
+        .iter()
+        .map(|event| match event.what {
+            What::Lease { bytes, .. } => ("lease", bytes),
+            What::Return { .. } => ("return", 0),
+            What::Refuse { bytes, .. } => ("refuse", bytes),
+            _ => ("other", 0),
+        })
+        .collect();
+    let expected = [("lease", 3 * MIB), ("return", 0), ("lease", 7 * MIB), ("refuse", 4 * MIB)];
+    assert_eq!(kinds, expected);
+    drop(held);
 }

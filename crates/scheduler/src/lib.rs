@@ -3,6 +3,7 @@
 //!
 //! - [`Queue`] admits inputs up to a capacity, keeps their jobs in order of arrival and forms
 //!   batches by a budget of tokens.
+//! - [`budget_for`] chooses that budget by the memory that a device has ready.
 //! - [`Speed`] learns `seconds = A + B · tokens` from every batch that a device has run.
 //!
 //! The choice behind it: all decisions are plain functions of what the caller reports, so that they
@@ -22,8 +23,10 @@
 //! # }
 //! ```
 
+mod budget;
 mod queue;
 mod speed;
 
+pub use budget::budget_for;
 pub use queue::{Full, Job, Queue};
 pub use speed::Speed;

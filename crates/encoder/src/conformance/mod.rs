@@ -6,8 +6,10 @@
 //!   for each element from the operands: not one of them is a number found by trying.
 //! - [`model`] runs a whole model and compares with the vectors stored beside it, which another
 //!   implementation made (`scripts/golden/tiny.py`).
+//! - [`Pressed`] runs any backend on memory that others use as well.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 
+mod pressed;
 mod reference;
 mod stage;
 mod whole;
@@ -16,6 +18,7 @@ use crate::backend::{Backend, BackendError};
 use crate::model::{Activation, Pooling};
 use stage::Stage;
 
+pub use pressed::{Pressed, PressedSource, Pressure};
 pub use whole::{Agreement, independence, model};
 
 /// A backend's result is off, or it failed.
@@ -52,17 +55,19 @@ const LENGTHS: [usize; 9] = [1, 7, 0, 64, 5, 6, 33, 130, 2];
 /// # Errors
 /// The first difference that rounding doesn't explain.
 pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
+    let pool = Stage::pool(backend);
+    let stage = || Stage::new(backend, &pool);
     for columns in [32, 48, 100, 384] {
-        Stage::new(backend)?.check_embed(70, columns)?;
-        Stage::new(backend)?.check_add_norm(70, columns)?;
+        stage()?.check_embed(70, columns)?;
+        stage()?.check_add_norm(70, columns)?;
         for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max, Pooling::LastToken] {
-            Stage::new(backend)?.check_pool(&LENGTHS, columns, pooling)?;
+            stage()?.check_pool(&LENGTHS, columns, pooling)?;
         }
     }
     for (rows, inputs, outputs) in
         [(1, 32, 96), (5, 48, 100), (49, 100, 7), (130, 384, 1152), (200, 96, 33)]
     {
-        Stage::new(backend)?.check_linear(rows, inputs, outputs, Activation::Identity)?;
+        stage()?.check_linear(rows, inputs, outputs, Activation::Identity)?;
     }
     for activation in [
         Activation::Gelu,
@@ -71,11 +76,11 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
         Activation::Silu,
         Activation::Tanh,
     ] {
-        Stage::new(backend)?.check_linear(30, 64, 128, activation)?;
+        stage()?.check_linear(30, 64, 128, activation)?;
     }
     for (heads, head_size) in [(2, 16), (3, 32), (2, 64), (1, 96), (2, 128)] {
-        Stage::new(backend)?.check_attention(&LENGTHS, heads, head_size, false)?;
-        Stage::new(backend)?.check_attention(&LENGTHS, heads, head_size, true)?;
+        stage()?.check_attention(&LENGTHS, heads, head_size, false)?;
+        stage()?.check_attention(&LENGTHS, heads, head_size, true)?;
     }
-    Stage::new(backend)?.check_attention(&[512, 300], 2, 32, true)
+    stage()?.check_attention(&[512, 300], 2, 32, true)
 }

@@ -18,7 +18,7 @@ const SLAB_BYTES: usize = 64 << 20;
 
 pub(super) struct Stage<'b, B: Backend> {
     backend: &'b B,
-    lease: Lease<B::Source>,
+    lease: Lease<'b, B::Source>,
     used: usize,
     random: Random,
 }
@@ -54,9 +54,14 @@ fn row(tensor: &TensorView) -> Vec<f64> {
 }
 
 impl<'b, B: Backend> Stage<'b, B> {
-    pub(super) fn new(backend: &'b B) -> Result<Self, Failure> {
-        let pool = Pool::new(backend.source(), SLAB_BYTES);
-        let lease = pool.lease(SLAB_BYTES).map_err(|error| Failure::Fixture(error.to_string()))?;
+    /// The pool that a stage's slab is leased from.
+    pub(super) fn pool(backend: &B) -> Pool<B::Source> {
+        Pool::new(backend.source(), SLAB_BYTES)
+    }
+
+    pub(super) fn new(backend: &'b B, pool: &'b Pool<B::Source>) -> Result<Self, Failure> {
+        let lease = pool.lease(SLAB_BYTES, &backend.stream());
+        let lease = lease.map_err(|error| Failure::Fixture(error.to_string()))?;
         Ok(Self { backend, lease, used: 0, random: Random(7) })
     }
 

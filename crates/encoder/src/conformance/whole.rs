@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use vecmill_memory::Pool;
@@ -51,7 +52,9 @@ pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure
     let mut agreement = Agreement { vectors: 0, lowest_cosine: 1.0, largest_difference: 0.0 };
     for case in expected.cases {
         let batch: Batch = case.inputs.iter().collect();
-        let rows = encoder.encode(&batch, &pool).map_err(|error| fixture(&path, &error))?;
+        let rows = encoder
+            .encode(&batch, &pool, Duration::ZERO)
+            .map_err(|error| fixture(&path, &error))?;
         for (row, expected) in rows.chunks(encoder.limits().dimensions).zip(&case.embeddings) {
             agreement.add(&finish_row(row), expected);
         }
@@ -75,7 +78,9 @@ pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failur
     };
     let sequences: Vec<Vec<u32>> = (0..64).map(sequence).collect();
     let encode = |batch: Batch| {
-        encoder.encode(&batch, &pool).map_err(|error| Failure::Fixture(error.to_string()))
+        encoder
+            .encode(&batch, &pool, Duration::ZERO)
+            .map_err(|error| Failure::Fixture(error.to_string()))
     };
     let together = encode(sequences.iter().collect())?;
     let mut largest = 0.0_f64;

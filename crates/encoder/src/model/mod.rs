@@ -55,6 +55,11 @@ impl Model {
         Ok(Self { folder, config, pipeline, weights })
     }
 
+    /// The most tokens that one input may have: the pipeline's limit, or the transformer's.
+    pub fn max_input_tokens(&self) -> usize {
+        self.pipeline.max_tokens.min(self.config.max_tokens())
+    }
+
     /// Numbers in one embedding.
     pub fn dimensions(&self) -> usize {
         self.pipeline.dense.last().map_or(self.config.hidden, Dense::outputs)

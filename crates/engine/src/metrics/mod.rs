@@ -1,9 +1,11 @@
 //! What an engine counts, in OpenMetrics format.
 //!
 //! Names have the prefix `vecmill_`, base units, and a `device` label where a device did the work.
+//! What happens is counted as it happens; `memory` is read from the pools when metrics are asked for.
+
+mod memory;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode_registry};
@@ -12,13 +14,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use vecmill_memory::Statistics;
 
 use crate::error::{Fault, RequestError};
 use crate::pending::Answer;
+use memory::Memory;
+
+pub(crate) use memory::Snapshot;
+
+const PREFIX: &str = "vecmill";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
@@ -39,7 +45,7 @@ type ByDevice<M> = Family<Device, M>;
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<Outcome, Counter>,
+    requests: Family<OutcomeLabel, Counter>,
     request: Histogram,
     pub(crate) tokenization: Histogram,
     queue: Histogram,
@@ -51,17 +57,6 @@ pub(crate) struct Metrics {
     batches: Family<DeviceOutcome, Counter>,
     batch: ByDevice<Histogram>,
     batch_tokens: ByDevice<Histogram>,
-    memory: Memory,
-}
-
-#[derive(Debug, Default)]
-struct Memory {
-    budget: ByDevice<Gauge>,
-    held: ByDevice<Gauge>,
-    peak_held: ByDevice<Gauge>,
-    leased: ByDevice<Gauge>,
-    reserved: ByDevice<Gauge>,
-    leases: Family<DeviceOutcome, Counter<u64, AtomicU64>>,
 }
 
 /// 100 µs to 50 s in steps of two.
@@ -77,7 +72,7 @@ fn tokens() -> Histogram {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("vecmill"),
+            registry: Registry::with_prefix(PREFIX),
             requests: Family::default(),
             request: seconds(),
             tokenization: seconds(),
@@ -90,10 +85,8 @@ impl Metrics {
             batches: Family::default(),
             batch: Family::new_with_constructor(seconds),
             batch_tokens: Family::new_with_constructor(tokens),
-            memory: Memory::default(),
         };
         metrics.register_work();
-        metrics.memory.register(&mut metrics.registry);
         metrics
     }
 
@@ -109,7 +102,7 @@ impl Metrics {
         r.register("inputs", "Inputs embedded", self.inputs.clone());
         r.register("tokens", "Tokens embedded", self.tokens.clone());
         r.register("inputs_truncated", "Inputs cut to the model's limit", self.truncated.clone());
-        r.register("batches", "Batches run, by outcome: ok or failed", self.batches.clone());
+        r.register("batches", "Batches run, by outcome: ok, failed, or split (in halves, for want of memory)", self.batches.clone());
         r.register_with_unit("batch_duration", "Running a batch, from planning to the vectors on the host", Unit::Seconds, self.batch.clone());
         r.register("batch_size_tokens", "Tokens of a batch", self.batch_tokens.clone());
     }
@@ -128,7 +121,7 @@ impl Metrics {
                     Fault::Server => "failed",
                 },
             };
-            requests.get_or_create(&Outcome { outcome }).inc();
+            requests.get_or_create(&OutcomeLabel { outcome }).inc();
             duration.observe(started.elapsed().as_secs_f64());
             answer(result);
         })
@@ -137,10 +130,14 @@ impl Metrics {
     /// Counts a batch that a device has run.
     pub(crate) fn batch(&self, device: &str, ran: &Ran) {
         let label = Device { device: device.to_owned() };
-        let outcome = if ran.ok { "ok" } else { "failed" };
+        let outcome = match ran.outcome {
+            Outcome::Ok => "ok",
+            Outcome::Split => "split",
+            Outcome::Failed => "failed",
+        };
         let by_outcome = DeviceOutcome { device: device.to_owned(), outcome };
         self.batches.get_or_create(&by_outcome).inc();
-        if ran.ok {
+        if ran.outcome == Outcome::Ok {
             self.inputs.get_or_create(&label).inc_by(ran.inputs);
             self.tokens.get_or_create(&label).inc_by(ran.tokens);
             self.truncated.inc_by(ran.truncated);
@@ -160,62 +157,36 @@ impl Metrics {
         &self,
         out: &mut String,
         backlog: (usize, usize),
-        memory: &[(&str, Statistics)],
+        memory: Vec<(String, Snapshot)>,
     ) -> fmt::Result {
         self.queue_inputs.set(signed(backlog.0));
         self.queue_tokens.set(signed(backlog.1));
-        for (device, statistics) in memory {
-            self.memory.set(device, statistics);
-        }
-        encode_registry(out, &self.registry)
+        encode_registry(out, &self.registry)?;
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(Memory(memory)));
+        encode_registry(out, &registry)
     }
+}
+
+/// How a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// With vectors.
+    Ok,
+    /// As two smaller ones.
+    Split,
+    /// With an error.
+    Failed,
 }
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ran {
-    pub(crate) ok: bool,
+    pub(crate) outcome: Outcome,
     pub(crate) inputs: u64,
     pub(crate) tokens: u64,
     pub(crate) truncated: u64,
     pub(crate) seconds: f64,
-}
-
-impl Memory {
-    #[rustfmt::skip] // one metric, one line
-    fn register(&self, r: &mut Registry) {
-        let bytes = || Unit::Bytes;
-        r.register_with_unit("memory_budget", "The most that the pool may hold and reserve", bytes(), self.budget.clone());
-        r.register_with_unit("memory_held", "Slabs that the pool holds, leased or idle", bytes(), self.held.clone());
-        r.register_with_unit("memory_held_peak", "The most that the pool has held", bytes(), self.peak_held.clone());
-        r.register_with_unit("memory_leased", "Slabs that batches hold", bytes(), self.leased.clone());
-        r.register_with_unit("memory_reserved", "Memory set aside for weights", bytes(), self.reserved.clone());
-        r.register("memory_leases", "Leases, by outcome: warm (an idle slab), grown (a new one) or refused", self.leases.clone());
-    }
-
-    fn set(&self, device: &str, now: &Statistics) {
-        let label = Device { device: device.to_owned() };
-        let gauges = [
-            (&self.budget, now.budget_bytes),
-            (&self.held, now.held_bytes),
-            (&self.peak_held, now.peak_held_bytes),
-            (&self.leased, now.leased_bytes),
-            (&self.reserved, now.reserved_bytes),
-        ];
-        for (gauge, bytes) in gauges {
-            gauge.get_or_create(&label).set(signed(bytes));
-        }
-        let leases = [
-            ("warm", now.warm_leases),
-            ("grown", now.grown_leases),
-            ("refused", now.refused_leases),
-        ];
-        for (outcome, count) in leases {
-            let label = DeviceOutcome { device: device.to_owned(), outcome };
-            let counter = self.leases.get_or_create(&label);
-            counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
-        }
-    }
 }
 
 fn signed(count: usize) -> i64 {

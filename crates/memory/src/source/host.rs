@@ -7,10 +7,13 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, MmapMut};
+use quanta::Clock;
 
-use crate::source::{Source, SourceError};
+use super::{Cause, Source, SourceError};
 
 /// Main memory, mapped anonymously and zeroed by the system.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,22 +35,74 @@ impl HostBlock {
     }
 }
 
+/// Mappings made and undone by this process, for [`Source::calls`].
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+static UNMAPPED: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for HostBlock {
+    fn drop(&mut self) {
+        UNMAPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Source for HostSource {
     type Block = HostBlock;
+    type Stream = ();
+    type Event = ();
+
+    fn name(&self) -> &str {
+        "host memory"
+    }
 
     fn allocate(&self, bytes: usize) -> Result<HostBlock, SourceError> {
-        let map = MmapMut::map_anon(bytes).map_err(|error| SourceError {
-            bytes,
-            from: "host memory",
-            reason: error.to_string(),
+        let map = MmapMut::map_anon(bytes).map_err(|error| {
+            SourceError::new(self.name(), "map", bytes, Cause::Exhausted, error.to_string())
         })?;
+        MAPPED.fetch_add(1, Ordering::Relaxed);
         advise_huge_pages(&map);
         Ok(HostBlock(map))
+    }
+
+    fn address(&self, block: &HostBlock) -> u64 {
+        block.0.as_ptr().addr() as u64
+    }
+
+    fn event(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn record(&self, (): &mut (), (): &()) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn wait(&self, (): &(), (): &()) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn has_passed(&self, (): &()) -> Result<bool, SourceError> {
+        Ok(true)
+    }
+
+    fn calls(&self) -> Vec<(&'static str, u64)> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        vec![("map", read(&MAPPED)), ("unmap", read(&UNMAPPED))]
     }
 
     fn poison(&self, block: &mut HostBlock) {
         block.bytes_mut().fill(0xff);
     }
+}
+
+/// Nanoseconds since the first call in this process.
+#[inline]
+pub(super) fn monotonic_nanoseconds() -> u64 {
+    static CLOCK: LazyLock<(Clock, u64)> = LazyLock::new(|| {
+        let clock = Clock::new();
+        let start = clock.raw();
+        (clock, start)
+    });
+    let (clock, start) = &*CLOCK;
+    clock.delta_as_nanos(*start, clock.raw())
 }
 
 /// Asks for 2 MiB pages, without which large matrices miss the processor's address cache. A system

@@ -1,0 +1,112 @@
+//! What fits a memory budget, before anything is loaded.
+//!
+//! A server finds its largest batch with the same function as a plan does: the two never disagree.
+
+use vecmill_backend_cpu::CpuBackend;
+use vecmill_encoder::{Demand, Footprint, Model, fit};
+
+pub use vecmill_encoder::model::DType;
+pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
+
+use crate::builder::Builder;
+use crate::error::StartError;
+use crate::machine::memory_bytes;
+
+/// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
+const CPU_BATCH_TOKENS: usize = 2048;
+
+/// Where a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The kind of device.
+    pub place: Place,
+    /// Batches that run at once.
+    pub in_flight: usize,
+}
+
+/// A kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This machine's processor, in single precision.
+    Cpu,
+    /// A GPU that computes in this format. None need be there.
+    Gpu(DType),
+}
+
+impl Target {
+    /// The CPU, with one batch on all of its threads.
+    pub const CPU: Self = Self { place: Place::Cpu, in_flight: 1 };
+
+    /// A GPU in half precision: while one batch runs, the next is made ready.
+    pub const GPU: Self = Self { place: Place::Gpu(DType::F16), in_flight: 2 };
+
+    /// The number format as [`Info::dtype`](crate::Info::dtype) names it.
+    pub fn dtype(self) -> &'static str {
+        match self.place {
+            Place::Cpu | Place::Gpu(DType::F32) => "float32",
+            Place::Gpu(DType::F16) => "float16",
+            Place::Gpu(DType::BF16) => "bfloat16",
+        }
+    }
+}
+
+/// What fits where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The Hugging Face id or folder that the model came from.
+    pub model_id: String,
+    /// `model_type` of its `config.json`.
+    pub architecture: String,
+    /// The most tokens that one input may have.
+    pub max_input_tokens: usize,
+    /// The device that the plan is for.
+    pub target: Target,
+    /// The largest batch, and what it, the weights and other batches take.
+    pub fit: Fit,
+}
+
+impl Builder {
+    /// Finds what fits the memory budget on `target`: fetches the model's files as
+    /// [`start`](Self::start) does, but loads no weights and needs no device.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start); [`StartError::Budget`] tells how much is missing when not even
+    /// the longest input fits.
+    pub fn plan(&self, target: Target) -> Result<Plan, StartError> {
+        self.check()?;
+        let model = Model::open(&self.fetch()?)?;
+        let max_input_tokens = model.max_input_tokens();
+        let (model_id, _) = self.model_name();
+        let architecture = model.config.family.model_type().into();
+        let fit = self.fit(&model, target)?;
+        Ok(Plan { model_id, architecture, max_input_tokens, target, fit })
+    }
+
+    /// The largest batch of `model` on `target`.
+    pub(crate) fn fit(&self, model: &Model, target: Target) -> Result<Fit, StartError> {
+        let unknown = || StartError::Setting {
+            setting: "memory budget",
+            reason: "planning for a GPU needs it: give the bytes that vecmill may take there"
+                .into(),
+        };
+        let most = self.max_batch_tokens;
+        let (footprint, budget_bytes, max_batch_tokens) = match target.place {
+            Place::Cpu => {
+                let footprint = CpuBackend::footprint(self.cpu_threads);
+                (footprint, self.cpu_budget(), most.min(CPU_BATCH_TOKENS))
+            }
+            Place::Gpu(format) => {
+                (Footprint::gpu(format), self.memory_budget.ok_or_else(unknown)?, most)
+            }
+        };
+        let longest_input = model.max_input_tokens();
+        let in_flight = target.in_flight;
+        let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };
+        Ok(fit(model, self.pooling, footprint, demand)?)
+    }
+
+    /// The most bytes that the CPU's pool may hold.
+    pub(crate) fn cpu_budget(&self) -> usize {
+        self.memory_budget.or_else(memory_bytes).unwrap_or(usize::MAX)
+    }
+}

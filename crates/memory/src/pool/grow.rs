@@ -1,0 +1,305 @@
+//! When no idle slab fits: growing one, taking a new one, and giving way when the source runs dry.
+//!
+//! A slab that is too small grows where it is, if the source can do that; so what is held follows
+//! the number of batches at once, not the variety of their sizes. Where it can't, the largest idle
+//! slab is replaced.
+//!
+//! The ladder, when the source refuses: take no more than needed → give idle slabs back → give the
+//! fallback's unused end back → ask helpers → say so, for the caller to split the batch or wait.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::slot::Slab;
+use super::state::{State, Status};
+use super::{LeaseError, Owned, Shared};
+use crate::class::{GRANULE, class_bytes, class_of};
+use crate::source::{Cause, Source, SourceError};
+
+/// Why memory was not obtained.
+pub(super) enum Refusal {
+    /// The budget is used up by leases.
+    Budget,
+    /// Every slot is taken.
+    Slots,
+    Source(SourceError),
+}
+
+impl<S: Source> Shared<S> {
+    /// Obtains a slab of at least `needed` bytes, a multiple of the granule, leased to the caller.
+    pub(super) fn grow(&self, needed: usize) -> Result<Owned, LeaseError> {
+        let available = self.budget.available();
+        if needed > available {
+            return Err(LeaseError::TooLarge { needed, available });
+        }
+        let wanted = self.growth_target(needed).min(available / GRANULE * GRANULE);
+        let mut refusal = match self.obtain(wanted.max(needed)) {
+            Ok(owned) => return Ok(owned),
+            Err(refusal) => refusal,
+        };
+        let rungs: [&dyn Fn(); 4] = [
+            &|| {}, // take no more than needed
+            &|| {
+                self.retire_all_idle();
+            },
+            &|| {
+                self.trim_fallback();
+            },
+            &|| self.call_helpers(needed),
+        ];
+        for rung in rungs {
+            if let Refusal::Source(error) = &refusal
+                && error.cause != Cause::Exhausted
+            {
+                break;
+            }
+            rung();
+            // A batch may have come back meanwhile.
+            if let Some(owned) = self.claim_warm(needed / GRANULE) {
+                return Ok(owned);
+            }
+            match self.obtain(needed) {
+                Ok(owned) => return Ok(owned),
+                Err(next) => refusal = next,
+            }
+        }
+        let leased = self.leased_bytes();
+        Err(match refusal {
+            Refusal::Source(source) if source.cause == Cause::Exhausted => {
+                LeaseError::Pressure { needed, leased, source }
+            }
+            Refusal::Source(error) => error.into(),
+            Refusal::Budget | Refusal::Slots => LeaseError::Busy { needed, leased, available },
+        })
+    }
+
+    /// How large a slab for `needed` bytes is made: what this rank of demand usually wants, or a
+    /// whole class where it can't grow later.
+    fn growth_target(&self, needed: usize) -> usize {
+        if !self.source.resizes_in_place() {
+            return class_of(needed).map_or(needed, class_bytes);
+        }
+        let larger = |state: &State| state.is_out() && state.granules * GRANULE >= needed;
+        let rank = self.live_slots().map(|slot| slot.word.read()).filter(larger).count();
+        // Policy only: if the learning is under way just now, do without.
+        let usual = self.upkeep.try_lock().ok().and_then(|upkeep| upkeep.usual(rank));
+        usual.unwrap_or(0).max(needed).next_multiple_of(GRANULE)
+    }
+
+    fn obtain(&self, bytes: usize) -> Result<Owned, Refusal> {
+        if self.source.resizes_in_place() {
+            if let Some(owned) = self.claim_largest_idle() {
+                let held = owned.state.granules * GRANULE;
+                let more = bytes.saturating_sub(held);
+                return self
+                    .commit(more)
+                    .and_then(|()| self.extend(owned, held + more))
+                    .inspect_err(|_| self.publish(owned, Status::Idle, owned.state.granules));
+            }
+        } else {
+            self.retire_largest_idle();
+        }
+        self.commit(bytes)?;
+        self.fill_empty(bytes)
+    }
+
+    /// Fills an empty slot with a slab of `bytes`, which the budget has been committed to.
+    pub(super) fn fill_empty(&self, bytes: usize) -> Result<Owned, Refusal> {
+        let fill = |owned: Owned| {
+            let event = self.source.event()?;
+            let block = self.source.allocate(bytes)?;
+            self.slots[owned.slot].put(Box::new(Slab { block, event, stream: None }));
+            Ok(())
+        };
+        let filled = self.claim_empty().ok_or(Refusal::Slots).and_then(|owned| {
+            fill(owned).map(|()| owned).map_err(|error| {
+                self.publish(owned, Status::Empty, 0);
+                self.source_failed(error)
+            })
+        });
+        let owned = filled.inspect_err(|_| self.budget.free(bytes))?;
+        self.budget.held_grew();
+        Ok(self.as_lease(owned, bytes))
+    }
+
+    /// Makes the slab of a claimed slot `bytes` large, the growth of which the budget has been
+    /// committed to. On failure the slot stays claimed and the budget is free again.
+    pub(super) fn extend(&self, owned: Owned, bytes: usize) -> Result<Owned, Refusal> {
+        let held = owned.state.granules * GRANULE;
+        if bytes > held {
+            let slot = &self.slots[owned.slot];
+            let Some(mut slab) = slot.take() else { unreachable!("a claimed slot has its slab") };
+            let resized = self.source.resize(&mut slab.block, bytes);
+            slot.put(slab);
+            resized.map_err(|error| {
+                self.budget.free(bytes - held);
+                self.source_failed(error)
+            })?;
+            self.budget.held_grew();
+        }
+        Ok(self.as_lease(owned, bytes))
+    }
+
+    fn source_failed(&self, error: SourceError) -> Refusal {
+        self.counts.failed(&error);
+        Refusal::Source(error)
+    }
+
+    /// Gives up a slot that this thread owns.
+    pub(super) fn publish(&self, owned: Owned, status: Status, granules: usize) {
+        self.slots[owned.slot].word.publish(State { status, granules, ..owned.state });
+        self.waiting.wake();
+    }
+
+    /// Turns a claimed slot of `bytes` into one that is leased to this thread.
+    fn as_lease(&self, owned: Owned, bytes: usize) -> Owned {
+        let state = State {
+            status: Status::Leased,
+            granules: bytes / GRANULE,
+            generation: owned.state.generation.wrapping_add(1),
+        };
+        self.slots[owned.slot].word.publish(state);
+        Owned { state, ..owned }
+    }
+
+    /// Takes `bytes` of the budget, giving idle slabs back for it if it must.
+    fn commit(&self, bytes: usize) -> Result<(), Refusal> {
+        while !self.budget.commit(bytes) {
+            if self.retire_largest_idle() == 0 && self.trim_fallback() == 0 {
+                return Err(Refusal::Budget);
+            }
+        }
+        Ok(())
+    }
+
+    fn claim_empty(&self) -> Option<Owned> {
+        for (slot, place) in self.slots.iter().enumerate() {
+            let seen = place.word.read();
+            if seen.status == Status::Empty
+                && let Some(state) = place.word.claim(seen)
+            {
+                self.used.fetch_max(slot + 1, Ordering::AcqRel);
+                return Some(Owned { slot, state, warm: false });
+            }
+        }
+        None
+    }
+
+    pub(super) fn claim_largest_idle(&self) -> Option<Owned> {
+        self.claim_idle_where(|_, _| true)
+    }
+
+    /// Claims the largest idle slot that `fits`.
+    fn claim_idle_where(&self, fits: impl Fn(usize, State) -> bool) -> Option<Owned> {
+        loop {
+            let used = self.used.load(Ordering::Acquire);
+            let idle = (0..used).map(|slot| (slot, self.slots[slot].word.read()));
+            let (slot, seen) = idle
+                .filter(|&(slot, state)| state.status == Status::Idle && fits(slot, state))
+                .max_by_key(|(_, state)| state.granules)?;
+            if let Some(state) = self.slots[slot].word.claim(seen) {
+                return Some(Owned { slot, state, warm: false });
+            }
+        }
+    }
+
+    /// Gives the largest idle slab that the device has finished with back, and returns its bytes.
+    fn retire_largest_idle(&self) -> usize {
+        self.idle_one_by_one().map(|owned| self.retire(owned)).find(|&bytes| bytes > 0).unwrap_or(0)
+    }
+
+    /// Claims the idle slots, each once, the largest first. Whoever gets one gives it up again.
+    fn idle_one_by_one(&self) -> impl Iterator<Item = Owned> {
+        let mut seen = [false; super::SLOTS];
+        std::iter::from_fn(move || {
+            let owned = self.claim_idle_where(|slot, _| !seen[slot])?;
+            seen[owned.slot] = true;
+            Some(owned)
+        })
+    }
+
+    /// Bytes that a lease could have: unused budget and idle slabs that the device has finished
+    /// with.
+    pub(super) fn free_bytes(&self) -> usize {
+        let at_rest = self.idle_one_by_one().map(|owned| {
+            let at_rest = self.is_at_rest(owned);
+            self.publish(owned, Status::Idle, owned.state.granules);
+            if at_rest { owned.state.granules * GRANULE } else { 0 }
+        });
+        let at_rest: usize = at_rest.sum();
+        self.budget.available().saturating_sub(self.budget.held()) + at_rest
+    }
+
+    /// Whether the device has finished with the slab of a slot that this thread owns.
+    pub(super) fn is_at_rest(&self, owned: Owned) -> bool {
+        let slot = &self.slots[owned.slot];
+        let Some(slab) = slot.take() else { unreachable!("an owned slot has its slab") };
+        let at_rest = slab.is_at_rest(&self.source).unwrap_or_else(|error| {
+            self.counts.failed(&error);
+            error.cause == Cause::Lost // nothing runs there any more
+        });
+        slot.put(slab);
+        at_rest
+    }
+
+    pub(super) fn retire_all_idle(&self) -> usize {
+        std::iter::repeat_with(|| self.retire_largest_idle()).take_while(|&bytes| bytes > 0).sum()
+    }
+
+    /// Gives the slab of a claimed slot back, unless the device still works on it.
+    pub(super) fn retire(&self, owned: Owned) -> usize {
+        let slot = &self.slots[owned.slot];
+        let bytes = owned.state.granules * GRANULE;
+        if !self.is_at_rest(owned) {
+            self.publish(owned, Status::Idle, owned.state.granules);
+            return 0;
+        }
+        let Some(slab) = slot.take() else { unreachable!("a claimed slot has its slab") };
+        if let Err(error) = self.source.release(slab.block) {
+            self.counts.failed(&error);
+        }
+        self.budget.free(bytes);
+        self.counts.retired(bytes);
+        self.publish(owned, Status::Empty, 0);
+        bytes
+    }
+
+    pub(super) fn trim(&self) -> usize {
+        let trimmed = self.retire_all_idle() + self.trim_fallback();
+        self.counts.trimmed();
+        trimmed
+    }
+
+    fn call_helpers(&self, bytes: usize) {
+        for helper in self.helpers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            helper(bytes);
+        }
+    }
+
+    pub(super) fn prepare(&self, sizes: &[usize]) -> Result<(), LeaseError> {
+        let mut ready = Vec::new();
+        for &bytes in sizes {
+            let granules = self.granules(bytes);
+            let owned = granules.and_then(|granules| match self.claim_warm(granules) {
+                Some(owned) => Ok(owned),
+                None => self.grow(granules * GRANULE),
+            });
+            match owned {
+                Ok(owned) => ready.push(owned),
+                Err(error) => {
+                    self.put_back(&ready);
+                    return Err(error);
+                }
+            }
+        }
+        self.put_back(&ready);
+        Ok(())
+    }
+
+    /// Makes slots that this thread has leased, without handing them out, idle again.
+    pub(super) fn put_back(&self, ready: &[Owned]) {
+        for &owned in ready {
+            self.publish(owned, Status::Idle, owned.state.granules);
+        }
+    }
+}

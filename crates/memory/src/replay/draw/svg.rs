@@ -1,0 +1,167 @@
+//! The few shapes of SVG that the pictures are made of.
+
+use std::fmt::Write;
+
+/// Which end of a text is where it is put.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// A text's look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Font {
+    pub(super) size: u32,
+    pub(super) bold: bool,
+    pub(super) colour: &'static str,
+}
+
+/// A rectangle; `y` is its upper edge.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Area {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) width: f64,
+    pub(super) height: f64,
+}
+
+impl Area {
+    pub(super) fn right(self) -> f64 {
+        self.x + self.width
+    }
+
+    pub(super) fn bottom(self) -> f64 {
+        self.y + self.height
+    }
+}
+
+/// A picture being drawn. Writing to a string can't fail, so results of `write!` are dropped.
+#[derive(Debug, Default)]
+pub(super) struct Svg {
+    body: String,
+}
+
+impl Svg {
+    /// A straight line; `dashed` lines are thicker.
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
+        let dash = if dashed { r#" stroke-width="1.5" stroke-dasharray="6 4""# } else { "" };
+        let _ = writeln!(
+            self.body,
+            r#"<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="{colour}"{dash}/>"#,
+            Short(from.0),
+            Short(from.1),
+            Short(to.0),
+            Short(to.1)
+        );
+    }
+
+    pub(super) fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
+        let anchor = match anchor {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        };
+        let Font { size, bold, colour } = font;
+        let weight = if bold { r#" font-weight="bold""# } else { "" };
+        let (x, y) = (Short(at.0), Short(at.1));
+        let _ = writeln!(
+            self.body,
+            r#"<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}" fill="{colour}"{weight}>{}</text>"#,
+            escape(text)
+        );
+    }
+
+    /// A filled shape; `look` is further attributes.
+    pub(super) fn path(&mut self, path: &Path, fill: &str, look: &str) {
+        if !path.0.is_empty() {
+            let _ = writeln!(self.body, r#"<path d="{}" fill="{fill}"{look}/>"#, path.0);
+        }
+    }
+
+    /// The whole file, `title` for readers who hear it.
+    pub(super) fn finish(self, width: f64, height: f64, title: &str) -> String {
+        let (title, width, height) = (escape(title), Short(width), Short(height));
+        format!(
+            r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif">
+<title>{title}</title>
+<rect width="{width}" height="{height}" fill="#ffffff"/>
+{}</svg>
+"##,
+            self.body
+        )
+    }
+}
+
+/// A shape's outline. Many shapes of one colour in one path take a third of the space.
+#[derive(Debug, Default)]
+pub(super) struct Path(String);
+
+impl Path {
+    pub(super) fn start(&mut self, x: f64, y: f64) {
+        let _ = write!(self.0, "M{} {}", Short(x), Short(y));
+    }
+
+    pub(super) fn across(&mut self, x: f64) {
+        let _ = write!(self.0, "H{}", Short(x));
+    }
+
+    pub(super) fn up_or_down(&mut self, y: f64) {
+        let _ = write!(self.0, "V{}", Short(y));
+    }
+
+    pub(super) fn close(&mut self) {
+        self.0.push('z');
+    }
+
+    pub(super) fn rectangle(&mut self, area: Area) {
+        self.start(area.x, area.y);
+        self.across(area.right());
+        self.up_or_down(area.bottom());
+        self.across(area.x);
+        self.close();
+    }
+}
+
+/// A coordinate to a hundredth of a pixel, without zeros at its end.
+struct Short(f64);
+
+impl std::fmt::Display for Short {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = format!("{:.2}", self.0);
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        f.write_str(if text == "-0" { "0" } else { text })
+    }
+}
+
+/// Text that can't be taken for markup.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            _ if letter.is_control() => escaped.push(' '),
+            _ => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coordinates_are_short() {
+        let short = [0.0, -0.001, 10.0, 12.5, 7.654, 100.004].map(|x| Short(x).to_string());
+        assert_eq!(short, ["0", "0", "10", "12.5", "7.65", "100"]);
+    }
+
+    #[test]
+    fn names_are_not_taken_for_markup() {
+        assert_eq!(escape("a<b & \"c\">\u{1}"), "a&lt;b &amp; \"c\"&gt; ");
+    }
+}
