@@ -1,0 +1,102 @@
+//! One GPU, ready for work.
+
+use std::sync::Arc;
+
+use vecmill_memory::SourceError;
+
+use crate::driver::{self, Context};
+use crate::error::Unavailable;
+use crate::pinned::PinnedBuffer;
+use crate::probe::DeviceInfo;
+use crate::stream::{CudaEvent, CudaStream};
+
+/// A GPU with its context. Clones are the same device; when the last is gone, with all streams and
+/// memory made from it, the context is given back.
+///
+/// All methods may be called from any thread.
+#[derive(Debug, Clone)]
+pub struct Device(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    context: Arc<Context>,
+    info: DeviceInfo,
+}
+
+/// A device's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// What nobody uses now, other processes included.
+    pub free: usize,
+    /// What there is.
+    pub total: usize,
+}
+
+impl Device {
+    /// The GPU of that number. The first opening in a process takes some tenths of a second and
+    /// some hundred megabytes of the device's memory.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is no driver or no such device, or no context can be made.
+    pub fn open(ordinal: usize) -> Result<Self, Unavailable> {
+        let mut info = driver::device_info(ordinal)?;
+        let context = Arc::new(Context::retain(ordinal)?);
+        info.free_memory = context.memory_info().ok().map(|(free, _)| free);
+        Ok(Self(Arc::new(Inner { context, info })))
+    }
+
+    /// Its name in errors and metrics, for example `cuda:0`.
+    pub fn name(&self) -> &str {
+        self.0.context.name()
+    }
+
+    /// What the driver said about it when it was opened.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    /// Its memory now.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device is lost.
+    pub fn memory_info(&self) -> Result<MemoryInfo, SourceError> {
+        let (free, total) = self.context().memory_info().map_err(|e| e.of(self.name(), 0))?;
+        Ok(MemoryInfo { free, total })
+    }
+
+    /// A new stream, which waits for no other.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device has no more, or is lost.
+    pub fn stream(&self) -> Result<CudaStream, SourceError> {
+        CudaStream::new(self.context())
+    }
+
+    /// A new event, which counts as passed until it is recorded.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device has no more, or is lost.
+    pub fn event(&self) -> Result<CudaEvent, SourceError> {
+        CudaEvent::new(self.context())
+    }
+
+    /// `bytes` bytes of pinned host memory, all zero, for copies on this device's streams.
+    ///
+    /// # Errors
+    /// [`SourceError`] when `bytes` is 0 or the host has no more, or the device is lost.
+    pub fn pinned(&self, bytes: usize) -> Result<PinnedBuffer, SourceError> {
+        PinnedBuffer::new(self.context(), bytes)
+    }
+
+    /// Waits until all work of this process on the device is done.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device is lost.
+    pub fn synchronize(&self) -> Result<(), SourceError> {
+        self.context().synchronize().map_err(|e| e.of(self.name(), 0))
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.0.context
+    }
+}

@@ -1,0 +1,116 @@
+//! The table of the driver's functions that vecmill calls.
+//!
+//! The choice behind it: `cudarc` has bindings for all of them, and this table in place of those
+//! for three reasons. They look a function up when it is first called, and panic if it is missing:
+//! here all are looked up at the start, and a missing one is an answer. They return a Rust `enum`,
+//! for which a code that a newer driver invents is undefined behaviour: here it is a number. And
+//! they declare what one version of CUDA has: the functions below have had these names and
+//! parameters since CUDA 11.4, and still have them in 13, so any driver from 12.0 on will do.
+
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
+
+use cudarc::driver::sys;
+
+macro_rules! functions {
+    ($($field:ident = $symbol:literal($($argument:ty),* $(,)?);)*) => {
+        /// The functions, under shorter names. Each returns a `CUresult`.
+        #[derive(Debug)]
+        pub(super) struct Api {
+            $(pub(super) $field: unsafe extern "system" fn($($argument),*) -> u32,)*
+        }
+
+        impl Api {
+            /// Looks all functions up; the error is the name of one that is missing. There must be
+            /// a driver library.
+            pub(super) fn load() -> Result<Self, &'static str> {
+                // SAFETY: as in `super::load`, whose check found the same file by the same names.
+                let library = unsafe { sys::culib() };
+                Ok(Self {
+                    $($field: {
+                        type Function = unsafe extern "system" fn($($argument),*) -> u32;
+                        // SAFETY: the driver's headers declare this symbol as a function of these
+                        // parameters, and `CUresult` has the size of a `u32`. The library is never
+                        // unloaded, so the pointer stays good.
+                        let symbol = unsafe { library.get::<Function>($symbol.as_bytes()) };
+                        *symbol.map_err(|_| $symbol)?
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    init = "cuInit"(c_uint);
+    driver_version = "cuDriverGetVersion"(*mut c_int);
+    error_name = "cuGetErrorName"(u32, *mut *const c_char);
+    error_text = "cuGetErrorString"(u32, *mut *const c_char);
+
+    device_count = "cuDeviceGetCount"(*mut c_int);
+    device_get = "cuDeviceGet"(*mut sys::CUdevice, c_int);
+    device_name = "cuDeviceGetName"(*mut c_char, c_int, sys::CUdevice);
+    device_uuid = "cuDeviceGetUuid_v2"(*mut sys::CUuuid, sys::CUdevice);
+    device_memory = "cuDeviceTotalMem_v2"(*mut usize, sys::CUdevice);
+    device_attribute = "cuDeviceGetAttribute"(*mut c_int, sys::CUdevice_attribute, sys::CUdevice);
+
+    context_retain = "cuDevicePrimaryCtxRetain"(*mut sys::CUcontext, sys::CUdevice);
+    context_release = "cuDevicePrimaryCtxRelease_v2"(sys::CUdevice);
+    context_bind = "cuCtxSetCurrent"(sys::CUcontext);
+    context_synchronize = "cuCtxSynchronize"();
+
+    memory_info = "cuMemGetInfo_v2"(*mut usize, *mut usize);
+    memory_allocate = "cuMemAlloc_v2"(*mut sys::CUdeviceptr, usize);
+    memory_free = "cuMemFree_v2"(sys::CUdeviceptr);
+    host_allocate = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
+    host_free = "cuMemFreeHost"(*mut c_void);
+
+    virtual_granularity = "cuMemGetAllocationGranularity"(
+        *mut usize,
+        *const sys::CUmemAllocationProp,
+        sys::CUmemAllocationGranularity_flags,
+    );
+    virtual_reserve = "cuMemAddressReserve"(
+        *mut sys::CUdeviceptr, usize, usize, sys::CUdeviceptr, c_ulonglong,
+    );
+    virtual_free = "cuMemAddressFree"(sys::CUdeviceptr, usize);
+    virtual_create = "cuMemCreate"(
+        *mut sys::CUmemGenericAllocationHandle,
+        usize,
+        *const sys::CUmemAllocationProp,
+        c_ulonglong,
+    );
+    virtual_release = "cuMemRelease"(sys::CUmemGenericAllocationHandle);
+    virtual_map = "cuMemMap"(
+        sys::CUdeviceptr, usize, usize, sys::CUmemGenericAllocationHandle, c_ulonglong,
+    );
+    virtual_unmap = "cuMemUnmap"(sys::CUdeviceptr, usize);
+    virtual_access = "cuMemSetAccess"(
+        sys::CUdeviceptr, usize, *const sys::CUmemAccessDesc, usize,
+    );
+
+    pool_create = "cuMemPoolCreate"(*mut sys::CUmemoryPool, *const sys::CUmemPoolProps);
+    pool_destroy = "cuMemPoolDestroy"(sys::CUmemoryPool);
+    pool_get = "cuMemPoolGetAttribute"(sys::CUmemoryPool, sys::CUmemPool_attribute, *mut c_void);
+    pool_set = "cuMemPoolSetAttribute"(sys::CUmemoryPool, sys::CUmemPool_attribute, *mut c_void);
+    pool_allocate = "cuMemAllocFromPoolAsync"(
+        *mut sys::CUdeviceptr, usize, sys::CUmemoryPool, sys::CUstream,
+    );
+    pool_free = "cuMemFreeAsync"(sys::CUdeviceptr, sys::CUstream);
+
+    stream_create = "cuStreamCreate"(*mut sys::CUstream, c_uint);
+    stream_destroy = "cuStreamDestroy_v2"(sys::CUstream);
+    stream_synchronize = "cuStreamSynchronize"(sys::CUstream);
+    stream_query = "cuStreamQuery"(sys::CUstream);
+    stream_wait = "cuStreamWaitEvent"(sys::CUstream, sys::CUevent, c_uint);
+    event_create = "cuEventCreate"(*mut sys::CUevent, c_uint);
+    event_destroy = "cuEventDestroy_v2"(sys::CUevent);
+    event_record = "cuEventRecord"(sys::CUevent, sys::CUstream);
+    event_query = "cuEventQuery"(sys::CUevent);
+    event_synchronize = "cuEventSynchronize"(sys::CUevent);
+
+    fill_u32 = "cuMemsetD32Async"(sys::CUdeviceptr, c_uint, usize, sys::CUstream);
+    copy_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);
+    copy_from_host = "cuMemcpyHtoDAsync_v2"(
+        sys::CUdeviceptr, *const c_void, usize, sys::CUstream,
+    );
+}

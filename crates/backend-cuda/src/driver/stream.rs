@@ -1,0 +1,225 @@
+//! Streams, events, and the small work that needs no kernel: filling and copying.
+
+use std::ffi::c_void;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+
+use super::{Context, DeviceSpan, HostMemory, check};
+use crate::error::{DriverError, code};
+
+/// A `CUstream` that does not wait for the default one, destroyed when dropped; the driver first
+/// finishes its work.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    context: Arc<Context>,
+    handle: sys::CUstream,
+}
+
+// SAFETY: the driver locks its streams; the pointer is only a name for one.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+/// `Ok(false)` for the code that says that work is not done yet.
+fn done(call: &'static str, result: u32) -> Result<bool, DriverError> {
+    match result {
+        code::NOT_READY => Ok(false),
+        result => check(call, result).map(|()| true),
+    }
+}
+
+impl Stream {
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DriverError> {
+        let api = context.bind()?;
+        let mut handle = std::ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: writes one pointer, to which `handle` has room.
+        check("cuStreamCreate", unsafe { (api.stream_create)(&raw mut handle, flags) })?;
+        Ok(Self { context: Arc::clone(context), handle })
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(super) fn handle(&self) -> sys::CUstream {
+        self.handle
+    }
+
+    /// Waits until its work is done.
+    pub(crate) fn synchronize(&self) -> Result<(), DriverError> {
+        let api = self.context.bind()?;
+        // SAFETY: the stream is live.
+        check("cuStreamSynchronize", unsafe { (api.stream_synchronize)(self.handle) })
+    }
+
+    /// Whether its work is done.
+    pub(crate) fn is_idle(&self) -> Result<bool, DriverError> {
+        let api = self.context.bind()?;
+        // SAFETY: the stream is live.
+        done("cuStreamQuery", unsafe { (api.stream_query)(self.handle) })
+    }
+
+    /// Has later work wait for `event`. The event may be of another device.
+    pub(crate) fn wait(&self, event: &Event) -> Result<(), DriverError> {
+        let api = self.context.bind()?;
+        // SAFETY: stream and event are live; the flags must be 0.
+        check("cuStreamWaitEvent", unsafe { (api.stream_wait)(self.handle, event.handle, 0) })
+    }
+
+    /// Records `event` behind the work so far. Both must be of one device.
+    pub(crate) fn record(&self, event: &Event) -> Result<(), DriverError> {
+        let api = self.context.bind()?;
+        // SAFETY: stream and event are live. The driver refuses an event of another context.
+        check("cuEventRecord", unsafe { (api.event_record)(event.handle, self.handle) })
+    }
+
+    /// Writes `value` to each four bytes of `span`, which must be aligned to four.
+    pub(crate) fn fill_u32(&self, span: DeviceSpan<'_>, value: u32) -> Result<(), DriverError> {
+        const CALL: &str = "cuMemsetD32Async";
+        if !span.address().is_multiple_of(4) || !span.bytes().is_multiple_of(4) {
+            return Err(DriverError::invalid(CALL));
+        }
+        let api = self.context.bind()?;
+        let (address, count) = (span.address(), span.bytes() / 4);
+        // SAFETY: writes device memory only: the span is inside a block.
+        check(CALL, unsafe { (api.fill_u32)(address, value, count, self.handle) })
+    }
+
+    /// Copies `span` to host memory of its length, behind the work so far, and waits for it.
+    pub(crate) fn copy_to_host(
+        &self,
+        span: DeviceSpan<'_>,
+        into: &mut [u8],
+    ) -> Result<(), DriverError> {
+        const CALL: &str = "cuMemcpyDtoHAsync";
+        if span.bytes() != into.len() {
+            return Err(DriverError::invalid(CALL));
+        }
+        let api = self.context.bind()?;
+        let (target, address) = (into.as_mut_ptr().cast::<c_void>(), span.address());
+        // SAFETY: writes as many bytes as `into` has. `into` is borrowed until this function
+        // returns, which it does only after the stream is done, or is lost and does nothing more.
+        let result = unsafe { (api.copy_to_host)(target, address, into.len(), self.handle) };
+        let copied = check(CALL, result);
+        self.synchronize().and(copied)
+    }
+
+    /// Copies host memory to `span`, of its length, behind the work so far, and waits for it.
+    pub(crate) fn copy_from_host(
+        &self,
+        from: &[u8],
+        span: DeviceSpan<'_>,
+    ) -> Result<(), DriverError> {
+        const CALL: &str = "cuMemcpyHtoDAsync";
+        if span.bytes() != from.len() {
+            return Err(DriverError::invalid(CALL));
+        }
+        let api = self.context.bind()?;
+        let (source, address) = (from.as_ptr().cast::<c_void>(), span.address());
+        // SAFETY: reads as many bytes as `from` has. `from` is borrowed until this function
+        // returns, which it does only after the stream is done, or is lost and does nothing more.
+        let result = unsafe { (api.copy_from_host)(address, source, from.len(), self.handle) };
+        let copied = check(CALL, result);
+        self.synchronize().and(copied)
+    }
+
+    /// Copies `span` to the part `at` of a pinned buffer. Does not wait: the buffer will.
+    pub(crate) fn copy_to_pinned(
+        &self,
+        span: DeviceSpan<'_>,
+        into: &mut HostMemory,
+        at: Range<usize>,
+    ) -> Result<(), DriverError> {
+        const CALL: &str = "cuMemcpyDtoHAsync";
+        into.enqueue(self, |into| {
+            let target = into.part(CALL, &at, span.bytes())?;
+            let api = self.context.bind()?;
+            // SAFETY: writes as many bytes as the part has. `enqueue` has the buffer wait for this
+            // copy before anybody sees its bytes or it is freed.
+            let result =
+                unsafe { (api.copy_to_host)(target, span.address(), span.bytes(), self.handle) };
+            check(CALL, result)
+        })
+    }
+
+    /// Copies the part `at` of a pinned buffer to `span`. Does not wait: the buffer will.
+    pub(crate) fn copy_from_pinned(
+        &self,
+        from: &mut HostMemory,
+        at: Range<usize>,
+        span: DeviceSpan<'_>,
+    ) -> Result<(), DriverError> {
+        const CALL: &str = "cuMemcpyHtoDAsync";
+        from.enqueue(self, |from| {
+            let source = from.part(CALL, &at, span.bytes())?;
+            let api = self.context.bind()?;
+            // SAFETY: reads as many bytes as the part has. `enqueue` has the buffer wait for this
+            // copy before anybody changes its bytes or it is freed.
+            let result =
+                unsafe { (api.copy_from_host)(span.address(), source, span.bytes(), self.handle) };
+            check(CALL, result)
+        })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Ok(api) = self.context.bind() {
+            // SAFETY: created once and destroyed once.
+            let _ = unsafe { (api.stream_destroy)(self.handle) };
+        }
+    }
+}
+
+/// A `CUevent` without a time, destroyed when dropped.
+#[derive(Debug)]
+pub(crate) struct Event {
+    context: Arc<Context>,
+    handle: sys::CUevent,
+}
+
+// SAFETY: the driver locks its events; the pointer is only a name for one.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Event {
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DriverError> {
+        let api = context.bind()?;
+        let mut handle = std::ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: writes one pointer, to which `handle` has room.
+        check("cuEventCreate", unsafe { (api.event_create)(&raw mut handle, flags) })?;
+        Ok(Self { context: Arc::clone(context), handle })
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Whether the device has passed it; so it has if it was never recorded.
+    pub(crate) fn has_passed(&self) -> Result<bool, DriverError> {
+        let api = self.context.bind()?;
+        // SAFETY: the event is live.
+        done("cuEventQuery", unsafe { (api.event_query)(self.handle) })
+    }
+
+    /// Waits until the device has passed it.
+    pub(crate) fn synchronize(&self) -> Result<(), DriverError> {
+        let api = self.context.bind()?;
+        // SAFETY: the event is live.
+        check("cuEventSynchronize", unsafe { (api.event_synchronize)(self.handle) })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Ok(api) = self.context.bind() {
+            // SAFETY: created once and destroyed once; the driver keeps what waits for it.
+            let _ = unsafe { (api.event_destroy)(self.handle) };
+        }
+    }
+}

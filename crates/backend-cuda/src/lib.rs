@@ -1,0 +1,32 @@
+//! NVIDIA GPUs: finding them, their streams and events, and their memory as sources for the pool.
+//!
+//! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]).
+//! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
+//!   [`PinnedBuffer`] is host memory that it copies from and to by itself.
+//! - [`CudaSource`] gives the pool its memory: [`MappedSource`] where blocks can grow in place,
+//!   [`PlainSource`] where they can't. [`StreamOrderedSource`] is the driver's own pool, to compare
+//!   with.
+//!
+//! The choice behind it: the driver is found when the program runs, so one binary serves machines
+//! with and without a GPU, and nothing of CUDA is needed to build it. `driver` is the only module
+//! that calls it, and the only one with `unsafe` code; it hands out owned things (a stream, a chunk
+//! of memory), so that the rest is ordinary safe Rust.
+
+mod device;
+mod driver;
+mod error;
+mod pinned;
+mod probe;
+mod source;
+mod stream;
+
+pub use device::{Device, MemoryInfo};
+pub use driver::DeviceSpan;
+pub use error::Unavailable;
+pub use pinned::PinnedBuffer;
+pub use probe::{DeviceInfo, devices};
+pub use source::{
+    CudaBlock, CudaSource, MappedBlock, MappedSource, OrderedBlock, PlainBlock, PlainSource,
+    StreamOrderedSource,
+};
+pub use stream::{CudaEvent, CudaStream};

@@ -1,0 +1,47 @@
+//! Host memory for copies that don't make the host wait.
+
+use std::sync::Arc;
+
+use vecmill_memory::SourceError;
+
+use crate::driver::{Context, HostMemory};
+
+/// Bytes of host memory that the system does not move, so that a device can copy from and to them
+/// by itself. Made by [`Device::pinned`](crate::Device::pinned), freed when dropped.
+///
+/// [`CudaStream`](crate::CudaStream) copies in the background; looking at the bytes waits for the
+/// copies that were asked for, so no copy is ever seen half done.
+#[derive(Debug)]
+pub struct PinnedBuffer(HostMemory);
+
+impl PinnedBuffer {
+    pub(crate) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, SourceError> {
+        HostMemory::new(context, bytes).map(Self).map_err(|e| e.of(context.name(), bytes))
+    }
+
+    /// Its length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    /// Its bytes, after waiting for copies to and from it.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device is lost: then what a copy brought can't be told.
+    pub fn as_slice(&self) -> Result<&[u8], SourceError> {
+        self.0.as_slice().map_err(|e| e.of(self.0.context().name(), self.bytes()))
+    }
+
+    /// Its bytes for writing, after waiting for copies to and from it.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device is lost: a copy may not be over.
+    pub fn as_mut_slice(&mut self) -> Result<&mut [u8], SourceError> {
+        let (context, bytes) = (Arc::clone(self.0.context()), self.bytes());
+        self.0.as_mut_slice().map_err(|e| e.of(context.name(), bytes))
+    }
+
+    pub(crate) fn memory(&mut self) -> &mut HostMemory {
+        &mut self.0
+    }
+}

@@ -1,0 +1,59 @@
+//! What GPUs there are.
+
+use crate::driver;
+use crate::error::Unavailable;
+
+/// A GPU that the driver shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// Its number, as [`Device::open`](crate::Device::open) takes it. `CUDA_VISIBLE_DEVICES`
+    /// changes the numbering.
+    pub ordinal: usize,
+    /// For example `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// What `nvidia-smi -L` shows behind `GPU-` or `MIG-`; stays the same when numbers change.
+    pub uuid: String,
+    /// Major and minor number: `(9, 0)` is Hopper.
+    pub compute_capability: (u32, u32),
+    /// Bytes of memory.
+    pub total_memory: usize,
+    /// Bytes that nobody uses, beside what a context needs. `None` where no context could be made
+    /// to ask with, because memory is full or another process has the device for itself.
+    pub free_memory: Option<usize>,
+    /// Whether memory can be mapped to reserved addresses, as [`MappedSource`](crate::MappedSource)
+    /// does.
+    pub maps_memory: bool,
+    /// Whether the driver has pools of its own, as
+    /// [`StreamOrderedSource`](crate::StreamOrderedSource) uses them.
+    pub pools_memory: bool,
+    /// The CUDA version that the driver supports, for example `(12, 4)`.
+    pub driver: (u32, u32),
+}
+
+/// The GPUs of this machine, by number.
+///
+/// On a device that this process does not use yet, asking for free memory takes some tenths of a
+/// second.
+///
+/// ```
+/// match vecmill_backend_cuda::devices() {
+///     Ok(devices) => devices.iter().for_each(|gpu| println!("{}: {}", gpu.ordinal, gpu.name)),
+///     Err(reason) => println!("no GPU: {reason}"),
+/// }
+/// ```
+///
+/// # Errors
+/// [`Unavailable`] says why no GPU can be used.
+pub fn devices() -> Result<Vec<DeviceInfo>, Unavailable> {
+    (0..driver::device_count()?)
+        .map(|ordinal| {
+            let mut info = driver::device_info(ordinal)?;
+            info.free_memory = driver::Context::retain(ordinal)
+                .ok()
+                .and_then(|context| context.memory_info().ok())
+                .map(|(free, _)| free);
+            Ok(info)
+        })
+        .collect()
+}

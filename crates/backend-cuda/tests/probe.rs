@@ -1,0 +1,35 @@
+//! Asking for GPUs answers on every machine, also where there is no driver.
+
+use vecmill_backend_cuda::{Device, Unavailable, devices};
+
+#[test]
+fn devices_are_listed_or_it_is_said_why_not() {
+    match devices() {
+        Ok(devices) => {
+            for (ordinal, device) in devices.iter().enumerate() {
+                assert_eq!(device.ordinal, ordinal);
+                assert!(!device.name.is_empty());
+                assert_eq!(device.uuid.len(), 36, "{}", device.uuid);
+                assert!(device.total_memory > 0);
+                assert!(device.free_memory.unwrap_or(0) <= device.total_memory);
+            }
+        }
+        Err(Unavailable::NoLibrary { looked_for }) => {
+            assert!(looked_for.iter().any(|name| name.contains("cuda")), "{looked_for:?}");
+            let message = Unavailable::NoLibrary { looked_for }.to_string();
+            assert!(message.starts_with("no NVIDIA driver was found"), "{message}");
+        }
+        Err(reason) => assert!(reason.to_string().contains("NVIDIA driver"), "{reason}"),
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    for ordinal in [1000, usize::MAX] {
+        let error = Device::open(ordinal).unwrap_err();
+        if let Unavailable::NoDevice { ordinal: asked, count } = error {
+            assert_eq!(asked, ordinal);
+            assert!(count < 1000);
+        }
+    }
+}
