@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{EmbedSettings, Flags, ServeSettings};
+use crate::settings::memory::{GiveBackAfter, MemoryBudget};
+use crate::settings::value::Value;
+use crate::settings::{EmbedSettings, Flags, PlanSettings, ServeSettings};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -18,7 +20,8 @@ Exit codes:
 
 Try:
   vecmill serve
-  vecmill embed 'a quick brown fox'";
+  vecmill embed 'a quick brown fox'
+  vecmill plan --memory 8GiB --device gpu";
 
 macro_rules! serve_examples {
     () => {
@@ -47,7 +50,13 @@ names:
 Relative paths start at the current folder.
 
 The port answers at once; /ready says when the model is loaded. SIGINT and SIGTERM finish the \
-requests that were accepted; a second one ends at once."
+requests that were accepted; a second one ends at once.
+
+With --admin, the operator can look at the devices' memory:
+  curl http://127.0.0.1:3000/admin/memory
+  curl -X POST http://127.0.0.1:3000/admin/memory/trim
+  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'
+  vecmill memory replay vecmill-memory-cpu.csv"
 );
 
 macro_rules! embed_examples {
@@ -79,6 +88,57 @@ Settings come from flags, variables and the file as for 'vecmill serve'; those o
 are ignored."
 );
 
+macro_rules! plan_examples {
+    () => {
+        "\
+Examples:
+  vecmill plan                                    all-MiniLM-L6-v2 on this machine's processor
+  vecmill plan --model-id BAAI/bge-m3 --device gpu --memory 8GiB
+  vecmill plan --model-id ./my-model --memory 25% --json
+  vecmill plan --device gpu --memory 2GiB --in-flight 4 --max-batch-tokens 65536"
+    };
+}
+
+const AFTER_PLAN: &str = concat!(
+    plan_examples!(),
+    "
+
+The device need not be there. The model's files are fetched if they are not, but no weights are \
+loaded. 'vecmill serve' finds its largest batch in the same way, so the two agree.
+
+A batch's texts are packed behind each other, so only its tokens count. Its slab is one piece of \
+memory for everything that the batch needs; each batch in flight has one. What is left over is for \
+growth: a GPU's driver, and other programs, need some, too.
+
+Settings come from flags, variables and the file as for 'vecmill serve'. When not even the longest \
+input fits, the exit code is 1 and the message says how much is missing."
+);
+
+macro_rules! replay_examples {
+    () => {
+        "\
+Examples:
+  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'     from vecmill serve --admin
+  vecmill memory replay vecmill-memory-cpu.csv
+  vecmill memory replay trace.csv --budget 8GiB --give-back 5m --svg memory.svg
+  vecmill memory replay trace.csv --policy pool,direct --json"
+    };
+}
+
+const AFTER_REPLAY: &str = concat!(
+    replay_examples!(),
+    "
+
+A trace says which leases were taken and returned, when, and how large they were. It is replayed on \
+a device that exists only as numbers, in the trace's own time, so that a day takes seconds and every \
+run gives the same figures; only the times of 'lease+return' are of this machine. Traces come from \
+--memory-trace-on-refusal as well, and other programs can write them: they are CSV with a first line
+
+  nanoseconds,event,id,stream,bytes
+
+and the events lease, return and refuse."
+);
+
 const AFTER_DEVICES: &str = "\
 Examples:
   vecmill devices
@@ -105,6 +165,10 @@ pub(crate) enum Command {
     Serve(ServeArguments),
     /// Embed texts from arguments, a file or standard input
     Embed(EmbedArguments),
+    /// Say what fits into a device's memory, before it is bought or anything is loaded
+    Plan(PlanArguments),
+    /// Look into how memory was managed
+    Memory(MemoryArguments),
     /// List the devices that can run batches
     Devices(DevicesArguments),
     /// Write a script that completes this command line in a shell
@@ -171,6 +235,119 @@ pub(crate) enum Format {
     Text,
     /// Each line is a JSON string, or an object with the text in --field
     Jsonl,
+}
+
+/// Arguments of `vecmill plan`.
+#[derive(Debug, Args)]
+#[command(after_help = plan_examples!(), after_long_help = AFTER_PLAN)]
+pub(crate) struct PlanArguments {
+    /// Memory for weights and batches: 8GiB, bytes or, on the CPU, 50% [default there: all of it]
+    #[arg(long, value_name = "SIZE", value_parser = parsed::<MemoryBudget>, help_heading = "Plan")]
+    pub(crate) memory: Option<MemoryBudget>,
+
+    /// Kind of device; it need not be there
+    #[arg(long, value_enum, default_value_t = Place::Cpu, help_heading = "Plan")]
+    pub(crate) device: Place,
+
+    /// Number format to compute in [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long, value_enum, help_heading = "Plan")]
+    pub(crate) dtype: Option<PlanDtype>,
+
+    /// Batches that run at once [default: 2 on a GPU, 1 on the CPU]
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    pub(crate) in_flight: Option<NonZeroUsize>,
+
+    /// Write JSON instead of text
+    #[arg(long, help_heading = "Plan")]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) flags: Flags<PlanSettings>,
+}
+
+/// Kinds of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Place {
+    /// This machine's processor
+    Cpu,
+    /// Any GPU
+    Gpu,
+}
+
+/// Number formats that a plan can be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanDtype {
+    /// Single precision
+    #[value(alias = "float32")]
+    F32,
+    /// Half precision, on GPUs
+    #[value(alias = "float16")]
+    F16,
+}
+
+/// Arguments of `vecmill memory`.
+#[derive(Debug, Args)]
+#[command(after_help = replay_examples!())]
+pub(crate) struct MemoryArguments {
+    #[command(subcommand)]
+    pub(crate) command: MemoryCommand,
+}
+
+/// What to look into.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemoryCommand {
+    /// Replay a trace and compare ways of managing its memory
+    Replay(ReplayArguments),
+}
+
+/// Arguments of `vecmill memory replay`.
+#[derive(Debug, Args)]
+#[command(after_help = replay_examples!(), after_long_help = AFTER_REPLAY)]
+pub(crate) struct ReplayArguments {
+    /// File with the trace; - is standard input
+    #[arg(value_name = "TRACE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) trace: PathBuf,
+
+    /// Ways of managing memory, to compare side by side
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "pool,naive,direct")]
+    pub(crate) policy: Vec<Policy>,
+
+    /// Most memory that each may hold: 8GiB or bytes [default: as much as it takes]
+    #[arg(long, value_name = "SIZE", value_parser = parsed::<MemoryBudget>)]
+    pub(crate) budget: Option<MemoryBudget>,
+
+    /// When the pool gives back what is no longer needed: 60s, 5m, 1h or never
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parsed::<GiveBackAfter>,
+        default_value = "60s"
+    )]
+    pub(crate) give_back: GiveBackAfter,
+
+    /// Write a picture of it to this file as well
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+
+    /// Write JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Ways of managing memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// Vecmill's own pool
+    Pool,
+    /// A list of buffers, first fit, never given back
+    Naive,
+    /// No pool: each lease is taken from the device and given back to it
+    Direct,
+}
+
+/// A flag's value by the rules of settings.
+fn parsed<T: Value>(text: &str) -> Result<T, String> {
+    T::parse(text).ok_or_else(|| format!("expected {}", T::EXPECTED))
 }
 
 /// Arguments of `vecmill devices`.

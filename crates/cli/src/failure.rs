@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use vecmill_engine::{RequestError, StartError};
+use vecmill_memory::trace::TraceError;
 use vecmill_server::ServeError;
 
+use crate::plan::TooSmall;
 use crate::settings::Problems;
 
 /// Why a command failed.
@@ -24,6 +26,17 @@ pub(crate) enum Failure {
     /// The model could not be loaded.
     #[error("the model can't be started: {0}")]
     Start(#[from] StartError),
+    /// Not even one input fits the memory that a plan is for.
+    #[error(transparent)]
+    TooSmall(#[from] TooSmall),
+    /// A trace is not one.
+    #[error("{}: {source}", path.display())]
+    Trace {
+        /// The file, or `standard input`.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        source: TraceError,
+    },
     /// The thread that loads the model ended without a word.
     #[error(
         "loading the model ended in a bug of vecmill's; the lines above say more, please report"

@@ -1,7 +1,7 @@
 //! The `vecmill` binary: arguments become settings, settings become commands.
 //!
 //! - [`arguments`] is the command line, [`settings`] what it, the environment and a file set.
-//! - [`serve`], [`embed`], [`devices`] and [`completions`] are the commands.
+//! - [`serve`], [`embed`], [`plan`], [`memory`], [`devices`] and [`completions`] are the commands.
 //! - [`logging`] and [`progress`] write to standard error; results alone go to standard output.
 //! - [`failure`] knows why a command failed and with which exit code.
 
@@ -11,10 +11,14 @@ mod devices;
 mod embed;
 mod failure;
 mod logging;
+mod memory;
+mod new_file;
+mod plan;
 mod progress;
 mod serve;
 mod settings;
 mod signals;
+mod units;
 
 use std::process::ExitCode;
 
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments, &environment, &progress),
         Command::Embed(arguments) => embed::run(arguments, &environment, &progress),
+        Command::Plan(arguments) => plan::run(arguments, &environment, &progress),
+        Command::Memory(arguments) => memory::run(&arguments, &progress),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };

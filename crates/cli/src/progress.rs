@@ -90,6 +90,13 @@ impl Progress {
         self.bars.add(bar.with_style(style))
     }
 
+    /// A bar for a replay of so many events.
+    pub(crate) fn of_events(&self, total: u64, shown: bool) -> ProgressBar {
+        let template = "replaying {bar:30} {percent}% of {len} events, {eta} left";
+        let visible = self.on_terminal && shown;
+        if visible { self.bar(Some(total), template) } else { ProgressBar::hidden() }
+    }
+
     /// A counter of texts; `total` bytes of them are to come, if that is known.
     pub(crate) fn of_texts(&self, total: Option<u64>, shown: bool) -> Texts {
         let template = match total {

@@ -67,6 +67,16 @@ fn address(line: &str) -> String {
     rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect()
 }
 
+/// Asks without a body.
+fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 fn post(address: &str, head: &str) -> String {
     let body = r#"{"model":"any","input":"a quick brown fox"}"#;
     let mut stream = TcpStream::connect(address).unwrap();
@@ -129,6 +139,37 @@ fn keys_are_asked_for_and_not_shown() {
     server.signal("TERM");
     let (_, rest) = server.end();
     assert!(!rest.contains("k3y"), "{rest}");
+}
+
+#[test]
+fn its_memory_can_be_seen_and_replayed_by_the_operator() {
+    let mut server = Server::start(&["--admin", "--memory-give-back", "never"]);
+    let address = address(&server.line_with("http://"));
+    server.line_with("try: curl");
+    assert!(post(&address, "").starts_with("HTTP/1.1 200 "));
+    let memory = ask(&address, "GET /admin/memory");
+    assert!(
+        memory.contains("\"device\":\"cpu\"") && memory.contains("\"budget_bytes\":"),
+        "{memory}"
+    );
+    let trace = ask(&address, "GET /admin/memory/trace?device=cpu");
+    assert!(trace.contains("\r\ncontent-disposition: attachment"), "{trace}");
+    assert!(ask(&address, "POST /admin/memory/trim").starts_with("HTTP/1.1 200 "));
+
+    let (_, csv) = trace.split_once("\r\n\r\n").unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), csv).unwrap();
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_vecmill"));
+    let replayed = replay.args(["memory", "replay"]).arg(file.path()).output().unwrap();
+    assert!(replayed.status.success(), "{replayed:?}");
+}
+
+#[test]
+fn its_memory_is_nobody_else_s_business() {
+    let mut server = Server::start(&[]);
+    let address = address(&server.line_with("http://"));
+    server.line_with("try: curl");
+    assert!(ask(&address, "GET /admin/memory").starts_with("HTTP/1.1 404 "));
 }
 
 #[test]

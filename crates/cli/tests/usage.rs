@@ -24,11 +24,20 @@ fn help_has_examples_and_exit_codes() {
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
     assert!(help.contains("Exit codes:") && help.contains("vecmill serve"), "{help}");
-    for command in ["serve", "embed", "devices", "completions"] {
+    let commands: [&[&str]; 7] = [
+        &["serve"],
+        &["embed"],
+        &["plan"],
+        &["memory"],
+        &["memory", "replay"],
+        &["devices"],
+        &["completions"],
+    ];
+    for command in commands {
         for flag in ["-h", "--help"] {
-            let (code, help, _) = run(&[command, flag]);
+            let (code, help, _) = run(&[command, &[flag]].concat());
             assert_eq!(code, 0);
-            assert!(help.contains("Examples:"), "{command} {flag}: {help}");
+            assert!(help.contains("Examples:"), "{command:?} {flag}: {help}");
         }
     }
 }
@@ -84,6 +93,13 @@ fn all_wrong_settings_are_reported_together() {
         assert!(err.contains(&line), "{line}\nis not in\n{err}");
     }
     assert!(!err.contains("not a token"), "{err}");
+}
+
+#[test]
+fn the_admin_addresses_are_not_opened_to_everybody() {
+    let (code, out, err) = run(&["serve", "--admin", "--hostname", "0.0.0.0"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("--admin: expected an --api-key beside it"), "{err}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-use vecmill_engine::{Engine, Info, Prompt, Reply, Request, RequestError, Token};
+use vecmill_engine::{
+    Engine, Info, MemoryStatistics, Prompt, Reply, Request, RequestError, Token, Trace,
+};
 
 /// The future of a reply. Dropping it gives the request up.
 pub type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + Send>>;
@@ -33,6 +35,16 @@ pub trait Embedder: Send + Sync + 'static {
     /// # Errors
     /// [`fmt::Error`] when a metric can't be written.
     fn write_metrics(&self, out: &mut String) -> fmt::Result;
+
+    /// The state of each device's memory, by the device's name. This and the next two may take a
+    /// while; never called on an async thread.
+    fn memory(&self) -> Vec<(String, MemoryStatistics)>;
+
+    /// Gives unused memory back now; says how many bytes each device gave.
+    fn trim_memory(&self) -> Vec<(String, usize)>;
+
+    /// The leases that each device remembers.
+    fn memory_trace(&self) -> Vec<(String, Trace)>;
 }
 
 impl Embedder for Engine {
@@ -55,5 +67,17 @@ impl Embedder for Engine {
 
     fn write_metrics(&self, out: &mut String) -> fmt::Result {
         Self::write_metrics(self, out)
+    }
+
+    fn memory(&self) -> Vec<(String, MemoryStatistics)> {
+        Self::memory(self)
+    }
+
+    fn trim_memory(&self) -> Vec<(String, usize)> {
+        Self::trim_memory(self)
+    }
+
+    fn memory_trace(&self) -> Vec<(String, Trace)> {
+        Self::memory_trace(self)
     }
 }

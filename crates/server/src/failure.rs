@@ -36,6 +36,10 @@ pub(crate) enum Failure {
     NoKey,
     #[error("the API key is not one of this server's")]
     WrongKey,
+    #[error("a web page of {origin} asks, and only those of allowed origins may do so here")]
+    Origin { origin: String },
+    #[error("there is no device '{device}': expected {}", known.join(" or "))]
+    UnknownDevice { device: String, known: Vec<String> },
     #[error("there is nothing at {path}")]
     NoRoute { path: String },
     #[error("{method} is not what this address is for")]
@@ -97,6 +101,12 @@ impl Failure {
             Self::NoKey | Self::WrongKey => {
                 verdict((401, 401), INVALID, Some("invalid_api_key"), "Unauthorized")
             }
+            Self::Origin { .. } => {
+                verdict((403, 403), INVALID, Some("origin_not_allowed"), "Unauthorized")
+            }
+            Self::UnknownDevice { .. } => {
+                verdict((404, 404), INVALID, Some("device_not_found"), "Validation")
+            }
             Self::NoRoute { .. } => verdict((404, 404), INVALID, Some("unknown_url"), "Validation"),
             Self::Method { .. } => {
                 verdict((405, 405), INVALID, Some("method_not_supported"), "Validation")
@@ -130,10 +140,12 @@ impl Failure {
         match self {
             Self::Field { param, .. } => Some(param.clone()),
             Self::TooManyInputs { param, .. } => Some((*param).to_owned()),
+            Self::UnknownDevice { .. } => Some("device".to_owned()),
             Self::Request(error) => match error {
                 RequestError::NoInputs => Some("input".to_owned()),
                 RequestError::EmptyInput { index }
                 | RequestError::TooManyTokens { index, .. }
+                | RequestError::InputTooLarge { index, .. }
                 | RequestError::UnknownToken { index, .. }
                 | RequestError::Tokenizer { index, .. } => Some(format!("input[{index}]")),
                 RequestError::Dimensions { .. } => Some("dimensions".to_owned()),
@@ -148,7 +160,7 @@ impl Failure {
         match self {
             Self::AtCapacity { .. } => Some(Duration::from_secs(1)),
             Self::Loading => Some(LOADING_RETRY),
-            Self::Request(RequestError::Busy { retry_after, .. }) => Some(*retry_after),
+            Self::Request(error) => error.retry_after(),
             _ => None,
         }
     }
@@ -186,6 +198,12 @@ fn request_verdict(error: &RequestError) -> Verdict {
         }
         RequestError::Busy { .. } => {
             verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
+        }
+        RequestError::NoMemory { .. } => {
+            verdict((503, 503), SERVER, Some("insufficient_memory"), "Overloaded")
+        }
+        RequestError::InputTooLarge { .. } => {
+            verdict((500, 424), SERVER, Some("insufficient_memory"), "Backend")
         }
         RequestError::Stopped => verdict((503, 503), SERVER, Some("shutting_down"), "Unhealthy"),
         other => match other.fault() {
@@ -271,6 +289,12 @@ mod tests {
     fn the_fault_decides_the_status() {
         let busy = RequestError::Busy { waiting: 9, retry_after: Duration::from_millis(1500) };
         let device = RequestError::Device { device: "cpu".into(), reason: "it melted".into() };
+        let memory = RequestError::NoMemory {
+            device: "cpu".into(),
+            reason: "all is leased".into(),
+            retry_after: Duration::from_secs(2),
+        };
+        let large = RequestError::InputTooLarge { index: 0, needed: 9, available: 8 };
         let long = RequestError::TooManyTokens { index: 2, tokens: 900, limit: 512 };
         let token = RequestError::UnknownToken { index: 0, token: 9, last: 8 };
         let prompt = RequestError::UnknownPrompt { name: "q".into(), known: Vec::new() };
@@ -281,6 +305,8 @@ mod tests {
             (token, 400, 422, "Tokenizer"),
             (prompt, 400, 422, "Validation"),
             (busy, 429, 429, "Overloaded"),
+            (memory, 503, 503, "Overloaded"),
+            (large, 500, 424, "Backend"),
             (RequestError::Stopped, 503, 503, "Unhealthy"),
             (device, 500, 424, "Backend"),
         ];

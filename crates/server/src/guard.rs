@@ -27,6 +27,24 @@ pub(crate) async fn require_key(
     Ok(next.run(request).await)
 }
 
+/// Refuses what a browser sends for a web page, unless the page's origin is allowed. Without this,
+/// any page that the operator looks at could ask a server that listens on the operator's machine
+/// and has no key: browsers send such requests, and only keep the replies from the page.
+pub(crate) async fn refuse_web_pages(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let allowed = &app.settings.cors_allow_origin;
+    if let Some(origin) = request.headers().get(header::ORIGIN) {
+        let origin = String::from_utf8_lossy(origin.as_bytes());
+        if !allowed.iter().any(|known| known == "*" || *known == origin) {
+            return Err(Failure::Origin { origin: origin.into_owned() });
+        }
+    }
+    Ok(next.run(request).await)
+}
+
 /// The key in `authorization: Bearer KEY`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;

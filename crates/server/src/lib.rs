@@ -7,6 +7,7 @@
 //!   for every error, panics, browsers' origins, keys, and the limit on requests at once.
 //! - `api` has the contracts: `openai` and `tei` each parse, call the same few lines of shared
 //!   work, and write the reply.
+//! - `admin` is for the operator: the devices' memory. It is there only if the settings say so.
 //! - [`Embedder`] is what does the work, usually a [`vecmill_engine::Engine`].
 //!
 //! The choice behind it: the port answers before the model is loaded. Until [`ModelSlot`] is told
@@ -32,6 +33,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod api;
 mod app;
 mod connections;

@@ -13,10 +13,11 @@ use axum::{Router, body::Body};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
+use crate::admin;
 use crate::api::{self, openai, tei};
 use crate::app::App;
 use crate::failure::{Failure, explain};
-use crate::guard::{limit_requests, require_key};
+use crate::guard::{limit_requests, refuse_web_pages, require_key};
 use crate::settings::Origins;
 use crate::slot::Slot;
 use crate::telemetry::{REQUEST_ID, track};
@@ -28,7 +29,7 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 const METRICS_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// All routes. Work is limited in number and, like everything about the model, asks for a key;
+/// All routes. Those of the operator are there only if the settings say so. Work is limited in number and, like everything about the model, asks for a key;
 /// what load balancers and Prometheus poll does not, and tells nothing about requests' contents.
 pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeError> {
     let cors = cors(settings.cors_origins()?);
@@ -39,10 +40,12 @@ pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeErro
         .route("/embed", post(tei::embed))
         .route("/tokenize", post(tei::tokenize))
         .route_layer(from_fn_with_state(Arc::clone(&app), limit_requests));
+    let operators = if app.settings.admin { operators(&app) } else { Router::new() };
     let about = Router::new()
         .route("/v1/models", get(openai::models))
         .route("/info", get(tei::info))
         .merge(work)
+        .merge(operators)
         .route_layer(from_fn_with_state(Arc::clone(&app), require_key));
     let polled = Router::new()
         .route("/health", get(health))
@@ -60,6 +63,15 @@ pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeErro
         .layer(from_fn(explain))
         .layer(from_fn_with_state(Arc::clone(&app), track))
         .with_state(app))
+}
+
+/// What only the operator is to see and to do.
+fn operators(app: &Arc<App>) -> Router<Arc<App>> {
+    Router::new()
+        .route("/admin/memory", get(admin::memory))
+        .route("/admin/memory/trim", post(admin::trim))
+        .route("/admin/memory/trace", get(admin::trace))
+        .route_layer(from_fn_with_state(Arc::clone(app), refuse_web_pages))
 }
 
 /// Lets pages of the allowed origins send keys and read the headers of replies.

@@ -30,6 +30,9 @@ pub struct Settings {
     pub payload_limit: usize,
     /// Keys of which clients must send one. None, the default, asks for no key.
     pub api_keys: Vec<ApiKey>,
+    /// Whether there are the operator's addresses under `/admin`, which show the devices' memory
+    /// and have it given back. Default: no. Where there are keys, they are asked for one too.
+    pub admin: bool,
     /// The name that replies give the model. Default: the model's id.
     pub served_model_name: Option<String>,
     /// Whether inputs that are too long are cut, unless a request says otherwise, or refused.
@@ -60,6 +63,7 @@ impl Default for Settings {
             max_connections: 8192,
             payload_limit: 2_000_000,
             api_keys: Vec::new(),
+            admin: false,
             served_model_name: None,
             auto_truncate: true,
             read_timeout: Duration::from_secs(30),

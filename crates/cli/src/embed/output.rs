@@ -1,16 +1,16 @@
 //! Where vectors go: JSON lines to standard output or a file, or a matrix in a `.npy` file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, IsTerminal, Seek, SeekFrom, StdoutLock, Write, stdout};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tempfile::NamedTempFile;
 use vecmill_engine::Embedding;
 
 use crate::embed::input::is_jsonl;
 use crate::embed::npy::NpyWriter;
 use crate::failure::Failure;
+use crate::new_file::{NewFile, folder_of};
 
 /// Where vectors are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,50 +163,6 @@ impl Output {
 fn write_line(out: &mut impl Write, line: &JsonLine<'_>) -> io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.write_all(b"\n")
-}
-
-/// A file that gets its name when it is complete, and goes away if that never comes.
-#[derive(Debug)]
-pub(crate) struct NewFile(BufWriter<NamedTempFile>);
-
-impl NewFile {
-    fn create(path: &Path) -> io::Result<Self> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".vecmill-").suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // What any new file gets; temporary ones would be private.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        Ok(Self(BufWriter::with_capacity(1 << 16, builder.tempfile_in(folder_of(path))?)))
-    }
-
-    fn finish(self, path: &Path) -> io::Result<()> {
-        let file = self.0.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map(drop).map_err(|refused| refused.error)
-    }
-}
-
-impl Write for NewFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Seek for NewFile {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0.seek(to)
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn argument(setting: &'static Setting) -> Arg {
     }
     match setting.placeholder {
         "PATH" => argument.value_hint(clap::ValueHint::AnyPath),
-        "ID|FOLDER" => argument.value_hint(clap::ValueHint::DirPath),
+        "ID|FOLDER" | "FOLDER" => argument.value_hint(clap::ValueHint::DirPath),
         _ => argument.value_hint(clap::ValueHint::Other),
     }
 }

@@ -7,7 +7,6 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::value::Value;
-use vecmill_engine::machine;
 
 /// A name of something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,31 +93,6 @@ fn fraction(number: &str, unit: usize) -> Option<usize> {
     let scale = 10_usize.checked_pow(u32::try_from(decimals.len()).ok()?)?;
     let part = unit.checked_mul(decimals.parse().ok()?)? / scale;
     whole.parse::<usize>().ok()?.checked_mul(unit)?.checked_add(part)
-}
-
-/// The most memory to use, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MemoryBudget(pub(crate) usize);
-
-impl MemoryBudget {
-    fn parse_on(text: &str, machine: Option<usize>) -> Option<Self> {
-        let Some(number) = text.strip_suffix('%') else {
-            return Bytes::parse(text).map(|bytes| Self(bytes.0));
-        };
-        let percent: usize = number.trim_end().parse().ok()?;
-        (1..=100).contains(&percent).then_some(())?;
-        Some(Self(machine? / 100 * percent))
-    }
-}
-
-impl Value for MemoryBudget {
-    const PLACEHOLDER: &'static str = "SIZE";
-    const EXPECTED: &'static str = "bytes such as 2GiB, or a part from 1% to 100% of the machine's \
-        memory, where that is known";
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::parse_on(text, machine::memory_bytes())
-    }
 }
 
 /// A token that is passed on. Nothing prints it.
@@ -211,17 +185,6 @@ mod tests {
         for wrong in ["", "0", "-1", "GiB", "1.5", "1.x", "1..2GiB", "2GB", "99999999TiB", "1e9"] {
             assert_eq!(bytes(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_budget_is_a_size_or_a_part() {
-        let budget = |text| MemoryBudget::parse_on(text, Some(8000)).map(|budget| budget.0);
-        assert_eq!(budget("2GiB"), Some(2 << 30));
-        assert_eq!(budget("75 %"), Some(6000));
-        for wrong in ["0%", "101%", "%", "half"] {
-            assert_eq!(budget(wrong), None, "{wrong}");
-        }
-        assert_eq!(MemoryBudget::parse_on("75%", None), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::settings::given::FlagTexts;
+use crate::settings::kind::Secret;
 
 /// Sources of settings, as a test has them.
 #[derive(Default)]
@@ -107,9 +108,9 @@ fn all_problems_are_reported_each_with_its_place() {
         [
             "FILE:2: prot: no such setting; did you mean 'port'?",
             "FILE:5: server: no such setting: 'vecmill serve --help' lists them all",
+            "VECMILL_MAX_BATCH_TOKENS 'many': expected a whole number of at least 1",
             "--dtype 'float16': expected auto or float32: the CPU computes in float32, whatever \
              format the weights are stored in",
-            "VECMILL_MAX_BATCH_TOKENS 'many': expected a whole number of at least 1",
             "--port '70000': expected a port from 0 to 65535",
             "FILE:3: auto-truncate 'maybe': expected true or false",
         ]
@@ -197,7 +198,7 @@ fn keys_come_repeated_separated_or_by_the_file() {
 #[test]
 fn of_two_default_prompts_the_stronger_source_counts() {
     let sources = none().flag("default_prompt", "query: ").file("default-prompt-name = 'passage'");
-    let model = sources.serve().engine.model;
+    let model = sources.serve().engine.usage;
     assert_eq!(model.default_prompt.as_deref(), Some("query: "));
     assert_eq!(model.default_prompt_name, None);
     let sources = none().flag("default_prompt", "a").flag("default_prompt_name", "b");
@@ -243,6 +244,40 @@ fn other_commands_settings_are_known_but_not_looked_at() {
     let sources = none().file("port = 'nonsense'").variable("VECMILL_PAYLOAD_LIMIT", "x");
     assert!(sources.read::<EmbedSettings>().is_ok());
     assert_eq!(sources.problems().len(), 2);
+}
+
+#[test]
+fn the_admin_addresses_need_a_key_where_others_can_reach_them() {
+    let admin = |hostname| none().flag("admin", "true").flag("hostname", hostname);
+    assert!(!none().serve().server().admin);
+    for local in ["127.0.0.1", "127.1.2.3", "localhost", "::1"] {
+        assert!(admin(local).serve().server().admin, "{local}");
+    }
+    for open in ["0.0.0.0", "::", "192.168.1.7", "example.org"] {
+        let problems = admin(open).problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("--admin: expected an --api-key"), "{problems:?}");
+        assert!(admin(open).flag("api_key", "k3y").serve().server().admin, "{open}");
+    }
+}
+
+#[test]
+fn what_memory_settings_expect_is_said() {
+    let sources = none()
+        .flag("memory_budget", "8GB")
+        .flag("memory_give_back", "1d")
+        .variable("VECMILL_MEMORY_PREDICT", "maybe")
+        .file("memory-trace-on-refusal = '/no/such'");
+    assert_eq!(
+        sources.problems(),
+        [
+            "--memory-budget '8GB': expected a size such as 8GiB or 512MiB, a number of bytes, or \
+             a part from 1% to 100% of the machine's memory, where that is known",
+            "--memory-give-back '1d': expected a time from 1s to 24h such as 60s or 5m, or never",
+            "VECMILL_MEMORY_PREDICT 'maybe': expected true or false",
+            "FILE:1: memory-trace-on-refusal '/no/such': expected a folder that exists",
+        ]
+    );
 }
 
 #[test]

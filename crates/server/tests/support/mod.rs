@@ -19,15 +19,18 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
-    Device, Embedding, Info, Input, Prompt, Reply, Request, RequestError, Timings, Token,
-    Truncation,
+    Device, Embedding, Info, Input, MemoryStatistics, Prompt, Reply, Request, RequestError,
+    Timings, Token, Trace, Truncation,
 };
+use vecmill_memory::{HostSource, Pool};
 use vecmill_server::{Embedder, ModelSlot, ServeError, Server, Settings};
 
 pub(crate) const DIMENSIONS: usize = 4;
 /// Of the vector for `wide`.
 pub(crate) const WIDE: usize = 100_000;
 pub(crate) const MAX_TOKENS: usize = 8;
+/// Of each device's memory.
+pub(crate) const BUDGET: usize = 1 << 30;
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,6 +44,8 @@ pub(crate) struct Fake {
     waiting: watch::Sender<usize>,
     pub(crate) finished: Arc<AtomicUsize>,
     info: Arc<Info>,
+    /// The memory of each device, in the order of `info`.
+    pub(crate) pools: Vec<Pool<HostSource>>,
 }
 
 /// Counts a request as waiting while it is held, also when its future is dropped.
@@ -74,8 +79,15 @@ impl Fake {
             gate: Arc::new(Semaphore::new(0)),
             waiting: watch::Sender::new(0),
             finished: Arc::default(),
+            pools: info.devices.iter().map(|_| Pool::new(HostSource, BUDGET)).collect(),
             info: Arc::new(info),
         }
+    }
+
+    /// What `ask` says of each device's memory, by the device's name.
+    fn of_pools<T>(&self, ask: impl Fn(&Pool<HostSource>) -> T) -> Vec<(String, T)> {
+        let names = self.info.devices.iter().map(|device| device.name.clone());
+        names.zip(self.pools.iter().map(ask)).collect()
     }
 
     /// Lets `count` waiting requests go on.
@@ -210,6 +222,18 @@ impl Embedder for Fake {
 
     fn write_metrics(&self, out: &mut String) -> fmt::Result {
         out.write_str("# HELP vecmill_fake Pretended.\n# TYPE vecmill_fake gauge\nvecmill_fake 1\n")
+    }
+
+    fn memory(&self) -> Vec<(String, MemoryStatistics)> {
+        self.of_pools(Pool::statistics)
+    }
+
+    fn trim_memory(&self) -> Vec<(String, usize)> {
+        self.of_pools(Pool::trim)
+    }
+
+    fn memory_trace(&self) -> Vec<(String, Trace)> {
+        self.of_pools(Pool::trace)
     }
 }
 

@@ -1,0 +1,141 @@
+//! `vecmill memory`: what was asked of a device's memory, and what ways of managing it make of that.
+//!
+//! [`counted`] shows how far a replay is; [`report`] writes JSON. Replaying, table and picture are
+//! those of `vecmill_memory`.
+
+mod counted;
+mod report;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+
+use indicatif::HumanCount;
+use vecmill_memory::replay::{Comparison, Manager, Naive, Options, PerTensor, Pooled, compare};
+use vecmill_memory::trace::Trace;
+use vecmill_memory::{PoolSettings, SimulatedDevice};
+
+use crate::arguments::{MemoryArguments, MemoryCommand, Policy, ReplayArguments};
+use crate::failure::Failure;
+use crate::new_file::{NewFile, folder_of};
+use crate::progress::Progress;
+use crate::units::bytes;
+use counted::Counted;
+
+/// The simulated device's memory when there is no budget: more than any device has.
+const BOUNDLESS: usize = 1 << 40;
+
+/// Events from which on a replay takes long enough to show how far it is.
+const MANY_EVENTS: usize = 50_000;
+
+/// Does what the arguments ask for.
+pub(crate) fn run(arguments: &MemoryArguments, progress: &Progress) -> Result<(), Failure> {
+    let MemoryCommand::Replay(arguments) = &arguments.command;
+    replay(arguments, progress)
+}
+
+fn replay(arguments: &ReplayArguments, progress: &Progress) -> Result<(), Failure> {
+    if let Some(path) = &arguments.svg {
+        check_writable(path)?;
+    }
+    let trace = read(&arguments.trace)?;
+    if trace.lost > 0 {
+        let lost = HumanCount(trace.lost);
+        progress
+            .say(format_args!("vecmill: the trace lacks {lost} events that it had no room for"));
+    }
+    let comparison = compared(&trace, arguments, progress);
+    if let Some(path) = &arguments.svg {
+        write_whole(path, comparison.svg().as_bytes())
+            .map_err(|source| Failure::Write { path: path.clone(), source })?;
+    }
+    write(arguments, &trace, &comparison).map_err(Failure::Stdout)
+}
+
+/// Refuses a file that can't be written before the replay is waited for.
+fn check_writable(path: &Path) -> Result<(), Failure> {
+    let kind = match path {
+        path if path.is_dir() => io::ErrorKind::IsADirectory,
+        path if !folder_of(path).is_dir() => io::ErrorKind::NotFound,
+        _ => return Ok(()),
+    };
+    Err(Failure::Write { path: path.to_owned(), source: kind.into() })
+}
+
+fn read(path: &Path) -> Result<Trace, Failure> {
+    let (path, input): (PathBuf, Box<dyn BufRead>) = if path == Path::new("-") {
+        ("standard input".into(), Box::new(stdin().lock()))
+    } else {
+        let file = File::open(path);
+        let file = file.map_err(|source| Failure::Read { path: path.to_owned(), source })?;
+        (path.to_owned(), Box::new(BufReader::with_capacity(1 << 16, file)))
+    };
+    Trace::read(input).map_err(|source| Failure::Trace { path, source })
+}
+
+fn compared(trace: &Trace, arguments: &ReplayArguments, progress: &Progress) -> Comparison {
+    let budget = arguments.budget.map(|budget| budget.bytes);
+    let settings = PoolSettings { give_back: arguments.give_back.0, ..PoolSettings::default() };
+    let mut managers: Vec<Box<dyn Manager>> = Vec::new();
+    let mut chosen: Vec<Policy> = Vec::new();
+    for &policy in &arguments.policy {
+        if !chosen.contains(&policy) {
+            chosen.push(policy);
+            managers.push(manager(policy, budget.unwrap_or(BOUNDLESS), settings.clone()));
+        }
+    }
+    let options = Options { budget, ..Options::default() };
+    let events = trace.events.len() * managers.len();
+    let bar = progress.of_events(events as u64, events >= MANY_EVENTS);
+    let mut counted: Vec<Counted> =
+        managers.into_iter().map(|manager| Counted::new(manager, bar.clone())).collect();
+    let mut managers: Vec<&mut dyn Manager> =
+        counted.iter_mut().map(|manager| manager as &mut dyn Manager).collect();
+    let comparison = compare(trace, &mut managers, &options);
+    bar.finish_and_clear();
+    comparison
+}
+
+/// A way of managing a simulated device that has so much memory.
+fn manager(policy: Policy, budget: usize, settings: PoolSettings) -> Box<dyn Manager> {
+    let device = SimulatedDevice::new(budget);
+    match policy {
+        Policy::Pool => {
+            let streams = device.clone();
+            Box::new(Pooled::new(device, budget, settings, move |_| streams.stream()))
+        }
+        // Memory that is taken by itself, as these two do, stays as large as it is.
+        Policy::Naive => Box::new(Naive::new(device.in_place(false))),
+        Policy::Direct => Box::new(PerTensor::new(device.in_place(false))),
+    }
+}
+
+fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    // What a link points to is replaced, not the link.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut file = NewFile::create(&path)?;
+    file.write_all(contents)?;
+    file.finish(&path)
+}
+
+fn write(arguments: &ReplayArguments, trace: &Trace, comparison: &Comparison) -> io::Result<()> {
+    let mut out = BufWriter::new(stdout().lock());
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &report::json(trace, comparison))?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{}\n\n{}", heading(trace, comparison), comparison.table().trim_end())?;
+    }
+    out.flush()
+}
+
+/// What was replayed, in a line.
+fn heading(trace: &Trace, comparison: &Comparison) -> String {
+    let events = HumanCount(trace.events.len() as u64);
+    let seconds = comparison.nanoseconds as f64 / 1e9;
+    let streams = comparison.streams.len();
+    let plural = if streams == 1 { "" } else { "s" };
+    let budget = comparison.budget.map(|budget| format!(", with {}", bytes(budget)));
+    let budget = budget.unwrap_or_default();
+    format!("{events} events in {seconds:.1} s on {streams} stream{plural}{budget}")
+}

@@ -1,0 +1,118 @@
+//! `vecmill plan`: what fits into a device's memory, found before anything is loaded.
+//!
+//! [`picture`] draws how the memory is divided, [`report`] says the rest in text or JSON. The plan
+//! itself is the engine's, the same that a server makes when it starts.
+
+mod picture;
+mod report;
+
+use vecmill_engine::StartError;
+use vecmill_engine::plan::{DType, FitError, Plan, Target};
+
+use crate::arguments::{Place, PlanArguments, PlanDtype};
+use crate::failure::Failure;
+use crate::logging;
+use crate::progress::Progress;
+use crate::settings::memory::MemoryBudget;
+use crate::settings::{self, Environment};
+use crate::units::{bytes, enough};
+
+/// Not even one input fits.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "weights of {} and one input of {tokens} tokens, {}, are {} more than the {} there are: set \
+     --memory to {} or more, or choose a smaller model{advice}",
+    bytes(*weights), bytes(*slab), bytes(*missing), bytes(*budget), enough(budget + missing)
+)]
+pub(crate) struct TooSmall {
+    budget: usize,
+    weights: usize,
+    slab: usize,
+    tokens: usize,
+    missing: usize,
+    advice: &'static str,
+}
+
+/// Writes the plan that the arguments ask for to standard output.
+pub(crate) fn run(
+    arguments: PlanArguments,
+    environment: &Environment,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let target = target(&arguments)?;
+    let json = arguments.json;
+    let (settings, warnings) = settings::read(arguments.flags, environment)?;
+    logging::start(&settings.log.log_level, false, progress, &warnings);
+    let most = settings.max_batch_tokens();
+    let mut builder = settings.builder().on_progress(progress.of_start());
+    if let Some(memory) = arguments.memory {
+        builder = builder.memory_budget(memory.bytes);
+    }
+    let plan = builder.plan(target).map_err(|error| explained(error, target))?;
+    report::write(&plan, most, json).map_err(Failure::Stdout)
+}
+
+/// What the plan is for.
+fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
+    let usage = |message: &str| Err(Failure::Usage(message.to_owned()));
+    let mut target = match (arguments.device, arguments.dtype) {
+        (Place::Cpu, Some(PlanDtype::F16)) => {
+            return usage(
+                "--dtype f16: the CPU computes in f32: leave it out, or add --device gpu",
+            );
+        }
+        (Place::Cpu, _) => Target::CPU,
+        (Place::Gpu, dtype) => {
+            let half = dtype != Some(PlanDtype::F32);
+            let format = if half { DType::F16 } else { DType::F32 };
+            Target { place: vecmill_engine::plan::Place::Gpu(format), ..Target::GPU }
+        }
+    };
+    match (arguments.device, arguments.memory) {
+        (Place::Gpu, None) => {
+            return usage("--device gpu: add --memory, what vecmill may take there, such as 8GiB");
+        }
+        (Place::Gpu, Some(MemoryBudget { is_part: true, .. })) => {
+            return usage(
+                "--memory: a part is one of this machine's memory, and a GPU has its own: give a \
+                 size such as 8GiB",
+            );
+        }
+        _ => {}
+    }
+    if let Some(in_flight) = arguments.in_flight {
+        target.in_flight = in_flight.get();
+    }
+    Ok(target)
+}
+
+/// The engine's error, in this command's words where it is about memory.
+fn explained(error: StartError, target: Target) -> Failure {
+    match error {
+        StartError::Budget(FitError::TooSmall {
+            budget_bytes,
+            weights_bytes,
+            slab_bytes,
+            tokens,
+            missing_bytes,
+        }) => {
+            let full = matches!(target.place, vecmill_engine::plan::Place::Gpu(DType::F32));
+            Failure::TooSmall(TooSmall {
+                budget: budget_bytes,
+                weights: weights_bytes,
+                slab: slab_bytes,
+                tokens,
+                missing: missing_bytes,
+                advice: if full { ", or --dtype f16" } else { "" },
+            })
+        }
+        error => Failure::Start(error),
+    }
+}
+
+/// Whether more tokens than the largest batch's would fit as well.
+fn has_room(plan: &Plan) -> bool {
+    // Slabs come in steps of an eighth or so: less than that may be left of memory that is full.
+    let fit = &plan.fit;
+    fit.headroom_bytes / fit.in_flight.max(1) > fit.slab_bytes / 4
+}

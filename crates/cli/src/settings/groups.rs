@@ -1,0 +1,140 @@
+//! All settings there are, each said once, in groups that are read together.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use vecmill_engine::{Pooling, fetch::ModelRef};
+use vecmill_server::ApiKey;
+
+use super::kind::{Bytes, Dtype, Host, LogFilter, Name, Origin, Secret};
+use super::memory::{Folder, GiveBackAfter, MemoryBudget};
+use super::table::settings;
+
+settings! {
+    /// Which model, and how it is used.
+    ModelSettings("Model") {
+        /// Model to run: its id on the Hugging Face hub, or a folder with its files
+        ///
+        /// owner/name@revision is one way to name a revision, --revision the other.
+        model_id: ModelRef = "sentence-transformers/all-MiniLM-L6-v2",
+        /// Branch, tag or commit of the model on the hub [default: main]
+        ///
+        /// A folder has none, so it is then ignored.
+        revision: Option<Name>,
+        /// Folder that keeps fetched models [default: the user's cache folder]
+        cache_dir: Option<PathBuf> where alias = "huggingface-hub-cache"
+            where variable = "VECMILL_CACHE",
+        /// Token for private models on the hub
+        hf_token: Option<Secret> where variable = "HF_TOKEN",
+    }
+}
+
+settings! {
+    /// How the model is used.
+    UseSettings("Model") {
+        /// How token vectors become one: mean, cls, max or last-token [default: the model's own]
+        pooling: Option<Pooling>,
+        /// Text put in front of inputs whose request names no prompt
+        default_prompt: Option<String>,
+        /// The model's prompt, by name, for inputs whose request names none
+        ///
+        /// The names are in the model's config_sentence_transformers.json. It excludes
+        /// --default-prompt: of two sources the stronger one counts.
+        default_prompt_name: Option<Name>,
+    }
+}
+
+settings! {
+    /// What decides how much memory a batch takes.
+    BatchSettings("Devices and memory") {
+        /// Most tokens that run in one batch
+        max_batch_tokens: NonZeroUsize = "16384",
+        /// Threads that compute on the CPU [default: one per core]
+        cpu_threads: Option<NonZeroUsize>,
+    }
+}
+
+settings! {
+    /// What the model computes with.
+    ComputeSettings("Devices and memory") {
+        /// Number format: auto or float32
+        ///
+        /// The CPU computes in float32, whatever format the weights are stored in.
+        dtype: Dtype = "auto",
+        /// Threads that tokenise [default: one per core]
+        tokenization_workers: Option<NonZeroUsize>,
+        /// Most memory for weights and batches: bytes such as 2GiB, or a part such as 50%
+        ///
+        /// A part is one of the machine's memory, or of the container's if that is less. Batches that
+        /// would need more wait or are split. [default: what the machine has]
+        memory_budget: Option<MemoryBudget>,
+        /// When memory that batches no longer need is given back: 60s, 5m, 1h or never
+        ///
+        /// Given back sooner, others can have it; kept longer, the next burst finds it ready.
+        memory_give_back: GiveBackAfter = "60s",
+        /// Make memory ready before it is asked for, by what was wanted of late; false waits for it
+        memory_predict: bool = "true",
+        /// Folder for a trace of the memory when a batch gets none
+        ///
+        /// 'vecmill memory replay' shows what is in it. Names and sizes only, no texts.
+        memory_trace_on_refusal: Option<Folder>,
+        /// Most inputs that wait; more are refused as busy
+        queue_capacity: NonZeroUsize = "16384",
+    }
+}
+
+settings! {
+    /// What is logged.
+    LogSettings("Logging") {
+        /// Least level logged: error, warn, info, debug, trace or off
+        ///
+        /// Levels by module work as well: info,vecmill_engine=debug.
+        log_level: LogFilter = "info" where variable = "RUST_LOG",
+    }
+}
+
+settings! {
+    /// Where the server listens, and whom it answers.
+    ServerSettings("Server") {
+        /// Address to listen on; 0.0.0.0 opens the server to other machines
+        ///
+        /// The default answers this machine alone. To open it, listen on 0.0.0.0 (or [::]) and set an
+        /// --api-key.
+        hostname: Host = "127.0.0.1",
+        /// Port to listen on; 0 takes a free one
+        port: u16 = "3000",
+        /// Name of the model in answers [default: its id]
+        served_model_name: Option<Name>,
+        /// Key that requests must bring; repeat it to accept several
+        ///
+        /// Other users of the machine can see flags: prefer the variable, with commas between keys,
+        /// or --api-key-file.
+        api_key: Vec<ApiKey>,
+        /// File with one such key per line; empty lines and lines with # are skipped
+        api_key_file: Option<PathBuf>,
+        /// Web origin whose pages may call the server, or * for all; may be repeated
+        cors_allow_origin: Vec<Origin>,
+        /// Log JSON lines instead of text
+        json_output: bool = "false",
+        /// Open /admin/memory, which shows the devices' memory and has it given back
+        ///
+        /// GET /admin/memory shows it in numbers, as JSON. POST /admin/memory/trim gives back what is
+        /// unused. GET /admin/memory/trace?device=cpu is a file for 'vecmill memory replay'. They ask
+        /// for an API key where there is one, and need one unless --hostname is this machine's alone.
+        admin: bool = "false",
+    }
+}
+
+settings! {
+    /// How much the server accepts.
+    LimitSettings("Limits") {
+        /// Most inputs in one request
+        max_client_batch_size: NonZeroUsize = "2048",
+        /// Most requests at once; more are refused as busy
+        max_concurrent_requests: NonZeroUsize = "512",
+        /// Largest request body: bytes such as 2MiB
+        payload_limit: Bytes = "2000000",
+        /// Cut inputs that are too long, unless a request says otherwise; false refuses them
+        auto_truncate: bool = "true",
+    }
+}

@@ -1,0 +1,131 @@
+//! The types of settings about memory.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vecmill_engine::{GiveBack, machine};
+
+use crate::settings::kind::Bytes;
+use crate::settings::value::Value;
+
+/// The most memory to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryBudget {
+    /// In bytes.
+    pub(crate) bytes: usize,
+    /// Whether it was given as a part of this machine's memory.
+    pub(crate) is_part: bool,
+}
+
+impl MemoryBudget {
+    fn parse_on(text: &str, machine: Option<usize>) -> Option<Self> {
+        let Some(number) = text.strip_suffix('%') else {
+            return Bytes::parse(text).map(|bytes| Self { bytes: bytes.0, is_part: false });
+        };
+        let percent: usize = number.trim_end().parse().ok()?;
+        (1..=100).contains(&percent).then_some(())?;
+        Some(Self { bytes: machine? / 100 * percent, is_part: true })
+    }
+}
+
+impl Value for MemoryBudget {
+    const PLACEHOLDER: &'static str = "SIZE";
+    const EXPECTED: &'static str = "a size such as 8GiB or 512MiB, a number of bytes, or a part \
+        from 1% to 100% of the machine's memory, where that is known";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::parse_on(text, machine::memory_bytes())
+    }
+}
+
+/// When unused memory is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GiveBackAfter(pub(crate) GiveBack);
+
+/// Longer than this is as good as never.
+const LONGEST: u64 = 24 * 60 * 60;
+
+impl Value for GiveBackAfter {
+    const PLACEHOLDER: &'static str = "TIME";
+    const EXPECTED: &'static str = "a time from 1s to 24h such as 60s or 5m, or never";
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "never" {
+            return Some(Self(GiveBack::Never));
+        }
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit.trim_start() {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 60 * 60,
+            _ => return None,
+        };
+        let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
+        let usable = (1..=LONGEST).contains(&seconds);
+        usable.then(|| Self(GiveBack::After(Duration::from_secs(seconds))))
+    }
+}
+
+/// A folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Value for Folder {
+    const PLACEHOLDER: &'static str = "FOLDER";
+    const EXPECTED: &'static str = "a folder that exists";
+
+    fn parse(text: &str) -> Option<Self> {
+        let folder = PathBuf::from(text);
+        folder.is_dir().then_some(Self(folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_size_or_a_part() {
+        let budget = |text| MemoryBudget::parse_on(text, Some(8000));
+        let size = |bytes| Some(MemoryBudget { bytes, is_part: false });
+        assert_eq!(budget("2GiB"), size(2 << 30));
+        assert_eq!(budget("3000000000"), size(3_000_000_000));
+        assert_eq!(budget("75 %"), Some(MemoryBudget { bytes: 6000, is_part: true }));
+        for wrong in ["0%", "101%", "%", "half", "-1%", "8GB", "8G", "0.5"] {
+            assert_eq!(budget(wrong), None, "{wrong}");
+        }
+        assert_eq!(MemoryBudget::parse_on("75%", None), None);
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_time_or_never() {
+        let seconds = |text| match GiveBackAfter::parse(text)?.0 {
+            GiveBack::After(time) => Some(time.as_secs()),
+            GiveBack::Never => Some(u64::MAX),
+        };
+        for (text, expected) in [
+            ("60s", 60),
+            ("5m", 300),
+            ("90 min", 5400),
+            ("24h", 86_400),
+            ("1s", 1),
+            ("never", u64::MAX),
+        ] {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for wrong in ["", "60", "0s", "s", "-1s", "1.5h", "25h", "2d", "Never", "99999999999999h"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn folders_exist() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Folder::parse(folder.path().to_str().unwrap()).is_some());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for wrong in ["", "/no/such/folder", file.path().to_str().unwrap()] {
+            assert_eq!(Folder::parse(wrong), None, "{wrong}");
+        }
+    }
+}
