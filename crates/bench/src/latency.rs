@@ -1,0 +1,201 @@
+//! How long a lease and its return take, beside what the driver takes for a buffer.
+
+use std::path::PathBuf;
+use std::sync::Barrier;
+
+use clap::Args;
+use quanta::Clock;
+use serde::Serialize;
+use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource, StreamOrderedSource};
+use vecmill_memory::{Heap, Pool, Source};
+
+use crate::{Outcome, results};
+
+const MIB: usize = 1 << 20;
+
+/// Arguments of `vecmill-bench latency`.
+#[derive(Debug, Args)]
+pub(crate) struct LatencyArguments {
+    /// The GPU's number
+    #[arg(long, default_value_t = 0)]
+    device: usize,
+    /// Leases per thread
+    #[arg(long, default_value_t = 100_000)]
+    leases: usize,
+    /// File to write the figures to, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    what: String,
+    threads: usize,
+    p50_nanoseconds: u64,
+    p99_nanoseconds: u64,
+}
+
+impl Row {
+    fn new(what: impl Into<String>, threads: usize, samples: &mut [u64]) -> Self {
+        Self {
+            what: what.into(),
+            threads,
+            p50_nanoseconds: results::percentile(samples, 50.0),
+            p99_nanoseconds: results::percentile(samples, 99.0),
+        }
+    }
+}
+
+/// Measures all and prints a table.
+pub(crate) fn run(arguments: &LatencyArguments) -> Outcome {
+    let device = Device::open(arguments.device)?;
+    let leases = arguments.leases;
+    let mut rows = vec![clock(leases)];
+    for threads in [1, 4, 16] {
+        rows.push(lease_and_return(&device, threads, leases)?);
+    }
+    rows.push(lease_record_and_return(&device, leases)?);
+    for (name, threshold) in [("threshold max", u64::MAX), ("threshold 0", 0)] {
+        rows.push(stream_ordered(&device, name, threshold, false, leases)?);
+        rows.push(stream_ordered(&device, name, threshold, true, 500)?);
+    }
+    for mib in [1, 16, 256] {
+        rows.push(plain(&device, mib, 200)?);
+    }
+    for holes in [16, 65_536] {
+        rows.push(heap(holes, leases));
+    }
+    results::line("| what | threads | p50 (ns) | p99 (ns) |\n|---|---:|---:|---:|")?;
+    for row in &rows {
+        let Row { what, threads, p50_nanoseconds: p50, p99_nanoseconds: p99 } = row;
+        results::line(&format!("| {what} | {threads} | {p50} | {p99} |"))?;
+    }
+    results::write(arguments.json.as_deref(), &device.info().name, &rows)
+}
+
+/// What reading the clock takes. Each figure below contains it once, that of lease and return alone
+/// twice.
+fn clock(samples: usize) -> Row {
+    let clock = Clock::new();
+    let mut taken: Vec<u64> =
+        (0..samples).map(|_| clock.delta_as_nanos(clock.raw(), clock.raw())).collect();
+    Row::new(
+        "reading the clock (in each figure below once, in lease + return twice)",
+        1,
+        &mut taken,
+    )
+}
+
+/// The pool: a slab of 64 MiB, leased and returned. The batch's end has been recorded before, as the
+/// batch itself needs it.
+fn lease_and_return(
+    device: &Device,
+    threads: usize,
+    leases: usize,
+) -> Result<Row, Box<dyn std::error::Error>> {
+    let pool = Pool::new(MappedSource::new(device)?, 64 << 30);
+    pool.prepare(&vec![64 * MIB; threads])?;
+    let start = Barrier::new(threads);
+    let measure = |stream: CudaStream| -> Result<Vec<u64>, vecmill_memory::LeaseError> {
+        let clock = Clock::new();
+        let mut samples = Vec::with_capacity(leases);
+        start.wait();
+        for _ in 0..leases {
+            let before = clock.raw();
+            let mut lease = pool.lease(60 * MIB, &stream)?;
+            let leased = clock.raw();
+            lease.record()?;
+            let done = clock.raw();
+            drop(lease);
+            let after = clock.raw();
+            samples.push(clock.delta_as_nanos(before, leased) + clock.delta_as_nanos(done, after));
+        }
+        Ok(samples)
+    };
+    let streams: Vec<CudaStream> =
+        (0..threads).map(|_| device.stream()).collect::<Result<_, _>>()?;
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            streams.into_iter().map(|stream| scope.spawn(|| measure(stream))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
+    });
+    let mut samples = Vec::new();
+    for result in results {
+        samples.extend(result.map_err(|_| "a measuring thread panicked")??);
+    }
+    Ok(Row::new("pool: lease + return of a batch's slab", threads, &mut samples))
+}
+
+fn lease_record_and_return(
+    device: &Device,
+    leases: usize,
+) -> Result<Row, Box<dyn std::error::Error>> {
+    let pool = Pool::new(MappedSource::new(device)?, 64 << 30);
+    let (stream, clock) = (device.stream()?, Clock::new());
+    drop(pool.lease(64 * MIB, &stream)?);
+    let mut samples = Vec::with_capacity(leases);
+    for _ in 0..leases {
+        let before = clock.raw();
+        drop(pool.lease(60 * MIB, &stream)?);
+        samples.push(clock.delta_as_nanos(before, clock.raw()));
+    }
+    Ok(Row::new("pool: the same with the event that marks the batch's end", 1, &mut samples))
+}
+
+fn stream_ordered(
+    device: &Device,
+    name: &str,
+    threshold: u64,
+    synchronise: bool,
+    pairs: usize,
+) -> Result<Row, Box<dyn std::error::Error>> {
+    let source = StreamOrderedSource::new(device, threshold)?;
+    let (stream, clock) = (device.stream()?, Clock::new());
+    let mut samples = Vec::with_capacity(pairs);
+    for _ in 0..pairs {
+        let before = clock.raw();
+        let block = source.allocate_in(&stream, 16 * MIB)?;
+        source.release_in(&stream, block)?;
+        if synchronise {
+            stream.synchronize()?;
+        }
+        samples.push(clock.delta_as_nanos(before, clock.raw()));
+    }
+    let after = if synchronise { ", then waiting for the stream" } else { "" };
+    Ok(Row::new(format!("cuMemAllocAsync + FreeAsync, {name}{after}"), 1, &mut samples))
+}
+
+fn plain(device: &Device, mib: usize, pairs: usize) -> Result<Row, Box<dyn std::error::Error>> {
+    let (source, clock) = (PlainSource::new(device), Clock::new());
+    let mut samples = Vec::with_capacity(pairs);
+    for _ in 0..pairs {
+        let before = clock.raw();
+        let block = source.allocate(mib * MIB)?;
+        source.release(block)?;
+        samples.push(clock.delta_as_nanos(before, clock.raw()));
+    }
+    Ok(Row::new(format!("cuMemAlloc + cuMemFree, {mib} MiB"), 1, &mut samples))
+}
+
+/// The fallback heap with so many holes. What is leased and returned is smaller than each hole.
+fn heap(holes: usize, pairs: usize) -> Row {
+    let (mut heap, mut random) = (Heap::new(), fastrand::Rng::with_seed(1));
+    let clock = Clock::new();
+    let mut failures = u64::from(heap.extend(2 * holes * 64 * 1024).is_err());
+    let blocks: Vec<_> =
+        (0..2 * holes).filter_map(|_| heap.allocate(random.usize(1024..64 * 1024))).collect();
+    for span in blocks.iter().step_by(2) {
+        failures += u64::from(heap.free(*span).is_err());
+    }
+    let mut samples = Vec::with_capacity(pairs);
+    for _ in 0..pairs {
+        let bytes = random.usize(1024..64 * 1024);
+        let before = clock.raw();
+        let span = heap.allocate(bytes);
+        failures += u64::from(span.is_none_or(|span| heap.free(span).is_err()));
+        samples.push(clock.delta_as_nanos(before, clock.raw()));
+    }
+    let note = if failures == 0 { String::new() } else { format!(", {failures} failures") };
+    let row = format!("fallback heap: allocate + free among {holes} holes{note}");
+    Row::new(row, 1, &mut samples)
+}

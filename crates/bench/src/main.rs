@@ -1,0 +1,71 @@
+//! vecmill's experiments, each a command that prints a table and writes its figures as JSON.
+//!
+//! - [`workload`] simulates a service's traffic; [`record`] turns it into memory traces, of whole
+//!   batches and of single tensors, with the plans of a [`sketch`] of a model.
+//! - [`latency`], [`replays`] and [`pressure`] measure the memory pool on a GPU, beside the driver's
+//!   own allocators.
+//! - [`results`] says where a figure came from.
+
+mod latency;
+mod managers;
+mod pressure;
+mod record;
+mod replays;
+mod results;
+mod sketch;
+mod workload;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// Measure vecmill's memory pool beside others
+#[derive(Debug, Parser)]
+#[command(name = "vecmill-bench", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the memory traces of a simulated service: of batches and of tensors
+    Trace(record::TraceArguments),
+    /// Time lease and return on a GPU, beside cuMemAllocAsync and cuMemAlloc
+    Latency(latency::LatencyArguments),
+    /// Run traces through the pool and the usual ways of managing a GPU's memory
+    Replay(replays::ReplayArguments),
+    /// Ten minutes of random sizes, spikes to the budget and a neighbour that takes the rest
+    Pressure(pressure::PressureArguments),
+    /// Be the neighbour: allocate and free a GPU's memory at random until told to stop
+    Neighbour(pressure::NeighbourArguments),
+}
+
+/// Where figures go.
+#[derive(Debug, Args)]
+struct Output {
+    /// File to write the figures to, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Trace(arguments) => record::run(&arguments),
+        Command::Latency(arguments) => latency::run(&arguments),
+        Command::Replay(arguments) => replays::run(&arguments),
+        Command::Pressure(arguments) => pressure::run(&arguments),
+        Command::Neighbour(arguments) => pressure::be_neighbour(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            results::complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}

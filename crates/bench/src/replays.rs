@@ -1,0 +1,251 @@
+//! One day's traffic through the pool and the usual ways of managing a GPU's memory, on the GPU.
+
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
+use vecmill_memory::replay::{Manager, Naive, Options, Pooled, Report, compare};
+use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::{PoolSettings, SimulatedDevice};
+
+use crate::managers::{PlainCalls, StreamOrdered, Warm};
+use crate::record::{Day, TENSORS_PER_BATCH, Traces};
+use crate::{Outcome, results};
+
+/// Arguments of `vecmill-bench replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    #[command(flatten)]
+    day: Day,
+    /// The GPU's number, or `simulated`
+    #[arg(long, default_value = "0")]
+    device: String,
+    /// Batches of the day that go through cuMemAlloc, which takes long
+    #[arg(long, default_value_t = 500)]
+    plain_batches: u64,
+    /// File to write the figures to, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// File for a picture of the pool beside the naive one
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// What a manager made of the day.
+#[derive(Debug, Serialize)]
+struct Row {
+    manager: String,
+    asked_per: &'static str,
+    batches: u64,
+    leases: u64,
+    refusals: u64,
+    refusals_with_room: u64,
+    /// The most that tensors live at once took: what the work itself needs.
+    peak_needed_bytes: usize,
+    peak_asked_bytes: usize,
+    peak_held_bytes: usize,
+    mean_held_bytes: f64,
+    /// `1 − peak asked / peak held`, as the research defines it.
+    utilisation_loss: f64,
+    /// `1 − peak needed / peak held`: with the same need for everybody, so that what a plan takes
+    /// beyond it counts too.
+    loss_to_need: f64,
+    mean_external_fragmentation: f64,
+    max_external_fragmentation: f64,
+    mean_internal_fragmentation: f64,
+    warm_ratio: f64,
+    driver_calls: u64,
+    /// Those in the second half of the day.
+    warm_driver_calls: u64,
+    median: Duration,
+    p99: Duration,
+}
+
+/// Runs them all.
+pub(crate) fn run(arguments: &ReplayArguments) -> Outcome {
+    let traces = Traces::record(&arguments.day)?;
+    let simulated = arguments.device == "simulated";
+    let (rows, picture, name) = if simulated {
+        let (rows, picture) = on_paper(&traces)?;
+        (rows, picture, SIMULATED.to_owned())
+    } else {
+        let device = Device::open(arguments.device.parse()?)?;
+        let (rows, picture) = on_gpu(&traces, &device, arguments.plain_batches)?;
+        (rows, picture, device.info().name.clone())
+    };
+    results::line(&format!(
+        "{}, {} batches, on {name}\n",
+        arguments.day.model.name(),
+        arguments.day.batches
+    ))?;
+    print(&rows)?;
+    if let Some(file) = &arguments.svg {
+        fs::write(file, picture)?;
+    }
+    results::write(arguments.json.as_deref(), &name, &rows)
+}
+
+const SIMULATED: &str = "simulated device";
+
+/// Far more than any day needs: what is compared is what managers take, not what they lack.
+const BUDGET: usize = 32 << 30;
+
+type Measured = (Vec<Row>, String);
+
+/// The pool against the naive one, on a device of numbers.
+fn on_paper(traces: &Traces) -> Result<Measured, Box<dyn Error>> {
+    let device = || SimulatedDevice::new(BUDGET);
+    let (mut tensors, mut batches) = (Naive::new(device()), Naive::new(device()));
+    let (whole, streams) = (device(), device());
+    let streams = move |_| streams.stream();
+    let mut pool = Pooled::new(whole, BUDGET, PoolSettings::default(), streams);
+    let need = peak_live(&traces.tensors);
+    let mut rows = vec![tensor_row(&traces.tensors, &mut tensors, need)];
+    let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
+    Ok((rows, picture))
+}
+
+fn on_gpu(traces: &Traces, device: &Device, plain: u64) -> Result<Measured, Box<dyn Error>> {
+    let need = peak_live(&traces.tensors);
+    let mut rows = Vec::new();
+    let mut tensors = Naive::new(PlainSource::new(device));
+    rows.push(tensor_row(&traces.tensors, &mut tensors, need));
+    drop(tensors);
+    let few = first_batches(&traces.tensors, plain);
+    rows.push(tensor_row(&few, &mut PlainCalls::new(device)?, peak_live(&few)));
+    for (name, threshold) in
+        [("cuMemAllocAsync, threshold 0", 0), ("cuMemAllocAsync, threshold max", u64::MAX)]
+    {
+        let mut manager = StreamOrdered::new(device, name, threshold)?;
+        rows.push(tensor_row(&traces.tensors, &mut manager, need));
+        device.synchronize()?;
+    }
+    let mut batches = Naive::new(PlainSource::new(device));
+    let streams: Vec<_> = (0..64).map(|_| device.stream()).collect::<Result<_, _>>()?;
+    let stream = move |number: u32| streams[number as usize % streams.len()].clone();
+    let mut pool = Pooled::new(MappedSource::new(device)?, BUDGET, PoolSettings::default(), stream);
+    let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
+    Ok((rows, picture))
+}
+
+/// The managers that are asked once per batch, and the picture of both.
+fn batch_rows(
+    traces: &Traces,
+    pool: &mut dyn Manager,
+    naive: &mut dyn Manager,
+    need: usize,
+    rows: &mut Vec<Row>,
+) -> String {
+    let count = batches_in(&traces.batches);
+    let (mut pool, mut naive) = (Warm::new(pool, count / 2), Warm::new(naive, count / 2));
+    let compared = compare(&traces.batches, &mut [&mut pool, &mut naive], &Options::default());
+    let calls = [pool.calls(), naive.calls()];
+    for (report, calls) in compared.reports.iter().zip(calls) {
+        rows.push(of(report, "batch", need, count, calls));
+    }
+    compared.svg()
+}
+
+fn tensor_row(trace: &Trace, manager: &mut dyn Manager, need: usize) -> Row {
+    let mut manager = Warm::new(manager, leases(trace).count() as u64 / 2);
+    let compared = compare(trace, &mut [&mut manager], &Options::default());
+    of(&compared.reports[0], "tensor", need, batches_of_tensors(trace), manager.calls())
+}
+
+fn of(report: &Report, asked_per: &'static str, need: usize, batches: u64, warm: u64) -> Row {
+    let held = report.peak_held_bytes.max(1) as f64;
+    Row {
+        manager: report.name.clone(),
+        asked_per,
+        batches,
+        leases: report.leases,
+        refusals: report.refusals,
+        refusals_with_room: report.refusals_with_room,
+        peak_needed_bytes: need,
+        peak_asked_bytes: report.peak_requested_bytes,
+        peak_held_bytes: report.peak_held_bytes,
+        mean_held_bytes: report.mean_held_bytes,
+        utilisation_loss: report.utilisation_loss(),
+        loss_to_need: 1.0 - need as f64 / held,
+        mean_external_fragmentation: report.mean_external_fragmentation,
+        max_external_fragmentation: report.max_external_fragmentation,
+        mean_internal_fragmentation: report.mean_internal_fragmentation,
+        warm_ratio: report.warm_ratio(),
+        driver_calls: report.driver_calls.iter().map(|(_, count)| count).sum(),
+        warm_driver_calls: warm,
+        median: report.median_time,
+        p99: report.p99_time,
+    }
+}
+
+fn print(rows: &[Row]) -> Outcome {
+    results::line(
+        "| manager | asked per | batches | peak asked (MiB) | peak held (MiB) | utilisation loss | held / needed | external frag. mean | warm | driver calls | in the 2nd half | p50 | p99 |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    )?;
+    for row in rows {
+        results::line(&format!(
+            "| {} | {} | {} | {} | {} | {:.1} % | {:.3} | {:.1} % | {:.2} % | {} | {} | {:?} | {:?} |",
+            row.manager,
+            row.asked_per,
+            row.batches,
+            row.peak_asked_bytes >> 20,
+            row.peak_held_bytes >> 20,
+            100.0 * row.utilisation_loss,
+            row.peak_held_bytes as f64 / row.peak_needed_bytes as f64,
+            100.0 * row.mean_external_fragmentation,
+            100.0 * row.warm_ratio,
+            row.driver_calls,
+            row.warm_driver_calls,
+            row.median,
+            row.p99,
+        ))?;
+    }
+    Ok(())
+}
+
+/// The most bytes live at once.
+fn peak_live(trace: &Trace) -> usize {
+    let mut sizes = std::collections::HashMap::new();
+    let (mut live, mut peak) = (0, 0);
+    for event in &trace.events {
+        match event.what {
+            What::Lease { id, bytes, .. } => {
+                sizes.insert(id, bytes);
+                live += bytes;
+                peak = peak.max(live);
+            }
+            What::Return { id } => live -= sizes.remove(&id).unwrap_or(0),
+            _ => {}
+        }
+    }
+    peak
+}
+
+fn leases(trace: &Trace) -> impl Iterator<Item = u64> {
+    trace.events.iter().filter_map(|event| match event.what {
+        What::Lease { id, .. } => Some(id),
+        _ => None,
+    })
+}
+
+fn batches_in(trace: &Trace) -> u64 {
+    leases(trace).count() as u64
+}
+
+fn batches_of_tensors(trace: &Trace) -> u64 {
+    leases(trace).map(|id| id / TENSORS_PER_BATCH).max().unwrap_or(0)
+}
+
+/// The tensors of the first `batches` batches.
+fn first_batches(trace: &Trace, batches: u64) -> Trace {
+    let belongs = |id: u64| id / TENSORS_PER_BATCH <= batches;
+    let kept = trace.events.iter().filter(|event| match event.what {
+        What::Lease { id, .. } | What::Return { id } => belongs(id),
+        _ => false,
+    });
+    Trace { events: kept.copied().collect(), lost: 0 }
+}
