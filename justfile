@@ -7,6 +7,14 @@ _default:
 check:
     bash .ci/run
 
+# Every interleaving of the memory pool's lock-free path.
+loom:
+    RUSTFLAGS="--cfg loom" cargo test -p vecmill-memory --lib --release --target-dir target/loom loom_tests
+
+# Undefined behaviour in the memory crate's tests; needs a nightly toolchain with miri.
+miri:
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8 cargo +nightly miri test -p vecmill-memory --lib
+
 # Licences, advisories and sources of dependencies.
 deny:
     cargo deny check
@@ -44,3 +52,13 @@ soak: venv
 clients: venv
     .venv/bin/python scripts/clients/openai_client.py --base-url http://127.0.0.1:3000/v1
     .venv/bin/python scripts/clients/hostile.py --base-url http://127.0.0.1:3000
+
+# Tests that need a CUDA device.
+gpu-test:
+    cargo test -p vecmill-backend-cuda -- --ignored
+
+# The memory pool beside other allocators on a GPU: latency, replays, ten minutes of pressure. Needs PyTorch.
+bench-memory out="target/bench-memory":
+    cargo build --release -p vecmill-bench
+    bash scripts/bench/memory_gpu.sh target/release/vecmill-bench {{out}}
+    bash scripts/bench/memory_pressure.sh target/release/vecmill-bench {{out}}

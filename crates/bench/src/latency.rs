@@ -31,17 +31,24 @@ pub(crate) struct LatencyArguments {
 struct Row {
     what: String,
     threads: usize,
+    /// Readings of the clock that each sample contains.
+    clock_readings: u64,
     p50_nanoseconds: u64,
     p99_nanoseconds: u64,
+    /// The median less what reading the clock takes.
+    p50_without_clock_nanoseconds: u64,
 }
 
 impl Row {
     fn new(what: impl Into<String>, threads: usize, samples: &mut [u64]) -> Self {
+        let p50 = results::percentile(samples, 50.0);
         Self {
             what: what.into(),
             threads,
-            p50_nanoseconds: results::percentile(samples, 50.0),
+            clock_readings: 1,
+            p50_nanoseconds: p50,
             p99_nanoseconds: results::percentile(samples, 99.0),
+            p50_without_clock_nanoseconds: p50,
         }
     }
 }
@@ -62,13 +69,23 @@ pub(crate) fn run(arguments: &LatencyArguments) -> Outcome {
     for mib in [1, 16, 256] {
         rows.push(plain(&device, mib, 200)?);
     }
-    for holes in [16, 65_536] {
-        rows.push(heap(holes, leases));
+    for churn in [false, true] {
+        for holes in [16, 65_536] {
+            rows.push(heap(holes, churn, leases));
+        }
     }
-    results::line("| what | threads | p50 (ns) | p99 (ns) |\n|---|---:|---:|---:|")?;
+    let reading = rows[0].p50_nanoseconds;
+    for row in &mut rows[1..] {
+        let clock = reading * row.clock_readings;
+        row.p50_without_clock_nanoseconds = row.p50_nanoseconds.saturating_sub(clock);
+    }
+    results::line(
+        "| what | threads | p50 (ns) | p99 (ns) | p50 without the clock (ns) |\n|---|---:|---:|---:|---:|",
+    )?;
     for row in &rows {
-        let Row { what, threads, p50_nanoseconds: p50, p99_nanoseconds: p99 } = row;
-        results::line(&format!("| {what} | {threads} | {p50} | {p99} |"))?;
+        let Row { what, threads, p50_nanoseconds: p50, p99_nanoseconds: p99, .. } = row;
+        let net = row.p50_without_clock_nanoseconds;
+        results::line(&format!("| {what} | {threads} | {p50} | {p99} | {net} |"))?;
     }
     results::write(arguments.json.as_deref(), &device.info().name, &rows)
 }
@@ -79,11 +96,7 @@ fn clock(samples: usize) -> Row {
     let clock = Clock::new();
     let mut taken: Vec<u64> =
         (0..samples).map(|_| clock.delta_as_nanos(clock.raw(), clock.raw())).collect();
-    Row::new(
-        "reading the clock (in each figure below once, in lease + return twice)",
-        1,
-        &mut taken,
-    )
+    Row::new("reading the clock", 1, &mut taken)
 }
 
 /// The pool: a slab of 64 MiB, leased and returned. The batch's end has been recorded before, as the
@@ -123,7 +136,8 @@ fn lease_and_return(
     for result in results {
         samples.extend(result.map_err(|_| "a measuring thread panicked")??);
     }
-    Ok(Row::new("pool: lease + return of a batch's slab", threads, &mut samples))
+    let row = Row::new("pool: lease + return of a batch's slab", threads, &mut samples);
+    Ok(Row { clock_readings: 2, ..row })
 }
 
 fn lease_record_and_return(
@@ -177,25 +191,36 @@ fn plain(device: &Device, mib: usize, pairs: usize) -> Result<Row, Box<dyn std::
     Ok(Row::new(format!("cuMemAlloc + cuMemFree, {mib} MiB"), 1, &mut samples))
 }
 
-/// The fallback heap with so many holes. What is leased and returned is smaller than each hole.
-fn heap(holes: usize, pairs: usize) -> Row {
+/// The fallback heap with so many holes: a piece is taken and given back, or, with `churn`, given
+/// back in place of another one that was taken long before.
+fn heap(holes: usize, churn: bool, pairs: usize) -> Row {
     let (mut heap, mut random) = (Heap::new(), fastrand::Rng::with_seed(1));
     let clock = Clock::new();
     let mut failures = u64::from(heap.extend(2 * holes * 64 * 1024).is_err());
-    let blocks: Vec<_> =
+    let mut live: Vec<_> =
         (0..2 * holes).filter_map(|_| heap.allocate(random.usize(1024..64 * 1024))).collect();
-    for span in blocks.iter().step_by(2) {
-        failures += u64::from(heap.free(*span).is_err());
+    for index in (0..holes).rev() {
+        failures += u64::from(heap.free(live.swap_remove(2 * index)).is_err());
     }
     let mut samples = Vec::with_capacity(pairs);
     for _ in 0..pairs {
         let bytes = random.usize(1024..64 * 1024);
+        let victim = random.usize(..live.len());
         let before = clock.raw();
         let span = heap.allocate(bytes);
-        failures += u64::from(span.is_none_or(|span| heap.free(span).is_err()));
+        let freed = match span {
+            Some(span) if churn => heap.free(std::mem::replace(&mut live[victim], span)),
+            Some(span) => heap.free(span),
+            None => Ok(()),
+        };
         samples.push(clock.delta_as_nanos(before, clock.raw()));
+        failures += u64::from(span.is_none() || freed.is_err());
     }
     let note = if failures == 0 { String::new() } else { format!(", {failures} failures") };
-    let row = format!("fallback heap: allocate + free among {holes} holes{note}");
-    Row::new(row, 1, &mut samples)
+    let how = if churn { "of old pieces " } else { "" };
+    Row::new(
+        format!("fallback heap: allocate + free {how}among {holes} holes{note}"),
+        1,
+        &mut samples,
+    )
 }

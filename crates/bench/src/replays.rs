@@ -249,3 +249,42 @@ fn first_batches(trace: &Trace, batches: u64) -> Trace {
     });
     Trace { events: kept.copied().collect(), lost: 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Size;
+
+    /// The pool beside the pool that many services write, asked tensor by tensor as they are.
+    fn pool_and_naive(model: Size) -> (Row, Row) {
+        let day = Day { model, batches: 10_000, streams: 3, seed: 1 };
+        let (mut rows, _) = on_paper(&Traces::record(&day).unwrap()).unwrap();
+        let naive = rows.remove(0);
+        let pool = rows.into_iter().find(|row| row.manager == "pool").unwrap();
+        assert_eq!((naive.manager.as_str(), naive.asked_per), ("naive", "tensor"));
+        (pool, naive)
+    }
+
+    #[test]
+    fn a_day_of_a_small_model() {
+        let (pool, naive) = pool_and_naive(Size::Minilm);
+        check(&pool, &naive);
+    }
+
+    #[test]
+    fn a_day_of_a_large_model() {
+        let (pool, naive) = pool_and_naive(Size::BgeLarge);
+        check(&pool, &naive);
+    }
+
+    fn check(pool: &Row, naive: &Row) {
+        assert_eq!((pool.refusals, pool.refusals_with_room), (0, 0));
+        assert!(pool.utilisation_loss <= 0.2 * naive.utilisation_loss, "{pool:?}\n{naive:?}");
+        assert!(
+            pool.mean_external_fragmentation <= 0.2 * naive.mean_external_fragmentation,
+            "{pool:?}\n{naive:?}"
+        );
+        assert!(pool.peak_held_bytes <= pool.peak_asked_bytes / 4 * 5, "{pool:?}");
+        assert!(pool.warm_ratio >= 0.99 && pool.warm_driver_calls == 0, "{pool:?}");
+    }
+}

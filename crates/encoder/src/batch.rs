@@ -36,7 +36,7 @@ impl Shape {
     /// plan: tokens in 32 steps per octave, sequences and the longest in 8, none past `largest`
     /// unless it is already.
     ///
-    /// Slabs are 8 steps per octave apart: what rounding tokens adds, 3 % at most, rarely shows.
+    /// Rounding tokens adds 3 % at most to what a batch takes, and nothing to the largest batch.
     ///
     /// ```
     /// use vecmill_encoder::Shape;

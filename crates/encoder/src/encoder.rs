@@ -150,8 +150,8 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Runs a batch on a slab leased from `pool`, waiting up to `patience` for other batches to
-    /// return theirs. The result has a row per sequence, pooled and
-    /// projected but neither cut nor normalised: see [`finish`].
+    /// return theirs. The result has a row per sequence, pooled and projected but neither cut nor
+    /// normalised: see [`finish`].
     ///
     /// # Errors
     /// [`EncodeError`]; the memory is returned in any case.

@@ -7,7 +7,7 @@
 //! - [`Batch`] packs sequences behind each other, without padding.
 //! - [`Encoder::encode`] plans the batch's memory, leases it once, runs the forward pass and brings
 //!   one row per sequence back; [`finish`] cuts and normalises a row.
-//! - [`fit`] says beforehand, on paper, which batches fit a memory budget.
+//! - [`fit()`] says beforehand, on paper, which batches fit a memory budget.
 //!
 //! The choice behind it: the forward pass is written once, over a handful of coarse operations.
 //! Architectures differ in data, devices in their implementation of [`Backend`]; neither knows of

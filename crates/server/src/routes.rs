@@ -29,7 +29,8 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 const METRICS_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// All routes. Those of the operator are there only if the settings say so. Work is limited in number and, like everything about the model, asks for a key;
+/// All routes. Those of the operator are there only if the settings say so. Work is limited in
+/// number and, like everything about the model, asks for a key;
 /// what load balancers and Prometheus poll does not, and tells nothing about requests' contents.
 pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeError> {
     let cors = cors(settings.cors_origins()?);

