@@ -16,10 +16,9 @@ mod sketch;
 mod workload;
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -43,14 +42,6 @@ enum Command {
     Pressure(pressure::PressureArguments),
     /// Be the neighbour: allocate and free a GPU's memory at random until told to stop
     Neighbour(pressure::NeighbourArguments),
-}
-
-/// Where figures go.
-#[derive(Debug, Args)]
-struct Output {
-    /// File to write the figures to, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {

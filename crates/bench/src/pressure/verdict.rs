@@ -152,7 +152,14 @@ pub(super) fn draw(samples: &[Sample], budget: usize, device: &str) -> String {
     let x = |seconds: f64| LEFT + (WIDTH - LEFT - 20.0) * seconds / last;
     let y = |bytes: f64| TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - bytes / most);
     let line = |of: &dyn Fn(&Sample) -> usize| {
-        let points = samples.iter().map(|s| format!("{:.1},{:.1}", x(s.seconds), y(of(s) as f64)));
+        // Of the samples within a pixel, the least and the most are all that can be seen.
+        let within = |a: &Sample, b: &Sample| x(a.seconds).floor() == x(b.seconds).floor();
+        let points = samples.chunk_by(within).flat_map(|pixel| {
+            let bytes = || pixel.iter().map(of);
+            let at = x(pixel[0].seconds).floor();
+            let ends = [bytes().min(), bytes().max()].into_iter().flatten();
+            ends.map(move |bytes| format!("{at},{:.1}", y(bytes as f64)))
+        });
         points.collect::<Vec<_>>().join(" ")
     };
     let mut svg = format!(

@@ -114,6 +114,7 @@ impl Counts {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    #[inline]
     pub(super) fn should_time(&self) -> bool {
         UNTIMED.with(|untimed| {
             let next = untimed.get().wrapping_add(1);

@@ -11,7 +11,7 @@ use super::lease::Lease;
 use super::{LeaseError, Shared};
 use crate::class::GRANULE;
 use crate::heap::{Heap, HeapStatistics, Span};
-use crate::source::Source;
+use crate::source::{Cause, Source, SourceError};
 
 /// The heap grows by at least this much at once.
 const STEP: usize = 16 * GRANULE;
@@ -22,6 +22,9 @@ pub(super) struct Fallback<S: Source> {
     block: Option<S::Block>,
     /// Pieces that came back while the device may still have been using them.
     in_use: VecDeque<(Span, S::Event)>,
+    /// Pieces whose end has not been marked in the stream that used them: it failed, and is tried
+    /// again.
+    unmarked: Vec<(Span, S::Stream)>,
     spare_events: Vec<S::Event>,
     last_used: u64,
 }
@@ -58,6 +61,7 @@ impl<S: Source> Fallback<S> {
             heap: Heap::new(),
             block: None,
             in_use: VecDeque::new(),
+            unmarked: Vec::new(),
             spare_events: Vec::new(),
             last_used: 0,
         }
@@ -75,9 +79,10 @@ impl<S: Source> Fallback<S> {
 
     /// Takes pieces back that the device has finished with, oldest first.
     fn collect(&mut self, source: &S) {
+        self.mark(source);
         while let Some((span, event)) = self.in_use.pop_front() {
-            // On a lost device nothing runs any more.
-            if matches!(source.has_passed(&event), Ok(false)) {
+            let passed = source.has_passed(&event);
+            if !passed.unwrap_or_else(|error| is_lost(&error)) {
                 self.in_use.push_front((span, event));
                 return;
             }
@@ -86,30 +91,49 @@ impl<S: Source> Fallback<S> {
         }
     }
 
+    /// Marks where the work on pieces that came back ends.
+    fn mark(&mut self, source: &S) {
+        for (span, stream) in std::mem::take(&mut self.unmarked) {
+            match self.end_of_work(&stream, source) {
+                Ok(event) => self.in_use.push_back((span, event)),
+                Err(error) if is_lost(&error) => self.free(span),
+                Err(_) => self.unmarked.push((span, stream)),
+            }
+        }
+    }
+
+    fn end_of_work(&mut self, stream: &S::Stream, source: &S) -> Result<S::Event, SourceError> {
+        let mut event = self.spare_events.pop().map_or_else(|| source.event(), Ok)?;
+        source.record(&mut event, stream)?;
+        Ok(event)
+    }
+
     fn free(&mut self, span: Span) {
         let freed = self.heap.free(span);
         debug_assert!(freed.is_ok(), "each extra frees its own span, once: {freed:?}");
     }
 
-    fn give_back(&mut self, span: Span, stream: Option<&S::Stream>, source: &S) {
-        let event = self.spare_events.pop().map_or_else(|| source.event(), Ok);
-        if let (Some(stream), Ok(mut event)) = (stream, event)
-            && source.record(&mut event, stream).is_ok()
-        {
-            self.in_use.push_back((span, event));
-            self.collect(source);
-        } else {
-            self.free(span);
+    fn give_back(&mut self, span: Span, stream: Option<S::Stream>, source: &S) {
+        match stream {
+            Some(stream) => self.unmarked.push((span, stream)),
+            None => self.free(span),
         }
+        self.collect(source);
     }
 
     /// Waits for the device and hands the block out, for a pool that ends.
     pub(super) fn close(&mut self, source: &S) -> Option<S::Block> {
+        self.mark(source);
         for (_, event) in self.in_use.drain(..) {
             let _ = source.wait_on_host(&event); // a lost device runs nothing
         }
         self.block.take()
     }
+}
+
+/// On a lost device nothing runs any more.
+fn is_lost(error: &SourceError) -> bool {
+    error.cause == Cause::Lost
 }
 
 impl<S: Source> Shared<S> {
@@ -122,8 +146,8 @@ impl<S: Source> Shared<S> {
         bytes: usize,
         stream: Option<S::Stream>,
     ) -> Result<Extra<'_, S>, LeaseError> {
-        self.counts.fallback();
         if let Some((span, address)) = self.extra_from_heap(bytes) {
+            self.counts.fallback();
             let (bytes, place) = (span.bytes(), Place::Heap(span));
             return Ok(Extra { pool: self, address, bytes, stream, place });
         }
@@ -131,7 +155,8 @@ impl<S: Source> Shared<S> {
             let available = self.budget.available();
             return Err(LeaseError::TooLarge { needed: bytes, available });
         };
-        let lease = self.lease(bytes, of)?;
+        let lease = self.lease(bytes, of).inspect_err(|error| self.refused(bytes, of, error))?;
+        self.counts.fallback();
         let (address, bytes) = (self.source.address(lease.block()), lease.bytes());
         Ok(Extra { pool: self, address, bytes, stream: None, place: Place::Slab { _held: lease } })
     }
@@ -152,7 +177,10 @@ impl<S: Source> Shared<S> {
     fn grow_fallback(&self, fallback: &mut Fallback<S>, bytes: usize) -> bool {
         let capacity = fallback.heap.statistics().capacity_bytes;
         let lacking = bytes.saturating_sub(fallback.heap.trimmable());
-        let more = lacking.next_multiple_of(GRANULE).max(STEP);
+        let more = lacking.checked_next_multiple_of(GRANULE).map(|more| more.max(STEP));
+        let Some(more) = more.filter(|&more| more <= Heap::MAX_CAPACITY - capacity) else {
+            return false;
+        };
         if fallback.block.is_some() && !self.source.resizes_in_place() {
             return false;
         }
@@ -207,7 +235,7 @@ impl<S: Source> Shared<S> {
 impl<S: Source> Drop for Extra<'_, S> {
     fn drop(&mut self) {
         if let Place::Heap(span) = &self.place {
-            self.pool.fallback().give_back(*span, self.stream.as_ref(), &self.pool.source);
+            self.pool.fallback().give_back(*span, self.stream.take(), &self.pool.source);
         }
     }
 }

@@ -47,6 +47,7 @@ impl<S: Source> Shared<S> {
             },
             &|| self.call_helpers(needed),
         ];
+        let mut leased = 0;
         for rung in rungs {
             if let Refusal::Source(error) = &refusal
                 && error.cause != Cause::Exhausted
@@ -58,12 +59,14 @@ impl<S: Source> Shared<S> {
             if let Some(owned) = self.claim_warm(needed / GRANULE) {
                 return Ok(owned);
             }
+            // Also before the attempt: what comes back after it was not there to be had.
+            leased = self.leased_bytes();
             match self.obtain(needed) {
                 Ok(owned) => return Ok(owned),
                 Err(next) => refusal = next,
             }
         }
-        let leased = self.leased_bytes();
+        let leased = leased.max(self.leased_bytes());
         Err(match refusal {
             Refusal::Source(source) if source.cause == Cause::Exhausted => {
                 LeaseError::Pressure { needed, leased, source }
@@ -77,13 +80,19 @@ impl<S: Source> Shared<S> {
     /// whole class where it can't grow later.
     fn growth_target(&self, needed: usize) -> usize {
         if !self.source.resizes_in_place() {
-            return class_of(needed).map_or(needed, class_bytes);
+            return self.slab_bytes(needed);
         }
         let larger = |state: &State| state.is_out() && state.granules * GRANULE >= needed;
         let rank = self.live_slots().map(|slot| slot.word.read()).filter(larger).count();
         // Policy only: if the learning is under way just now, do without.
         let usual = self.upkeep.try_lock().ok().and_then(|upkeep| upkeep.usual(rank));
         usual.unwrap_or(0).max(needed).next_multiple_of(GRANULE)
+    }
+
+    /// How large a slab for `bytes` is: a whole class where it can't grow later.
+    pub(super) fn slab_bytes(&self, bytes: usize) -> usize {
+        let class = if self.source.resizes_in_place() { None } else { class_of(bytes) };
+        class.map_or_else(|| bytes.next_multiple_of(GRANULE), class_bytes)
     }
 
     fn obtain(&self, bytes: usize) -> Result<Owned, Refusal> {
@@ -145,10 +154,10 @@ impl<S: Source> Shared<S> {
         Refusal::Source(error)
     }
 
-    /// Gives up a slot that this thread owns.
+    /// Gives up a slot that this thread owns. Whoever changed something that others wait for tells
+    /// them. An attempt that failed must not: those who wait would keep waking each other.
     pub(super) fn publish(&self, owned: Owned, status: Status, granules: usize) {
         self.slots[owned.slot].word.publish(State { status, granules, ..owned.state });
-        self.waiting.wake();
     }
 
     /// Turns a claimed slot of `bytes` into one that is leased to this thread.
@@ -158,7 +167,9 @@ impl<S: Source> Shared<S> {
             granules: bytes / GRANULE,
             generation: owned.state.generation.wrapping_add(1),
         };
-        self.slots[owned.slot].word.publish(state);
+        let slot = &self.slots[owned.slot];
+        slot.recall(0); // what was to shrink was another size
+        slot.word.publish(state);
         Owned { state, ..owned }
     }
 
@@ -218,9 +229,21 @@ impl<S: Source> Shared<S> {
         })
     }
 
+    /// Notes that a lease was refused, and whether it need not have been.
+    pub(super) fn refused(&self, bytes: usize, stream: &S::Stream, error: &LeaseError) {
+        let had_room = match *error {
+            // Then as well as now: a lease may have come back in between.
+            LeaseError::Busy { needed, leased, available } => {
+                leased.saturating_add(needed) <= available && self.free_bytes() >= bytes
+            }
+            _ => false,
+        };
+        self.counts.refused(self.source.now(), self.number_of(stream), bytes, had_room);
+    }
+
     /// Bytes that a lease could have: unused budget and idle slabs that the device has finished
     /// with.
-    pub(super) fn free_bytes(&self) -> usize {
+    fn free_bytes(&self) -> usize {
         let at_rest = self.idle_one_by_one().map(|owned| {
             let at_rest = self.is_at_rest(owned);
             self.publish(owned, Status::Idle, owned.state.granules);
@@ -261,6 +284,7 @@ impl<S: Source> Shared<S> {
         self.budget.free(bytes);
         self.counts.retired(bytes);
         self.publish(owned, Status::Empty, 0);
+        self.waiting.wake();
         bytes
     }
 
@@ -301,5 +325,6 @@ impl<S: Source> Shared<S> {
         for &owned in ready {
             self.publish(owned, Status::Idle, owned.state.granules);
         }
+        self.waiting.wake();
     }
 }

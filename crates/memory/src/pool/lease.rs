@@ -96,6 +96,7 @@ impl<'a, S: Source> Lease<'a, S> {
     /// When the device is lost.
     pub fn record(&mut self) -> Result<&S::Event, SourceError> {
         let Some(slab) = &mut self.slab else { unreachable!("the slab leaves only at the end") };
+        self.recorded = false; // an event that fails to be recorded has forgotten what it marked
         if let Some((stream, _)) = &slab.stream {
             self.pool.source.record(&mut slab.event, stream)?;
         }
@@ -125,6 +126,7 @@ impl<'a, S: Source> Lease<'a, S> {
         id
     }
 
+    #[inline]
     fn finish(&mut self, mut slab: Box<Slab<S>>) {
         let mut status = Status::Idle;
         if !self.recorded

@@ -7,7 +7,7 @@
 //!   what is given back.
 //!
 //! The choice behind it: a lease of a slab that is there is one compare-and-swap, its return
-//! another, and neither asks the device for anything. All that takes time (growing, giving back,
+//! one exchange, and neither asks the device for anything. All that takes time (growing, giving back,
 //! learning) happens elsewhere, and the budget is committed before memory is taken: it is never
 //! exceeded.
 
@@ -258,6 +258,7 @@ impl<S: Source> Shared<S> {
     }
 
     /// `bytes` in granules, at least one.
+    #[inline]
     fn granules(&self, bytes: usize) -> Result<usize, LeaseError> {
         let granules = bytes.div_ceil(GRANULE).max(1);
         if granules > MOST_GRANULES {
@@ -267,6 +268,7 @@ impl<S: Source> Shared<S> {
     }
 
     /// The smallest idle slab of at least `granules`.
+    #[inline]
     fn claim_warm(&self, granules: usize) -> Option<Owned> {
         let used = self.used.load(Ordering::Acquire);
         let last = LAST.get();
@@ -303,6 +305,7 @@ impl<S: Source> Shared<S> {
     }
 
     /// Makes a lease of a slot that this thread has in the leased state.
+    #[inline]
     fn hand_out(
         &self,
         owned: Owned,
@@ -320,6 +323,7 @@ impl<S: Source> Shared<S> {
                 if last.is_some()
                     && let Err(error) = self.source.wait(stream, &slab.event)
                 {
+                    self.counts.failed(&error);
                     slot.put(slab);
                     slot.word.publish(State { status: Status::Quarantined, ..state });
                     return Err(error.into());
@@ -346,11 +350,6 @@ impl<S: Source> Shared<S> {
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
-    fn refused(&self, bytes: usize, stream: &S::Stream, error: &LeaseError) {
-        let had_room = matches!(error, LeaseError::Busy { .. }) && self.free_bytes() >= bytes;
-        self.counts.refused(self.source.now(), self.number_of(stream), bytes, had_room);
-    }
-
     fn live_slots(&self) -> impl Iterator<Item = &Slot<S>> {
         self.slots[..self.used.load(Ordering::Acquire)].iter().map(|slot| &**slot)
     }
@@ -372,8 +371,12 @@ impl<S: Source> Drop for Shared<S> {
     /// The only place where the host waits for the device: memory goes back when its work is done.
     fn drop(&mut self) {
         for slot in &self.slots {
-            if let Some(slab) = slot.take() {
-                if slab.stream.is_some() {
+            if let Some(mut slab) = slot.take() {
+                if let Some((stream, _)) = &slab.stream {
+                    if slot.word.read().status != Status::Idle {
+                        // Detached or quarantined: its end has not been marked yet.
+                        let _ = self.source.record(&mut slab.event, stream);
+                    }
                     let _ = self.source.wait_on_host(&slab.event); // a lost device runs nothing
                 }
                 let _ = self.source.release(slab.block); // nobody is left to be told
@@ -384,3 +387,6 @@ impl<S: Source> Drop for Shared<S> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

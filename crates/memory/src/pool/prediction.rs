@@ -46,7 +46,9 @@ struct History {
 
 impl Demand {
     pub(super) fn new(period: Duration, now: u64) -> Self {
-        let window = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX) / WINDOWS as u64;
+        // What falls out of the last window was wanted at most a period ago, with a window to spare
+        // for whoever looks only now and then.
+        let window = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX) / (WINDOWS as u64 + 1);
         Self {
             window_nanoseconds: window.max(1),
             windows: std::array::from_fn(|_| Sizes::new()),

@@ -46,11 +46,13 @@ impl<S: Source> Slot<S> {
     }
 
     /// Takes the slab out, for the owner of the word.
+    #[inline]
     pub(super) fn take(&self) -> Option<Box<Slab<S>>> {
         self.slab.take()
     }
 
     /// Puts the slab back, before the owner gives up the word.
+    #[inline]
     pub(super) fn put(&self, slab: Box<Slab<S>>) {
         self.slab.store(Some(slab));
     }
@@ -61,6 +63,7 @@ impl<S: Source> Slot<S> {
     }
 
     /// What it is to shrink to.
+    #[inline]
     pub(super) fn recalled(&self) -> Option<usize> {
         Some(self.recall.load(Ordering::Relaxed)).filter(|&granules| granules > 0)
     }

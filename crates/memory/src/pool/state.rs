@@ -42,17 +42,20 @@ const GRANULES: u64 = MOST_GRANULES as u64;
 
 impl State {
     /// Whether a batch has the slab.
+    #[inline]
     pub(super) fn is_out(self) -> bool {
         matches!(self.status, Status::Leased | Status::Detached)
     }
 
     const EMPTY: Self = Self { status: Status::Empty, granules: 0, generation: 0 };
 
+    #[inline]
     fn pack(self) -> u64 {
         let granules = (self.granules as u64).min(GRANULES);
         (u64::from(self.generation) << 32) | (granules << 8) | u64::from(self.status as u8)
     }
 
+    #[inline]
     fn unpack(word: u64) -> Self {
         let status = match word & 0xff {
             1 => Status::Idle,
@@ -78,11 +81,13 @@ impl Word {
     }
 
     /// What it says now.
+    #[inline]
     pub(super) fn read(&self) -> State {
         State::unpack(self.0.load(Ordering::Acquire))
     }
 
     /// Moves from `seen`, idle or detached, to leased, under the next generation.
+    #[inline]
     pub(super) fn lease(&self, seen: State) -> Option<State> {
         let generation = seen.generation.wrapping_add(1);
         self.change(seen, State { status: Status::Leased, generation, ..seen })
@@ -94,11 +99,13 @@ impl Word {
     }
 
     /// Gives the slot up: the owner's last act on it.
+    #[inline]
     pub(super) fn publish(&self, state: State) {
         // A swap rather than a store: it orders the word before the reading of the waiters' count.
         self.0.swap(state.pack(), Ordering::SeqCst);
     }
 
+    #[inline]
     fn change(&self, seen: State, next: State) -> Option<State> {
         let (current, new) = (seen.pack(), next.pack());
         let changed = self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed);

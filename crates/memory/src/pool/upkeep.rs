@@ -148,7 +148,8 @@ impl<S: Source> Shared<S> {
         let mut given_back = 0;
         for (rank, (slot, seen)) in self.by_size().into_iter().enumerate() {
             let held = seen.granules * GRANULE;
-            let keep = keep(rank).next_multiple_of(GRANULE);
+            let keep = Some(keep(rank)).filter(|&keep| keep > 0);
+            let keep = keep.map_or(0, |keep| self.slab_bytes(keep));
             // Hysteresis: a little too much is not worth a driver call.
             if held <= keep + (keep / 16).max(GRANULE) {
                 self.slots[slot].recall(0);
@@ -162,12 +163,14 @@ impl<S: Source> Shared<S> {
             }
             let Some(state) = self.slots[slot].word.claim(seen) else { continue };
             let owned = Owned { slot, state, warm: false };
-            if keep == 0 {
+            // What can't shrink is replaced: the slab for what is kept is made ready again.
+            if keep == 0 || !self.source.resizes_in_place() {
                 given_back += self.retire(owned);
             } else {
                 let state = self.shrink(owned, keep / GRANULE);
                 given_back += held - state.granules * GRANULE;
                 self.publish(owned, Status::Idle, state.granules);
+                self.waiting.wake();
             }
         }
         given_back
@@ -207,6 +210,7 @@ impl<S: Source> Shared<S> {
         }
         let state = self.shrink(owned, wanted);
         self.slots[owned.slot].word.publish(state);
+        self.waiting.wake();
         Owned { state, ..owned }
     }
 
@@ -215,7 +219,7 @@ impl<S: Source> Shared<S> {
         let slots = self.by_size();
         let mut made = 0;
         for (rank, &bytes) in sizes.iter().enumerate() {
-            let bytes = bytes.next_multiple_of(GRANULE);
+            let bytes = self.slab_bytes(bytes);
             let owned = match slots.get(rank) {
                 Some(&(slot, seen)) => {
                     let lacking = bytes.saturating_sub(seen.granules * GRANULE);
@@ -264,6 +268,7 @@ impl<S: Source> Shared<S> {
             match marked {
                 Ok(()) => {
                     place.word.publish(State { status: Status::Idle, ..state });
+                    self.waiting.wake();
                     recovered += 1;
                 }
                 Err(error) if error.cause == Cause::Lost => {

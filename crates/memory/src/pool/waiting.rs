@@ -21,6 +21,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Tells waiters that a lease came back.
+    #[inline]
     pub(super) fn wake(&self) {
         if self.waiters.load(Ordering::SeqCst) > 0 {
             self.returns.fetch_add(1, Ordering::SeqCst);

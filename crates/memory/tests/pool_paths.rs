@@ -1,0 +1,251 @@
+//! Turns that the pool takes rarely: slabs that were to shrink, names that went stale, what is
+//! kept, what is taken first, and waiting that wakes itself.
+#![expect(clippy::unwrap_used, reason = "helpers of tests speak by panicking")]
+
+use std::time::Duration;
+
+use vecmill_memory::{
+    GiveBack, LeaseError, Pool, PoolSettings, SimulatedDevice, SimulatedStream, Source,
+};
+
+const MIB: usize = 1 << 20;
+const SECOND: u64 = 1_000_000_000;
+
+fn pool(give_back: GiveBack) -> (SimulatedDevice, SimulatedStream, Pool<SimulatedDevice>) {
+    let device = SimulatedDevice::new(1 << 30).instant();
+    let pool = pool_over(&device, give_back);
+    (device.clone(), device.stream(), pool)
+}
+
+fn pool_over(device: &SimulatedDevice, give_back: GiveBack) -> Pool<SimulatedDevice> {
+    let settings = PoolSettings { give_back, ..PoolSettings::default() };
+    Pool::with_settings(device.clone(), 1 << 30, settings)
+}
+
+#[track_caller]
+fn assert_innocent(device: &SimulatedDevice) {
+    assert!(device.violations().is_empty(), "{:?}", device.violations());
+}
+
+/// Runs batches of `sizes` in MiB at once, `seconds` times, a second apart.
+fn work(device: &SimulatedDevice, pool: &Pool<SimulatedDevice>, sizes: &[usize], seconds: u64) {
+    let stream = device.stream();
+    for _ in 0..seconds {
+        let leases: Vec<_> =
+            sizes.iter().map(|mib| pool.lease(mib * MIB, &stream).unwrap()).collect();
+        device.advance(SECOND / 10);
+        drop(leases);
+        device.advance(SECOND - SECOND / 10);
+        pool.maintain();
+    }
+}
+
+/// Leaves an idle slab of 300 MiB that is to shrink to 20 MiB when it is leased next.
+fn mark_to_shrink(
+    device: &SimulatedDevice,
+    pool: &Pool<SimulatedDevice>,
+    stream: &SimulatedStream,
+) {
+    drop(pool.lease(300 * MIB, stream).unwrap());
+    let small = pool.lease(20 * MIB, stream).unwrap();
+    for _ in 0..10 {
+        device.advance(SECOND);
+        pool.maintain();
+    }
+    drop(small);
+    assert_eq!(pool.statistics().idle_bytes, 300 * MIB);
+}
+
+#[test]
+fn a_slab_that_grew_is_not_shrunk_by_an_older_wish() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    mark_to_shrink(&device, &pool, &stream);
+    drop(pool.lease(310 * MIB, &stream).unwrap());
+    let before = device.calls();
+    drop(pool.lease(20 * MIB, &stream).unwrap());
+    drop(pool.lease(310 * MIB, &stream).unwrap());
+    assert_eq!(device.calls(), before);
+}
+
+#[test]
+fn a_new_slab_does_not_inherit_the_wish_to_shrink() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    mark_to_shrink(&device, &pool, &stream);
+    pool.trim();
+    drop(pool.lease(310 * MIB, &stream).unwrap());
+    drop(pool.lease(20 * MIB, &stream).unwrap());
+    assert_eq!(pool.statistics().held_bytes, 310 * MIB);
+}
+
+#[test]
+fn a_batch_gets_what_it_asked_for_of_a_slab_that_was_to_shrink() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    mark_to_shrink(&device, &pool, &stream);
+    let lease = pool.lease(100 * MIB, &stream).unwrap();
+    assert_eq!(lease.bytes(), 300 * MIB);
+}
+
+#[test]
+fn a_slab_that_is_needed_again_is_not_shrunk() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    drop(pool.lease(300 * MIB, &stream).unwrap());
+    let small = pool.lease(20 * MIB, &stream).unwrap();
+    device.advance(10 * SECOND);
+    pool.maintain(); // to be shrunk to 20 MiB
+    let large = [(); 2].map(|()| pool.lease(300 * MIB, &stream).unwrap());
+    pool.maintain(); // no, three of 300 MiB are wanted now
+    drop(small);
+    drop(pool.lease(20 * MIB, &stream).unwrap());
+    assert_eq!(pool.statistics().held_bytes, 900 * MIB);
+    drop(large);
+}
+
+#[test]
+fn a_little_too_much_is_kept_and_more_is_not() {
+    for (spike, kept) in [(34, 34), (36, 32), (540, 540), (546, 512)] {
+        let (device, _, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+        let usual = if spike < 100 { 32 } else { 512 };
+        work(&device, &pool, &[spike], 1);
+        work(&device, &pool, &[usual], 20);
+        assert_eq!(pool.statistics().held_bytes, kept * MIB, "after {spike} MiB");
+    }
+}
+
+#[test]
+fn where_slabs_cannot_shrink_a_spike_is_given_back_all_the_same() {
+    let device = SimulatedDevice::new(1 << 30).instant().in_place(false);
+    let pool = pool_over(&device, GiveBack::After(Duration::from_secs(10)));
+    work(&device, &pool, &[41, 33], 30);
+    let before = pool.statistics().held_bytes;
+    work(&device, &pool, &[200, 200, 200], 2);
+    work(&device, &pool, &[41, 33], 20);
+    assert!(pool.statistics().held_bytes <= before, "{:?}", device.blocks());
+    let calls = device.calls();
+    work(&device, &pool, &[41, 33], 100);
+    assert_eq!(device.calls(), calls, "and then it is left alone");
+}
+
+#[test]
+fn a_slab_that_could_not_be_made_ready_stays_as_it_was() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    work(&device, &pool, &[64], 30);
+    device.advance(100 * SECOND);
+    pool.maintain();
+    device.neighbour_takes((1 << 30) - 20 * MIB);
+    drop(pool.lease(10 * MIB, &stream).unwrap());
+    assert_eq!(pool.maintain().made_ready_bytes, 0);
+    let now = pool.statistics();
+    assert_eq!((now.idle_bytes, now.held_bytes), (10 * MIB, 10 * MIB));
+    assert_eq!(device.taken_bytes(), 10 * MIB);
+}
+
+#[test]
+fn a_new_slab_is_as_large_as_its_rank_usually_needs() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    work(&device, &pool, &[64, 48], 30);
+    device.advance(100 * SECOND);
+    pool.maintain();
+    let leases = [(); 2].map(|()| pool.lease(10 * MIB, &stream).unwrap());
+    assert_eq!(leases.each_ref().map(|lease| lease.bytes()), [64 * MIB, 48 * MIB]);
+}
+
+#[test]
+fn the_snuggest_slab_is_taken() {
+    let (_, stream, pool) = pool(GiveBack::Never);
+    pool.prepare(&[30 * MIB, 10 * MIB, 20 * MIB]).unwrap();
+    drop(pool.lease(30 * MIB, &stream).unwrap());
+    assert_eq!(pool.lease(6 * MIB, &stream).unwrap().bytes(), 10 * MIB);
+}
+
+#[test]
+fn what_was_prepared_before_an_error_is_free() {
+    let (_, _, pool) = pool(GiveBack::Never);
+    assert!(pool.prepare(&[8 * MIB, 2 << 30]).is_err());
+    let now = pool.statistics();
+    assert_eq!((now.idle_bytes, now.leased_bytes), (8 * MIB, 0));
+}
+
+#[test]
+fn the_heap_is_kept_for_the_period() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    drop(pool.extra(MIB, &stream).unwrap());
+    device.advance(5 * SECOND);
+    assert_eq!(pool.maintain().given_back_bytes, 0);
+    device.advance(1);
+    assert_eq!(pool.maintain().given_back_bytes, 32 * MIB);
+}
+
+#[test]
+fn the_heap_gives_way_to_a_batch() {
+    let (device, stream, pool) = pool(GiveBack::Never);
+    drop(pool.extra(MIB, &stream).unwrap());
+    device.neighbour_takes(device.available().unwrap());
+    assert!(pool.lease(32 * MIB, &stream).is_ok());
+    assert_eq!(pool.statistics().fallback.capacity_bytes, 0);
+}
+
+#[test]
+fn an_extra_that_no_heap_can_hold_is_refused() {
+    let (device, stream, pool) = pool(GiveBack::Never);
+    for bytes in [2 << 30, usize::MAX - MIB, usize::MAX] {
+        let refused = pool.extra(bytes, &stream).unwrap_err();
+        assert!(matches!(refused, LeaseError::TooLarge { .. }), "{refused}");
+        assert_eq!(device.taken_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_name_outlives_neither_growth_nor_the_next_batch() {
+    let (_, stream, pool) = pool(GiveBack::Never);
+    let small = pool.lease(4 * MIB, &stream).unwrap().id();
+    let grown = pool.lease(50 * MIB, &stream).unwrap();
+    assert_ne!(grown.id(), small);
+    let grown = grown.detach();
+    drop(pool.attach(grown).unwrap());
+    let next = pool.lease(50 * MIB, &stream).unwrap().detach();
+    assert!(pool.attach(grown).is_err(), "the slab is parked, but by somebody else");
+    assert!(pool.attach(next).is_ok());
+}
+
+#[test]
+fn what_the_stream_does_after_the_mark_keeps_no_slab() {
+    let (device, stream, pool) = pool(GiveBack::Never);
+    let mut lease = pool.lease(4 * MIB, &stream).unwrap();
+    device.launch(&stream, lease.block(), 0..lease.bytes(), SECOND);
+    lease.record().unwrap();
+    let other = pool.lease(2 * MIB, &stream).unwrap();
+    device.launch(&stream, other.block(), 0..other.bytes(), 10 * SECOND);
+    drop(lease);
+    device.advance(SECOND);
+    assert_eq!(pool.trim(), 4 * MIB);
+    assert_innocent(&device);
+}
+
+#[test]
+fn nobody_is_waited_for_after_the_wait() {
+    let (_, stream, pool) = pool(GiveBack::Never);
+    let lease = pool.lease(1 << 30, &stream).unwrap();
+    pool.lease_waiting(MIB, &stream, Duration::from_millis(1)).unwrap_err();
+    assert!(!pool.is_waited_for());
+    drop(lease);
+}
+
+/// Somebody who waits looks again when something has changed, and now and then: he must not keep
+/// the driver busy, nor wake himself.
+#[test]
+fn waiting_under_pressure_does_not_hammer_the_driver() {
+    for idle in [false, true] {
+        let (device, stream, pool) = pool(GiveBack::Never);
+        let lease = pool.lease(100 * MIB, &stream).unwrap();
+        if idle {
+            let other = pool.lease(100 * MIB, &stream).unwrap();
+            device.launch(&stream, other.block(), 0..other.bytes(), SECOND);
+        }
+        device.neighbour_takes(device.available().unwrap());
+        let before = device.call_count();
+        pool.lease_waiting(200 * MIB, &stream, Duration::from_millis(60)).unwrap_err();
+        let calls = device.call_count() - before;
+        assert!(calls < 500, "{calls} calls in 60 ms");
+        drop(lease);
+    }
+}
