@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use vecmill_memory::trace::What;
 use vecmill_memory::{
-    GiveBack, LeaseError, Pool, PoolSettings, SimulatedDevice, SimulatedStream, Source,
+    GiveBack, Lease, LeaseError, Pool, PoolSettings, SimulatedDevice, SimulatedStream, Source,
 };
 
 const MIB: usize = 1 << 20;
@@ -40,26 +41,26 @@ fn work(device: &SimulatedDevice, pool: &Pool<SimulatedDevice>, sizes: &[usize],
     }
 }
 
-/// Leaves an idle slab of 300 MiB that is to shrink to 20 MiB when it is leased next.
-fn mark_to_shrink(
+/// A small batch on a slab of 300 MiB that is to shrink to 20 MiB when it is leased next.
+fn mark_to_shrink<'a>(
     device: &SimulatedDevice,
-    pool: &Pool<SimulatedDevice>,
+    pool: &'a Pool<SimulatedDevice>,
     stream: &SimulatedStream,
-) {
+) -> Lease<'a, SimulatedDevice> {
     drop(pool.lease(300 * MIB, stream).unwrap());
     let small = pool.lease(20 * MIB, stream).unwrap();
     for _ in 0..10 {
         device.advance(SECOND);
         pool.maintain();
     }
-    drop(small);
-    assert_eq!(pool.statistics().idle_bytes, 300 * MIB);
+    assert_eq!(small.bytes(), 300 * MIB);
+    small
 }
 
 #[test]
 fn a_slab_that_grew_is_not_shrunk_by_an_older_wish() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
-    mark_to_shrink(&device, &pool, &stream);
+    drop(mark_to_shrink(&device, &pool, &stream));
     drop(pool.lease(310 * MIB, &stream).unwrap());
     let before = device.calls();
     drop(pool.lease(20 * MIB, &stream).unwrap());
@@ -70,7 +71,7 @@ fn a_slab_that_grew_is_not_shrunk_by_an_older_wish() {
 #[test]
 fn a_new_slab_does_not_inherit_the_wish_to_shrink() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
-    mark_to_shrink(&device, &pool, &stream);
+    drop(mark_to_shrink(&device, &pool, &stream));
     pool.trim();
     drop(pool.lease(310 * MIB, &stream).unwrap());
     drop(pool.lease(20 * MIB, &stream).unwrap());
@@ -80,7 +81,7 @@ fn a_new_slab_does_not_inherit_the_wish_to_shrink() {
 #[test]
 fn a_batch_gets_what_it_asked_for_of_a_slab_that_was_to_shrink() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
-    mark_to_shrink(&device, &pool, &stream);
+    drop(mark_to_shrink(&device, &pool, &stream));
     let lease = pool.lease(100 * MIB, &stream).unwrap();
     assert_eq!(lease.bytes(), 300 * MIB);
 }
@@ -88,10 +89,7 @@ fn a_batch_gets_what_it_asked_for_of_a_slab_that_was_to_shrink() {
 #[test]
 fn a_slab_that_is_needed_again_is_not_shrunk() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
-    drop(pool.lease(300 * MIB, &stream).unwrap());
-    let small = pool.lease(20 * MIB, &stream).unwrap();
-    device.advance(10 * SECOND);
-    pool.maintain(); // to be shrunk to 20 MiB
+    let small = mark_to_shrink(&device, &pool, &stream);
     let large = [(); 2].map(|()| pool.lease(300 * MIB, &stream).unwrap());
     pool.maintain(); // no, three of 300 MiB are wanted now
     drop(small);
@@ -119,7 +117,7 @@ fn where_slabs_cannot_shrink_a_spike_is_given_back_all_the_same() {
     let before = pool.statistics().held_bytes;
     work(&device, &pool, &[200, 200, 200], 2);
     work(&device, &pool, &[41, 33], 20);
-    assert!(pool.statistics().held_bytes <= before, "{:?}", device.blocks());
+    assert_eq!(pool.statistics().held_bytes, before, "{:?}", device.blocks());
     let calls = device.calls();
     work(&device, &pool, &[41, 33], 100);
     assert_eq!(device.calls(), calls, "and then it is left alone");
@@ -147,6 +145,33 @@ fn a_new_slab_is_as_large_as_its_rank_usually_needs() {
     pool.maintain();
     let leases = [(); 2].map(|()| pool.lease(10 * MIB, &stream).unwrap());
     assert_eq!(leases.each_ref().map(|lease| lease.bytes()), [64 * MIB, 48 * MIB]);
+}
+
+#[test]
+fn without_prediction_nothing_is_made_ready() {
+    let device = SimulatedDevice::new(1 << 30).instant();
+    let give_back = GiveBack::After(Duration::from_secs(5));
+    let settings = PoolSettings { give_back, predict: false, ..PoolSettings::default() };
+    let pool = Pool::with_settings(device.clone(), 1 << 30, settings);
+    work(&device, &pool, &[64, 48], 30);
+    device.advance(100 * SECOND);
+    pool.maintain();
+    work(&device, &pool, &[64], 1);
+    assert_eq!(pool.statistics().slabs, 1);
+}
+
+/// It would hang if the keeper did nothing, or did not stop.
+#[test]
+fn a_keeper_maintains_until_it_is_dropped() {
+    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
+    drop(pool.lease(64 * MIB, &stream).unwrap());
+    device.advance(100 * SECOND);
+    let keeper = pool.keep(Duration::from_millis(1)).unwrap();
+    while pool.statistics().held_bytes > 0 {
+        std::thread::yield_now();
+    }
+    drop(keeper);
+    drop(pool.keep(Duration::from_secs(1 << 20)).unwrap());
 }
 
 #[test]
@@ -182,6 +207,18 @@ fn the_heap_gives_way_to_a_batch() {
     device.neighbour_takes(device.available().unwrap());
     assert!(pool.lease(32 * MIB, &stream).is_ok());
     assert_eq!(pool.statistics().fallback.capacity_bytes, 0);
+}
+
+#[test]
+fn a_spill_is_not_handed_on_while_its_batch_runs() {
+    let (device, stream, pool) = pool(GiveBack::Never);
+    let spilled = pool.lease(MIB, &stream).unwrap().spill(MIB).unwrap();
+    device.launch_at(&stream, spilled.address()..spilled.address() + 1000, SECOND);
+    drop(spilled);
+    let other = device.stream();
+    let next = pool.extra(MIB, &other).unwrap();
+    device.launch_at(&other, next.address()..next.address() + 1000, SECOND);
+    assert_innocent(&device);
 }
 
 #[test]
@@ -248,4 +285,19 @@ fn waiting_under_pressure_does_not_hammer_the_driver() {
         assert!(calls < 500, "{calls} calls in 60 ms");
         drop(lease);
     }
+}
+
+#[test]
+fn a_trace_calls_a_stream_by_one_number() {
+    let (device, stream, pool) = pool(GiveBack::Never);
+    let other = device.stream();
+    for stream in [&stream, &other, &stream] {
+        drop(pool.lease(MIB, stream).unwrap());
+        device.advance(SECOND);
+    }
+    let streams = pool.trace().events.into_iter().filter_map(|event| match event.what {
+        What::Lease { stream, .. } => Some(stream),
+        _ => None,
+    });
+    assert_eq!(streams.collect::<Vec<_>>(), [0, 1, 0]);
 }

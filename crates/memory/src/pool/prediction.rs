@@ -238,5 +238,7 @@ mod tests {
             demand.observe(&mut [lease(5, u64::MAX, 64)], second * SECOND);
         }
         assert_eq!(demand.recent(), [64 * MIB]);
+        demand.observe(&mut [lease(5, u64::MAX, 64)], 1000 * SECOND);
+        assert_eq!(demand.recent(), [64 * MIB], "also when nobody has looked for long");
     }
 }
