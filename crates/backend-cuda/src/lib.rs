@@ -2,7 +2,8 @@
 //!
 //! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]).
 //! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
-//!   [`PinnedBuffer`] is host memory that it copies from and to by itself.
+//!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
+//!   one that all batches share.
 //! - [`CudaSource`] gives the pool its memory: [`MappedSource`] where blocks can grow in place,
 //!   [`PlainSource`] where they can't. [`StreamOrderedSource`] is the driver's own pool, to compare
 //!   with.
@@ -18,6 +19,7 @@ mod error;
 mod pinned;
 mod probe;
 mod source;
+mod staging;
 mod stream;
 
 pub use device::{Device, MemoryInfo};
@@ -29,4 +31,5 @@ pub use source::{
     CudaBlock, CudaSource, MappedBlock, MappedSource, OrderedBlock, PlainBlock, PlainSource,
     StreamOrderedSource,
 };
+pub use staging::{Staged, StagingRing, StagingStatistics};
 pub use stream::{CudaEvent, CudaStream};

@@ -1,10 +1,12 @@
 //! Host memory for copies that don't make the host wait.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use vecmill_memory::SourceError;
 
-use crate::driver::{Context, HostMemory};
+use crate::driver::{Context, HostMemory, PinnedRange};
+use crate::error::DriverError;
 
 /// Bytes of host memory that the system does not move, so that a device can copy from and to them
 /// by itself. Made by [`Device::pinned`](crate::Device::pinned), freed when dropped.
@@ -41,7 +43,8 @@ impl PinnedBuffer {
         self.0.as_mut_slice().map_err(|e| e.of(context.name(), bytes))
     }
 
-    pub(crate) fn memory(&mut self) -> &mut HostMemory {
-        &mut self.0
+    /// The bytes `at`, for a stream to copy.
+    pub(crate) fn range(&mut self, at: &Range<usize>) -> Result<PinnedRange<'_>, DriverError> {
+        self.0.range(at).ok_or(DriverError::invalid("a copy of pinned memory"))
     }
 }

@@ -104,7 +104,8 @@ impl CudaStream {
         into: &mut PinnedBuffer,
         at: Range<usize>,
     ) -> Result<(), SourceError> {
-        self.0.copy_to_pinned(span, into.memory(), at).map_err(self.error(span.bytes()))
+        let range = into.range(&at);
+        range.and_then(|range| self.0.copy_to_pinned(span, range)).map_err(self.error(span.bytes()))
     }
 
     /// Copies the bytes `at` of a pinned buffer to `span`. The host goes on, until it looks at the
@@ -119,7 +120,10 @@ impl CudaStream {
         at: Range<usize>,
         span: DeviceSpan<'_>,
     ) -> Result<(), SourceError> {
-        self.0.copy_from_pinned(from.memory(), at, span).map_err(self.error(span.bytes()))
+        let range = from.range(&at);
+        range
+            .and_then(|range| self.0.copy_from_pinned(range, span))
+            .map_err(self.error(span.bytes()))
     }
 }
 

@@ -2,6 +2,10 @@
 //! its free memory before and after.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what must hold by panicking")]
 
+// Of the same program, so that it has the device for itself, too.
+#[path = "gpu/staging.rs"]
+mod staging;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vecmill_backend_cuda::{

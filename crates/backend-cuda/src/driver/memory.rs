@@ -29,6 +29,11 @@ impl DeviceSpan<'_> {
         })
     }
 
+    /// The part `range` of it; `None` if that is not inside.
+    pub(crate) fn part(self, range: Range<usize>) -> Option<Self> {
+        Self::within(self.address, self.bytes, range)
+    }
+
     /// The device address of its first byte.
     pub fn address(&self) -> u64 {
         self.address

@@ -2,8 +2,8 @@
 //!
 //! - `api` is the table of its functions, looked up when the program runs.
 //! - `context` starts it, asks what devices there are and makes a device's context current;
-//!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways and `host`
-//!   takes pinned memory; `stream` has streams, events, fills and copies.
+//!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
+//!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies.
 //!
 //! The choice behind it: each thing that the driver gives is a type that owns it and can't be made
 //! elsewhere, so no wrong handle or address can be passed, and the functions here are safe to call.
@@ -21,6 +21,7 @@ mod context;
 mod host;
 mod memory;
 mod ordered;
+mod parts;
 mod stream;
 mod virtual_memory;
 
@@ -32,10 +33,11 @@ use cudarc::driver::sys;
 use crate::error::{DriverError, Unavailable, code};
 use api::Api;
 pub(crate) use context::{Context, NEEDED, device_count, device_info};
-pub(crate) use host::HostMemory;
+pub(crate) use host::{HostMemory, PinnedRange};
 pub(crate) use memory::Allocation;
 pub use memory::DeviceSpan;
 pub(crate) use ordered::{MemoryPool, OrderedAllocation};
+pub(crate) use parts::{HostPart, HostParts};
 pub(crate) use stream::{Event, Stream};
 pub(crate) use virtual_memory::{Addresses, Chunk, VirtualMemory};
 

@@ -1,12 +1,11 @@
 //! Streams, events, and the small work that needs no kernel: filling and copying.
 
 use std::ffi::c_void;
-use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DeviceSpan, HostMemory, check};
+use super::{Context, DeviceSpan, PinnedRange, check};
 use crate::error::{DriverError, code};
 
 /// A `CUstream` that does not wait for the default one, destroyed when dropped; the driver first
@@ -126,38 +125,36 @@ impl Stream {
         self.synchronize().and(copied)
     }
 
-    /// Copies `span` to the part `at` of a pinned buffer. Does not wait: the buffer will.
+    /// Copies `span` to pinned memory of its length. Does not wait: whoever reads that will.
     pub(crate) fn copy_to_pinned(
         &self,
         span: DeviceSpan<'_>,
-        into: &mut HostMemory,
-        at: Range<usize>,
+        into: PinnedRange<'_>,
     ) -> Result<(), DriverError> {
         const CALL: &str = "cuMemcpyDtoHAsync";
-        into.enqueue(self, |into| {
-            let target = into.part(CALL, &at, span.bytes())?;
-            let api = self.context.bind()?;
-            // SAFETY: writes as many bytes as the part has. `enqueue` has the buffer wait for this
-            // copy before anybody sees its bytes or it is freed.
+        let api = self.context.bind()?;
+        into.enqueue(CALL, self, span.bytes(), |target| {
+            // SAFETY: writes as many bytes as there are at `target`. A `PinnedRange` is exclusive,
+            // and `enqueue` remembers this copy for its memory's owner, who waits for it before
+            // anybody sees these bytes or they are freed.
             let result =
                 unsafe { (api.copy_to_host)(target, span.address(), span.bytes(), self.handle) };
             check(CALL, result)
         })
     }
 
-    /// Copies the part `at` of a pinned buffer to `span`. Does not wait: the buffer will.
+    /// Copies pinned memory to `span`, of its length. Does not wait: whoever writes that will.
     pub(crate) fn copy_from_pinned(
         &self,
-        from: &mut HostMemory,
-        at: Range<usize>,
+        from: PinnedRange<'_>,
         span: DeviceSpan<'_>,
     ) -> Result<(), DriverError> {
         const CALL: &str = "cuMemcpyHtoDAsync";
-        from.enqueue(self, |from| {
-            let source = from.part(CALL, &at, span.bytes())?;
-            let api = self.context.bind()?;
-            // SAFETY: reads as many bytes as the part has. `enqueue` has the buffer wait for this
-            // copy before anybody changes its bytes or it is freed.
+        let api = self.context.bind()?;
+        from.enqueue(CALL, self, span.bytes(), |source| {
+            // SAFETY: reads as many bytes as there are at `source`. A `PinnedRange` is exclusive,
+            // and `enqueue` remembers this copy for its memory's owner, who waits for it before
+            // anybody changes these bytes or they are freed.
             let result =
                 unsafe { (api.copy_from_host)(span.address(), source, span.bytes(), self.handle) };
             check(CALL, result)

@@ -1,0 +1,419 @@
+//! The queue over a buffer and a device that exist only as bytes, where a copy ends when the test,
+//! or a wait, says so.
+//!
+//! `World` panics on what would be a race with a real device: writing or giving back a part whose
+//! copy is under way, reading one before its copy is done.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use proptest::prelude::*;
+use vecmill_memory::{Claim, Ring};
+
+use super::queue::{Part, Parts, Pieces, Queue, Refused};
+use crate::error::{DriverError, code};
+
+const LOST: DriverError = DriverError { call: "cuEventSynchronize", code: code::LOST[0] };
+
+#[derive(Debug, Clone)]
+struct Copy {
+    number: u64,
+    host: Range<usize>,
+    device: Range<usize>,
+    out: bool,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    host: Vec<u8>,
+    device: Vec<u8>,
+    /// Copies under way on each stream, oldest first.
+    streams: [VecDeque<Copy>; 2],
+    begun: u64,
+    lost: bool,
+}
+
+impl World {
+    /// Does the oldest copy of `stream`, if there is one.
+    fn step(&mut self, stream: usize) -> Option<u64> {
+        let Copy { number, host, device, out } = self.streams[stream].pop_front()?;
+        if out {
+            self.host[host].copy_from_slice(&self.device[device]);
+        } else {
+            self.device[device].copy_from_slice(&self.host[host]);
+        }
+        Some(number)
+    }
+
+    /// Does all copies.
+    fn run(&mut self) {
+        for stream in 0..2 {
+            while self.step(stream).is_some() {}
+        }
+    }
+
+    fn under_way(&self, number: Option<u64>) -> bool {
+        self.streams.iter().flatten().any(|copy| Some(copy.number) == number)
+    }
+
+    /// Does the copy `number` and what comes before it on its stream.
+    fn wait(&mut self, number: Option<u64>) -> Result<(), DriverError> {
+        if self.lost {
+            return Err(LOST);
+        }
+        let is_on = |stream: &VecDeque<Copy>| stream.iter().any(|copy| Some(copy.number) == number);
+        if let Some(stream) = self.streams.iter().position(is_on) {
+            while self.step(stream) != number {}
+        }
+        Ok(())
+    }
+
+    fn assert_untouched(&self, range: &Range<usize>) {
+        for copy in self.streams.iter().flatten() {
+            let apart = copy.host.end <= range.start || range.end <= copy.host.start;
+            assert!(apart, "{range:?} is used by {copy:?}");
+        }
+    }
+}
+
+type Shared = Arc<Mutex<World>>;
+
+#[derive(Debug)]
+struct FakeParts {
+    world: Shared,
+    ring: Ring,
+}
+
+#[derive(Debug)]
+struct FakePart {
+    world: Shared,
+    claim: Claim,
+    copy: Option<u64>,
+}
+
+impl FakePart {
+    fn at(&self) -> Range<usize> {
+        self.claim.offset()..self.claim.offset() + self.claim.bytes()
+    }
+}
+
+impl Parts for FakeParts {
+    type Part = FakePart;
+
+    fn capacity(&self) -> usize {
+        self.ring.statistics().capacity_bytes
+    }
+
+    fn claim(&mut self, bytes: usize) -> Result<Option<FakePart>, DriverError> {
+        let claim = self.ring.claim(bytes);
+        Ok(claim.map(|claim| FakePart { world: Arc::clone(&self.world), claim, copy: None }))
+    }
+
+    fn release(&mut self, part: FakePart) -> Result<(), DriverError> {
+        self.world.lock().unwrap().assert_untouched(&part.at());
+        self.ring.release(part.claim).unwrap();
+        Ok(())
+    }
+}
+
+impl Part for FakePart {
+    fn bytes(&self) -> usize {
+        self.claim.bytes()
+    }
+
+    fn write(&mut self, from: &[u8]) -> Result<(), DriverError> {
+        let mut world = self.world.lock().unwrap();
+        world.assert_untouched(&self.at());
+        world.host[self.at()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn read(&self, into: &mut [u8]) -> Result<(), DriverError> {
+        let mut world = self.world.lock().unwrap();
+        world.wait(self.copy)?;
+        world.assert_untouched(&self.at());
+        into.copy_from_slice(&world.host[self.at()]);
+        Ok(())
+    }
+
+    fn is_done(&mut self) -> Result<bool, DriverError> {
+        let world = self.world.lock().unwrap();
+        if world.lost { Err(LOST) } else { Ok(!world.under_way(self.copy)) }
+    }
+
+    fn finish(&mut self) -> Result<(), DriverError> {
+        self.world.lock().unwrap().wait(self.copy)
+    }
+}
+
+/// A queue over `host` bytes beside a device of `device` bytes.
+struct Bench {
+    world: Shared,
+    queue: Queue<FakeParts>,
+}
+
+impl Bench {
+    fn new(host: usize, device: usize) -> Self {
+        let bytes = World { host: vec![0; host], device: vec![0; device], ..World::default() };
+        let world = Arc::new(Mutex::new(bytes));
+        let parts = FakeParts { world: Arc::clone(&world), ring: Ring::new(host) };
+        Self { world, queue: Queue::new(parts) }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    fn used(&self) -> usize {
+        self.queue.buffer().ring.statistics().used_bytes
+    }
+
+    /// Copies under way on the streams.
+    fn under_way(&self) -> [usize; 2] {
+        self.world().streams.each_ref().map(VecDeque::len)
+    }
+
+    fn copy_in(&mut self, stream: usize, from: &[u8], to: usize) -> Result<(), Refused> {
+        let begin = begin(stream, to, false);
+        self.queue.copy_in(from, begin)
+    }
+
+    fn copy_out(&mut self, stream: usize, from: Range<usize>) -> Result<Pieces<FakePart>, Refused> {
+        let begin = begin(stream, from.start, true);
+        self.queue.copy_out(from.len(), begin)
+    }
+
+    fn read(&mut self, staged: Pieces<FakePart>) -> Vec<u8> {
+        let mut bytes = vec![0; staged.bytes()];
+        self.queue.read(staged, &mut bytes).unwrap();
+        bytes
+    }
+}
+
+/// Begins copies of parts to or from the device's bytes from `start` on.
+fn begin(
+    stream: usize,
+    start: usize,
+    out: bool,
+) -> impl FnMut(&mut FakePart, Range<usize>) -> Result<(), DriverError> {
+    move |part, at| {
+        let mut world = part.world.lock().unwrap();
+        if world.lost {
+            return Err(LOST);
+        }
+        world.begun += 1;
+        let device = start + at.start..start + at.end;
+        let copy = Copy { number: world.begun, host: part.at(), device, out };
+        part.copy = Some(copy.number);
+        world.streams[stream].push_back(copy);
+        Ok(())
+    }
+}
+
+#[test]
+fn nothing_waits_while_there_is_room() {
+    let mut bench = Bench::new(256, 256);
+    bench.copy_in(0, &[1; 64], 0).unwrap();
+    let first = bench.copy_out(0, 0..64).unwrap();
+    bench.copy_in(0, &[2; 64], 0).unwrap();
+    let second = bench.copy_out(0, 0..64).unwrap();
+    assert_eq!((bench.under_way(), bench.queue.waits(), bench.used()), ([4, 0], 0, 256));
+    // Only what comes before on the stream.
+    assert_eq!(bench.read(first), [1; 64]);
+    assert_eq!((bench.under_way(), bench.used()), ([2, 0], 128));
+    assert_eq!(bench.read(second), [2; 64]);
+    assert_eq!((bench.under_way(), bench.queue.waits(), bench.used()), ([0, 0], 0, 0));
+}
+
+#[test]
+fn a_full_ring_waits_for_the_oldest_copy_only() {
+    let mut bench = Bench::new(256, 512);
+    for (turn, value) in [1, 2, 3, 4].into_iter().enumerate() {
+        bench.copy_in(turn % 2, &[value; 64], turn * 64).unwrap();
+    }
+    assert_eq!((bench.under_way(), bench.queue.waits()), ([2, 2], 0));
+    bench.copy_in(1, &[5; 64], 256).unwrap();
+    assert_eq!((bench.under_way(), bench.queue.waits()), ([1, 3], 1), "the first, on stream 0");
+    assert_eq!(bench.world().device[..128], [[1; 64], [0; 64]].concat());
+    // A younger copy that is done makes no room: its space is behind an older one's.
+    bench.world().step(0);
+    bench.copy_in(0, &[6; 64], 320).unwrap();
+    assert_eq!((bench.under_way(), bench.queue.waits()), ([1, 2], 2));
+    // The one after that is done, so nobody waits.
+    bench.copy_in(0, &[7; 64], 384).unwrap();
+    assert_eq!((bench.under_way(), bench.queue.waits()), ([2, 2], 2));
+    bench.world().run();
+    let expected: Vec<u8> = (1..=7).flat_map(|value| [value; 64]).collect();
+    assert_eq!(bench.world().device[..448], expected);
+}
+
+#[test]
+fn more_than_a_quarter_goes_in_pieces() {
+    let mut bench = Bench::new(1024, 2000);
+    let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+    bench.copy_in(0, &bytes, 7).unwrap();
+    assert_eq!((bench.under_way(), bench.queue.waits()), ([4, 0], 0));
+    let staged = bench.copy_out(0, 7..1007).unwrap();
+    assert_eq!(bench.queue.waits(), 4, "for room");
+    assert_eq!(bench.read(staged), bytes);
+    assert_eq!(bench.used(), 0);
+}
+
+#[test]
+fn more_than_the_ring_goes_through_it() {
+    for capacity in [64, 100, 256, 300, 1024] {
+        let mut bench = Bench::new(capacity, 5000);
+        let bytes: Vec<u8> = (0..=250).cycle().take(4321).collect();
+        bench.copy_in(0, &bytes, 11).unwrap();
+        let staged = bench.copy_out(0, 11..4332).unwrap();
+        assert_eq!(staged.bytes(), 4321);
+        // The last pieces are still on their way, and others can come behind.
+        assert!(bench.under_way()[0] > 0);
+        assert_eq!(bench.read(staged), bytes, "through {capacity}");
+        assert_eq!((bench.under_way(), bench.used()), ([0, 0], 0));
+        let none = bench.copy_out(0, 3..3).unwrap();
+        bench.copy_in(0, &[], 3).unwrap();
+        assert_eq!((bench.used(), bench.read(none)), (0, Vec::new()));
+    }
+}
+
+#[test]
+fn dropped_unread_its_space_comes_back_when_the_copy_is_done() {
+    let mut bench = Bench::new(256, 256);
+    drop(bench.copy_out(0, 0..64).unwrap());
+    bench.copy_in(1, &[1; 64], 0).unwrap();
+    assert_eq!((bench.used(), bench.under_way()), (128, [1, 1]), "the copy is under way");
+    bench.world().step(0);
+    bench.copy_in(1, &[2; 64], 0).unwrap();
+    assert_eq!((bench.used(), bench.queue.waits()), (128, 0));
+    // And a full ring waits for it like for any other.
+    drop(bench.copy_out(0, 0..64).unwrap());
+    drop(bench.copy_out(0, 0..64).unwrap());
+    bench.copy_in(1, &[3; 64], 0).unwrap();
+    bench.copy_in(1, &[4; 64], 0).unwrap();
+    bench.copy_in(1, &[5; 64], 0).unwrap();
+    assert_eq!((bench.used(), bench.queue.waits()), (256, 3));
+}
+
+#[test]
+fn unread_bytes_are_kept_and_in_the_way() {
+    let mut bench = Bench::new(256, 512);
+    bench.world().device[..64].fill(9);
+    let staged = bench.copy_out(0, 0..64).unwrap();
+    for _ in 0..3 {
+        bench.copy_in(1, &[1; 64], 64).unwrap();
+    }
+    assert_eq!(bench.copy_in(1, &[2; 64], 64), Err(Refused::Unread));
+    assert_eq!(bench.copy_out(1, 0..300).unwrap_err(), Refused::Unread);
+    assert_eq!((bench.queue.waits(), bench.used(), bench.under_way()), (0, 256, [1, 3]));
+    assert_eq!(bench.read(staged), [9; 64]);
+    bench.copy_in(1, &[2; 64], 64).unwrap();
+    assert_eq!(bench.queue.waits(), 0);
+}
+
+#[test]
+fn a_refused_copy_keeps_no_space_and_another_length_is_not_read() {
+    let mut bench = Bench::new(256, 256);
+    let refuse = |_: &mut FakePart, _| Err(DriverError::invalid("cuMemcpyHtoDAsync"));
+    assert!(matches!(bench.queue.copy_in(&[1; 10], refuse), Err(Refused::Driver(_))));
+    assert!(matches!(bench.queue.copy_out(10, refuse), Err(Refused::Driver(_))));
+    let staged = bench.copy_out(0, 0..100).unwrap();
+    assert!(bench.queue.read(staged, &mut [0; 99]).is_err());
+    bench.world().step(0);
+    bench.world().step(0);
+    bench.copy_in(0, &[1; 10], 0).unwrap();
+    assert_eq!(bench.used(), 64);
+}
+
+#[test]
+fn a_lost_device_is_an_error_everywhere() {
+    let mut bench = Bench::new(256, 256);
+    let staged = bench.copy_out(0, 0..64).unwrap();
+    bench.copy_in(0, &[1; 64], 0).unwrap();
+    bench.world().lost = true;
+    let lost = Refused::Driver(LOST);
+    assert_eq!(bench.queue.read(staged, &mut [0; 64]), Err(LOST));
+    assert_eq!(bench.copy_in(0, &[1; 64], 0), Err(lost));
+    assert_eq!(bench.copy_out(0, 0..64).unwrap_err(), lost);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    In { stream: usize, bytes: usize },
+    Out { stream: usize, bytes: usize },
+    Read(usize),
+    Drop(usize),
+    Device { stream: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let sizes = || (0..2_usize, prop_oneof![4 => 0..200_usize, 1 => 0..3000_usize]);
+    let step = prop_oneof![
+        4 => sizes().prop_map(|(stream, bytes)| Step::In { stream, bytes }),
+        4 => sizes().prop_map(|(stream, bytes)| Step::Out { stream, bytes }),
+        3 => any::<usize>().prop_map(Step::Read),
+        1 => any::<usize>().prop_map(Step::Drop),
+        4 => (0..2_usize).prop_map(|stream| Step::Device { stream }),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    /// Each stream has a device memory of its own, so the order of its copies says what they carry.
+    #[test]
+    fn every_copy_carries_what_it_should(capacity in 64..2000_usize, steps in steps()) {
+        const REACH: usize = 3000;
+        let mut bench = Bench::new(capacity, 2 * REACH);
+        // What the device memory is when all is done, and what each staged copy should bring.
+        let mut model = vec![0_u8; 2 * REACH];
+        let mut staged: Vec<(Pieces<FakePart>, Vec<u8>)> = Vec::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::In { stream, bytes } => {
+                    let from: Vec<u8> = (0..bytes).map(|at| (at * 7 + number) as u8).collect();
+                    let start = stream * REACH;
+                    // In one piece or with nothing unread in the way: then all of it or nothing.
+                    if bytes > 64 && !staged.is_empty() {
+                        continue;
+                    }
+                    match bench.copy_in(stream, &from, start) {
+                        Ok(()) => model[start..start + bytes].copy_from_slice(&from),
+                        Err(refused) => {
+                            prop_assert_eq!(refused, Refused::Unread);
+                            prop_assert!(!staged.is_empty());
+                        }
+                    }
+                }
+                Step::Out { stream, bytes } => {
+                    let from = stream * REACH..stream * REACH + bytes;
+                    match bench.copy_out(stream, from.clone()) {
+                        Ok(pieces) => staged.push((pieces, model[from].to_vec())),
+                        Err(refused) => {
+                            prop_assert_eq!(refused, Refused::Unread);
+                            prop_assert!(!staged.is_empty());
+                        }
+                    }
+                }
+                Step::Read(pick) if !staged.is_empty() => {
+                    let (pieces, expected) = staged.remove(pick % staged.len());
+                    prop_assert_eq!(bench.read(pieces), expected);
+                }
+                Step::Drop(pick) if !staged.is_empty() => {
+                    drop(staged.remove(pick % staged.len()));
+                }
+                Step::Device { stream } => {
+                    bench.world().step(stream);
+                }
+                Step::Read(_) | Step::Drop(_) => {}
+            }
+        }
+        for (pieces, expected) in staged {
+            prop_assert_eq!(bench.read(pieces), expected);
+        }
+        bench.world().run();
+        prop_assert_eq!(&bench.world().device, &model);
+        bench.copy_in(0, &[1], 0).unwrap();
+        prop_assert_eq!(bench.used(), 64, "all other space came back");
+    }
+}
