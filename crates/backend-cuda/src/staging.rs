@@ -4,8 +4,8 @@
 //! - [`StagingRing`] faces the device's thread; `queue` has the logic, over two small traits, so
 //!   that it is tested on copies that end when a test says so, without a GPU.
 //!
-//! The choice behind it: one pinned allocation per device for all batches. Pinning memory is slow and
-//! can hold the device up, and a [`PinnedBuffer`](crate::PinnedBuffer) makes the host wait for
+//! The choice behind it: one pinned allocation per device for all batches. Pinning memory is slow
+//! and can hold the device up, and a [`PinnedBuffer`](crate::PinnedBuffer) makes the host wait for
 //! its last copy; a ring of a few megabytes takes many batches' ids and vectors in, and the host
 //! waits only when it's full. Its space is [`vecmill_memory::Ring`]'s, used again when the event
 //! behind its copy has passed.
