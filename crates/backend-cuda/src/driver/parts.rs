@@ -6,9 +6,9 @@
 //!
 //! - **parts don't overlap**: each is one live claim of one [`Ring`] over the memory, and a ring's
 //!   live claims don't overlap;
-//! - **a claim ends after the copies**: [`HostParts::release`] takes the part away and waits for its
-//!   last copy, and only then releases the claim. A part that is dropped instead keeps its claim
-//!   for good: that space is lost, not shared.
+//! - **a claim ends after the copies**: [`HostParts::release`] takes the part away, waits for its
+//!   last copy, and only then releases the claim. A part that is dropped instead keeps its claim for
+//!   good: that space is lost, not shared.
 
 use std::ops::Range;
 use std::ptr::NonNull;
