@@ -401,5 +401,5 @@ impl<S: Source> Drop for Shared<S> {
     }
 }
 
-#[cfg(all(test, not(any(loom, miri))))] // Miri does not know the instructions of the host's clock
+#[cfg(all(test, not(loom)))]
 mod tests;
