@@ -7,8 +7,9 @@ use vecmill_memory::{Cause, Source, SourceError};
 
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision, Slab, Stream,
+    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Slab, Stream,
 };
+use crate::batch::Shape;
 use crate::model::TensorView;
 
 /// How much others leave. Clones share it.
@@ -120,6 +121,7 @@ impl<B: Backend> Backend for Pressed<B> {
     type Norm = B::Norm;
     type Embeddings = B::Embeddings;
     type RelativeBias = B::RelativeBias;
+    type Fetched = B::Fetched;
 
     fn source(&self) -> Self::Source {
         PressedSource { inner: self.inner.source(), pressure: self.pressure.clone() }
@@ -169,6 +171,23 @@ impl<B: Backend> Backend for Pressed<B> {
         self.inner.run_batch(operations)
     }
 
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight()
+    }
+
+    fn pads(&self, shape: Shape) -> bool {
+        self.inner.pads(shape)
+    }
+
+    fn repeat(
+        &self,
+        slab: &mut Slab<B>,
+        shape: Shape,
+        steps: impl FnOnce(&mut Slab<B>) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        self.inner.repeat(slab, shape, steps)
+    }
+
     fn copy_in(
         &self,
         slab: &mut Slab<B>,
@@ -203,12 +222,21 @@ impl<B: Backend> Backend for Pressed<B> {
         self.inner.pool(slab, op)
     }
 
-    fn copy_out(
+    fn linear_add_norm(
         &self,
         slab: &mut Slab<B>,
-        from: Buffer,
-        into: &mut [f32],
+        op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
-        self.inner.copy_out(slab, from, into)
+        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
+        let op = LinearAddNorm { input, weights, residual, norm, output, workspace };
+        self.inner.linear_add_norm(slab, &op)
+    }
+
+    fn fetch(&self, slab: &mut Slab<B>, from: Buffer) -> Result<B::Fetched, BackendError> {
+        self.inner.fetch(slab, from)
+    }
+
+    fn collect(&self, fetched: B::Fetched, into: &mut [f32]) -> Result<(), BackendError> {
+        self.inner.collect(fetched, into)
     }
 }

@@ -266,7 +266,8 @@ impl<'b, B: Backend> Stage<'b, B> {
 
     fn read(&mut self, buffer: Buffer) -> Result<Vec<f64>, Failure> {
         let mut values = vec![0.0_f32; buffer.elements()];
-        self.backend.copy_out(self.lease.block_mut(), buffer, &mut values)?;
+        let fetched = self.backend.fetch(self.lease.block_mut(), buffer)?;
+        self.backend.collect(fetched, &mut values)?;
         Ok(values.into_iter().map(f64::from).collect())
     }
 
