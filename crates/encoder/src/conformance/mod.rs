@@ -6,19 +6,19 @@
 //!   for each element from the operands: not one of them is a number found by trying.
 //! - [`model`] runs a whole model and compares with the vectors stored beside it, which another
 //!   implementation made (`scripts/golden/tiny.py`).
-//! - [`Pressed`] runs any backend on memory that others use as well.
+//! - [`Tried`] puts any backend through what tests of its users need.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 
-mod pressed;
 mod reference;
 mod stage;
+mod trial;
 mod whole;
 
 use crate::backend::{Backend, BackendError};
 use crate::model::{Activation, Pooling};
 use stage::Stage;
 
-pub use pressed::{Pressed, PressedSource, Pressure};
+pub use trial::{Trial, Tried, TriedSource};
 pub use whole::{Agreement, independence, model};
 
 /// A backend's result is off, or it failed.
