@@ -28,7 +28,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Footprint, Indices,
-    Linear, LinearTensors, NormTensors, Pool, Precision, TensorView,
+    Linear, LinearTensors, NormTensors, Pool, Precision, TensorView, model::DType,
 };
 use vecmill_memory::{HostBlock, HostSource};
 
@@ -146,6 +146,7 @@ impl Backend for CpuBackend {
     type Norm = Norm;
     type Embeddings = Embeddings;
     type RelativeBias = RelativeBias;
+    type Fetched = Vec<f32>;
 
     fn source(&self) -> HostSource {
         HostSource
@@ -158,8 +159,7 @@ impl Backend for CpuBackend {
     }
 
     fn precision(&self) -> Precision {
-        let roundoff = f64::from(f32::EPSILON) / 2.0;
-        Precision { storage: roundoff, accumulation: roundoff }
+        Precision::of(DType::F32)
     }
 
     fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
@@ -275,17 +275,20 @@ impl Backend for CpuBackend {
     }
 
     fn add_norm(&self, slab: &mut HostBlock, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
-        let places = [op.input.range(), op.residual.range(), op.output.range()];
-        let [input, residual, output] = views(slab, "add and normalise", places)?;
+        const NAME: &str = "add and normalise";
+        if op.input != op.output {
+            let [input, output] = views(slab, NAME, [op.input.range(), op.output.range()])?;
+            output.copy_from_slice(input);
+        }
+        let [residual, output] = views(slab, NAME, [op.residual.range(), op.output.range()])?;
         let columns = op.output.columns;
-        let (input, residual) = (&*input, &*residual);
+        let residual = &*residual;
         self.by_rows(columns, output, |rows, output| {
-            let elements = rows.start * columns..rows.end * columns;
-            let (input, residual) = (&input[elements.clone()], &residual[elements]);
+            let residual = &residual[rows.start * columns..rows.end * columns];
             vectorised(
                 self.arch,
                 #[inline(always)]
-                || op.norm.apply_to_sum(input, residual, output, columns),
+                || op.norm.add_and_apply(residual, output, columns),
             );
         });
         Ok(())
@@ -307,14 +310,13 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn copy_out(
-        &self,
-        slab: &mut HostBlock,
-        from: Buffer,
-        into: &mut [f32],
-    ) -> Result<(), BackendError> {
-        let [source] = views(slab, "copy out", [from.range()])?;
-        into.copy_from_slice(source);
+    fn fetch(&self, slab: &mut HostBlock, from: Buffer) -> Result<Vec<f32>, BackendError> {
+        let [source] = views(slab, "fetch", [from.range()])?;
+        Ok(source.to_vec())
+    }
+
+    fn collect(&self, fetched: Vec<f32>, into: &mut [f32]) -> Result<(), BackendError> {
+        into.copy_from_slice(&fetched);
         Ok(())
     }
 }

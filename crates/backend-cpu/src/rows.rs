@@ -37,21 +37,15 @@ impl Norm {
         }
     }
 
-    /// `output = norm(input + residual)`, row by row.
+    /// `values = norm(values + residual)`, row by row.
     #[inline(always)]
-    pub(crate) fn apply_to_sum(
-        &self,
-        input: &[f32],
-        residual: &[f32],
-        output: &mut [f32],
-        columns: usize,
-    ) {
-        let rows = input.chunks_exact(columns).zip(residual.chunks_exact(columns));
-        for ((input, residual), output) in rows.zip(output.chunks_exact_mut(columns)) {
-            for ((value, &x), &y) in output.iter_mut().zip(input).zip(residual) {
-                *value = x + y;
+    pub(crate) fn add_and_apply(&self, residual: &[f32], values: &mut [f32], columns: usize) {
+        let rows = residual.chunks_exact(columns).zip(values.chunks_exact_mut(columns));
+        for (residual, row) in rows {
+            for (value, &more) in row.iter_mut().zip(residual) {
+                *value += more;
             }
-            self.apply(output);
+            self.apply(row);
         }
     }
 }

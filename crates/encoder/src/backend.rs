@@ -13,7 +13,8 @@ use std::fmt::Debug;
 
 use vecmill_memory::Source;
 
-use crate::model::{Activation, Pooling, TensorView};
+use crate::batch::Shape;
+use crate::model::{Activation, DType, Pooling, TensorView};
 
 /// The slab type of a backend's memory source.
 pub type Slab<B> = <<B as Backend>::Source as Source>::Block;
@@ -154,8 +155,25 @@ pub struct AddNorm<'a, B: Backend> {
     pub residual: Buffer,
     /// Gain, bias and epsilon.
     pub norm: &'a B::Norm,
-    /// `[tokens, hidden]`
+    /// `[tokens, hidden]`; it may be `input` itself.
     pub output: Buffer,
+}
+
+/// `output = norm(input · weightᵀ + bias + residual)`
+#[derive(Debug)]
+pub struct LinearAddNorm<'a, B: Backend> {
+    /// `[rows, inputs]`
+    pub input: Buffer,
+    /// Weight and bias.
+    pub weights: &'a B::Linear,
+    /// `[rows, hidden]`
+    pub residual: Buffer,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[rows, hidden]`, apart from all others; a backend that does not fuse projects into it.
+    pub output: Buffer,
+    /// As [`Backend::linear_workspace`] asked.
+    pub workspace: Workspace,
 }
 
 /// One row per sequence out of one row per token.
@@ -172,12 +190,39 @@ pub struct Pool {
 }
 
 /// The rounding errors of a backend, from which the conformance suite derives its tolerances.
+///
+/// Activations, and whatever passes from one kernel to the next within an operation, are rounded to
+/// the storage format; so may be the weights of attention before they meet the values. Sums, and
+/// all elementary functions, are of the accumulation's precision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Precision {
     /// Unit roundoff of the format in which activations are stored, for example 2⁻²⁴ for `f32`.
     pub storage: f64,
+    /// Half the spacing of the numbers next to zero in that format: what rounding a tiny number
+    /// costs.
+    pub underflow: f64,
     /// Unit roundoff of the format in which sums are accumulated.
     pub accumulation: f64,
+}
+
+impl Precision {
+    /// Storage in `format`, sums in `f32`.
+    pub fn of(format: DType) -> Self {
+        let (digits, smallest) = match format {
+            DType::F32 => (24, -149),
+            DType::F16 => (11, -24),
+            DType::BF16 => (8, -133),
+        };
+        let power = |exponent| 2.0_f64.powi(exponent);
+        let (storage, underflow) = (power(-digits), power(smallest - 1));
+        Self { storage, underflow, accumulation: power(-24) }
+    }
+
+    /// As [`of`](Self::of), with sums on tensor cores, which cut where others round
+    /// (M. Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330).
+    pub fn of_tensor_cores(format: DType) -> Self {
+        Self { accumulation: 2.0_f64.powi(-23), ..Self::of(format) }
+    }
 }
 
 /// A device's operation failed. Never the caller's fault: operands are checked before.
@@ -193,9 +238,13 @@ pub struct BackendError {
 /// A device that can run encoders.
 ///
 /// Loading happens once, from any thread. The operations of one slab are called in order from one
-/// thread; a backend may run them asynchronously as long as [`copy_out`](Backend::copy_out) waits.
+/// thread; a backend may run them asynchronously, in the order of its [stream](Backend::stream):
+/// only [`collect`](Backend::collect) waits. After [`fetch`](Backend::fetch) the slab may be
+/// another batch's as soon as the stream has come that far.
+///
 /// Results for a row must not depend on which other rows are in the batch, beyond the tolerance
-/// that the backend documents.
+/// that the backend documents. Rows of a matrix that belong to no sequence may hold anything, NaN
+/// too, and need not be written; no other row may be changed by them.
 pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// Where slabs come from.
     type Source: Source;
@@ -207,6 +256,8 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     type Embeddings: Debug + Send + Sync;
     /// A loaded table of relative position biases.
     type RelativeBias: Debug + Send + Sync;
+    /// A result on its way to the host; dropping it gives the result up.
+    type Fetched: Debug + Send;
 
     /// A source of slabs that the operations can work on.
     fn source(&self) -> Self::Source;
@@ -264,7 +315,39 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         operations()
     }
 
-    /// Copies indices from the host into the slab.
+    /// How many batches are worth having started before the first is collected: more than one where
+    /// the device works while the host goes on.
+    fn in_flight(&self) -> usize {
+        1
+    }
+
+    /// Whether batches of `shape` run padded to the [bucket](Shape::bucket) that it falls into, so
+    /// that all batches of a bucket take the very same steps. Padding adds tokens that belong to no
+    /// sequence and sequences without tokens.
+    fn pads(&self, shape: Shape) -> bool {
+        let _ = shape;
+        false
+    }
+
+    /// Runs the operations between [`copy_in`](Self::copy_in) and [`fetch`](Self::fetch), which
+    /// `steps` calls. Where the backend [pads](Self::pads), `shape` is the bucket, and the same
+    /// shape on the same slab means the same operations on the same operands, whatever the batch:
+    /// they may be captured once and replayed instead of calling `steps`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn repeat(
+        &self,
+        slab: &mut Slab<Self>,
+        shape: Shape,
+        steps: impl FnOnce(&mut Slab<Self>) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let _ = shape;
+        steps(slab)
+    }
+
+    /// Copies indices from the host into the slab, once per batch. `values` are free again when it
+    /// returns.
     ///
     /// # Errors
     /// When the device fails.
@@ -309,14 +392,32 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// When the device fails.
     fn pool(&self, slab: &mut Slab<Self>, op: &Pool) -> Result<(), BackendError>;
 
-    /// Copies activations to the host as `f32`, after everything before has finished.
+    /// A linear layer, residual sum and layer normalisation: one kernel where rows are short enough
+    /// for it, otherwise the two operations.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn linear_add_norm(
+        &self,
+        slab: &mut Slab<Self>,
+        op: &LinearAddNorm<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
+        let activation = Activation::Identity;
+        self.linear(slab, &Linear { input, weights, activation, output, workspace })?;
+        self.add_norm(slab, &AddNorm { input: output, residual, norm, output })
+    }
+
+    /// Starts copying activations to the host, behind everything before.
     ///
     /// # Errors
     /// When the device fails, or failed in an operation before.
-    fn copy_out(
-        &self,
-        slab: &mut Slab<Self>,
-        from: Buffer,
-        into: &mut [f32],
-    ) -> Result<(), BackendError>;
+    fn fetch(&self, slab: &mut Slab<Self>, from: Buffer) -> Result<Self::Fetched, BackendError>;
+
+    /// Waits until activations have arrived, and writes them as `f32`. `into` has as many elements
+    /// as were fetched. Any thread may wait.
+    ///
+    /// # Errors
+    /// When the device failed in this or an operation before.
+    fn collect(&self, fetched: Self::Fetched, into: &mut [f32]) -> Result<(), BackendError>;
 }

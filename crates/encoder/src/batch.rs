@@ -67,6 +67,21 @@ fn round_up(value: usize, steps: usize, smallest: usize) -> usize {
     value.checked_next_multiple_of(step).unwrap_or(value)
 }
 
+/// Where the parts of a batch's indices lie, counted in indices: ids come first. Each part starts
+/// at a multiple of the alignment that operands have.
+pub(crate) struct IndexLayout {
+    pub(crate) positions: usize,
+    pub(crate) starts: usize,
+    pub(crate) length: usize,
+}
+
+impl IndexLayout {
+    pub(crate) fn of(shape: Shape) -> Self {
+        let tokens = shape.tokens.next_multiple_of(vecmill_memory::ALIGNMENT / size_of::<u32>());
+        Self { positions: tokens, starts: 2 * tokens, length: 2 * tokens + shape.sequences + 1 }
+    }
+}
+
 impl Default for Batch {
     fn default() -> Self {
         Self::new()
@@ -111,14 +126,25 @@ impl Batch {
         &self.ids
     }
 
-    /// Where each sequence starts, and where the last one ends.
-    pub(crate) fn starts(&self) -> &[u32] {
-        &self.starts
-    }
-
-    /// Each token's place in its sequence, counted from `offset`.
-    pub(crate) fn positions(&self, offset: u32) -> Vec<u32> {
-        self.starts.windows(2).flat_map(|pair| offset..offset + (pair[1] - pair[0])).collect()
+    /// What a device is told of the batch, padded to `shape`: ids, each token's place in its
+    /// sequence counted from `position_offset`, and where each sequence starts and the last one
+    /// ends. Padded tokens are zeros behind the last sequence, padded sequences are empty.
+    pub(crate) fn indices(&self, shape: Shape, position_offset: u32) -> Vec<u32> {
+        let layout = IndexLayout::of(shape);
+        let mut indices = vec![0; layout.length];
+        indices[..self.ids.len()].copy_from_slice(&self.ids);
+        let places = self
+            .starts
+            .windows(2)
+            .flat_map(|pair| (position_offset..).take((pair[1] - pair[0]) as usize));
+        for (to, place) in indices[layout.positions..].iter_mut().zip(places) {
+            *to = place;
+        }
+        let starts = &mut indices[layout.starts..][..=shape.sequences];
+        let (starts, padding) = starts.split_at_mut(self.starts.len());
+        starts.copy_from_slice(&self.starts);
+        padding.fill(*self.starts.last().unwrap_or(&0));
+        indices
     }
 }
 
@@ -140,8 +166,10 @@ mod tests {
     #[test]
     fn positions_start_over_in_every_sequence() {
         let batch: Batch = [vec![5, 6, 7], vec![], vec![8, 9]].into_iter().collect();
-        assert_eq!(batch.starts(), [0, 3, 3, 5]);
-        assert_eq!(batch.positions(2), [2, 3, 4, 2, 3]);
+        let indices = batch.indices(Shape { sequences: 4, ..batch.shape() }, 2);
+        assert_eq!(indices[..6], [5, 6, 7, 8, 9, 0]);
+        assert_eq!(indices[16..22], [2, 3, 4, 2, 3, 0]);
+        assert_eq!(indices[32..], [0, 3, 3, 5, 5], "the padded sequence is empty");
     }
 
     const LARGEST: Shape = Shape { tokens: 16_384, sequences: 16_384, longest: 512 };

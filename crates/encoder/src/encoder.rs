@@ -24,6 +24,13 @@ pub struct Encoder<B: Backend> {
     plans: PlanCache<Shape>,
 }
 
+/// A batch that a device works on.
+#[derive(Debug)]
+pub struct Started<B: Backend> {
+    fetched: B::Fetched,
+    elements: usize,
+}
+
 /// What an [`Encoder`] takes and gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -149,25 +156,51 @@ impl<B: Backend> Encoder<B> {
         self.plans.statistics()
     }
 
-    /// Runs a batch on a slab leased from `pool`, waiting up to `patience` for other batches to
-    /// return theirs. The result has a row per sequence, pooled and projected but neither cut nor
-    /// normalised: see [`finish`].
+    /// Starts a batch on a slab leased from `pool`, waiting up to `patience` for other batches to
+    /// return theirs. The slab is returned at once, to be used again when the device has come that
+    /// far.
     ///
     /// # Errors
     /// [`EncodeError`]; the memory is returned in any case.
+    pub fn start(
+        &self,
+        batch: &Batch,
+        pool: &Pool<B::Source>,
+        patience: Duration,
+    ) -> Result<Started<B>, EncodeError> {
+        self.check(batch)?;
+        let exact = batch.shape();
+        let shape = if self.backend.pads(exact) { exact.bucket(self.largest) } else { exact };
+        let program = self.network.program(&self.backend, shape).placed(self.plan(shape));
+        let bytes = program.plan().peak_bytes();
+        let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;
+        let offset = self.limits.position_offset;
+        let fetched = self.backend.run_batch(|| program.start(batch, offset, &mut lease))?;
+        Ok(Started { fetched, elements: batch.sequences() * self.limits.dimensions })
+    }
+
+    /// Waits for a batch that was started. The result has a row per sequence, pooled and projected
+    /// but neither cut nor normalised: see [`finish`].
+    ///
+    /// # Errors
+    /// When the device failed.
+    pub fn collect(&self, started: Started<B>) -> Result<Vec<f32>, EncodeError> {
+        let mut rows = vec![0.0; started.elements];
+        self.backend.collect(started.fetched, &mut rows)?;
+        Ok(rows)
+    }
+
+    /// [Starts](Self::start) a batch and waits for it.
+    ///
+    /// # Errors
+    /// As for both.
     pub fn encode(
         &self,
         batch: &Batch,
         pool: &Pool<B::Source>,
         patience: Duration,
     ) -> Result<Vec<f32>, EncodeError> {
-        self.check(batch)?;
-        let shape = batch.shape();
-        let program = self.network.program(&self.backend, shape).placed(self.plan(shape));
-        let bytes = program.plan().peak_bytes();
-        let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;
-        let offset = self.limits.position_offset;
-        Ok(self.backend.run_batch(|| program.run(batch, offset, &mut lease))?)
+        self.collect(self.start(batch, pool, patience)?)
     }
 
     fn check(&self, batch: &Batch) -> Result<(), EncodeError> {

@@ -52,12 +52,14 @@ impl<B: Backend> Network<B> {
         for layer in &self.layers {
             let qkv = pass.linear(hidden, &layer.qkv, 3 * self.hidden, Activation::Identity);
             let context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
-            let projected =
-                pass.linear(context, &layer.attention_output, self.hidden, Activation::Identity);
-            let attended = pass.add_norm(projected, hidden, &layer.attention_norm);
+            let attended = pass.linear_add_norm(
+                context,
+                &layer.attention_output,
+                hidden,
+                &layer.attention_norm,
+            );
             let wide = pass.linear(attended, &layer.up, self.intermediate, self.activation);
-            let narrow = pass.linear(wide, &layer.down, self.hidden, Activation::Identity);
-            hidden = pass.add_norm(narrow, attended, &layer.output_norm);
+            hidden = pass.linear_add_norm(wide, &layer.down, attended, &layer.output_norm);
         }
         let mut sentence = pass.pool(hidden, self.pooling);
         for dense in &self.dense {

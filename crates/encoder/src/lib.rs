@@ -5,8 +5,8 @@
 //! - [`model`] reads a folder: configuration, pipeline, weights.
 //! - [`Encoder::load`] lays the weights out on a [`Backend`].
 //! - [`Batch`] packs sequences behind each other, without padding.
-//! - [`Encoder::encode`] plans the batch's memory, leases it once, runs the forward pass and brings
-//!   one row per sequence back; [`finish`] cuts and normalises a row.
+//! - [`Encoder::start`] plans the batch's memory, leases it once and starts the forward pass;
+//!   [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises a row.
 //! - [`fit()`] says beforehand, on paper, which batches fit a memory budget.
 //!
 //! The choice behind it: the forward pass is written once, over a handful of coarse operations.
@@ -15,7 +15,7 @@
 
 mod backend;
 mod batch;
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod encoder;
 mod fit;
@@ -26,10 +26,10 @@ mod program;
 
 pub use backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision, Sequences, Slab, Stream, Workspace,
+    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Slab, Stream, Workspace,
 };
 pub use batch::{Batch, Shape};
-pub use encoder::{EncodeError, Encoder, Limits, finish};
+pub use encoder::{EncodeError, Encoder, Limits, Started, finish};
 pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};

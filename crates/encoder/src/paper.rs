@@ -97,6 +97,7 @@ impl Backend for PaperBackend {
     type Norm = ();
     type Embeddings = ();
     type RelativeBias = ();
+    type Fetched = ();
 
     fn source(&self) -> HostSource {
         HostSource
@@ -109,7 +110,7 @@ impl Backend for PaperBackend {
     }
 
     fn precision(&self) -> Precision {
-        Precision { storage: 0.0, accumulation: 0.0 }
+        Precision::of(DType::F32)
     }
 
     fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
@@ -166,7 +167,11 @@ impl Backend for PaperBackend {
         only_paper("pool")
     }
 
-    fn copy_out(&self, _: &mut HostBlock, _: Buffer, _: &mut [f32]) -> Result<(), BackendError> {
-        only_paper("copy out")
+    fn fetch(&self, _: &mut HostBlock, _: Buffer) -> Result<(), BackendError> {
+        only_paper("fetch")
+    }
+
+    fn collect(&self, (): (), _: &mut [f32]) -> Result<(), BackendError> {
+        only_paper("collect")
     }
 }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use vecmill_memory::{BufferId, Lease, Plan, Planner};
 
 use crate::backend::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, Indices, Linear, Pool, Sequences,
-    Slab, Workspace,
+    Attention, Backend, BackendError, Buffer, Embed, Indices, Linear, LinearAddNorm, Pool,
+    Sequences, Slab, Workspace,
 };
-use crate::batch::{Batch, Shape};
+use crate::batch::{Batch, IndexLayout, Shape};
 use crate::model::{Activation, Pooling};
 
 /// A matrix that a step produces.
@@ -50,11 +50,13 @@ enum Step<'m, B: Backend> {
         output: Value,
         scratch: Scratch,
     },
-    AddNorm {
+    LinearAddNorm {
         input: Value,
+        weights: &'m B::Linear,
         residual: Value,
         norm: &'m B::Norm,
         output: Value,
+        scratch: Scratch,
     },
     Pool {
         input: Value,
@@ -70,20 +72,16 @@ pub(crate) struct Program<'m, B: Backend> {
     shape: Shape,
     planner: Planner,
     steps: Vec<Step<'m, B>>,
-    ids: BufferId,
-    positions: BufferId,
-    starts: BufferId,
-    result: Option<Value>,
+    indices: BufferId,
+    result: Value,
 }
 
 impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn new(backend: &'m B, shape: Shape) -> Self {
         let mut planner = Planner::new();
-        let ids = planner.buffer(index_bytes(shape.tokens), 0..=0);
-        let positions = planner.buffer(index_bytes(shape.tokens), 0..=0);
-        let starts = planner.buffer(index_bytes(shape.sequences + 1), 0..=0);
-        let steps = Vec::new();
-        Self { backend, shape, planner, steps, ids, positions, starts, result: None }
+        let indices = planner.buffer(index_bytes(IndexLayout::of(shape).length), 0..=0);
+        let nothing = Value { id: indices, rows: 0, columns: 0 };
+        Self { backend, shape, planner, steps: Vec::new(), indices, result: nothing }
     }
 
     pub(crate) fn embed(&mut self, tables: &'m B::Embeddings, hidden: usize) -> Value {
@@ -114,7 +112,7 @@ impl<'m, B: Backend> Program<'m, B> {
         bias: Option<&'m B::RelativeBias>,
     ) -> Value {
         self.read(&[qkv]);
-        self.planner.keep_until(self.starts, self.steps.len());
+        self.planner.keep_until(self.indices, self.steps.len());
         let hidden = qkv.columns / 3;
         let output = self.value(qkv.rows, hidden);
         let Shape { tokens, longest, .. } = self.shape;
@@ -124,16 +122,25 @@ impl<'m, B: Backend> Program<'m, B> {
         output
     }
 
-    pub(crate) fn add_norm(&mut self, input: Value, residual: Value, norm: &'m B::Norm) -> Value {
+    pub(crate) fn linear_add_norm(
+        &mut self,
+        input: Value,
+        weights: &'m B::Linear,
+        residual: Value,
+        norm: &'m B::Norm,
+    ) -> Value {
         self.read(&[input, residual]);
-        let output = self.value(input.rows, input.columns);
-        self.steps.push(Step::AddNorm { input, residual, norm, output });
+        let Value { rows, columns, .. } = residual;
+        let output = self.value(rows, columns);
+        let bytes = self.backend.linear_workspace(rows, input.columns, columns);
+        let scratch = self.scratch(bytes);
+        self.steps.push(Step::LinearAddNorm { input, weights, residual, norm, output, scratch });
         output
     }
 
     pub(crate) fn pool(&mut self, input: Value, pooling: Pooling) -> Value {
         self.read(&[input]);
-        self.planner.keep_until(self.starts, self.steps.len());
+        self.planner.keep_until(self.indices, self.steps.len());
         let output = self.value(self.shape.sequences, input.columns);
         self.steps.push(Step::Pool { input, pooling, output });
         output
@@ -142,7 +149,7 @@ impl<'m, B: Backend> Program<'m, B> {
     /// Ends the program: `result` stays alive after the last step.
     pub(crate) fn finish(mut self, result: Value) -> Self {
         self.read(&[result]);
-        self.result = Some(result);
+        self.result = result;
         self
     }
 
@@ -200,50 +207,41 @@ impl<B: Backend> Planned<'_, B> {
         &self.plan
     }
 
-    /// Runs all steps for `batch`, whose shape the program was made for, and copies the result out.
-    /// The lease is told how far each step reaches into it.
-    pub(crate) fn run(
+    /// Runs all steps for `batch`, which is of the program's shape or of one that it pads, and
+    /// starts bringing the batch's results to the host. The lease is told how far each step reaches
+    /// into it.
+    pub(crate) fn start(
         &self,
         batch: &Batch,
         position_offset: u32,
         lease: &mut Lease<'_, B::Source>,
-    ) -> Result<Vec<f32>, BackendError> {
-        let backend = self.program.backend;
-        lease.check_use(self.end_of_indices());
-        let slab = lease.block_mut();
-        backend.copy_in(slab, batch.ids(), self.ids())?;
-        backend.copy_in(slab, &batch.positions(position_offset), self.positions())?;
-        backend.copy_in(slab, batch.starts(), self.sequences().starts)?;
-        for step in &self.program.steps {
+    ) -> Result<B::Fetched, BackendError> {
+        let Program { backend, shape, steps, .. } = &self.program;
+        let indices = self.indices();
+        lease.check_use(indices.offset + index_bytes(indices.length));
+        for step in steps {
             lease.check_use(self.end_of(step));
-            self.run_step(step, lease.block_mut())?;
         }
-        let Some(result) = self.program.result.map(|result| self.buffer(result)) else {
-            return Ok(Vec::new());
-        };
-        let mut rows = vec![0.0; result.elements()];
-        backend.copy_out(lease.block_mut(), result, &mut rows)?;
-        Ok(rows)
+        let slab = lease.block_mut();
+        backend.copy_in(slab, &batch.indices(*shape, position_offset), indices)?;
+        backend.repeat(slab, *shape, |slab| {
+            steps.iter().try_for_each(|step| self.run_step(step, slab))
+        })?;
+        let rows = Buffer { rows: batch.sequences(), ..self.buffer(self.program.result) };
+        backend.fetch(slab, rows)
     }
 
     /// The furthest byte of what a step writes; what it reads, another step has written.
     fn end_of(&self, step: &Step<'_, B>) -> usize {
         let (output, scratch) = match step {
-            Step::Linear { output, scratch, .. } | Step::Attention { output, scratch, .. } => {
-                (*output, Some(self.workspace(scratch)))
-            }
-            Step::Embed { output, .. }
-            | Step::AddNorm { output, .. }
-            | Step::Pool { output, .. } => (*output, None),
+            Step::Linear { output, scratch, .. }
+            | Step::LinearAddNorm { output, scratch, .. }
+            | Step::Attention { output, scratch, .. } => (*output, Some(self.workspace(scratch))),
+            Step::Embed { output, .. } | Step::Pool { output, .. } => (*output, None),
         };
         let Buffer { offset, rows, columns } = self.buffer(output);
         let output = offset + rows * columns * self.program.backend.element_bytes();
         output.max(scratch.map_or(0, |scratch| scratch.offset + scratch.bytes))
-    }
-
-    fn end_of_indices(&self) -> usize {
-        let lists = [self.ids(), self.positions(), self.sequences().starts];
-        lists.map(|list| list.offset + index_bytes(list.length)).into_iter().max().unwrap_or(0)
     }
 
     fn run_step(&self, step: &Step<'_, B>, slab: &mut Slab<B>) -> Result<(), BackendError> {
@@ -251,8 +249,10 @@ impl<B: Backend> Planned<'_, B> {
         let sequences = self.sequences();
         match *step {
             Step::Embed { tables, output } => {
-                let output = self.buffer(output);
-                let op = Embed { ids: self.ids(), positions: self.positions(), tables, output };
+                let Shape { tokens, .. } = self.program.shape;
+                let layout = IndexLayout::of(self.program.shape);
+                let (ids, positions) = (self.part(0, tokens), self.part(layout.positions, tokens));
+                let op = Embed { ids, positions, tables, output: self.buffer(output) };
                 backend.embed(slab, &op)
             }
             Step::Linear { input, weights, activation, output, ref scratch } => {
@@ -266,10 +266,11 @@ impl<B: Backend> Planned<'_, B> {
                 let op = Attention { qkv, sequences, heads, bias, output, workspace };
                 backend.attention(slab, &op)
             }
-            Step::AddNorm { input, residual, norm, output } => {
+            Step::LinearAddNorm { input, weights, residual, norm, output, ref scratch } => {
                 let (input, residual) = (self.buffer(input), self.buffer(residual));
-                let output = self.buffer(output);
-                backend.add_norm(slab, &AddNorm { input, residual, norm, output })
+                let (output, workspace) = (self.buffer(output), self.workspace(scratch));
+                let op = LinearAddNorm { input, weights, residual, norm, output, workspace };
+                backend.linear_add_norm(slab, &op)
             }
             Step::Pool { input, pooling, output } => {
                 let (input, output) = (self.buffer(input), self.buffer(output));
@@ -286,20 +287,20 @@ impl<B: Backend> Planned<'_, B> {
         Workspace { offset: self.plan.offset(scratch.id), bytes: scratch.bytes }
     }
 
-    fn ids(&self) -> Indices {
-        let length = self.program.shape.tokens;
-        Indices { offset: self.plan.offset(self.program.ids), length }
+    /// The list that is copied in.
+    fn indices(&self) -> Indices {
+        let length = IndexLayout::of(self.program.shape).length;
+        Indices { offset: self.plan.offset(self.program.indices), length }
     }
 
-    fn positions(&self) -> Indices {
-        let length = self.program.shape.tokens;
-        Indices { offset: self.plan.offset(self.program.positions), length }
+    /// A part of the list.
+    fn part(&self, first: usize, length: usize) -> Indices {
+        Indices { offset: self.indices().offset + index_bytes(first), length }
     }
 
     fn sequences(&self) -> Sequences {
-        let shape = self.program.shape;
-        let offset = self.plan.offset(self.program.starts);
-        let starts = Indices { offset, length: shape.sequences + 1 };
-        Sequences { starts, longest: shape.longest }
+        let Shape { sequences, longest, .. } = self.program.shape;
+        let layout = IndexLayout::of(self.program.shape);
+        Sequences { starts: self.part(layout.starts, sequences + 1), longest }
     }
 }
