@@ -172,28 +172,75 @@ __device__ __forceinline__ float block_sum(float value, float* partials, int war
     return total;
 }
 
-#endif
+// ---- Approximations by one instruction each, within 2 ulp; subnormal results are zero ----
 
-// ---- Activations ----
-
-enum ActivationKind { IDENTITY = 0, GELU = 1, GELU_TANH = 2, RELU = 3, SILU = 4, TANH = 5 };
-
-// x * Phi(x), with Phi the normal distribution's cumulative function: the exact GELU.
-__device__ __forceinline__ float gelu(float x) { return x * normcdff(x); }
-
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
-
-// (1 + tanh(u)) / 2 is the logistic function of 2u, which has no cancellation at negative u.
-__device__ __forceinline__ float gelu_tanh(float x) {
-    const float two_u = 1.5957691216f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + expf(-two_u));
+__device__ __forceinline__ float exp2_approx(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
 }
 
-__device__ __forceinline__ float relu(float x) { return x > 0.0f ? x : (x == x ? 0.0f : x); }
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
 
-template <int KIND>
+#endif
+
+// ---- Activations: within a few ulp for f32, within 2^-16 relative for the 16-bit formats ----
+//
+// 2^-16 is a sixteenth of f16's rounding error and costs a third of the instructions, without which
+// an elementwise pass would wait for arithmetic instead of memory. Infinities, which only overflow
+// makes, may become NaN.
+
+constexpr float LOG2_E = 1.44269504f;
+
+__device__ __forceinline__ float logistic(float x) {
+#ifdef T_F32
+    return 1.0f / (1.0f + expf(-x));
+#else
+    return reciprocal_approx(1.0f + exp2_approx(-LOG2_E * x));
+#endif
+}
+
+// x * Phi(x), with Phi the normal distribution's cumulative function: the exact GELU.
+__device__ __forceinline__ float gelu(float x) {
+#ifdef T_F32
+    return x * normcdff(x);
+#else
+    // max(x, 0) - |x| * Phi(-|x|) has no cancellation. log2(Phi(-y)) is nearly a parabola: this is its
+    // minimax polynomial on 0..6, which beyond goes to minus infinity as the function does.
+    const float y = fabsf(x);
+    float power = -1.8348126e-6f;
+    power = fmaf(power, y, 6.1598315e-5f);
+    power = fmaf(power, y, -9.3052501e-4f);
+    power = fmaf(power, y, 8.5078916e-3f);
+    power = fmaf(power, y, -5.3960070e-2f);
+    power = fmaf(power, y, -4.5846438e-1f);
+    power = fmaf(power, y, -1.1512511f);
+    power = fmaf(power, y, -9.9999529e-1f);
+    return fmaf(-y, exp2_approx(power), fmaxf(x, 0.0f));
+#endif
+}
+
+// GELU with Phi(x) approximated by (1 + tanh(u)) / 2, which is the logistic function of 2u.
+__device__ __forceinline__ float gelu_tanh(float x) {
+    const float twice_u = x * fmaf(0.071354816f, x * x, 1.5957691f);
+    return x * logistic(twice_u);
+}
+
+__device__ __forceinline__ float silu(float x) { return x * logistic(x); }
+
+// NaN stays NaN.
+__device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+// In the order of `vecmill_encoder::Activation`.
+enum Activation { GELU, GELU_TANH, RELU, SILU, TANH, IDENTITY };
+
+template <Activation ACTIVATION>
 __device__ __forceinline__ float activate(float x) {
-    switch (KIND) {
+    switch (ACTIVATION) {
         case GELU: return gelu(x);
         case GELU_TANH: return gelu_tanh(x);
         case RELU: return relu(x);
