@@ -7,7 +7,6 @@ shell do, and in CUDA_HOME.
 
 import argparse
 import ctypes
-import ctypes.util
 import os
 import re
 import shutil
@@ -65,10 +64,9 @@ class Compiler:
 
 
 def load(library: str | None) -> ctypes.CDLL:
-    home = os.environ.get("CUDA_HOME")
-    names = [library] if library else list(LIBRARIES)
-    if home and not library:
-        names += [str(path) for path in sorted(Path(home).glob("lib*/libnvrtc.so*"))]
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    installed = [str(path) for path in sorted(Path(home).glob("lib*/libnvrtc.so*"))]
+    names = [library] if library else [*LIBRARIES, *installed]
     for name in names:
         # NVRTC opens its built-in functions by name alone; from elsewhere than the loader's folders
         # it finds them only if they are there already.
