@@ -70,9 +70,10 @@ def load(library: str | None) -> ctypes.CDLL:
     for name in names:
         # NVRTC opens its built-in functions by name alone; from elsewhere than the loader's folders
         # it finds them only if they are there already.
-        for builtins in sorted(Path(name).parent.glob("libnvrtc-builtins.so*")) if "/" in name else ():
-            ctypes.CDLL(str(builtins))
+        beside = Path(name).parent.glob("libnvrtc-builtins.so*") if "/" in name else ()
         try:
+            for builtins in beside:
+                ctypes.CDLL(str(builtins))
             return ctypes.CDLL(name)
         except OSError:
             continue

@@ -45,7 +45,12 @@ class Kernels:
         self._functions: dict[str, cupy.RawKernel] = {}
 
     def launch(
-        self, name: str, grid: int | tuple[int, ...], block: int, *arguments: object, shared: int = 0
+        self,
+        name: str,
+        grid: int | tuple[int, ...],
+        block: int,
+        *arguments: object,
+        shared: int = 0,
     ) -> None:
         """Tensors are passed as pointers, None as a null pointer, int as u32 and float as f32."""
         kernel = self._functions.get(name)
@@ -105,7 +110,8 @@ class Report:
     ) -> None:
         """Compares with an f64 reference; `bound` is the error that each element may have."""
         difference = (output.double() - expected).abs()
-        # A bound of zero asks for the very value; NaN and what was never written are infinitely wrong.
+        # A bound of zero asks for the very value; NaN and what was never written are
+        # infinitely wrong.
         ratio = torch.where(difference == 0, 0.0, difference / bound)
         ratio = torch.nan_to_num(ratio, nan=float("inf"))
         worst = float(ratio.max()) if ratio.numel() else 0.0
@@ -176,8 +182,6 @@ def seconds_each(launches: Sequence[Launch], repetitions: int = 15, least: int =
 
 def copy_bandwidth() -> float:
     """Bytes read and written per second by large copies on the device."""
-    pairs = [
-        tuple(torch.randn(1 << 27, device="cuda") for _ in range(2)) for _ in range(2)
-    ]
+    pairs = [tuple(torch.randn(1 << 27, device="cuda") for _ in range(2)) for _ in range(2)]
     seconds = seconds_each([lambda p=p: p[0].copy_(p[1]) for p in pairs], least=4)
     return 2 * pairs[0][0].numel() * 4 / seconds

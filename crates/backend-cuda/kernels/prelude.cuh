@@ -1,6 +1,6 @@
-// What every kernel file needs; put in front of it as text, since NVRTC compiles without CUDA's headers.
+// What every kernel file needs; put in front of it as text, since NVRTC has no headers here.
 //
-// - `T`, the type of stored activations, chosen by -DT_F16, -DT_BF16 or -DT_F32, and its conversions
+// - `T`, the type of stored values, chosen by -DT_F16, -DT_BF16 or -DT_F32, and its conversions
 // - 16-byte vectors of T
 // - reductions over a warp and over a block
 // - activations
@@ -209,8 +209,8 @@ __device__ __forceinline__ float gelu(float x) {
 #ifdef T_F32
     return x * normcdff(x);
 #else
-    // max(x, 0) - |x| * Phi(-|x|) has no cancellation. log2(Phi(-y)) is nearly a parabola: this is its
-    // minimax polynomial on 0..6, which beyond goes to minus infinity as the function does.
+    // max(x, 0) - |x| * Phi(-|x|) has no cancellation. log2(Phi(-y)) is nearly a parabola: this is
+    // its minimax polynomial on 0..6, which beyond goes to minus infinity as the function does.
     const float y = fabsf(x);
     float power = -1.8348126e-6f;
     power = fmaf(power, y, 6.1598315e-5f);
