@@ -36,12 +36,11 @@ class Kernels:
         code, log = compiler.compile(source(file), file, flags)
         if not code:
             raise SystemExit(f"{file} {element}: {log}")
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
-            binary.write(code)
-            binary.flush()
-            self._module = cupy.RawModule(path=binary.name)
-            # Loaded at the first look-up, while the file is there.
-            self._module.compile()
+        # Kept, as CuPy loads it when it is first needed.
+        self._binary = tempfile.NamedTemporaryFile(suffix=".cubin")
+        self._binary.write(code)
+        self._binary.flush()
+        self._module = cupy.RawModule(path=self._binary.name)
         self._functions: dict[str, cupy.RawKernel] = {}
 
     def launch(
