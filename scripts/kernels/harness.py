@@ -8,6 +8,7 @@ what runs there. Needs PyTorch and CuPy on a machine with a GPU.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 import cupy
@@ -36,11 +37,11 @@ class Kernels:
         code, log = compiler.compile(source(file), file, flags)
         if not code:
             raise SystemExit(f"{file} {element}: {log}")
-        # Kept, as CuPy loads it when it is first needed.
-        self._binary = tempfile.NamedTemporaryFile(suffix=".cubin")
-        self._binary.write(code)
-        self._binary.flush()
-        self._module = cupy.RawModule(path=self._binary.name)
+        # Kept, as CuPy loads the file when it is first needed.
+        self._folder = tempfile.TemporaryDirectory()
+        binary = Path(self._folder.name) / "kernels.cubin"
+        binary.write_bytes(code)
+        self._module = cupy.RawModule(path=str(binary))
         self._functions: dict[str, cupy.RawKernel] = {}
 
     def launch(
