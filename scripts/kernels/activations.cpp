@@ -1,6 +1,6 @@
 // Measures the prelude's fast activations on the host against f64, at every finite f16 or bf16.
 //
-//     g++ -std=c++17 -O2 -ffp-contract=off -DT_F16 activations.cpp -o /tmp/activations && /tmp/activations
+//     g++ -std=c++17 -O2 -ffp-contract=off -DT_F16 activations.cpp -o activations && ./activations
 //
 // The device's approximate instructions are stood in for by exact ones: what this shows is the error
 // of the formulas; `check_rows.py` shows both together.
