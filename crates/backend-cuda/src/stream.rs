@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vecmill_memory::SourceError;
 
@@ -134,6 +135,20 @@ pub struct CudaEvent(Event);
 impl CudaEvent {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, SourceError> {
         Event::new(context).map(Self).map_err(|e| e.of(context.name(), 0))
+    }
+
+    pub(crate) fn timed(context: &Arc<Context>) -> Result<Self, SourceError> {
+        Event::timed(context).map(Self).map_err(|e| e.of(context.name(), 0))
+    }
+
+    /// The time between the device's passing of `earlier` and of this one, by its own clock.
+    ///
+    /// # Errors
+    /// [`SourceError`] when one of them is not timed or not passed yet, or the device is lost.
+    pub fn time_since(&self, earlier: &Self) -> Result<Duration, SourceError> {
+        let milliseconds = self.0.milliseconds_since(&earlier.0);
+        let milliseconds = milliseconds.map_err(|e| e.of(self.0.context().name(), 0))?;
+        Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
     /// Whether the device has passed it; so it has if it was never recorded. Does not wait.

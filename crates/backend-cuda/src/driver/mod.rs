@@ -4,6 +4,7 @@
 //! - `context` starts it, asks what devices there are and makes a device's context current;
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
 //!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies.
+//! - `cublaslt` is NVIDIA's library of matrix products, with a table of its own.
 //!
 //! The choice behind it: each thing that the driver gives is a type that owns it and can't be made
 //! elsewhere, so no wrong handle or address can be passed, and the functions here are safe to call.
@@ -18,6 +19,8 @@
 
 mod api;
 mod context;
+pub(crate) mod cublaslt;
+mod cublaslt_library;
 mod host;
 mod memory;
 mod ordered;
