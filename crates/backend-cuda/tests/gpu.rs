@@ -2,7 +2,9 @@
 //! its free memory before and after.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what must hold by panicking")]
 
-// Of the same program, so that it has the device for itself, too.
+// Of the same program, so that they have the device for themselves, too.
+#[path = "gpu/gemm.rs"]
+mod gemm;
 #[path = "gpu/staging.rs"]
 mod staging;
 
