@@ -37,4 +37,4 @@ pub use source::{
     StreamOrderedSource,
 };
 pub use staging::{Staged, StagingRing, StagingStatistics};
-pub use stream::{CudaEvent, CudaStream};
+pub use stream::{CudaEvent, CudaStream, HeldStream};

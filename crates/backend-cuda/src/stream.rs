@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vecmill_memory::SourceError;
 
-use crate::driver::{Context, DeviceSpan, Event, Stream};
+use crate::driver::{Context, DeviceSpan, Event, Hold, Stream};
 use crate::error::DriverError;
 use crate::pinned::PinnedBuffer;
 
@@ -69,6 +69,15 @@ impl CudaStream {
         self.0.wait(&event.0).map_err(self.error(0))
     }
 
+    /// Holds back what is enqueued from now on, until the returned value is dropped, but for at
+    /// most a fifth of a second. To measure how fast the device is where the host is slower.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device is lost.
+    pub fn hold(&self) -> Result<HeldStream, SourceError> {
+        self.0.hold().map(HeldStream).map_err(self.error(0))
+    }
+
     /// Writes `value` to each four bytes of `span`. The host goes on.
     ///
     /// # Errors
@@ -127,6 +136,10 @@ impl CudaStream {
             .map_err(self.error(span.bytes()))
     }
 }
+
+/// A stream whose new work waits until this is dropped: see [`CudaStream::hold`].
+#[derive(Debug)]
+pub struct HeldStream(#[expect(dead_code, reason = "its drop is what counts")] Hold);
 
 /// A point in a stream that the device passes. Destroyed when dropped.
 #[derive(Debug)]

@@ -235,8 +235,9 @@ impl Gemm {
     }
 }
 
-/// What the library shall apply of `activation`. It knows GELU by tanh, which its kernels round to
-/// about f16; the others are a kernel's business, behind the product.
+/// What the library shall apply of `activation`. Its GELU is the one by tanh, and that tanh may be
+/// the hardware's, which is good enough for 16 bits. The others are a kernel's business, behind the
+/// product.
 fn fusable(activation: Activation, format: Format) -> Function {
     match activation {
         Activation::Relu => Function::Relu,

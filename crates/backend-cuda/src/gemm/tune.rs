@@ -1,8 +1,8 @@
 //! Timing algorithms on the device, to choose better than by the library's estimate.
 //!
 //! The choice behind it: all candidates run once, and only those not far behind run again. Times
-//! that are almost the same say nothing, and where the device is faster than the host can enqueue
-//! all are: then the library's order counts.
+//! that are almost the same say nothing: then the library's order counts. The device starts when
+//! all of a round is enqueued, because replayed steps do not wait for the host either.
 
 use std::time::Duration;
 
@@ -51,11 +51,13 @@ impl Gemm {
                 Err(MatmulError::Library(_)) => return Ok(None),
                 Err(error) => return Err(GemmError::from(error)),
             }
+            let held = stream.hold()?;
             stream.record(&mut start)?;
             for _ in 0..REPEATS {
                 run(library, stream, linear, &product, algorithm)?;
             }
             stream.record(&mut end)?;
+            drop(held);
             end.synchronize()?;
             Ok(Some(end.time_since(&start)? / REPEATS))
         })?;
