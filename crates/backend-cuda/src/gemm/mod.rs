@@ -209,21 +209,16 @@ impl Gemm {
             rows.saturating_mul(columns).saturating_mul(format.bytes())
         };
         let workspace_bytes = self.workspace_bytes(rows, outputs);
-        let mut operands = vec![
-            ("input", linear.input, matrix(rows, inputs), ACTIVATION_ALIGNMENT),
-            ("weight", linear.weight, matrix(outputs, inputs), WEIGHT_ALIGNMENT),
-            ("output", linear.output, matrix(rows, outputs), ACTIVATION_ALIGNMENT),
-            ("workspace", linear.workspace, workspace_bytes, ACTIVATION_ALIGNMENT),
+        let activation = |operand, span, needed| (operand, span, needed, ACTIVATION_ALIGNMENT);
+        let operands = [
+            Some(activation("input", linear.input, matrix(rows, inputs))),
+            Some(("weight", linear.weight, matrix(outputs, inputs), WEIGHT_ALIGNMENT)),
+            linear.bias.map(|span| activation("bias", span, matrix(1, outputs))),
+            linear.residual.map(|span| activation("residual", span, matrix(rows, outputs))),
+            Some(activation("output", linear.output, matrix(rows, outputs))),
+            Some(activation("workspace", linear.workspace, workspace_bytes)),
         ];
-        operands.extend(
-            linear.bias.map(|span| ("bias", span, matrix(1, outputs), ACTIVATION_ALIGNMENT)),
-        );
-        operands.extend(
-            linear
-                .residual
-                .map(|span| ("residual", span, matrix(rows, outputs), ACTIVATION_ALIGNMENT)),
-        );
-        operands.into_iter().try_for_each(|(operand, span, needed, alignment)| {
+        operands.into_iter().flatten().try_for_each(|(operand, span, needed, alignment)| {
             if span.bytes() < needed {
                 return Err(GemmError::TooShort { operand, needed, found: span.bytes() });
             }
