@@ -127,6 +127,7 @@ impl Floor {
             outputs,
             input: all(input)?,
             weight: all(weight)?,
+            scales: None,
             bias: Some(all(bias)?),
             residual: None,
             activation: Activation::Identity,

@@ -28,7 +28,8 @@ pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;
 pub use gemm::{
-    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Linear, Tuned, WEIGHT_ALIGNMENT,
+    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
+    WEIGHT_ALIGNMENT,
 };
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};

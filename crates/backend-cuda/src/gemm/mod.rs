@@ -2,7 +2,7 @@
 //!
 //! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
 //! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choices` remembers an algorithm per
-//!   bucket; `tune` times candidates where the library's own estimate is not enough.
+//!   bucket; `fp8` has operands of 8 bits; `tune` times candidates where the library's own estimate is not enough.
 //!
 //! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
 //! costs more than a small product. So it is asked once per bucket, eight of which make an octave,
@@ -20,6 +20,7 @@
 
 mod choices;
 mod error;
+mod fp8;
 mod shape;
 mod tune;
 
@@ -36,6 +37,7 @@ use crate::driver::cublaslt::{
 use crate::stream::CudaStream;
 use choices::{Choices, Key};
 pub use error::GemmError;
+pub use fp8::{Granularity, Scales};
 pub use shape::{Bucket, Format};
 pub use tune::Tuned;
 
@@ -50,7 +52,7 @@ const CANDIDATES: usize = 16;
 /// One product and where its operands are. All matrices are row-major and without gaps.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear<'a> {
-    /// Of all matrices, and of the bias.
+    /// Of all matrices, and of the bias; with scales, not of input and weight.
     pub format: Format,
     /// Rows of input and output.
     pub rows: usize,
@@ -62,6 +64,8 @@ pub struct Linear<'a> {
     pub input: DeviceSpan<'a>,
     /// `[outputs, inputs]`
     pub weight: DeviceSpan<'a>,
+    /// Says that input and weight are FP8.
+    pub scales: Option<Scales<'a>>,
     /// `[outputs]`, added to each row.
     pub bias: Option<DeviceSpan<'a>>,
     /// `[rows, outputs]`, added as well; may be where the output is.
@@ -149,9 +153,8 @@ impl Gemm {
             let first = candidates.first().ok_or_else(|| linear.no_algorithm())?;
             Ok::<_, GemmError>(Choice { function, algorithm: first.algorithm })
         })?;
-        let bias = linear.bias.map(|span| span.address());
-        let wanted = specification(linear, linear.rows, choice.function, bias);
-        run(library, stream, linear, &library.product(&wanted)?, &choice.algorithm)?;
+        let product = library.product(&to_run(linear, choice.function))?;
+        run(library, stream, linear, &product, &choice.algorithm)?;
         Ok(remaining(linear.activation, choice.function))
     }
 
@@ -188,9 +191,7 @@ impl Gemm {
             weight_alignment: WEIGHT_ALIGNMENT,
             activation_alignment: ACTIVATION_ALIGNMENT,
         };
-        // Only the alignment of the bias counts here, and must be what all have.
-        let bias = linear.bias.map(|_| u64::from(ACTIVATION_ALIGNMENT));
-        let product = |rows| library.product(&specification(linear, rows, function, bias));
+        let product = |rows| library.product(&to_choose(linear, rows, function));
         let propose = |rows| library.candidates(&product(rows)?, &limits, CANDIDATES);
         let holds = |rows, candidate: &Candidate| {
             let needed = library.check(&product(rows)?, &candidate.algorithm)?;
@@ -205,20 +206,23 @@ impl Gemm {
         if rows == 0 || inputs == 0 || outputs == 0 {
             return Err(linear.no_algorithm());
         }
-        let matrix = |rows: usize, columns: usize| {
-            rows.saturating_mul(columns).saturating_mul(format.bytes())
-        };
+        let elements = |rows: usize, columns: usize| rows.saturating_mul(columns);
+        let matrix = |rows, columns| elements(rows, columns).saturating_mul(format.bytes());
+        let operand_bytes = if linear.scales.is_some() { 1 } else { format.bytes() };
+        let factor = |rows, columns| elements(rows, columns).saturating_mul(operand_bytes);
         let workspace_bytes = self.workspace_bytes(rows, outputs);
         let activation = |operand, span, needed| (operand, span, needed, ACTIVATION_ALIGNMENT);
         let operands = [
-            Some(activation("input", linear.input, matrix(rows, inputs))),
-            Some(("weight", linear.weight, matrix(outputs, inputs), WEIGHT_ALIGNMENT)),
+            Some(activation("input", linear.input, factor(rows, inputs))),
+            Some(("weight", linear.weight, factor(outputs, inputs), WEIGHT_ALIGNMENT)),
             linear.bias.map(|span| activation("bias", span, matrix(1, outputs))),
             linear.residual.map(|span| activation("residual", span, matrix(rows, outputs))),
             Some(activation("output", linear.output, matrix(rows, outputs))),
             Some(activation("workspace", linear.workspace, workspace_bytes)),
         ];
-        operands.into_iter().flatten().try_for_each(|(operand, span, needed, alignment)| {
+        let scales = linear.scales.map(|scales| scales.operands(linear)).transpose()?;
+        let mut operands = operands.into_iter().flatten().chain(scales.into_iter().flatten());
+        operands.try_for_each(|(operand, span, needed, alignment)| {
             if span.bytes() < needed {
                 return Err(GemmError::TooShort { operand, needed, found: span.bytes() });
             }
@@ -249,19 +253,27 @@ fn remaining(activation: Activation, function: Function) -> Activation {
     }
 }
 
-fn specification(
-    linear: &Linear<'_>,
-    rows: usize,
-    function: Function,
-    bias: Option<u64>,
-) -> Specification {
+/// The product itself.
+fn to_run(linear: &Linear<'_>, function: Function) -> Specification {
     Specification {
         data_type: linear.format.data_type(),
-        rows,
+        rows: linear.rows,
         inputs: linear.inputs,
         outputs: linear.outputs,
         function,
-        bias,
+        bias: linear.bias.map(|span| span.address()),
+        scales: linear.scales.map(|scales| scales.addresses()),
+    }
+}
+
+/// What stands for products of `rows` rows. Only the alignment of addresses counts here, and must be
+/// what all have.
+fn to_choose(linear: &Linear<'_>, rows: usize, function: Function) -> Specification {
+    Specification {
+        rows,
+        bias: linear.bias.map(|_| u64::from(ACTIVATION_ALIGNMENT)),
+        scales: linear.scales.map(|scales| scales.alignments()),
+        ..to_run(linear, function)
     }
 }
 

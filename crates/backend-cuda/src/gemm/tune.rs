@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::choices::Key;
-use super::{Choice, Gemm, GemmError, Linear, State, run, specification};
+use super::{Choice, Gemm, GemmError, Linear, State, run, to_run};
 use crate::driver::cublaslt::MatmulError;
 use crate::stream::CudaStream;
 
@@ -39,8 +39,7 @@ impl Gemm {
         let mut state = self.state();
         let State { library, choices } = &mut *state;
         let (function, candidates) = self.candidates(library, linear)?;
-        let bias = linear.bias.map(|span| span.address());
-        let product = library.product(&specification(linear, linear.rows, function, bias))?;
+        let product = library.product(&to_run(linear, function))?;
         let (mut start, mut end) = (self.device.timed_event()?, self.device.timed_event()?);
 
         let times = race(candidates.len(), |index| {

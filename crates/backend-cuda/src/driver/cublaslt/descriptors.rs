@@ -15,6 +15,8 @@ pub(crate) enum DataType {
     F16,
     Bf16,
     F32,
+    /// FP8.
+    E4m3,
 }
 
 impl DataType {
@@ -23,6 +25,7 @@ impl DataType {
             Self::F16 => api::data_type::F16,
             Self::Bf16 => api::data_type::BF16,
             Self::F32 => api::data_type::F32,
+            Self::E4m3 => api::data_type::E4M3,
         }
     }
 }
@@ -47,6 +50,23 @@ pub(crate) struct Specification {
     /// Where `outputs` numbers of the same type are. To choose an algorithm, only the alignment of
     /// the address counts.
     pub(crate) bias: Option<u64>,
+    /// Where the scales of weight and input are, which are FP8 then.
+    pub(crate) scales: Option<ScaleAddresses>,
+}
+
+/// Where scales are. To choose an algorithm, only the alignment of the addresses counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScaleAddresses {
+    pub(crate) mode: ScaleMode,
+    pub(crate) weight: u64,
+    pub(crate) input: u64,
+}
+
+/// What shares a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScaleMode {
+    Matrix,
+    Row,
 }
 
 /// A function that destroys what it is given.
@@ -96,11 +116,12 @@ pub(crate) struct Product {
 
 impl Product {
     pub(super) fn new(api: &Api, wanted: &Specification) -> Result<Self, LtError> {
-        let Specification { data_type, rows, inputs, outputs, .. } = *wanted;
+        let Specification { data_type, rows, inputs, outputs, scales, .. } = *wanted;
+        let operands = if scales.is_some() { DataType::E4m3 } else { data_type };
         Ok(Self {
             operation: operation(api, wanted)?,
-            weight: layout(api, data_type, inputs, outputs)?,
-            input: layout(api, data_type, inputs, rows)?,
+            weight: layout(api, operands, inputs, outputs)?,
+            input: layout(api, operands, inputs, rows)?,
             output: layout(api, data_type, outputs, rows)?,
         })
     }
@@ -141,6 +162,18 @@ fn operation(api: &Api, wanted: &Specification) -> Result<Descriptor, LtError> {
     )?;
     if let Some(address) = wanted.bias {
         operation.set(set, api::operation::BIAS_POINTER, address)?;
+    }
+    if let Some(scales) = wanted.scales {
+        let addresses = [scales.weight, scales.input];
+        for (attribute, address) in api::operation::SCALE_POINTERS.into_iter().zip(addresses) {
+            operation.set(set, attribute, address)?;
+        }
+        // One per matrix is what the library takes without being told, also before 12.9.
+        if scales.mode == ScaleMode::Row {
+            for attribute in api::operation::SCALE_MODES {
+                operation.set(set, attribute, api::SCALE_ROWS)?;
+            }
+        }
     }
     Ok(operation)
 }
@@ -243,8 +276,11 @@ mod tests {
                     outputs: 7,
                     function,
                     bias,
+                    scales: None,
                 };
                 Product::new(api, &wanted).unwrap();
+                let scales = ScaleAddresses { mode: ScaleMode::Row, weight: 64, input: 64 };
+                Product::new(api, &Specification { scales: Some(scales), ..wanted }).unwrap();
             }
         }
         Preference::new(api, &limits(1 << 25)).unwrap();

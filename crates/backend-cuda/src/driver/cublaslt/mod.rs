@@ -18,7 +18,9 @@ use crate::error::DriverError;
 pub(crate) use api::{Algorithm, LtError};
 use api::{Api, Heuristic, check, status};
 use descriptors::Preference;
-pub(crate) use descriptors::{DataType, Function, Limits, Product, Specification};
+pub(crate) use descriptors::{
+    DataType, Function, Limits, Product, ScaleAddresses, ScaleMode, Specification,
+};
 
 /// Why a call failed: before it reached the library, or there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
