@@ -192,8 +192,9 @@ pub struct Pool {
 /// The rounding errors of a backend, from which the conformance suite derives its tolerances.
 ///
 /// Activations, and whatever passes from one kernel to the next within an operation, are rounded to
-/// the storage format; so may be the weights of attention before they meet the values. Sums, and
-/// all elementary functions, are of the accumulation's precision.
+/// the storage format; so may be biases, and the weights of attention before they meet the values.
+/// Sums are of the accumulation's precision; elementary functions are, too, or within a sixteenth of
+/// the storage's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Precision {
     /// Unit roundoff of the format in which activations are stored, for example 2⁻²⁴ for `f32`.

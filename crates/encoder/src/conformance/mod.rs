@@ -9,6 +9,8 @@
 //! - [`Tried`] puts any backend through what tests of its users need.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 
+#[cfg(test)]
+mod emulated;
 mod reference;
 mod stage;
 mod trial;

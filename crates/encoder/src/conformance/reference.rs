@@ -21,7 +21,7 @@ impl Bounded {
     }
 
     /// The value, rounded to the storage format.
-    fn stored(self, precision: Precision) -> Self {
+    pub(super) fn stored(self, precision: Precision) -> Self {
         let rounding = precision.storage * self.size() + precision.underflow;
         Self { tolerance: self.tolerance + rounding, ..self }
     }
@@ -36,7 +36,8 @@ fn gamma(count: usize, roundoff: f64) -> f64 {
     product / (1.0 - product)
 }
 
-/// `activation(Σ x·w + b)`, stored; before the activation it may have been stored as well.
+/// `activation(Σ x·w + b)`, stored; the bias, and the sum before the activation, may have been
+/// stored as well.
 pub(super) fn linear(
     x: &[f64],
     w: &[f64],
@@ -46,20 +47,21 @@ pub(super) fn linear(
 ) -> Bounded {
     let value: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + bias;
     let sizes: f64 = x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f64>() + bias.abs();
-    let tolerance = gamma(x.len() + 1, precision.accumulation) * sizes;
+    let tolerance =
+        gamma(x.len() + 1, precision.accumulation) * sizes + precision.storage * bias.abs();
     let sum = Bounded { value, tolerance }.stored(precision);
     if activation == Activation::Identity {
         return sum;
     }
     let value = activate(activation, sum.value);
     // No activation here is steeper than 1.13; its own evaluation costs a few roundings of its
-    // argument and result.
-    let tolerance =
-        1.13 * sum.tolerance + 16.0 * precision.accumulation * (sum.size() + value.abs());
+    // argument and result, or a part of the rounding that follows.
+    let own = 16.0 * precision.accumulation * (sum.size() + value.abs());
+    let tolerance = 1.13 * sum.tolerance + own + precision.storage / 16.0 * value.abs();
     Bounded { value, tolerance }.stored(precision)
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
+pub(super) fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
@@ -215,7 +217,7 @@ fn attention(
 }
 
 /// T5's bucket of a distance (arXiv:1910.10683), by trying every boundary.
-fn bucket(query: usize, key: usize, buckets: usize, reach: usize) -> usize {
+pub(super) fn bucket(query: usize, key: usize, buckets: usize, reach: usize) -> usize {
     let half = buckets / 2;
     let exact = half / 2;
     let distance = query.abs_diff(key);

@@ -149,9 +149,12 @@ impl<'b, B: Backend> Stage<'b, B> {
         self.backend.linear_add_norm(self.lease.block_mut(), &op)?;
         let precision = self.backend.precision();
         let expected = x.iter().zip(&y).flat_map(|(x, y)| {
+            // The sum may be stored as well, where the residual is added with the bias.
             let projected = layer.apply(x, Activation::Identity, precision);
-            let terms = projected.zip(y).map(|(x, &y)| [x, Bounded::exact(y)]);
-            self.normalised(terms, &tensors)
+            let sums = projected.zip(y).map(|(x, &y)| {
+                reference::sum(&[x, Bounded::exact(y)], precision).stored(precision)
+            });
+            self.normalised(sums.map(|sum| [sum]), &tensors)
         });
         let expected = expected.collect();
         self.compare(

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use vecmill_memory::Pool;
 
 use super::{Backend, Failure};
+use crate::backend::Precision;
 use crate::batch::Batch;
 use crate::encoder::{Encoder, finish};
 use crate::model::Model;
@@ -41,8 +42,8 @@ pub struct Agreement {
 /// Encodes every case stored beside the model in `folder`.
 ///
 /// # Errors
-/// When the model can't be read or the backend fails; how close is close enough is the caller's to
-/// say.
+/// When the model can't be read or the backend fails; whether the vectors are close enough is for
+/// [`Agreement::is_within`] to say.
 pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure> {
     let (encoder, finish_row) = load(backend, folder)?;
     let path = folder.join("expected.json");
@@ -108,6 +109,17 @@ fn fixture(path: &Path, error: &dyn std::error::Error) -> Failure {
 }
 
 impl Agreement {
+    /// Whether a model of a few layers on a backend of such `precision` must agree as well as this.
+    ///
+    /// What passes from step to step is rounded to the storage format some sixty times in three
+    /// layers; roundings go either way, so that their errors grow by the root of their number. Sums
+    /// over at most 200 terms lose no more than two digits of the accumulation's.
+    pub fn is_within(&self, precision: Precision) -> bool {
+        let allowed = 8.0 * precision.storage + 160.0 * precision.accumulation;
+        let angle = (2.0 * (1.0 - self.lowest_cosine).max(0.0)).sqrt();
+        self.vectors > 0 && self.largest_difference <= allowed && angle <= allowed
+    }
+
     fn add(&mut self, found: &[f32], expected: &[f64]) {
         let found: Vec<f64> = found.iter().map(|&value| f64::from(value)).collect();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();

@@ -1,0 +1,352 @@
+//! The suite on trial: a slow backend in plain Rust that rounds as half-precision devices do must
+//! pass it, and one with a defect must not.
+//!
+//! Values lie in the slab as `f32`, rounded to the emulated format wherever a device would store
+//! them: operands, weights, biases, what a linear layer passes to its activation or normalisation,
+//! and the weights of attention.
+
+use half::{bf16, f16};
+use vecmill_memory::{HostBlock, HostSource};
+
+use super::{operations, reference, whole};
+use crate::backend::{
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearTensors, NormTensors, Pool, Precision, Sequences,
+};
+use crate::model::{Activation, DType, Pooling, TensorView};
+
+/// What an emulated backend does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Defect {
+    None,
+    /// It stores one bit less than it says.
+    Coarse,
+    /// It leaves a linear layer's bias out.
+    NoBias,
+    /// It lets each sequence see the first row behind it.
+    OneKeyMore,
+    /// It takes the variance for the deviation.
+    NoRoot,
+    /// It divides means by one too many.
+    Mean,
+}
+
+#[derive(Debug)]
+struct Emulated {
+    format: DType,
+    defect: Defect,
+}
+
+#[derive(Debug)]
+struct Layer {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    inputs: usize,
+}
+
+#[derive(Debug)]
+struct Norm {
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
+}
+
+#[derive(Debug)]
+struct Embeddings {
+    words: Vec<f32>,
+    positions: Vec<f32>,
+    kinds: Vec<f32>,
+    norm: Norm,
+}
+
+#[derive(Debug)]
+struct RelativeBias {
+    table: Vec<f32>,
+    heads: usize,
+    reach: usize,
+}
+
+impl Emulated {
+    fn round(&self, value: f32) -> f32 {
+        let coarse = |bits: u16| if self.defect == Defect::Coarse { bits & !3 } else { bits };
+        match self.format {
+            DType::F32 => value,
+            DType::F16 => f16::from_bits(coarse(f16::from_f32(value).to_bits())).to_f32(),
+            DType::BF16 => bf16::from_bits(coarse(bf16::from_f32(value).to_bits())).to_f32(),
+        }
+    }
+
+    fn rounded(&self, tensor: &TensorView) -> Vec<f32> {
+        tensor.to_f32().iter().map(|&value| self.round(value)).collect()
+    }
+
+    fn write(&self, slab: &mut HostBlock, to: Buffer, values: impl IntoIterator<Item = f32>) {
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(slab.bytes_mut());
+        for (to, value) in floats[to.offset / 4..][..to.elements()].iter_mut().zip(values) {
+            *to = self.round(value);
+        }
+    }
+
+    fn norm(&self, norm: &Norm, row: &[f32]) -> Vec<f32> {
+        let count = row.len() as f32;
+        let mean = row.iter().sum::<f32>() / count;
+        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
+        let deviation = variance + norm.epsilon;
+        let deviation = if self.defect == Defect::NoRoot { deviation } else { deviation.sqrt() };
+        let scaled = row.iter().zip(&norm.gain).zip(&norm.bias);
+        scaled.map(|((x, gain), bias)| (x - mean) / deviation * gain + bias).collect()
+    }
+
+    fn ends(&self, slab: &mut HostBlock, sequences: Sequences) -> Vec<(usize, usize)> {
+        let starts = indices(slab, sequences.starts);
+        starts.windows(2).map(|pair| (pair[0] as usize, pair[1] as usize)).collect()
+    }
+}
+
+fn read(slab: &mut HostBlock, from: Buffer) -> Vec<f32> {
+    let floats: &[f32] = bytemuck::cast_slice(slab.bytes_mut());
+    floats[from.offset / 4..][..from.elements()].to_vec()
+}
+
+fn indices(slab: &mut HostBlock, from: Indices) -> Vec<u32> {
+    let all: &[u32] = bytemuck::cast_slice(slab.bytes_mut());
+    all[from.offset / 4..][..from.length].to_vec()
+}
+
+fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Gelu => reference::activate(activation, f64::from(x)) as f32, // std has no erf
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+        Activation::Identity => x,
+    }
+}
+
+impl Backend for Emulated {
+    type Source = HostSource;
+    type Linear = Layer;
+    type Norm = Norm;
+    type Embeddings = Embeddings;
+    type RelativeBias = RelativeBias;
+    type Fetched = Vec<f32>;
+
+    fn source(&self) -> HostSource {
+        HostSource
+    }
+
+    fn stream(&self) {}
+
+    fn element_bytes(&self) -> usize {
+        4
+    }
+
+    fn precision(&self) -> Precision {
+        Precision::of(self.format)
+    }
+
+    fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
+        0
+    }
+
+    fn attention_workspace(&self, _tokens: usize, _longest: usize, _head_size: usize) -> usize {
+        0
+    }
+
+    fn load_linear(&self, parts: &[LinearTensors]) -> Result<Layer, BackendError> {
+        let bias = |part: &LinearTensors| part.bias.as_ref().map(|bias| self.rounded(bias));
+        Ok(Layer {
+            weight: parts.iter().flat_map(|part| self.rounded(&part.weight)).collect(),
+            bias: parts.iter().filter_map(bias).flatten().collect(),
+            inputs: parts[0].weight.shape()[1],
+        })
+    }
+
+    fn load_norm(&self, tensors: &NormTensors) -> Result<Norm, BackendError> {
+        let (gain, bias) = (tensors.gain.to_f32().to_vec(), tensors.bias.to_f32().to_vec());
+        Ok(Norm { gain, bias, epsilon: tensors.epsilon })
+    }
+
+    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<Embeddings, BackendError> {
+        let kinds = tensors.types.as_ref().map(|types| self.rounded(types));
+        Ok(Embeddings {
+            words: self.rounded(&tensors.words),
+            positions: self.rounded(&tensors.positions),
+            kinds: kinds.unwrap_or_else(|| vec![0.0; tensors.words.shape()[1]]),
+            norm: self.load_norm(&tensors.norm)?,
+        })
+    }
+
+    fn load_relative_bias(
+        &self,
+        table: &TensorView,
+        reach: usize,
+    ) -> Result<RelativeBias, BackendError> {
+        Ok(RelativeBias { table: self.rounded(table), heads: table.shape()[1], reach })
+    }
+
+    fn copy_in(
+        &self,
+        slab: &mut HostBlock,
+        values: &[u32],
+        into: Indices,
+    ) -> Result<(), BackendError> {
+        let all: &mut [u32] = bytemuck::cast_slice_mut(slab.bytes_mut());
+        all[into.offset / 4..][..into.length].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn embed(&self, slab: &mut HostBlock, op: &Embed<'_, Self>) -> Result<(), BackendError> {
+        let (ids, positions) = (indices(slab, op.ids), indices(slab, op.positions));
+        let (tables, columns) = (op.tables, op.output.columns);
+        let row = |table: &[f32], index: u32| table[index as usize * columns..][..columns].to_vec();
+        let rows = ids.iter().zip(&positions).flat_map(|(&id, &position)| {
+            let (word, place) = (row(&tables.words, id), row(&tables.positions, position));
+            let terms = word.iter().zip(&place).zip(&tables.kinds);
+            let sums: Vec<f32> = terms.map(|((word, place), kind)| word + place + kind).collect();
+            self.norm(&tables.norm, &sums)
+        });
+        self.write(slab, op.output, rows);
+        Ok(())
+    }
+
+    fn linear(&self, slab: &mut HostBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
+        let Layer { weight, bias, inputs } = op.weights;
+        let input = read(slab, op.input);
+        let rows = input.chunks(*inputs).flat_map(|x| {
+            weight.chunks(*inputs).zip(bias).map(move |(w, bias)| {
+                let sum = x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
+                let bias = if self.defect == Defect::NoBias { 0.0 } else { *bias };
+                activate(op.activation, self.round(sum + bias))
+            })
+        });
+        self.write(slab, op.output, rows);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        slab: &mut HostBlock,
+        op: &Attention<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let qkv = read(slab, op.qkv);
+        let hidden = op.output.columns;
+        let size = hidden / op.heads;
+        let part = |row: usize, part: usize, head: usize| {
+            &qkv[row * op.qkv.columns + part * hidden + head * size..][..size]
+        };
+        let mut output = read(slab, op.output);
+        for (start, end) in self.ends(slab, op.sequences) {
+            let last = if self.defect == Defect::OneKeyMore { end + 1 } else { end };
+            for (query, head) in (start..end).flat_map(|q| (0..op.heads).map(move |h| (q, h))) {
+                let score = |key| {
+                    let (q, k) = (part(query, 0, head), part(key, 1, head));
+                    let dot = q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>();
+                    let bias = op.bias.map_or(0.0, |RelativeBias { table, heads, reach }| {
+                        let buckets = table.len() / heads;
+                        table[reference::bucket(query, key, buckets, *reach) * heads + head]
+                    });
+                    dot / (size as f32).sqrt() + bias
+                };
+                let scores: Vec<f32> = (start..last).map(score).collect();
+                let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let weights: Vec<f32> = scores.iter().map(|s| (s - largest).exp()).collect();
+                let total: f32 = weights.iter().sum();
+                let to = &mut output[query * hidden + head * size..][..size];
+                for (column, to) in to.iter_mut().enumerate() {
+                    let values = (start..last).zip(&weights);
+                    let terms = values.map(|(key, &w)| self.round(w) * part(key, 2, head)[column]);
+                    *to = terms.sum::<f32>() / total;
+                }
+            }
+        }
+        self.write(slab, op.output, output);
+        Ok(())
+    }
+
+    fn add_norm(&self, slab: &mut HostBlock, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
+        let (input, residual) = (read(slab, op.input), read(slab, op.residual));
+        let sums: Vec<f32> = input.iter().zip(residual).map(|(x, y)| x + y).collect();
+        let rows = sums.chunks(op.output.columns).flat_map(|row| self.norm(op.norm, row));
+        self.write(slab, op.output, rows);
+        Ok(())
+    }
+
+    fn pool(&self, slab: &mut HostBlock, op: &Pool) -> Result<(), BackendError> {
+        let (input, columns) = (read(slab, op.input), op.output.columns);
+        let rows = self.ends(slab, op.sequences).into_iter().flat_map(|(start, end)| {
+            let input = &input;
+            let one_more = usize::from(self.defect == Defect::Mean);
+            (0..columns).map(move |column| {
+                let mut all = (start..end).map(|row| input[row * columns + column]);
+                let value = match op.pooling {
+                    Pooling::Cls => all.next(),
+                    Pooling::LastToken => all.next_back(),
+                    Pooling::Max => all.reduce(f32::max),
+                    Pooling::Mean => {
+                        Some(all.sum::<f32>() / (end - start + one_more).max(1) as f32)
+                    }
+                };
+                value.unwrap_or(0.0)
+            })
+        });
+        self.write(slab, op.output, rows.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    fn fetch(&self, slab: &mut HostBlock, from: Buffer) -> Result<Vec<f32>, BackendError> {
+        Ok(read(slab, from))
+    }
+
+    fn collect(&self, fetched: Vec<f32>, into: &mut [f32]) -> Result<(), BackendError> {
+        into.copy_from_slice(&fetched);
+        Ok(())
+    }
+}
+
+#[test]
+fn half_precision_is_within_its_tolerances() {
+    for format in [DType::F32, DType::F16, DType::BF16] {
+        operations(&Emulated { format, defect: Defect::None }).unwrap();
+    }
+}
+
+#[test]
+fn defects_are_found_in_half_precision_too() {
+    for format in [DType::F32, DType::F16, DType::BF16] {
+        let found = |defect| operations(&Emulated { format, defect }).unwrap_err().to_string();
+        assert!(found(Defect::NoBias).contains("linear"), "{format:?}");
+        assert!(found(Defect::OneKeyMore).contains("attention"), "{format:?}");
+        assert!(found(Defect::NoRoot).contains("embed"), "{format:?}");
+        assert!(found(Defect::Mean).contains("pool Mean"), "{format:?}");
+        if format != DType::F32 {
+            found(Defect::Coarse);
+        }
+    }
+}
+
+#[test]
+fn whole_models_agree_as_well_as_their_precision_allows() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let model = entry.unwrap().path();
+        if !model.join("expected.json").exists() {
+            continue;
+        }
+        for format in [DType::F32, DType::F16, DType::BF16] {
+            let backend = Emulated { format, defect: Defect::None };
+            let precision = backend.precision();
+            let agreement = whole::model(backend, &model).unwrap();
+            let finer = Precision { storage: precision.storage / 16.0, ..precision };
+            assert!(agreement.is_within(precision), "{format:?} {} {agreement:?}", model.display());
+            assert!(
+                format == DType::F32 || !agreement.is_within(finer),
+                "{format:?} {agreement:?}"
+            );
+        }
+    }
+}
