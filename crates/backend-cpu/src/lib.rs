@@ -28,7 +28,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Footprint, Indices,
-    Linear, LinearTensors, NormTensors, Pool, Precision, TensorView,
+    Linear, LinearTensors, NormTensors, Pool, Precision, TensorView, model::DType,
 };
 use vecmill_memory::{HostBlock, HostSource};
 
@@ -159,8 +159,7 @@ impl Backend for CpuBackend {
     }
 
     fn precision(&self) -> Precision {
-        let roundoff = f64::from(f32::EPSILON) / 2.0;
-        Precision { storage: roundoff, accumulation: roundoff }
+        Precision::of(DType::F32)
     }
 
     fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {

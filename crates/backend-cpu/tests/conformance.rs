@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vecmill_backend_cpu::CpuBackend;
-use vecmill_encoder::conformance;
+use vecmill_encoder::conformance::{self, Trial, Tried};
 
 fn models() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
@@ -41,5 +41,19 @@ fn a_text_has_the_same_vector_alone_and_in_a_batch() {
     for model in models() {
         let difference = conformance::independence(CpuBackend::new(2).unwrap(), &model).unwrap();
         assert_eq!(difference, 0.0, "{}", model.display());
+    }
+}
+
+#[test]
+fn padding_changes_no_vector() {
+    for model in models() {
+        let padded = || {
+            let trial = Trial::default();
+            trial.pad();
+            Tried::new(CpuBackend::new(2).unwrap(), trial)
+        };
+        let exact = conformance::model(CpuBackend::new(2).unwrap(), &model).unwrap();
+        assert_eq!(conformance::model(padded(), &model).unwrap(), exact, "{}", model.display());
+        assert_eq!(conformance::independence(padded(), &model).unwrap(), 0.0);
     }
 }

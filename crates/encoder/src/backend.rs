@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use vecmill_memory::Source;
 
 use crate::batch::Shape;
-use crate::model::{Activation, Pooling, TensorView};
+use crate::model::{Activation, DType, Pooling, TensorView};
 
 /// The slab type of a backend's memory source.
 pub type Slab<B> = <<B as Backend>::Source as Source>::Block;
@@ -190,12 +190,39 @@ pub struct Pool {
 }
 
 /// The rounding errors of a backend, from which the conformance suite derives its tolerances.
+///
+/// Activations, and whatever passes from one kernel to the next within an operation, are rounded to
+/// the storage format; so may be the weights of attention before they meet the values. Sums, and
+/// all elementary functions, are of the accumulation's precision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Precision {
     /// Unit roundoff of the format in which activations are stored, for example 2⁻²⁴ for `f32`.
     pub storage: f64,
+    /// Half the spacing of the numbers next to zero in that format: what rounding a tiny number
+    /// costs.
+    pub underflow: f64,
     /// Unit roundoff of the format in which sums are accumulated.
     pub accumulation: f64,
+}
+
+impl Precision {
+    /// Storage in `format`, sums in `f32`.
+    pub fn of(format: DType) -> Self {
+        let (digits, smallest) = match format {
+            DType::F32 => (24, -149),
+            DType::F16 => (11, -24),
+            DType::BF16 => (8, -133),
+        };
+        let power = |exponent| 2.0_f64.powi(exponent);
+        let (storage, underflow) = (power(-digits), power(smallest - 1));
+        Self { storage, underflow, accumulation: power(-24) }
+    }
+
+    /// As [`of`](Self::of), with sums on tensor cores, which cut where others round
+    /// (M. Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330).
+    pub fn of_tensor_cores(format: DType) -> Self {
+        Self { accumulation: 2.0_f64.powi(-23), ..Self::of(format) }
+    }
 }
 
 /// A device's operation failed. Never the caller's fault: operands are checked before.

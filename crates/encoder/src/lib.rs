@@ -15,7 +15,7 @@
 
 mod backend;
 mod batch;
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod encoder;
 mod fit;

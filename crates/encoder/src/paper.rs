@@ -110,7 +110,7 @@ impl Backend for PaperBackend {
     }
 
     fn precision(&self) -> Precision {
-        Precision { storage: 0.0, accumulation: 0.0 }
+        Precision::of(DType::F32)
     }
 
     fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {

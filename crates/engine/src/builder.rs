@@ -4,21 +4,19 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vecmill_backend_cpu::CpuBackend;
-use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape};
-use vecmill_memory::{GiveBack, Pool, PoolSettings};
+use vecmill_encoder::model::DType;
+use vecmill_encoder::{Model, Pooling};
+use vecmill_memory::{GiveBack, PoolSettings};
 
 use crate::core::{Core, Parts};
+use crate::device::{DeviceSpec, MemoryBudget};
 use crate::engine::Engine;
 use crate::error::StartError;
 use crate::fetch::{Fetcher, ModelRef, Stage};
-use crate::info::Info;
-use crate::machine::{cpu_device, threads};
-use crate::plan::Target;
+use crate::info::{Device, Info};
+use crate::machine::threads;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
-use crate::traces::RefusalTraces;
-use crate::worker::Device;
 
 /// Configures and starts an [`Engine`].
 ///
@@ -42,11 +40,13 @@ pub struct Builder {
     pub(crate) max_batch_tokens: usize,
     queue_capacity: usize,
     tokenization_workers: usize,
+    pub(crate) devices: Vec<DeviceSpec>,
+    pub(crate) dtype: Option<DType>,
     pub(crate) cpu_threads: usize,
-    pub(crate) memory_budget: Option<usize>,
-    memory: PoolSettings,
-    refusal_traces: Option<PathBuf>,
-    progress: Progress,
+    pub(crate) memory_budget: Option<MemoryBudget>,
+    pub(crate) memory: PoolSettings,
+    pub(crate) refusal_traces: Option<PathBuf>,
+    pub(crate) progress: Progress,
 }
 
 type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
@@ -62,6 +62,8 @@ impl Default for Builder {
             max_batch_tokens: 16_384,
             queue_capacity: 16_384,
             tokenization_workers: threads(),
+            devices: vec![DeviceSpec::Auto],
+            dtype: None,
             cpu_threads: threads(),
             memory_budget: None,
             memory: PoolSettings::default(),
@@ -127,16 +129,30 @@ impl Builder {
         Self { tokenization_workers, ..self }
     }
 
+    /// Where batches run (default: [`DeviceSpec::Auto`]). Several devices share one queue.
+    #[must_use]
+    pub fn devices(self, devices: Vec<DeviceSpec>) -> Self {
+        Self { devices, ..self }
+    }
+
+    /// The number format that devices compute in (default: half precision on GPUs, single precision
+    /// on the CPU).
+    #[must_use]
+    pub fn dtype(self, dtype: DType) -> Self {
+        Self { dtype: Some(dtype), ..self }
+    }
+
     /// Threads that compute on the CPU (default: one per core).
     #[must_use]
     pub fn cpu_threads(self, cpu_threads: usize) -> Self {
         Self { cpu_threads, ..self }
     }
 
-    /// The most bytes that weights and batches on the CPU may take (default: the machine's memory).
+    /// The most that weights and batches may take on each device (default: the machine's memory on
+    /// the CPU, nine tenths of what is free at the start on a GPU).
     #[must_use]
-    pub fn memory_budget(self, bytes: usize) -> Self {
-        Self { memory_budget: Some(bytes), ..self }
+    pub fn memory_budget(self, budget: impl Into<MemoryBudget>) -> Self {
+        Self { memory_budget: Some(budget.into()), ..self }
     }
 
     /// When memory that no batch needs is given back (default: after 60 seconds).
@@ -189,31 +205,38 @@ impl Builder {
         let model = Model::open(folder)?;
         let max_tokens = model.max_input_tokens();
         // The tokenizer's file and the weights are read side by side: each takes about as long.
-        let (tokenizer, device) = rayon::join(
+        let (tokenizer, devices) = rayon::join(
             || Tokenizer::open(&model.folder, &model.pipeline, max_tokens),
-            || self.cpu(&model),
+            || self.open(&model),
         );
-        let device = device?;
+        let (workers, devices): (Vec<_>, Vec<_>) =
+            devices?.into_iter().map(|device| (device.worker, device.info)).unzip();
+        let Some(first) = workers.first() else {
+            let reason = "expected at least one, found none".into();
+            return Err(StartError::Setting { setting: "device", reason });
+        };
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .num_threads(self.tokenization_workers)
             .thread_name(|index| format!("tokenize-{index}"))
             .build()
             .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
-        let info = self.info(&model, max_tokens, &device);
+        let batch_tokens: Vec<usize> = workers.iter().map(|device| device.batch_tokens()).collect();
+        let largest = batch_tokens.iter().copied().max().unwrap_or_default();
+        let info = self.info(&model, largest, devices);
         let core = Core::new(Parts {
             tokenizer: tokenizer?,
             tokenizers,
-            limits: device.encoder.limits(),
+            limits: first.limits(),
             pipeline: model.pipeline,
             default_prompt: self.default_prompt.clone(),
-            batch_tokens: device.batch_tokens,
+            batch_tokens,
             queue_capacity: self.queue_capacity,
         });
         core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
             setting: "default prompt",
             reason: error.to_string(),
         })?;
-        Engine::run(core, info, vec![Arc::new(device)]).map_err(StartError::Thread)
+        Engine::run(core, info, workers).map_err(StartError::Thread)
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {
@@ -231,42 +254,22 @@ impl Builder {
         }
     }
 
-    /// Loads the model onto the CPU, for batches as large as the budget allows.
-    fn cpu(&self, model: &Model) -> Result<Device<CpuBackend>, StartError> {
-        let fit = self.fit(model, Target::CPU)?;
-        let backend = CpuBackend::new(self.cpu_threads)?;
-        let pool = Pool::with_settings(backend.source(), self.cpu_budget(), self.memory.clone());
-        let weights = pool.reserve(fit.weights_bytes)?;
-        let loading = |done, total| (self.progress)(Stage::Loading { done, total });
-        let encoder = Encoder::load(backend, model, self.pooling, &loading)?;
-        let encoder = encoder.with_largest(fit.largest);
-        // What fits on paper must be there: the longest input's memory is taken once, and given
-        // back, because memory follows use.
-        let longest = fit.largest.longest;
-        let longest = Shape { tokens: longest, sequences: 1, longest };
-        drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
-        pool.trim();
-        let traces = self.refusal_traces.clone().map(RefusalTraces::new);
-        Device::new("cpu", encoder, pool, weights, fit.largest.tokens, traces)
-            .map_err(StartError::Thread)
-    }
-
-    fn info(&self, model: &Model, max_input_tokens: usize, device: &Device<CpuBackend>) -> Info {
+    fn info(&self, model: &Model, max_batch_tokens: usize, devices: Vec<Device>) -> Info {
         let (model_id, revision) = self.model_name();
         Info {
             model_id,
             revision,
             architecture: model.config.family.model_type().into(),
-            dtype: Target::CPU.dtype().into(),
+            dtype: devices.first().map(|device| device.dtype.clone()).unwrap_or_default(),
             pooling: self.pooling.unwrap_or(model.pipeline.pooling).name().into(),
             normalized: model.pipeline.normalize,
             dimensions: model.dimensions(),
-            max_input_tokens,
-            max_batch_tokens: device.batch_tokens,
+            max_input_tokens: model.max_input_tokens(),
+            max_batch_tokens,
             queue_capacity: self.queue_capacity,
             tokenization_workers: self.tokenization_workers,
             prompts: model.pipeline.prompts.clone(),
-            devices: vec![cpu_device(self.cpu_threads)],
+            devices,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The middle of an engine: accepts requests, tokenises them and keeps the queue that the device
-//! workers draw from.
+//! The middle of an engine: accepts requests, tokenises them and holds the queue that the devices'
+//! threads draw from.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
 use vecmill_encoder::{Limits, model::Pipeline};
-use vecmill_scheduler::{Full, Job, Queue, Speed, budget_for};
+use vecmill_scheduler::{Full, Job};
 
+use crate::dispatch::{Dispatch, Failed};
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pending::{Answer, Finish, Pending};
@@ -29,23 +30,9 @@ pub(crate) struct Core {
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
-    pub(crate) batch_tokens: usize,
     pub(crate) metrics: Metrics,
-    state: Mutex<State>,
+    dispatch: Mutex<Dispatch>,
     changed: Condvar,
-}
-
-struct State {
-    queue: Queue<Work>,
-    speed: Speed,
-    closed: bool,
-}
-
-impl State {
-    fn backlog_time(&self, batch_tokens: usize) -> Duration {
-        let backlog = self.speed.estimate(self.queue.tokens(), batch_tokens);
-        backlog.unwrap_or(Duration::from_secs(1))
-    }
 }
 
 /// One tokenised input of a request.
@@ -54,6 +41,8 @@ pub(crate) struct Work {
     pub(crate) tokens: Tokens,
     pub(crate) queued: Instant,
     pub(crate) pending: Arc<Pending>,
+    /// Whether a device has failed at it.
+    pub(crate) failed_before: bool,
 }
 
 /// The parts of a [`Core`] that its builder chooses.
@@ -63,22 +52,22 @@ pub(crate) struct Parts {
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
-    pub(crate) batch_tokens: usize,
+    /// Of each device, the most tokens of a batch.
+    pub(crate) batch_tokens: Vec<usize>,
     pub(crate) queue_capacity: usize,
 }
 
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let queue = Queue::new(parts.queue_capacity);
+        let dispatch = Dispatch::new(parts.queue_capacity, &parts.batch_tokens);
         Arc::new(Self {
             tokenizer: parts.tokenizer,
             tokenizers: parts.tokenizers,
             pipeline: parts.pipeline,
             default_prompt: parts.default_prompt,
             limits: parts.limits,
-            batch_tokens: parts.batch_tokens,
             metrics: Metrics::new(),
-            state: Mutex::new(State { queue, speed: Speed::new(), closed: false }),
+            dispatch: Mutex::new(dispatch),
             changed: Condvar::new(),
         })
     }
@@ -179,26 +168,26 @@ impl Core {
     }
 
     fn admit(&self, inputs: usize) -> Result<(), RequestError> {
-        let mut state = self.state();
-        if state.closed {
+        let mut dispatch = self.dispatch();
+        if dispatch.closed {
             return Err(RequestError::Stopped);
         }
-        state.queue.admit(inputs).map_err(|Full { admitted, .. }| {
-            let retry_after = state.backlog_time(self.batch_tokens);
-            RequestError::Busy { waiting: admitted, retry_after }
+        dispatch.admit(inputs).map_err(|Full { admitted, .. }| RequestError::Busy {
+            waiting: admitted,
+            retry_after: dispatch.backlog_time(),
         })
     }
 
     /// When what waits now will probably be done.
     pub(crate) fn retry_after(&self) -> Duration {
-        self.state().backlog_time(self.batch_tokens)
+        self.dispatch().backlog_time()
     }
 
     /// An answer that makes room for other requests when it is given, before its caller hears it.
     fn releasing(self: &Arc<Self>, inputs: usize, answer: Answer) -> Answer {
         let core = Arc::clone(self);
         Box::new(move |result| {
-            core.state().queue.release(inputs);
+            core.dispatch().release(inputs);
             core.changed.notify_all();
             answer(result);
         })
@@ -263,36 +252,42 @@ impl Core {
         let queued = Instant::now();
         let jobs = inputs.into_iter().map(|(index, tokens)| Job {
             tokens: tokens.ids.len(),
-            payload: Work { index, tokens, queued, pending: Arc::clone(pending) },
+            payload: Work {
+                index,
+                tokens,
+                queued,
+                pending: Arc::clone(pending),
+                failed_before: false,
+            },
         });
-        self.state().queue.push(jobs);
+        self.dispatch().push(jobs);
         self.changed.notify_all();
     }
 
-    /// Waits for work and takes a batch of at most `limit` tokens, or of as many as `warm` memory
-    /// holds where that costs nothing; `None` when the engine has been closed and everything
-    /// accepted is answered.
+    /// Waits for work and takes a batch for a device, of as many tokens as its `warm` memory holds
+    /// where that costs nothing; `None` when the device's work is over.
     pub(crate) fn next_batch(
         &self,
-        limit: usize,
+        device: usize,
         warm: impl Fn() -> usize,
     ) -> Option<Vec<Job<Work>>> {
         let mut unwanted = Vec::new();
-        let mut state = self.state();
+        let mut dispatch = self.dispatch();
         loop {
-            let wanted = |work: &Work| {
-                let wanted = work.pending.wanted();
-                if !wanted {
-                    unwanted.push(Arc::clone(&work.pending));
-                }
-                wanted
+            let over = dispatch.is_over(device);
+            let batch = if over {
+                Vec::new()
+            } else {
+                dispatch.next_batch(device, &warm, |work| {
+                    let wanted = work.pending.wanted();
+                    if !wanted {
+                        unwanted.push(Arc::clone(&work.pending));
+                    }
+                    wanted
+                })
             };
-            let backlog = state.queue.tokens();
-            let budget = if backlog > limit { budget_for(backlog, limit, warm()) } else { limit };
-            let batch = state.queue.next_batch(budget, wanted);
-            let over = state.closed && state.queue.admitted() == 0;
             if !batch.is_empty() || over || !unwanted.is_empty() {
-                drop(state);
+                drop(dispatch);
                 unwanted.clear(); // whoever is dropped unanswered releases its room, which takes the lock
                 if !batch.is_empty() {
                     return Some(batch);
@@ -300,31 +295,37 @@ impl Core {
                 if over {
                     return None;
                 }
-                state = self.state();
+                dispatch = self.dispatch();
                 continue;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            dispatch = self.changed.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Learns from a batch that has run.
-    pub(crate) fn observe(&self, tokens: usize, took: Duration) {
-        self.state().speed.observe(tokens, took);
+    /// Learns from a batch that a device has run.
+    pub(crate) fn ran(&self, device: usize, tokens: usize, took: Duration) {
+        self.dispatch().ran(device, tokens, took);
+    }
+
+    /// Has a batch that a device failed at tried once more, or says that it has been.
+    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<Work>>) -> Failed {
+        let failed = self.dispatch().failed(device, jobs);
+        self.changed.notify_all();
+        failed
     }
 
     /// Refuses new requests from now on.
     pub(crate) fn close(&self) {
-        self.state().closed = true;
+        self.dispatch().closed = true;
         self.changed.notify_all();
     }
 
     /// Inputs and tokens that wait for a device.
     pub(crate) fn backlog(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.queue.len(), state.queue.tokens())
+        self.dispatch().backlog()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn dispatch(&self) -> MutexGuard<'_, Dispatch> {
+        self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -47,8 +47,8 @@ impl Engine {
         devices: Vec<Arc<dyn Worker>>,
     ) -> std::io::Result<Self> {
         let running = Running { core, info, devices, threads: Mutex::default() };
-        for device in &running.devices {
-            let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core))?;
+        for (index, device) in running.devices.iter().enumerate() {
+            let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(Self { running: Arc::new(running) })

@@ -170,6 +170,14 @@ pub enum StartError {
     /// A device could not be used.
     #[error(transparent)]
     Device(#[from] BackendError),
+    /// A device that was asked for is not there, or can't run models.
+    #[error("device {device} can't be used: {reason}")]
+    NoDevice {
+        /// Its name, for example `cuda:0`.
+        device: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The tokenizer's file is missing or broken.
     #[error("{}: the tokenizer can't be read: {reason}", path.display())]
     Tokenizer {

@@ -11,7 +11,7 @@ pub struct Info {
     pub revision: Option<String>,
     /// `model_type` of its `config.json`.
     pub architecture: String,
-    /// The number format that the devices compute in, for example `float32`.
+    /// The number format that the first device computes in, for example `float32`.
     pub dtype: String,
     /// How token vectors become one vector: `mean`, `cls`, `max` or `lasttoken`.
     pub pooling: String,
@@ -21,7 +21,7 @@ pub struct Info {
     pub dimensions: usize,
     /// The most tokens that one input may have.
     pub max_input_tokens: usize,
-    /// The most tokens that run in one batch.
+    /// The most tokens that run in one batch, on the device that takes most.
     pub max_batch_tokens: usize,
     /// The most inputs that may wait.
     pub queue_capacity: usize,
@@ -40,4 +40,6 @@ pub struct Device {
     pub name: String,
     /// What it is, for example `2 threads, AVX2`.
     pub description: String,
+    /// The number format that it computes in, for example `float32`.
+    pub dtype: String,
 }

@@ -3,7 +3,7 @@
 //! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
 //! threads turn text into ids (`tokenizer`), the queue of `vecmill-scheduler` forms batches, a
 //! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
-//! answer (`pending`).
+//! answer (`pending`). Several devices (`device`) share the queue (`dispatch`).
 //!
 //! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
 //! - [`plan`] says beforehand what fits a memory budget.
@@ -28,6 +28,8 @@
 
 mod builder;
 mod core;
+mod device;
+mod dispatch;
 mod engine;
 mod error;
 pub mod fetch;
@@ -42,6 +44,7 @@ mod traces;
 mod worker;
 
 pub use builder::Builder;
+pub use device::{DeviceSpec, DeviceSpecError, MemoryBudget};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};

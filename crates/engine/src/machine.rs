@@ -2,24 +2,49 @@
 
 use std::path::Path;
 
-use vecmill_backend_cpu::CpuBackend;
+use vecmill_backend_cuda::DeviceInfo;
 
-use crate::info::Device;
+use crate::device::{cpu_info, gpus};
 
-/// The devices of this machine that can run batches.
-///
-/// ```
-/// let devices = vecmill_engine::machine::devices();
-/// assert_eq!(devices[0].name, "cpu");
-/// ```
-pub fn devices() -> Vec<Device> {
-    vec![cpu_device(threads())]
+/// A device of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its name, as [`DeviceSpec`](crate::DeviceSpec) takes it.
+    pub name: String,
+    /// What it is, for example `2 threads, AVX2`.
+    pub description: String,
+    /// The processor's name, where the system tells.
+    pub processor: Option<String>,
+    /// Bytes of memory, where the system tells.
+    pub memory_bytes: Option<usize>,
 }
 
-pub(crate) fn cpu_device(threads: usize) -> Device {
-    let plural = if threads == 1 { "" } else { "s" };
-    let instructions = CpuBackend::detected_instructions();
-    Device { name: "cpu".into(), description: format!("{threads} thread{plural}, {instructions}") }
+/// The CPU, and the GPUs or why there is none.
+///
+/// ```
+/// let (cpu, _) = vecmill_engine::machine::devices();
+/// assert_eq!(cpu.name, "cpu");
+/// ```
+pub fn devices() -> (Found, Result<Vec<Found>, String>) {
+    let info = cpu_info(threads());
+    let cpu = Found {
+        name: info.name,
+        description: info.description,
+        processor: processor(),
+        memory_bytes: memory_bytes(),
+    };
+    let gpus = gpus().map_err(|reason| reason.to_string());
+    (cpu, gpus.map(|gpus| gpus.iter().map(found).collect()))
+}
+
+fn found(gpu: &DeviceInfo) -> Found {
+    let (major, minor) = gpu.compute_capability;
+    Found {
+        name: format!("cuda:{}", gpu.ordinal),
+        description: format!("compute capability {major}.{minor}"),
+        processor: Some(gpu.name.clone()),
+        memory_bytes: Some(gpu.total_memory),
+    }
 }
 
 /// Threads that this process may run at once.

@@ -2,18 +2,14 @@
 //!
 //! A server finds its largest batch with the same function as a plan does: the two never disagree.
 
-use vecmill_backend_cpu::CpuBackend;
-use vecmill_encoder::{Demand, Footprint, Model, fit};
+use vecmill_encoder::Model;
 
 pub use vecmill_encoder::model::DType;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 
 use crate::builder::Builder;
+use crate::device::format_name;
 use crate::error::StartError;
-use crate::machine::memory_bytes;
-
-/// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
-const CPU_BATCH_TOKENS: usize = 2048;
 
 /// Where a plan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +38,10 @@ impl Target {
 
     /// The number format as [`Info::dtype`](crate::Info::dtype) names it.
     pub fn dtype(self) -> &'static str {
-        match self.place {
-            Place::Cpu | Place::Gpu(DType::F32) => "float32",
-            Place::Gpu(DType::F16) => "float16",
-            Place::Gpu(DType::BF16) => "bfloat16",
-        }
+        format_name(match self.place {
+            Place::Cpu => DType::F32,
+            Place::Gpu(format) => format,
+        })
     }
 }
 
@@ -78,35 +73,10 @@ impl Builder {
         let max_input_tokens = model.max_input_tokens();
         let (model_id, _) = self.model_name();
         let architecture = model.config.family.model_type().into();
-        let fit = self.fit(&model, target)?;
+        let fit = match target.place {
+            Place::Cpu => self.fit_on_cpu(&model, target.in_flight)?,
+            Place::Gpu(format) => self.fit_on_gpu(&model, format, target.in_flight)?,
+        };
         Ok(Plan { model_id, architecture, max_input_tokens, target, fit })
-    }
-
-    /// The largest batch of `model` on `target`.
-    pub(crate) fn fit(&self, model: &Model, target: Target) -> Result<Fit, StartError> {
-        let unknown = || StartError::Setting {
-            setting: "memory budget",
-            reason: "planning for a GPU needs it: give the bytes that vecmill may take there"
-                .into(),
-        };
-        let most = self.max_batch_tokens;
-        let (footprint, budget_bytes, max_batch_tokens) = match target.place {
-            Place::Cpu => {
-                let footprint = CpuBackend::footprint(self.cpu_threads);
-                (footprint, self.cpu_budget(), most.min(CPU_BATCH_TOKENS))
-            }
-            Place::Gpu(format) => {
-                (Footprint::gpu(format), self.memory_budget.ok_or_else(unknown)?, most)
-            }
-        };
-        let longest_input = model.max_input_tokens();
-        let in_flight = target.in_flight;
-        let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };
-        Ok(fit(model, self.pooling, footprint, demand)?)
-    }
-
-    /// The most bytes that the CPU's pool may hold.
-    pub(crate) fn cpu_budget(&self) -> usize {
-        self.memory_budget.or_else(memory_bytes).unwrap_or(usize::MAX)
     }
 }

@@ -6,19 +6,19 @@
 //!   for each element from the operands: not one of them is a number found by trying.
 //! - [`model`] runs a whole model and compares with the vectors stored beside it, which another
 //!   implementation made (`scripts/golden/tiny.py`).
-//! - [`Pressed`] runs any backend on memory that others use as well.
+//! - [`Tried`] puts any backend through what tests of its users need.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 
-mod pressed;
 mod reference;
 mod stage;
+mod trial;
 mod whole;
 
 use crate::backend::{Backend, BackendError};
 use crate::model::{Activation, Pooling};
 use stage::Stage;
 
-pub use pressed::{Pressed, PressedSource, Pressure};
+pub use trial::{Trial, Tried, TriedSource};
 pub use whole::{Agreement, independence, model};
 
 /// A backend's result is off, or it failed.
@@ -47,8 +47,9 @@ pub enum Failure {
     Fixture(String),
 }
 
-/// Sequence lengths with a single token, tile edges, more than one tile, and an empty one.
-const LENGTHS: [usize; 9] = [1, 7, 0, 64, 5, 6, 33, 130, 2];
+/// Sequence lengths with a single token, tile edges, more than one tile, and empty ones, as padding
+/// makes them at the end.
+const LENGTHS: [usize; 11] = [1, 7, 0, 64, 5, 6, 33, 130, 2, 0, 0];
 
 /// Runs every operation against the reference.
 ///
@@ -59,7 +60,8 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
     let stage = || Stage::new(backend, &pool);
     for columns in [32, 48, 100, 384] {
         stage()?.check_embed(70, columns)?;
-        stage()?.check_add_norm(70, columns)?;
+        stage()?.check_add_norm(70, columns, false)?;
+        stage()?.check_add_norm(70, columns, true)?;
         for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max, Pooling::LastToken] {
             stage()?.check_pool(&LENGTHS, columns, pooling)?;
         }
@@ -68,6 +70,11 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
         [(1, 32, 96), (5, 48, 100), (49, 100, 7), (130, 384, 1152), (200, 96, 33)]
     {
         stage()?.check_linear(rows, inputs, outputs, Activation::Identity)?;
+    }
+    for (rows, inputs, columns) in
+        [(1, 32, 32), (5, 48, 100), (70, 384, 384), (130, 1536, 384), (33, 256, 1024)]
+    {
+        stage()?.check_linear_add_norm(rows, inputs, columns)?;
     }
     for activation in [
         Activation::Gelu,

@@ -4,10 +4,27 @@ use crate::backend::Precision;
 use crate::model::{Activation, Pooling};
 
 /// An exact value and the largest error that rounding can cause.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Bounded {
     pub(super) value: f64,
     pub(super) tolerance: f64,
+}
+
+impl Bounded {
+    pub(super) fn exact(value: f64) -> Self {
+        Self { value, tolerance: 0.0 }
+    }
+
+    /// The largest magnitude that the rounded value can have.
+    fn size(self) -> f64 {
+        self.value.abs() + self.tolerance
+    }
+
+    /// The value, rounded to the storage format.
+    fn stored(self, precision: Precision) -> Self {
+        let rounding = precision.storage * self.size() + precision.underflow;
+        Self { tolerance: self.tolerance + rounding, ..self }
+    }
 }
 
 pub(super) type Matrix = Vec<Vec<f64>>;
@@ -19,7 +36,7 @@ fn gamma(count: usize, roundoff: f64) -> f64 {
     product / (1.0 - product)
 }
 
-/// `activation(Σ x·w + b)`
+/// `activation(Σ x·w + b)`, stored; before the activation it may have been stored as well.
 pub(super) fn linear(
     x: &[f64],
     w: &[f64],
@@ -27,16 +44,19 @@ pub(super) fn linear(
     activation: Activation,
     precision: Precision,
 ) -> Bounded {
-    let sum: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + bias;
+    let value: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + bias;
     let sizes: f64 = x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f64>() + bias.abs();
-    let error = gamma(x.len() + 1, precision.accumulation) * sizes;
-    let value = activate(activation, sum);
+    let tolerance = gamma(x.len() + 1, precision.accumulation) * sizes;
+    let sum = Bounded { value, tolerance }.stored(precision);
+    if activation == Activation::Identity {
+        return sum;
+    }
+    let value = activate(activation, sum.value);
     // No activation here is steeper than 1.13; its own evaluation costs a few roundings of its
     // argument and result.
-    let own = if activation == Activation::Identity { 0.0 } else { 16.0 * precision.accumulation };
     let tolerance =
-        1.13 * error + own * (sum.abs() + value.abs()) + precision.storage * value.abs();
-    Bounded { value, tolerance }
+        1.13 * sum.tolerance + 16.0 * precision.accumulation * (sum.size() + value.abs());
+    Bounded { value, tolerance }.stored(precision)
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {
@@ -66,30 +86,63 @@ fn erf(x: f64) -> f64 {
     sum * std::f64::consts::FRAC_2_SQRT_PI
 }
 
-/// Layer normalisation of one row.
-pub(super) fn norm(
-    row: &[f64],
-    gain: &[f64],
-    bias: &[f64],
-    epsilon: f64,
-    precision: Precision,
-) -> Vec<Bounded> {
-    let count = row.len() as f64;
-    let mean = row.iter().sum::<f64>() / count;
-    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
-    let inverse = 1.0 / (variance + epsilon).sqrt();
-    let largest = row.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
-    let roundings = gamma(row.len() + 8, precision.accumulation);
-    let bounded = |((x, gain), bias): ((&f64, &f64), &f64)| {
-        let normal = (x - mean) * inverse;
-        let value = normal * gain + bias;
-        // The mean's error shifts every element, the variance's scales it.
-        let shift = roundings * 2.0 * largest * inverse;
-        let error = (shift + 2.0 * roundings * (normal.abs() + shift)) * gain.abs();
-        let tolerance = error + (precision.storage + precision.accumulation) * value.abs();
-        Bounded { value, tolerance: tolerance + precision.accumulation * bias.abs() }
-    };
-    row.iter().zip(gain).zip(bias).map(bounded).collect()
+/// The terms' sum, term by term and added in the accumulation's format.
+pub(super) fn sum(terms: &[Bounded], precision: Precision) -> Bounded {
+    let value = terms.iter().map(|term| term.value).sum();
+    let sizes: f64 = terms.iter().map(|term| term.size()).sum();
+    let own = gamma(terms.len().saturating_sub(1), precision.accumulation) * sizes;
+    Bounded { value, tolerance: own + terms.iter().map(|term| term.tolerance).sum::<f64>() }
+}
+
+/// Gain, bias and epsilon of a layer normalisation.
+pub(super) struct Norm {
+    pub(super) gain: Vec<f64>,
+    pub(super) bias: Vec<f64>,
+    pub(super) epsilon: f64,
+}
+
+impl Norm {
+    /// Layer normalisation of one row, stored.
+    ///
+    /// An error e of the centred row changes its deviation σ = √(mean of squares + ε), which is the
+    /// length of a vector, by no more than e's root mean square (the triangle inequality).
+    pub(super) fn apply(&self, row: &[Bounded], precision: Precision) -> Vec<Bounded> {
+        let count = row.len() as f64;
+        let mean_of = |of: &dyn Fn(&Bounded) -> f64| row.iter().map(of).sum::<f64>() / count;
+        let roundings = gamma(row.len() + 8, precision.accumulation);
+        let mean = mean_of(&|x| x.value);
+        let mean_off = mean_of(&|x| x.tolerance) + roundings * mean_of(&|x| x.size());
+        let centred = |x: &Bounded| {
+            let value = x.value - mean;
+            let off = x.tolerance + mean_off;
+            let tolerance = off + precision.accumulation * (value.abs() + off);
+            Bounded { value, tolerance }
+        };
+        let deviation = (mean_of(&|x| centred(x).value.powi(2)) + self.epsilon).sqrt();
+        let deviation_off = mean_of(&|x| centred(x).tolerance.powi(2)).sqrt();
+        let least = deviation - deviation_off; // where it is not positive, nothing is known
+        let normal = |x: &Bounded| {
+            let Bounded { value, tolerance } = centred(x);
+            let value = value / deviation;
+            let off = (tolerance + value.abs() * deviation_off) / least;
+            let tolerance = off + roundings * (value.abs() + off);
+            if least > 0.0 {
+                Bounded { value, tolerance }
+            } else {
+                Bounded { value, tolerance: f64::INFINITY }
+            }
+        };
+        let scaled = |((x, gain), bias): ((&Bounded, &f64), &f64)| {
+            let Bounded { value, tolerance } = normal(x);
+            let product = Bounded { value: value * gain, tolerance: tolerance * gain.abs() };
+            let product = Bounded {
+                tolerance: product.tolerance + precision.accumulation * product.size(),
+                ..product
+            };
+            sum(&[product, Bounded::exact(*bias)], precision).stored(precision)
+        };
+        row.iter().zip(&self.gain).zip(&self.bias).map(scaled).collect()
+    }
 }
 
 /// Multi-head attention over rows of queries, keys and values.
@@ -145,7 +198,7 @@ fn attention(
     let sizes = keys.iter().zip(bias).map(|(key, b)| size(key) * scale + b.abs());
     let worst = sizes.fold(0.0, f64::max);
     let score_error = gamma(query.len() + 6, precision.accumulation) * worst;
-    let relative = 2.0 * score_error
+    let relative = (2.0 * score_error).exp_m1()
         + gamma(2 * keys.len() + 12, precision.accumulation)
         + 2.0 * precision.storage;
     (0..query.len())
@@ -153,7 +206,10 @@ fn attention(
             let terms = exponents.iter().zip(values).map(|(e, value)| e / total * value[column]);
             let value: f64 = terms.clone().sum();
             let size: f64 = terms.map(f64::abs).sum();
-            Bounded { value, tolerance: relative * size + precision.storage * value.abs() }
+            // A weight near zero loses all its digits in storage; the largest one is 1.
+            let lost: f64 =
+                values.iter().map(|value| precision.underflow * value[column].abs()).sum();
+            Bounded { value, tolerance: relative * size + 2.0 * lost }.stored(precision)
         })
         .collect()
 }
@@ -175,21 +231,18 @@ fn bucket(query: usize, key: usize, buckets: usize, reach: usize) -> usize {
 /// One column of a sequence to one number.
 pub(super) fn pool(column: &[f64], pooling: Pooling, precision: Precision) -> Bounded {
     let (Some(&first), Some(&last)) = (column.first(), column.last()) else {
-        return Bounded::default();
+        return Bounded::exact(0.0);
     };
     match pooling {
-        Pooling::Cls => Bounded { value: first, tolerance: 0.0 },
-        Pooling::LastToken => Bounded { value: last, tolerance: 0.0 },
-        Pooling::Max => {
-            let value = column.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            Bounded { value, tolerance: 0.0 }
-        }
+        Pooling::Cls => Bounded::exact(first),
+        Pooling::LastToken => Bounded::exact(last),
+        Pooling::Max => Bounded::exact(column.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
         Pooling::Mean => {
             let count = column.len() as f64;
             let value = column.iter().sum::<f64>() / count;
             let size = column.iter().map(|x| x.abs()).sum::<f64>() / count;
             let error = gamma(column.len() + 2, precision.accumulation) * size;
-            Bounded { value, tolerance: error + precision.storage * value.abs() }
+            Bounded { value, tolerance: error }.stored(precision)
         }
     }
 }

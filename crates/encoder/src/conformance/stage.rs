@@ -3,18 +3,23 @@
 //! A backend's activations can't be written from outside, so operands are made by its own `embed`
 //! and read back: the reference then works on exactly the numbers that the operation saw.
 
+use std::slice;
+
 use vecmill_memory::{Lease, Pool};
 
 use super::reference::{self, Bounded, Matrix};
 use super::{Backend, Failure};
 use crate::backend::{
     self, AddNorm, Attention, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Sequences, Workspace,
+    LinearAddNorm, LinearTensors, NormTensors, Precision, Sequences, Workspace,
 };
 use crate::model::{Activation, Pooling, TensorView};
 
 const EPSILON: f32 = 1e-5;
 const SLAB_BYTES: usize = 64 << 20;
+
+/// Rows behind the last sequence, all NaN.
+const STRAY_ROWS: usize = 9;
 
 pub(super) struct Stage<'b, B: Backend> {
     backend: &'b B,
@@ -35,12 +40,18 @@ impl Random {
         f32::from(step) / 32.0
     }
 
-    fn tensor(&mut self, shape: &[usize]) -> Result<TensorView, Failure> {
-        let count = shape.iter().product();
-        let values = (0..count).map(|_| self.number()).collect();
-        TensorView::from_f32("random", shape, values)
-            .map_err(|error| Failure::Fixture(error.to_string()))
+    fn numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.number()).collect()
     }
+
+    fn tensor(&mut self, shape: &[usize]) -> Result<TensorView, Failure> {
+        tensor(shape, self.numbers(shape.iter().product()))
+    }
+}
+
+fn tensor(shape: &[usize], values: Vec<f32>) -> Result<TensorView, Failure> {
+    TensorView::from_f32("random", shape, values)
+        .map_err(|error| Failure::Fixture(error.to_string()))
 }
 
 fn rows(tensor: &TensorView) -> Matrix {
@@ -51,6 +62,30 @@ fn rows(tensor: &TensorView) -> Matrix {
 
 fn row(tensor: &TensorView) -> Vec<f64> {
     rows(tensor).into_iter().flatten().collect()
+}
+
+/// A linear layer's parameters, for the reference.
+struct Layer {
+    weight: Matrix,
+    bias: Vec<f64>,
+}
+
+impl Layer {
+    fn of(parts: &[LinearTensors]) -> Self {
+        let weight = parts.iter().flat_map(|part| rows(&part.weight)).collect();
+        let bias = parts.iter().filter_map(|part| part.bias.as_ref()).flat_map(row).collect();
+        Self { weight, bias }
+    }
+
+    fn apply<'a>(
+        &'a self,
+        x: &'a [f64],
+        activation: Activation,
+        precision: Precision,
+    ) -> impl Iterator<Item = Bounded> + 'a {
+        let outputs = self.weight.iter().zip(&self.bias);
+        outputs.map(move |(w, &b)| reference::linear(x, w, b, activation, precision))
+    }
 }
 
 impl<'b, B: Backend> Stage<'b, B> {
@@ -66,22 +101,64 @@ impl<'b, B: Backend> Stage<'b, B> {
     }
 
     pub(super) fn check_embed(mut self, count: usize, columns: usize) -> Result<(), Failure> {
-        let (buffer, expected) = self.embedded(count, columns)?;
+        let words = self.random.tensor(&[count, columns])?;
+        let (buffer, expected) = self.embedded(words)?;
         self.compare(&format!("embed {count}×{columns}"), buffer, expected)
     }
 
-    pub(super) fn check_add_norm(mut self, count: usize, columns: usize) -> Result<(), Failure> {
+    pub(super) fn check_add_norm(
+        mut self,
+        count: usize,
+        columns: usize,
+        in_place: bool,
+    ) -> Result<(), Failure> {
         let (input, x) = self.random(count, columns)?;
         let (residual, y) = self.random(count, columns)?;
         let tensors = self.norm_tensors(columns)?;
         let norm = self.backend.load_norm(&tensors)?;
-        let output = self.buffer(count, columns);
+        let output = if in_place { input } else { self.buffer(count, columns) };
         let op = AddNorm { input, residual, norm: &norm, output };
         self.backend.add_norm(self.lease.block_mut(), &op)?;
-        let sum = |(x, y): (&Vec<f64>, &Vec<f64>)| x.iter().zip(y).map(|(x, y)| x + y).collect();
-        let sums: Matrix = x.iter().zip(&y).map(sum).collect();
-        let expected = self.normalised(&sums, &tensors);
-        self.compare(&format!("add and normalise {count}×{columns}"), output, expected)
+        let expected = x.iter().zip(&y).flat_map(|(x, y)| {
+            let terms = x.iter().zip(y).map(|(&x, &y)| [x, y].map(Bounded::exact));
+            self.normalised(terms, &tensors)
+        });
+        let case = format!("add and normalise {count}×{columns} in_place={in_place}");
+        let expected = expected.collect();
+        self.compare(&case, output, expected)
+    }
+
+    pub(super) fn check_linear_add_norm(
+        mut self,
+        count: usize,
+        inputs: usize,
+        columns: usize,
+    ) -> Result<(), Failure> {
+        let (input, x) = self.random(count, inputs)?;
+        let (residual, y) = self.random(count, columns)?;
+        let weight = self.random.tensor(&[columns, inputs])?;
+        let part = LinearTensors { weight, bias: Some(self.random.tensor(&[columns])?) };
+        let layer = Layer::of(slice::from_ref(&part));
+        let tensors = self.norm_tensors(columns)?;
+        let weights = self.backend.load_linear(&[part])?;
+        let norm = self.backend.load_norm(&tensors)?;
+        let output = self.buffer(count, columns);
+        let workspace = self.workspace(self.backend.linear_workspace(count, inputs, columns));
+        let op =
+            LinearAddNorm { input, weights: &weights, residual, norm: &norm, output, workspace };
+        self.backend.linear_add_norm(self.lease.block_mut(), &op)?;
+        let precision = self.backend.precision();
+        let expected = x.iter().zip(&y).flat_map(|(x, y)| {
+            let projected = layer.apply(x, Activation::Identity, precision);
+            let terms = projected.zip(y).map(|(x, &y)| [x, Bounded::exact(y)]);
+            self.normalised(terms, &tensors)
+        });
+        let expected = expected.collect();
+        self.compare(
+            &format!("linear, add and normalise {count}×{inputs}→{columns}"),
+            output,
+            expected,
+        )
     }
 
     pub(super) fn check_linear(
@@ -104,14 +181,8 @@ impl<'b, B: Backend> Stage<'b, B> {
         let workspace = self.workspace(self.backend.linear_workspace(count, inputs, outputs));
         let op = Linear { input, weights: &weights, activation, output, workspace };
         self.backend.linear(self.lease.block_mut(), &op)?;
-        let weight: Matrix = parts.iter().flat_map(|part| rows(&part.weight)).collect();
-        let bias: Vec<f64> =
-            parts.iter().filter_map(|part| part.bias.as_ref()).flat_map(row).collect();
-        let precision = self.backend.precision();
-        let expected = x.iter().flat_map(|x| {
-            let columns = weight.iter().zip(&bias);
-            columns.map(move |(w, &b)| reference::linear(x, w, b, activation, precision))
-        });
+        let (layer, precision) = (Layer::of(&parts), self.backend.precision());
+        let expected = x.iter().flat_map(|x| layer.apply(x, activation, precision));
         let case = format!("linear {count}×{inputs}→{outputs} {activation:?}");
         let expected = expected.collect();
         self.compare(&case, output, expected)
@@ -126,8 +197,8 @@ impl<'b, B: Backend> Stage<'b, B> {
     ) -> Result<(), Failure> {
         const BUCKETS: usize = 32;
         const REACH: usize = 128;
-        let (hidden, tokens) = (heads * head_size, lengths.iter().sum());
-        let (qkv, rows_in) = self.random(tokens, 3 * hidden)?;
+        let (hidden, tokens) = (heads * head_size, lengths.iter().sum::<usize>() + STRAY_ROWS);
+        let (qkv, rows_in) = self.random_with_stray(tokens, 3 * hidden)?;
         let sequences = self.sequences(lengths)?;
         let table = self.random.tensor(&[BUCKETS, heads])?;
         let bias =
@@ -157,7 +228,8 @@ impl<'b, B: Backend> Stage<'b, B> {
         columns: usize,
         pooling: Pooling,
     ) -> Result<(), Failure> {
-        let (input, x) = self.random(lengths.iter().sum(), columns)?;
+        let tokens = lengths.iter().sum::<usize>() + STRAY_ROWS;
+        let (input, x) = self.random_with_stray(tokens, columns)?;
         let sequences = self.sequences(lengths)?;
         let output = self.buffer(lengths.len(), columns);
         self.backend
@@ -178,20 +250,37 @@ impl<'b, B: Backend> Stage<'b, B> {
 
     /// A matrix of random numbers in the slab, and the numbers.
     fn random(&mut self, count: usize, columns: usize) -> Result<(Buffer, Matrix), Failure> {
-        let (buffer, _) = self.embedded(count, columns)?;
-        let values = self.read(buffer)?;
-        Ok((buffer, values.chunks(columns).map(<[f64]>::to_vec).collect()))
+        let words = self.random.tensor(&[count, columns])?;
+        self.embedded_rows(words)
     }
 
-    /// Embeds random tokens; what comes out and what should.
-    fn embedded(
+    /// As [`random`](Self::random), with stray rows at the end.
+    fn random_with_stray(
         &mut self,
         count: usize,
         columns: usize,
-    ) -> Result<(Buffer, Vec<Bounded>), Failure> {
+    ) -> Result<(Buffer, Matrix), Failure> {
+        let mut words = self.random.numbers(count * columns);
+        words[..STRAY_ROWS * columns].fill(f32::NAN); // ids run backwards
+        let words = tensor(&[count, columns], words)?;
+        self.embedded_rows(words)
+    }
+
+    fn embedded_rows(&mut self, words: TensorView) -> Result<(Buffer, Matrix), Failure> {
+        let (buffer, _) = self.embedded(words)?;
+        let values = self.read(buffer)?;
+        Ok((buffer, values.chunks(buffer.columns).map(<[f64]>::to_vec).collect()))
+    }
+
+    /// Embeds a token for each of `words`, from the last to the first; what comes out and what
+    /// should.
+    fn embedded(&mut self, words: TensorView) -> Result<(Buffer, Vec<Bounded>), Failure> {
         const POSITIONS: usize = 9;
+        let &[count, columns] = words.shape() else {
+            return Err(Failure::Fixture("words are a matrix".into()));
+        };
         let tensors = EmbeddingTensors {
-            words: self.random.tensor(&[count, columns])?,
+            words,
             positions: self.random.tensor(&[POSITIONS, columns])?,
             types: Some(self.random.tensor(&[2, columns])?),
             norm: self.norm_tensors(columns)?,
@@ -210,23 +299,28 @@ impl<'b, B: Backend> Stage<'b, B> {
         self.backend.embed(self.lease.block_mut(), &op)?;
         let (words, places) = (rows(&tensors.words), rows(&tensors.positions));
         let kinds = tensors.types.as_ref().map(rows).unwrap_or_default();
-        let sums: Matrix = ids
-            .iter()
-            .zip(&positions)
-            .map(|(&id, &position)| {
-                let terms = words[id as usize].iter().zip(&places[position as usize]);
-                terms.zip(&kinds[0]).map(|((word, place), kind)| word + place + kind).collect()
-            })
-            .collect();
-        let expected = self.normalised(&sums, &tensors.norm);
+        let expected = ids.iter().zip(&positions).flat_map(|(&id, &position)| {
+            let terms = words[id as usize].iter().zip(&places[position as usize]);
+            let terms = terms.zip(&kinds[0]);
+            let terms =
+                terms.map(|((&word, &place), &kind)| [word, place, kind].map(Bounded::exact));
+            self.normalised(terms, &tensors.norm)
+        });
+        let expected = expected.collect();
         Ok((output, expected))
     }
 
-    fn normalised(&self, sums: &Matrix, tensors: &NormTensors) -> Vec<Bounded> {
-        let (gain, bias) = (row(&tensors.gain), row(&tensors.bias));
+    /// A row of sums, normalised.
+    fn normalised<const N: usize>(
+        &self,
+        row_terms: impl Iterator<Item = [Bounded; N]>,
+        tensors: &NormTensors,
+    ) -> Vec<Bounded> {
         let precision = self.backend.precision();
         let epsilon = f64::from(tensors.epsilon);
-        sums.iter().flat_map(|sum| reference::norm(sum, &gain, &bias, epsilon, precision)).collect()
+        let norm = reference::Norm { gain: row(&tensors.gain), bias: row(&tensors.bias), epsilon };
+        let sums: Vec<Bounded> = row_terms.map(|terms| reference::sum(&terms, precision)).collect();
+        norm.apply(&sums, precision)
     }
 
     fn norm_tensors(&mut self, columns: usize) -> Result<NormTensors, Failure> {

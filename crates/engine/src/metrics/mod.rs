@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     batches: Family<DeviceOutcome, Counter>,
     batch: ByDevice<Histogram>,
     batch_tokens: ByDevice<Histogram>,
+    in_service: ByDevice<Gauge>,
 }
 
 /// 100 µs to 50 s in steps of two.
@@ -85,6 +86,7 @@ impl Metrics {
             batches: Family::default(),
             batch: Family::new_with_constructor(seconds),
             batch_tokens: Family::new_with_constructor(tokens),
+            in_service: Family::default(),
         };
         metrics.register_work();
         metrics
@@ -102,9 +104,10 @@ impl Metrics {
         r.register("inputs", "Inputs embedded", self.inputs.clone());
         r.register("tokens", "Tokens embedded", self.tokens.clone());
         r.register("inputs_truncated", "Inputs cut to the model's limit", self.truncated.clone());
-        r.register("batches", "Batches run, by outcome: ok, failed, or split (in halves, for want of memory)", self.batches.clone());
-        r.register_with_unit("batch_duration", "Running a batch, from planning to the vectors on the host", Unit::Seconds, self.batch.clone());
+        r.register("batches", "Batches run, by outcome: ok, split (in halves, for want of memory), retried (the device failed, and it runs once more) or failed", self.batches.clone());
+        r.register_with_unit("batch_duration", "A batch's time on the device: from its start, or from the end of the batch before if that is later, to its vectors on the host", Unit::Seconds, self.batch.clone());
         r.register("batch_size_tokens", "Tokens of a batch", self.batch_tokens.clone());
+        r.register("device_in_service", "1 while a device gets batches, 0 once it failed too often", self.in_service.clone());
     }
 
     /// An answer that is counted when it is given.
@@ -133,6 +136,7 @@ impl Metrics {
         let outcome = match ran.outcome {
             Outcome::Ok => "ok",
             Outcome::Split => "split",
+            Outcome::Retried => "retried",
             Outcome::Failed => "failed",
         };
         let by_outcome = DeviceOutcome { device: device.to_owned(), outcome };
@@ -145,6 +149,12 @@ impl Metrics {
             #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2⁵²")]
             self.batch_tokens.get_or_create(&label).observe(ran.tokens as f64);
         }
+    }
+
+    /// Notes whether a device gets batches.
+    pub(crate) fn in_service(&self, device: &str, serves: bool) {
+        let label = Device { device: device.to_owned() };
+        self.in_service.get_or_create(&label).set(serves.into());
     }
 
     /// Notes how long an input has waited.
@@ -175,6 +185,8 @@ pub(crate) enum Outcome {
     Ok,
     /// As two smaller ones.
     Split,
+    /// With an error, to be run once more.
+    Retried,
     /// With an error.
     Failed,
 }

@@ -1,7 +1,11 @@
-//! A backend whose memory others use as well: for tests of what happens when it runs short.
+//! A backend that is put through what tests of its users need: others that take its memory, batches
+//! that are padded or overlap, operations that fail, hang or panic.
+//!
+//! [`Trial`] says what happens to any [`Tried`] backend that shares it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vecmill_memory::{Cause, Source, SourceError};
 
@@ -12,40 +16,88 @@ use crate::backend::{
 use crate::batch::Shape;
 use crate::model::TensorView;
 
-/// How much others leave. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Pressure(Arc<AtomicUsize>);
+/// What a backend goes through. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Trial(Arc<Conditions>);
 
-impl Default for Pressure {
+struct Conditions {
+    memory_left: AtomicUsize,
+    pads: AtomicBool,
+    in_flight: AtomicUsize,
+    at_start: Mutex<Hook>,
+    at_collect: Mutex<Hook>,
+}
+
+/// Called in place of success: it may fail, block or panic.
+type Hook = Arc<dyn Fn() -> Result<(), BackendError> + Send + Sync>;
+
+impl Default for Conditions {
     fn default() -> Self {
-        Self(Arc::new(AtomicUsize::new(usize::MAX)))
+        Self {
+            memory_left: usize::MAX.into(),
+            pads: false.into(),
+            in_flight: 1.into(),
+            at_start: Mutex::new(Arc::new(|| Ok(()))),
+            at_collect: Mutex::new(Arc::new(|| Ok(()))),
+        }
     }
 }
 
-impl Pressure {
-    /// From now on, pieces of memory over `bytes` are refused.
-    pub fn leave(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::SeqCst);
+impl fmt::Debug for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conditions").field("memory_left", &self.memory_left).finish_non_exhaustive()
     }
+}
+
+impl Trial {
+    /// From now on, pieces of memory over `bytes` are refused, as if others used the rest.
+    pub fn leave(&self, bytes: usize) {
+        self.0.memory_left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// From now on, all batches are padded.
+    pub fn pad(&self) {
+        self.0.pads.store(true, Ordering::SeqCst);
+    }
+
+    /// So many batches are worth having started at once.
+    pub fn overlap(&self, in_flight: usize) {
+        self.0.in_flight.store(in_flight, Ordering::SeqCst);
+    }
+
+    /// Calls `hook` whenever a batch's indices are copied in.
+    pub fn at_start(&self, hook: impl Fn() -> Result<(), BackendError> + Send + Sync + 'static) {
+        *self.0.at_start.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
+    }
+
+    /// Calls `hook` whenever a batch's results are collected.
+    pub fn at_collect(&self, hook: impl Fn() -> Result<(), BackendError> + Send + Sync + 'static) {
+        *self.0.at_collect.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
+    }
+}
+
+fn call(hook: &Mutex<Hook>) -> Result<(), BackendError> {
+    let hook = Arc::clone(&hook.lock().unwrap_or_else(PoisonError::into_inner));
+    hook()
 }
 
 /// Another source's memory, as far as others leave it.
 #[derive(Debug)]
-pub struct PressedSource<S> {
+pub struct TriedSource<S> {
     inner: S,
-    pressure: Pressure,
+    trial: Trial,
 }
 
-impl<S: Source> PressedSource<S> {
+impl<S: Source> TriedSource<S> {
     fn check(&self, operation: &'static str, bytes: usize) -> Result<(), SourceError> {
-        if bytes <= self.pressure.0.load(Ordering::SeqCst) {
+        if bytes <= self.trial.0.memory_left.load(Ordering::SeqCst) {
             return Ok(());
         }
         Err(SourceError::new(self.name(), operation, bytes, Cause::Exhausted, "others use it"))
     }
 }
 
-impl<S: Source> Source for PressedSource<S> {
+impl<S: Source> Source for TriedSource<S> {
     type Block = S::Block;
     type Stream = S::Stream;
     type Event = S::Event;
@@ -101,22 +153,22 @@ impl<S: Source> Source for PressedSource<S> {
     }
 }
 
-/// Another backend's operations on [`PressedSource`]'s memory.
+/// Another backend, under a [`Trial`].
 #[derive(Debug)]
-pub struct Pressed<B> {
+pub struct Tried<B> {
     inner: B,
-    pressure: Pressure,
+    trial: Trial,
 }
 
-impl<B: Backend> Pressed<B> {
-    /// `inner`, under `pressure`.
-    pub fn new(inner: B, pressure: Pressure) -> Self {
-        Self { inner, pressure }
+impl<B: Backend> Tried<B> {
+    /// `inner`, under `trial`.
+    pub fn new(inner: B, trial: Trial) -> Self {
+        Self { inner, trial }
     }
 }
 
-impl<B: Backend> Backend for Pressed<B> {
-    type Source = PressedSource<B::Source>;
+impl<B: Backend> Backend for Tried<B> {
+    type Source = TriedSource<B::Source>;
     type Linear = B::Linear;
     type Norm = B::Norm;
     type Embeddings = B::Embeddings;
@@ -124,7 +176,7 @@ impl<B: Backend> Backend for Pressed<B> {
     type Fetched = B::Fetched;
 
     fn source(&self) -> Self::Source {
-        PressedSource { inner: self.inner.source(), pressure: self.pressure.clone() }
+        TriedSource { inner: self.inner.source(), trial: self.trial.clone() }
     }
 
     fn stream(&self) -> Stream<Self> {
@@ -172,11 +224,11 @@ impl<B: Backend> Backend for Pressed<B> {
     }
 
     fn in_flight(&self) -> usize {
-        self.inner.in_flight()
+        self.trial.0.in_flight.load(Ordering::SeqCst)
     }
 
     fn pads(&self, shape: Shape) -> bool {
-        self.inner.pads(shape)
+        self.trial.0.pads.load(Ordering::SeqCst) || self.inner.pads(shape)
     }
 
     fn repeat(
@@ -194,6 +246,7 @@ impl<B: Backend> Backend for Pressed<B> {
         values: &[u32],
         into: Indices,
     ) -> Result<(), BackendError> {
+        call(&self.trial.0.at_start)?;
         self.inner.copy_in(slab, values, into)
     }
 
@@ -237,6 +290,7 @@ impl<B: Backend> Backend for Pressed<B> {
     }
 
     fn collect(&self, fetched: B::Fetched, into: &mut [f32]) -> Result<(), BackendError> {
+        call(&self.trial.0.at_collect)?;
         self.inner.collect(fetched, into)
     }
 }

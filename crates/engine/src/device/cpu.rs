@@ -1,0 +1,50 @@
+//! This machine's processor, in single precision.
+
+use vecmill_backend_cpu::CpuBackend;
+use vecmill_encoder::Model;
+use vecmill_encoder::model::DType;
+
+use super::{Opened, Terms, format_name};
+use crate::builder::Builder;
+use crate::error::StartError;
+use crate::info;
+use crate::machine::memory_bytes;
+
+/// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
+const CPU_BATCH_TOKENS: usize = 2048;
+
+const NAME: &str = "cpu";
+
+impl Builder {
+    pub(super) fn open_cpu(&self, model: &Model) -> Result<Opened, StartError> {
+        if let Some(DType::F16 | DType::BF16) = self.dtype {
+            return Err(StartError::Setting {
+                setting: "dtype",
+                reason: "the CPU computes in float32: expected auto or float32".into(),
+            });
+        }
+        let terms = self.cpu_terms()?;
+        let worker = self.load(model, NAME, CpuBackend::new(self.cpu_threads)?, terms)?;
+        Ok(Opened { worker, info: cpu_info(self.cpu_threads) })
+    }
+
+    pub(super) fn cpu_terms(&self) -> Result<Terms, StartError> {
+        let budget_bytes = match self.memory_budget {
+            Some(budget) => budget.of(memory_bytes())?,
+            None => memory_bytes().unwrap_or(usize::MAX),
+        };
+        let footprint = CpuBackend::footprint(self.cpu_threads);
+        Ok(Terms { footprint, budget_bytes, batch_tokens: CPU_BATCH_TOKENS })
+    }
+}
+
+/// What the CPU is.
+pub(crate) fn cpu_info(threads: usize) -> info::Device {
+    let plural = if threads == 1 { "" } else { "s" };
+    let instructions = CpuBackend::detected_instructions();
+    info::Device {
+        name: NAME.into(),
+        description: format!("{threads} thread{plural}, {instructions}"),
+        dtype: format_name(DType::F32).into(),
+    }
+}

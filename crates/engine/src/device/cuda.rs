@@ -1,0 +1,61 @@
+//! NVIDIA GPUs.
+
+use vecmill_backend_cuda::{Device, DeviceInfo, MemoryInfo, Unavailable, devices};
+use vecmill_encoder::model::DType;
+use vecmill_encoder::{Footprint, Model, PaperBackend as CudaBackend};
+
+use super::{MemoryBudget, Opened, Terms, format_name};
+use crate::builder::Builder;
+use crate::error::StartError;
+use crate::info;
+
+/// The GPUs of this machine.
+pub(crate) fn gpus() -> Result<Vec<DeviceInfo>, Unavailable> {
+    devices()
+}
+
+/// What a GPU that computes in `format` takes.
+pub(super) fn terms(format: DType, budget_bytes: usize) -> Terms {
+    Terms { footprint: Footprint::gpu(format), budget_bytes, batch_tokens: usize::MAX }
+}
+
+impl Builder {
+    pub(super) fn open_gpu(&self, model: &Model, ordinal: usize) -> Result<Opened, StartError> {
+        let name = format!("cuda:{ordinal}");
+        let missing = |reason: String| StartError::NoDevice { device: name.clone(), reason };
+        let device = Device::open(ordinal).map_err(|reason| missing(reason.to_string()))?;
+        let memory = device.memory_info().map_err(|error| missing(error.to_string()))?;
+        let format = self.dtype.unwrap_or(DType::F16);
+        let backend = connect(ordinal, format).map_err(missing)?;
+        let terms = terms(format, self.gpu_budget(memory)?);
+        let worker = self.load(model, &name, backend, terms)?;
+        Ok(Opened { worker, info: gpu_info(device.info(), format) })
+    }
+
+    /// What was asked for, or most of what is free now: the driver and others need some, too.
+    fn gpu_budget(&self, memory: MemoryInfo) -> Result<usize, StartError> {
+        self.memory_budget
+            .map_or(Ok(memory.free / 10 * 9), |budget: MemoryBudget| budget.of(Some(memory.total)))
+    }
+}
+
+/// The backend on a GPU.
+fn connect(_ordinal: usize, _format: DType) -> Result<CudaBackend, String> {
+    Err("this version finds GPUs but has no kernels for them: leave --device out, or set it to cpu"
+        .to_owned())
+}
+
+/// What a GPU is.
+fn gpu_info(gpu: &DeviceInfo, format: DType) -> info::Device {
+    info::Device {
+        name: format!("cuda:{}", gpu.ordinal),
+        description: describe(gpu),
+        dtype: format_name(format).into(),
+    }
+}
+
+/// For example `NVIDIA H200, compute capability 9.0`.
+pub(crate) fn describe(gpu: &DeviceInfo) -> String {
+    let (major, minor) = gpu.compute_capability;
+    format!("{}, compute capability {major}.{minor}", gpu.name)
+}

@@ -1,0 +1,169 @@
+//! Which devices an engine runs on, and how each is opened: [`cpu`], [`cuda`].
+//!
+//! The choice behind it: a kind of device is one file here that makes a backend and says how much
+//! memory it may take; loading the model onto it is the same for all.
+
+mod cpu;
+mod cuda;
+mod memory;
+mod spec;
+
+use std::sync::Arc;
+
+use vecmill_encoder::model::DType;
+use vecmill_encoder::{Backend, Demand, Encoder, Fit, Footprint, Model, Shape, fit};
+use vecmill_memory::Pool;
+
+use crate::builder::Builder;
+use crate::error::StartError;
+use crate::fetch::Stage;
+use crate::info;
+use crate::traces::RefusalTraces;
+use crate::worker::{self, Worker};
+
+pub use memory::MemoryBudget;
+pub use spec::{DeviceSpec, DeviceSpecError};
+
+pub(crate) use cpu::cpu_info;
+pub(crate) use cuda::gpus;
+
+/// A device with the model on it.
+pub(crate) struct Opened {
+    pub(crate) worker: Arc<dyn Worker>,
+    pub(crate) info: info::Device,
+}
+
+/// What a kind of device gives and takes.
+struct Terms {
+    footprint: Footprint,
+    budget_bytes: usize,
+    /// Tokens of a batch from which on it gets no faster.
+    batch_tokens: usize,
+}
+
+impl Builder {
+    /// Opens the devices that were asked for and loads `model` onto each.
+    pub(crate) fn open(&self, model: &Model) -> Result<Vec<Opened>, StartError> {
+        let mut opened: Vec<Opened> = Vec::new();
+        for spec in &self.devices {
+            let more = match spec {
+                DeviceSpec::Auto => self.open_any(model)?,
+                DeviceSpec::Cpu => vec![self.open_cpu(model)?],
+                DeviceSpec::Cuda(None) => self.open_gpus(model)?,
+                DeviceSpec::Cuda(Some(ordinal)) => vec![self.open_gpu(model, *ordinal)?],
+                DeviceSpec::CudaParts { .. } => {
+                    let reason = "parts of a GPU are not supported yet: leave '/sms=…' out".into();
+                    return Err(StartError::NoDevice { device: spec.to_string(), reason });
+                }
+            };
+            for device in more {
+                let name = &device.info.name;
+                if opened.iter().any(|other| other.info.name == *name) {
+                    let reason = format!("{name} is given twice: name each device once");
+                    return Err(StartError::Setting { setting: "device", reason });
+                }
+                opened.push(device);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// All GPUs that can be used, else the CPU.
+    fn open_any(&self, model: &Model) -> Result<Vec<Opened>, StartError> {
+        let ordinals = match gpus() {
+            Ok(gpus) => gpus.into_iter().map(|gpu| gpu.ordinal).collect(),
+            Err(reason) => {
+                tracing::debug!(%reason, "no GPU");
+                Vec::new()
+            }
+        };
+        let mut opened = Vec::new();
+        for ordinal in ordinals {
+            match self.open_gpu(model, ordinal) {
+                Ok(device) => opened.push(device),
+                Err(StartError::NoDevice { device, reason }) => {
+                    tracing::warn!(device, reason, "a GPU is left out");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if opened.is_empty() {
+            opened.push(self.open_cpu(model)?);
+        }
+        Ok(opened)
+    }
+
+    fn open_gpus(&self, model: &Model) -> Result<Vec<Opened>, StartError> {
+        let found = gpus().map_err(|reason| StartError::NoDevice {
+            device: "cuda".into(),
+            reason: reason.to_string(),
+        })?;
+        found.into_iter().map(|gpu| self.open_gpu(model, gpu.ordinal)).collect()
+    }
+
+    /// Loads the model onto a backend, for batches as large as the budget allows.
+    fn load<B: Backend>(
+        &self,
+        model: &Model,
+        name: &str,
+        backend: B,
+        terms: Terms,
+    ) -> Result<Arc<dyn Worker>, StartError> {
+        let budget_bytes = terms.budget_bytes;
+        let fit = self.fit_on(model, terms, backend.in_flight())?;
+        let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
+        let weights = pool.reserve(fit.weights_bytes)?;
+        let loading = |done, total| (self.progress)(Stage::Loading { done, total });
+        let encoder = Encoder::load(backend, model, self.pooling, &loading)?;
+        let encoder = encoder.with_largest(fit.largest);
+        // What fits on paper must be there: the longest input's memory is taken once, and given
+        // back, because memory follows use.
+        let longest = fit.largest.longest;
+        let longest = Shape { tokens: longest, sequences: 1, longest };
+        drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
+        pool.trim();
+        let traces = self.refusal_traces.clone().map(RefusalTraces::new);
+        let device = worker::Device::new(name, encoder, pool, weights, fit.largest.tokens, traces);
+        Ok(Arc::new(device.map_err(StartError::Thread)?))
+    }
+
+    /// The largest batch of `model` on a device of such `terms`.
+    fn fit_on(&self, model: &Model, terms: Terms, in_flight: usize) -> Result<Fit, StartError> {
+        let Terms { footprint, budget_bytes, batch_tokens } = terms;
+        let longest_input = model.max_input_tokens();
+        let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
+        let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };
+        Ok(fit(model, self.pooling, footprint, demand)?)
+    }
+
+    /// The largest batch of `model` on the CPU.
+    pub(crate) fn fit_on_cpu(&self, model: &Model, in_flight: usize) -> Result<Fit, StartError> {
+        self.fit_on(model, self.cpu_terms()?, in_flight)
+    }
+
+    /// The largest batch of `model` on a GPU that need not be there.
+    pub(crate) fn fit_on_gpu(
+        &self,
+        model: &Model,
+        format: DType,
+        in_flight: usize,
+    ) -> Result<Fit, StartError> {
+        let Some(MemoryBudget::Bytes(budget_bytes)) = self.memory_budget else {
+            return Err(StartError::Setting {
+                setting: "memory budget",
+                reason: "planning for a GPU needs it: give the bytes that vecmill may take there"
+                    .into(),
+            });
+        };
+        self.fit_on(model, cuda::terms(format, budget_bytes), in_flight)
+    }
+}
+
+/// A number format's name in settings and answers, for example `float16`.
+pub(crate) fn format_name(format: DType) -> &'static str {
+    match format {
+        DType::F32 => "float32",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+    }
+}

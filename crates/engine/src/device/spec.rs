@@ -1,0 +1,87 @@
+//! Devices as they are asked for.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A device, or several, that an engine shall run on.
+///
+/// ```
+/// use vecmill_engine::DeviceSpec;
+///
+/// assert_eq!("cuda:1".parse(), Ok(DeviceSpec::Cuda(Some(1))));
+/// assert_eq!(DeviceSpec::Cuda(None).to_string(), "cuda");
+/// assert!("gpu".parse::<DeviceSpec>().is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceSpec {
+    /// `auto`: all GPUs that can be used, else the CPU.
+    Auto,
+    /// `cpu`: this machine's processor.
+    Cpu,
+    /// `cuda`: all NVIDIA GPUs; `cuda:0`: the one of that number.
+    Cuda(Option<usize>),
+    /// `cuda:0/sms=32`: a GPU in parts of at least so many multiprocessors each.
+    CudaParts {
+        /// The GPU's number.
+        ordinal: usize,
+        /// Multiprocessors of a part.
+        sms: usize,
+    },
+}
+
+/// A text that names no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no device: expected auto, cpu, cuda, or cuda:0 for the first GPU")]
+pub struct DeviceSpecError(String);
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceSpecError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceSpecError> {
+        let gpu = || {
+            let rest = text.strip_prefix("cuda:")?;
+            let (ordinal, parts) = rest.split_once('/').map_or((rest, None), |(a, b)| (a, Some(b)));
+            let ordinal = ordinal.parse().ok()?;
+            let Some(parts) = parts else { return Some(Self::Cuda(Some(ordinal))) };
+            let sms = parts.strip_prefix("sms=")?.parse().ok().filter(|&sms| sms > 0)?;
+            Some(Self::CudaParts { ordinal, sms })
+        };
+        let spec = match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(None)),
+            _ => gpu(),
+        };
+        spec.ok_or_else(|| DeviceSpecError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
+            Self::CudaParts { ordinal, sms } => write!(f, "cuda:{ordinal}/sms={sms}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_as_they_are_written() {
+        for text in ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "cuda:0/sms=32"] {
+            assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
+        }
+        for wrong in
+            ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "cuda:0/", "cuda:0/sms=0", "cpu:0"]
+        {
+            assert!(wrong.parse::<DeviceSpec>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Devices that fail: nothing accepted is lost.
+
+use vecmill_encoder::BackendError;
+
+use super::overlap::{Count, Gate};
+use super::*;
+use crate::error::Fault;
+
+fn broken() -> Result<(), BackendError> {
+    Err(BackendError { operation: "attention", reason: "it melted".into() })
+}
+
+/// Fails, or panics, the first `times` times.
+fn faulty(times: usize, panics: bool) -> impl Fn() -> Result<(), BackendError> {
+    let count = Count::default();
+    move || match count.next() {
+        nth if nth >= times => Ok(()),
+        _ if panics => panic!("a defect"),
+        _ => broken(),
+    }
+}
+
+fn healthy(inputs: usize) -> Vec<Vec<f32>> {
+    let mut rig = Rig::of(Setup::default());
+    rig.start();
+    vectors(rig.ask(inputs).recv().unwrap())
+}
+
+#[test]
+fn a_batch_that_fails_is_tried_once_more() {
+    for (in_flight, panics) in [(1, false), (1, true), (2, false), (2, true)] {
+        for at_start in [true, false] {
+            let mut rig = Rig::of(Setup::default());
+            rig.trial().overlap(in_flight);
+            if at_start {
+                rig.trial().at_start(faulty(1, panics));
+            } else {
+                rig.trial().at_collect(faulty(1, panics));
+            }
+            rig.start();
+            assert_eq!(vectors(rig.ask(3).recv().unwrap()), healthy(3));
+            let retried = "vecmill_batches_total{device=\"cpu\",outcome=\"retried\"} 1";
+            assert!(rig.metrics().contains(retried));
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_fails_twice_is_refused_and_the_only_device_goes_on() {
+    for in_flight in [1, 2] {
+        let mut rig = Rig::of(Setup::default());
+        rig.trial().overlap(in_flight);
+        rig.trial().at_collect(faulty(10, false));
+        rig.start();
+        for _ in 0..5 {
+            let error = rig.ask(3).recv().unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "device cpu failed: attention failed: it melted");
+            assert_eq!(error.fault(), Fault::Server);
+        }
+        assert_eq!(vectors(rig.ask(3).recv().unwrap()), healthy(3));
+        assert!(rig.metrics().contains("vecmill_device_in_service{device=\"cpu\"} 1"));
+    }
+}
+
+/// Two devices, and one input per batch.
+fn two_devices() -> Rig {
+    let devices = vec!["one", "two"];
+    Rig::of(Setup { devices, batch_tokens: INPUT_TOKENS, ..Setup::default() })
+}
+
+fn counted(trial: &Trial, gate: Option<Gate>) -> Count {
+    let count = Count::default();
+    let counted = count.clone();
+    trial.at_start(move || {
+        counted.next();
+        if let Some(gate) = &gate {
+            gate.pass();
+        }
+        Ok(())
+    });
+    count
+}
+
+#[test]
+fn devices_share_a_queue_and_none_waits_for_another() {
+    let mut rig = two_devices();
+    let gate = Gate::default();
+    let slow = counted(&rig.trials[0], Some(gate.clone()));
+    let fast = counted(&rig.trials[1], None);
+    let answer = rig.ask(30);
+    rig.queued(30);
+    rig.start_device(0);
+    wait_until(|| slow.get() == 1);
+    rig.start_device(1);
+    wait_until(|| slow.get() + fast.get() == 30);
+    assert_eq!(slow.get(), 1, "the other device has done the rest");
+    assert!(answer.try_recv().is_err());
+    gate.open(1);
+    assert_eq!(vectors(answer.recv().unwrap()), healthy(30));
+}
+
+#[test]
+fn what_one_device_fails_at_another_does_and_the_one_is_taken_out() {
+    let mut rig = two_devices();
+    let gate = Gate::default();
+    rig.trials[0].at_start(broken);
+    let good = counted(&rig.trials[1], Some(gate.clone()));
+    let answer = rig.ask(8);
+    rig.queued(8);
+    rig.start();
+    let out = "vecmill_device_in_service{device=\"one\"} 0";
+    wait_until(|| rig.metrics().contains(out));
+    gate.open(usize::MAX);
+    assert_eq!(vectors(answer.recv().unwrap()), healthy(8));
+    assert_eq!(good.get(), 8);
+    let metrics = rig.metrics();
+    assert!(metrics.contains("vecmill_batches_total{device=\"one\",outcome=\"retried\"} 3"));
+    assert!(metrics.contains("vecmill_device_in_service{device=\"two\"} 1"));
+
+    assert_eq!(vectors(rig.ask(2).recv().unwrap()), healthy(2), "and it goes on");
+    rig.trials[1].at_start(broken);
+    assert!(rig.ask(1).recv().unwrap().is_err(), "the last one stays, whatever it does");
+    counted(&rig.trials[1], None);
+    assert_eq!(vectors(rig.ask(2).recv().unwrap()), healthy(2));
+}
+
+#[test]
+fn a_success_makes_up_for_failures() {
+    let mut rig = two_devices();
+    let count = Count::default();
+    rig.trials[0].at_start(move || if count.next() % 3 == 2 { Ok(()) } else { broken() });
+    rig.start();
+    for _ in 0..40 {
+        assert_eq!(vectors(rig.ask(3).recv().unwrap()), healthy_three());
+    }
+    assert!(rig.metrics().contains("vecmill_device_in_service{device=\"one\"} 1"));
+}
+
+fn healthy_three() -> Vec<Vec<f32>> {
+    static VECTORS: std::sync::OnceLock<Vec<Vec<f32>>> = std::sync::OnceLock::new();
+    VECTORS.get_or_init(|| healthy(3)).clone()
+}
+
+#[test]
+fn every_request_is_answered_whatever_fails() {
+    let mut rig = two_devices();
+    let count = Count::default();
+    for trial in &rig.trials {
+        trial.overlap(2);
+        for at_start in [true, false] {
+            let count = count.clone();
+            let fault = move || match count.next() {
+                nth if nth % 11 == 3 => panic!("a defect"),
+                nth if nth % 5 == 1 => broken(),
+                _ => Ok(()),
+            };
+            if at_start { trial.at_start(fault) } else { trial.at_collect(fault) }
+        }
+    }
+    rig.start();
+    let answers: Vec<_> = (0..200).map(|_| rig.ask(3)).collect();
+    let (mut right, mut refused) = (0, 0);
+    for answer in answers {
+        match answer.recv().unwrap() {
+            Ok(reply) => {
+                assert_eq!(vectors(Ok(reply)), healthy_three());
+                right += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, RequestError::Device { .. }), "{error:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(right > 0 && refused > 0, "{right} right, {refused} refused");
+    assert_eq!(rig.core.backlog(), (0, 0));
+}
