@@ -65,6 +65,17 @@ class Results:
                 found.setdefault(name, []).append(line["figures"])
         return found
 
+    def models(self) -> dict[str, str]:
+        """Names and titles of those that were measured."""
+        names = {
+            f["name"].split(": ")[0] if f["what"] == "load" else f.get("model")
+            for f in self.figures()
+        }
+        return {name: title for name, title in MODELS.items() if name in names}
+
+    def figures(self) -> list[dict]:
+        return [line["figures"] for line in self.all]
+
     def dtypes(self) -> list[str]:
         return sorted({line["figures"]["dtype"] for line in self.of("encode")})
 
@@ -104,7 +115,7 @@ def against(ours: float | None, theirs: float | None, asked: tuple | None = None
 
 def throughput_table(results: Results, dtype: str) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         peers, turns = results.peers(model), results.encode(model, dtype)
         floor = peers["products"][0]["tokens_per_second"] if peers else None
         for lengths in LENGTHS:
@@ -127,7 +138,7 @@ def throughput_table(results: Results, dtype: str) -> str:
 
 def best_table(results: Results) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         for row in (results.peers(model) or {"throughput": []})["throughput"]:
             if row["peer"] == BEST:
                 looks = "; ".join(f"{k} {rate(v)}" for k, v in row["looked_at"].items())
@@ -137,7 +148,7 @@ def best_table(results: Results) -> str:
 
 def products_table(results: Results) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         for row in (results.peers(model) or {"products": []})["products"]:
             rows.append(
                 [
@@ -152,7 +163,7 @@ def products_table(results: Results) -> str:
 
 def latency_table(results: Results) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         for turn in results.encode(model):
             mine = turn["latency"]
             asked = ASKED_LATENCY_MS.get(model)
@@ -176,7 +187,7 @@ def latency_table(results: Results) -> str:
 
 def loads_table(results: Results) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         for name, turns in results.loads(model).items():
             rates = [turn["embeddings_per_second"] for turn in turns]
             tei, asked = TEI[model].get(name), ASKED_TEI.get((model, name))
@@ -197,8 +208,10 @@ def loads_table(results: Results) -> str:
 
 def stages_table(results: Results) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         for stage in results.loads(model).get("mixed", [{"stages": []}])[0]["stages"]:
+            if "/metrics" in stage["what"]:
+                continue
             rows.append(
                 [
                     title,
@@ -213,7 +226,7 @@ def stages_table(results: Results) -> str:
 
 def sentence_transformers_table(results: Results) -> str:
     rows = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         theirs = (results.peers(model) or {}).get("sentence_transformers")
         if not theirs:
             continue
@@ -264,7 +277,7 @@ def accuracy_table(results: Results) -> str:
 
 def memory_lines(results: Results) -> list[str]:
     lines = []
-    for model, title in MODELS.items():
+    for model, title in results.models().items():
         for turn in results.encode(model):
             for row in turn["throughput"]:
                 m = row["memory"]
@@ -307,8 +320,8 @@ def clocks(folder: Path) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    figure, axes = report.new_plot(11, 3.4, panels=len(MODELS))
-    for axis, (model, title) in zip(axes, MODELS.items(), strict=True):
+    figure, axes = report.new_plot(11, 3.4, panels=max(1, len(results.models())))
+    for axis, (model, title) in zip(axes, results.models().items(), strict=False):
         peers = results.peers(model)
         series = {
             "PyTorch eager": [
@@ -351,7 +364,7 @@ def document(results: Results, folder: Path, name: str) -> str:
         f"![Tokens per second]({name}.svg)\n",
         "The floor is the time of a batch's matrix products alone, by cuBLASLt as PyTorch calls it, in a CUDA graph, at 32,768 tokens:\n",
         products_table(results),
-        "PyTorch best: padding removed, queries, keys and values in one product, compiled between the attentions, in one CUDA graph; the fastest of these:\n",
+        "PyTorch eager is transformers' BertModel with SDPA and, as lengths are equal, without a mask. PyTorch best: padding removed, queries, keys and values in one product, compiled between the attentions, in one CUDA graph; the fastest of these:\n",
         best_table(results),
         "## One short text\n", latency_table(results),
         "## sentence-transformers on mixed lengths\n", sentence_transformers_table(results),

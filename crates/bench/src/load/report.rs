@@ -8,7 +8,7 @@ use super::client::Tally;
 use super::server::Stage;
 use super::{LoadArguments, Look};
 use crate::lengths::Lengths;
-use crate::results::{self, percentile};
+use crate::results::{self, percentile, whole};
 
 const NANOSECONDS_PER_MS: f64 = 1e6;
 
@@ -57,6 +57,8 @@ impl Figures {
         looks: Option<(Look, Look)>,
     ) -> Self {
         let seconds = arguments.seconds;
+        // Whole seconds only: one that is cut short is not slow.
+        tally.by_second.resize(whole(seconds).max(1) as usize, 0);
         let mut ms =
             |per_cent| percentile(&mut tally.latencies, per_cent) as f64 / NANOSECONDS_PER_MS;
         let (p50_ms, p90_ms, p99_ms, max_ms) = (ms(50.0), ms(90.0), ms(99.0), ms(100.0));
