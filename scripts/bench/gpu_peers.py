@@ -10,8 +10,11 @@ come from the host. `gpu_timing.py` says how time is taken.
 import argparse
 import json
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,7 @@ SHORT_TOKENS = 12
 MEDIAN, SPREAD, SHORTEST, LONGEST = 40, 0.92, 3, 512
 MODES = ("default", "max-autotune-no-cudagraphs")
 LEAST_COSINE = 0.999
+COMPILE_LIMIT_S = 60
 BEST = "PyTorch best"
 
 
@@ -63,14 +67,28 @@ def mixed_batches(vocabulary: int) -> list[Batch]:
     return [Batch(shape, row, vocabulary) for row in fitting]
 
 
-def packed_variants(bert: BertModel, modes: tuple[str, ...]) -> dict[str, Packed]:
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def packed_variants(bert: BertModel, modes: Sequence[str]) -> dict[str, Packed]:
     """Compiled once per mode: all batches have as many tokens."""
     variants = {}
     for mode in modes:
         began = time.perf_counter()
         try:
             packed = Packed(bert, mode)
-            Graphed(packed, equal_batches(128, bert.config.vocab_size)[0])
+            with time_limit(COMPILE_LIMIT_S):
+                Graphed(packed, equal_batches(128, bert.config.vocab_size)[0])
         except Exception as error:  # a peer that fails is reported, and the others go on
             say(f"torch.compile, {mode}: {type(error).__name__}: {error}")
             continue
@@ -198,18 +216,23 @@ def main() -> None:
     torch.set_grad_enabled(False)
     torch.manual_seed(1)
     bert = load(args.model)
-    variants = packed_variants(bert, tuple(args.modes))
-    figures = {
-        "throughput": throughput(bert, variants),
-        "latency": one_text(bert, Packed(bert, "default")),
-        "products": [products(bert, tokens) for tokens in (TOKENS, SMALL_TOKENS)],
+    variants = packed_variants(bert, args.modes)
+    parts = {
+        "products": lambda: [products(bert, tokens) for tokens in (TOKENS, SMALL_TOKENS)],
+        "throughput": lambda: throughput(bert, variants),
+        "latency": lambda: one_text(bert, Packed(bert, "default")),
     }
     if args.texts:
-        figures["sentence_transformers"] = measure_sentence_transformers(args.model, args.texts)
-    origin = report.provenance("torch", "transformers", "sentence-transformers")
-    origin["device"] = torch.cuda.get_device_name()
-    result = {**origin, "figures": {"what": "peers", "model": args.model.name, **figures}}
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+        parts["sentence_transformers"] = partial(
+            measure_sentence_transformers, args.model, args.texts
+        )
+    result = report.provenance("torch", "transformers", "sentence-transformers")
+    result["device"] = torch.cuda.get_device_name()
+    result["figures"] = {"what": "peers", "model": args.model.name}
+    for name, measure in parts.items():
+        result["figures"][name] = measure()
+        # Written each time: whoever stops this keeps what is there.
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

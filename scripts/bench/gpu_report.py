@@ -87,8 +87,14 @@ def windows(turns: list[dict], lengths: str) -> list[float]:
 
 
 def peer(peers: dict | None, name: str, lengths: str) -> dict | None:
-    rows = peers["throughput"] if peers else []
+    rows = peers.get("throughput", []) if peers else []
     return next((r for r in rows if r["peer"] == name and r["lengths"] == lengths), None)
+
+
+def products_floor(peers: dict | None) -> float | None:
+    """Tokens per second of the matrix products alone, in batches as large as everybody's."""
+    products = (peers or {}).get("products")
+    return products[0]["tokens_per_second"] if products else None
 
 
 def rate(value: float | None) -> str:
@@ -117,7 +123,7 @@ def throughput_table(results: Results, dtype: str) -> str:
     rows = []
     for model, title in results.models().items():
         peers, turns = results.peers(model), results.encode(model, dtype)
-        floor = peers["products"][0]["tokens_per_second"] if peers else None
+        floor = products_floor(peers)
         for lengths in LENGTHS:
             ours = windows(turns, lengths)
             eager, best = (peer(peers, name, lengths) for name in (EAGER, BEST))
@@ -139,7 +145,7 @@ def throughput_table(results: Results, dtype: str) -> str:
 def best_table(results: Results) -> str:
     rows = []
     for model, title in results.models().items():
-        for row in (results.peers(model) or {"throughput": []})["throughput"]:
+        for row in (results.peers(model) or {}).get("throughput", []):
             if row["peer"] == BEST:
                 looks = "; ".join(f"{k} {rate(v)}" for k, v in row["looked_at"].items())
                 rows.append([title, row["lengths"], row["how"], looks])
@@ -149,7 +155,7 @@ def best_table(results: Results) -> str:
 def products_table(results: Results) -> str:
     rows = []
     for model, title in results.models().items():
-        for row in (results.peers(model) or {"products": []})["products"]:
+        for row in (results.peers(model) or {}).get("products", []):
             rows.append(
                 [
                     title,
@@ -180,7 +186,7 @@ def latency_table(results: Results) -> str:
                     f"{mine['p99_ms']:.3f}",
                 ]
             )
-        for row in (results.peers(model) or {"latency": []})["latency"]:
+        for row in (results.peers(model) or {}).get("latency", []):
             rows.append([title, row["peer"], f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}"])
     return report.markdown(["model", "one text of 12 tokens", "p50 ms", "p99 ms"], rows)
 
