@@ -7,8 +7,7 @@
 # long is named at the end, and the others go on.
 #
 # Variables: MODELS (minilm bge-base bge-large), STAGES (encode peers loads), DEVICE (cuda:0), DTYPES
-# (float16), ENCODE_FLAGS, PEER_FLAGS,
-# LOAD_FLAGS, SERVE_FLAGS (--device and --dtype).
+# (float16), ENCODE_FLAGS, PEER_FLAGS, LOAD_FLAGS, SERVE_FLAGS (--device and --dtype).
 set -uo pipefail
 bench=$1 vecmill=$2 models=$3 out=$4
 here=$(dirname "$0")
@@ -17,6 +16,7 @@ device=${DEVICE:-cuda:0}
 mkdir -p "$out"
 work=$(mktemp -d)
 failed=()
+export HF_HUB_OFFLINE=1
 
 nvidia-smi --query-gpu=timestamp,name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu,utilization.gpu \
   --format=csv -lms 500 >"$out/clocks.csv" 2>&1 &
@@ -41,8 +41,8 @@ has() { [[ " $stages " == *" $1 "* ]]; }
 
 encode() { # MODEL TURN
   for dtype in ${DTYPES:-float16}; do
-    step 90 "$bench" encode --model "$models/$1" --device "$device" --dtype "$dtype" --name "$2" --json "$work/figures.json" \
-      ${ENCODE_FLAGS:-}
+    step 90 "$bench" encode --model "$models/$1" --device "$device" --dtype "$dtype" --name "$2" \
+      --json "$work/figures.json" ${ENCODE_FLAGS:-}
   done
 }
 
@@ -50,12 +50,14 @@ for model in ${MODELS:-minilm bge-base bge-large}; do
   "$bench" texts --model "$models/$model" --count 4096 >"$work/texts.jsonl"
   if has encode; then encode "$model" before; fi
   if has peers; then
-    step 150 python3 "$here/gpu_peers.py" "$models/$model" --texts "$work/texts.jsonl" --json "$work/figures.json" ${PEER_FLAGS:-}
+    step 150 python3 "$here/gpu_peers.py" "$models/$model" --texts "$work/texts.jsonl" \
+      --json "$work/figures.json" ${PEER_FLAGS:-}
     if has encode; then encode "$model" after; fi
   fi
   if has loads; then
-    step 120 python3 "$here/gpu_loads.py" "$bench" "$vecmill" "$models/$model" --out "$out/results.jsonl" \
-      --flags "${SERVE_FLAGS:---device $device --dtype float16}" ${LOAD_FLAGS:-}
+    step 120 python3 "$here/gpu_loads.py" "$bench" "$vecmill" "$models/$model" \
+      --out "$out/results.jsonl" --flags "${SERVE_FLAGS:---device $device --dtype float16}" \
+      ${LOAD_FLAGS:-}
   fi
 done
 

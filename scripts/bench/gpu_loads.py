@@ -8,7 +8,9 @@ The load with mixed lengths comes first and last, so that drift shows.
 import argparse
 import json
 import shlex
+import signal
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,8 @@ def main() -> None:
         "--out", type=Path, required=True, help="file to append to, a line per load"
     )
     args = parser.parse_args()
+    # Whoever stops this stops the server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     failures = 0
     flags = ["--model-id", str(args.model.resolve()), *shlex.split(args.flags)]
     with (
