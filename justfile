@@ -13,7 +13,7 @@ loom:
 
 # Undefined behaviour in the memory crate's tests; needs a nightly toolchain with miri.
 miri:
-    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8 cargo +nightly miri test -p vecmill-memory --lib
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8 cargo +nightly miri test -p vecmill-memory --lib --test pool --test pool_paths
 
 # Licences, advisories and sources of dependencies.
 deny:

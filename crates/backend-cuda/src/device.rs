@@ -80,6 +80,14 @@ impl Device {
         CudaEvent::new(self.context())
     }
 
+    /// A new event that remembers when the device passed it, to measure with.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device has no more, or is lost.
+    pub fn timed_event(&self) -> Result<CudaEvent, SourceError> {
+        CudaEvent::timed(self.context())
+    }
+
     /// `bytes` bytes of pinned host memory, all zero, for copies on this device's streams.
     ///
     /// # Errors

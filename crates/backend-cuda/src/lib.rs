@@ -4,6 +4,7 @@
 //! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
 //!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
 //!   one that all batches share.
+//! - [`Gemm`] computes matrix products.
 //! - [`CudaSource`] gives the pool its memory: [`MappedSource`] where blocks can grow in place,
 //!   [`PlainSource`] where they can't. [`StreamOrderedSource`] is the driver's own pool, to compare
 //!   with.
@@ -16,6 +17,7 @@
 mod device;
 mod driver;
 mod error;
+mod gemm;
 mod pinned;
 mod probe;
 mod source;
@@ -25,6 +27,10 @@ mod stream;
 pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;
+pub use gemm::{
+    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
+    WEIGHT_ALIGNMENT,
+};
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
 pub use source::{
@@ -32,4 +38,4 @@ pub use source::{
     StreamOrderedSource,
 };
 pub use staging::{Staged, StagingRing, StagingStatistics};
-pub use stream::{CudaEvent, CudaStream};
+pub use stream::{CudaEvent, CudaStream, HeldStream};

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vecmill_memory::SourceError;
 
-use crate::driver::{Context, DeviceSpan, Event, Stream};
+use crate::driver::{Context, DeviceSpan, Event, Hold, Stream};
 use crate::error::DriverError;
 use crate::pinned::PinnedBuffer;
 
@@ -68,6 +69,15 @@ impl CudaStream {
         self.0.wait(&event.0).map_err(self.error(0))
     }
 
+    /// Holds back what is enqueued from now on, until the returned value is dropped, but for at
+    /// most a fifth of a second. To measure how fast the device is where the host is slower.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the device is lost.
+    pub fn hold(&self) -> Result<HeldStream, SourceError> {
+        self.0.hold().map(HeldStream).map_err(self.error(0))
+    }
+
     /// Writes `value` to each four bytes of `span`. The host goes on.
     ///
     /// # Errors
@@ -127,6 +137,10 @@ impl CudaStream {
     }
 }
 
+/// A stream whose new work waits until this is dropped: see [`CudaStream::hold`].
+#[derive(Debug)]
+pub struct HeldStream(#[expect(dead_code, reason = "its drop is what counts")] Hold);
+
 /// A point in a stream that the device passes. Destroyed when dropped.
 #[derive(Debug)]
 pub struct CudaEvent(Event);
@@ -134,6 +148,20 @@ pub struct CudaEvent(Event);
 impl CudaEvent {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, SourceError> {
         Event::new(context).map(Self).map_err(|e| e.of(context.name(), 0))
+    }
+
+    pub(crate) fn timed(context: &Arc<Context>) -> Result<Self, SourceError> {
+        Event::timed(context).map(Self).map_err(|e| e.of(context.name(), 0))
+    }
+
+    /// The time between the device's passing of `earlier` and of this one, by its own clock.
+    ///
+    /// # Errors
+    /// [`SourceError`] when one of them is not timed or not passed yet, or the device is lost.
+    pub fn time_since(&self, earlier: &Self) -> Result<Duration, SourceError> {
+        let milliseconds = self.0.milliseconds_since(&earlier.0);
+        let milliseconds = milliseconds.map_err(|e| e.of(self.0.context().name(), 0))?;
+        Ok(Duration::from_secs_f32(milliseconds.max(0.0) / 1e3))
     }
 
     /// Whether the device has passed it; so it has if it was never recorded. Does not wait.

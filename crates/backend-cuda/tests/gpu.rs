@@ -2,7 +2,9 @@
 //! its free memory before and after.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what must hold by panicking")]
 
-// Of the same program, so that it has the device for itself, too.
+// Of the same program, so that they have the device for themselves, too.
+#[path = "gpu/gemm.rs"]
+mod gemm;
 #[path = "gpu/staging.rs"]
 mod staging;
 
@@ -366,4 +368,21 @@ fn the_drivers_pool_keeps_what_its_threshold_says() {
         assert!(!source.resizes_in_place());
         assert_eq!(count(&source, "allocate_async"), 3);
     }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn a_held_stream_waits_and_timed_events_measure() {
+    let (_guard, device) = device();
+    let stream = device.stream().unwrap();
+    let (mut start, mut end) = (device.timed_event().unwrap(), device.timed_event().unwrap());
+    let held = stream.hold().unwrap();
+    stream.record(&mut start).unwrap();
+    stream.record(&mut end).unwrap();
+    assert!(!end.has_passed().unwrap());
+    drop(held);
+    end.synchronize().unwrap();
+    assert!(end.time_since(&start).unwrap().as_millis() < 100, "the hold is not measured");
+    let untimed = device.event().unwrap();
+    assert!(untimed.time_since(&start).is_err());
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::memory::{GiveBackAfter, MemoryBudget};
+use crate::settings::kind::Bytes;
+use crate::settings::memory::{Budget, GiveBackAfter};
 use crate::settings::value::Value;
 use crate::settings::{EmbedSettings, Flags, PlanSettings, ServeSettings};
 
@@ -30,6 +31,7 @@ Examples:
   vecmill serve                                 all-MiniLM-L6-v2 on http://127.0.0.1:3000
   vecmill serve --model-id BAAI/bge-small-en-v1.5 --port 8080
   vecmill serve --model-id ./my-model --memory-budget 50%
+  vecmill serve --device cuda:0,cuda:1 --dtype float16
   VECMILL_API_KEY=key1,key2 vecmill serve --hostname 0.0.0.0
   vecmill serve --config vecmill.toml"
     };
@@ -169,7 +171,7 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Look into how memory was managed
     Memory(MemoryArguments),
-    /// List the devices that can run batches
+    /// List the devices of this machine
     Devices(DevicesArguments),
     /// Write a script that completes this command line in a shell
     Completions(CompletionsArguments),
@@ -242,8 +244,8 @@ pub(crate) enum Format {
 #[command(after_help = plan_examples!(), after_long_help = AFTER_PLAN)]
 pub(crate) struct PlanArguments {
     /// Memory for weights and batches: 8GiB, bytes or, on the CPU, 50% [default there: all of it]
-    #[arg(long, value_name = "SIZE", value_parser = parsed::<MemoryBudget>, help_heading = "Plan")]
-    pub(crate) memory: Option<MemoryBudget>,
+    #[arg(long, value_name = "SIZE", value_parser = parsed::<Budget>, help_heading = "Plan")]
+    pub(crate) memory: Option<Budget>,
 
     /// Kind of device; it need not be there
     #[arg(long, value_enum, default_value_t = Place::Cpu, help_heading = "Plan")]
@@ -283,6 +285,9 @@ pub(crate) enum PlanDtype {
     /// Half precision, on GPUs
     #[value(alias = "float16")]
     F16,
+    /// Half precision with the range of single precision, on GPUs
+    #[value(alias = "bfloat16")]
+    Bf16,
 }
 
 /// Arguments of `vecmill memory`.
@@ -313,8 +318,8 @@ pub(crate) struct ReplayArguments {
     pub(crate) policy: Vec<Policy>,
 
     /// Most memory that each may hold: 8GiB or bytes [default: as much as it takes]
-    #[arg(long, value_name = "SIZE", value_parser = parsed::<MemoryBudget>)]
-    pub(crate) budget: Option<MemoryBudget>,
+    #[arg(long, value_name = "SIZE", value_parser = parsed::<Bytes>)]
+    pub(crate) budget: Option<Bytes>,
 
     /// When the pool gives back what is no longer needed: 60s, 5m, 1h or never
     #[arg(

@@ -1,14 +1,22 @@
-//! `vecmill devices`: the places on this machine that can run batches.
+//! `vecmill devices`: the places on this machine that can run batches, or why there is no GPU.
 
 use std::io::{self, Write, stdout};
 
 use serde::Serialize;
+use vecmill_engine::machine::{self, Found};
 
 use crate::arguments::DevicesArguments;
 use crate::failure::Failure;
-use vecmill_engine::machine;
 
-/// One device as it is shown.
+/// What is shown.
+#[derive(Debug, Serialize)]
+struct Devices {
+    devices: Vec<Row>,
+    /// Why no GPU can be used.
+    no_gpu: Option<String>,
+}
+
+/// One device.
 #[derive(Debug, Serialize)]
 struct Row {
     device: String,
@@ -17,29 +25,39 @@ struct Row {
     memory_bytes: Option<usize>,
 }
 
+impl From<Found> for Row {
+    fn from(found: Found) -> Self {
+        let Found { name, description, processor, memory_bytes } = found;
+        Self { device: name, processor, details: description, memory_bytes }
+    }
+}
+
 /// Lists the devices on standard output.
 pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), Failure> {
-    let rows: Vec<Row> = machine::devices()
-        .into_iter()
-        .map(|device| {
-            let is_cpu = device.name == "cpu";
-            Row {
-                processor: machine::processor().filter(|_| is_cpu),
-                memory_bytes: machine::memory_bytes().filter(|_| is_cpu),
-                device: device.name,
-                details: device.description,
-            }
-        })
-        .collect();
+    let (cpu, gpus) = machine::devices();
+    let (gpus, no_gpu) = match gpus {
+        Ok(gpus) => (gpus, None),
+        Err(reason) => (Vec::new(), Some(reason)),
+    };
+    let devices = [cpu].into_iter().chain(gpus).map(Row::from).collect();
+    let found = Devices { devices, no_gpu };
     let mut out = io::BufWriter::new(stdout().lock());
     let written = if arguments.json {
-        serde_json::to_writer_pretty(&mut out, &rows)
+        serde_json::to_writer_pretty(&mut out, &found)
             .map_err(io::Error::from)
             .and_then(|()| writeln!(out))
     } else {
-        write_table(&mut out, &rows)
+        write_text(&mut out, &found)
     };
     written.and_then(|()| out.flush()).map_err(Failure::Stdout)
+}
+
+fn write_text(out: &mut impl Write, found: &Devices) -> io::Result<()> {
+    write_table(out, &found.devices)?;
+    match &found.no_gpu {
+        Some(reason) => writeln!(out, "\nNo GPU: {reason}."),
+        None => Ok(()),
+    }
 }
 
 fn write_table(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
@@ -74,10 +92,13 @@ mod tests {
             memory_bytes,
         };
         let mut out = Vec::new();
-        write_table(&mut out, &[row("cpu", Some(3 << 29)), row("a-long-name", None)]).unwrap();
+        let devices = vec![row("cpu", Some(3 << 29)), row("a-long-name", None)];
+        let no_gpu = Some("there is none".to_owned());
+        write_text(&mut out, &Devices { devices, no_gpu }).unwrap();
         let expected = "DEVICE       PROCESSOR  DETAILS    MEMORY\n\
                         cpu          unknown    2 threads  1.5 GiB\n\
-                        a-long-name  unknown    2 threads  unknown\n";
+                        a-long-name  unknown    2 threads  unknown\n\n\
+                        No GPU: there is none.\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

@@ -64,6 +64,7 @@ fn the_parts_of_a_budget_add_up() {
 fn formats_and_devices_make_a_difference() {
     let (half, full) = (json(&GPU), json(&[&GPU[..], &["--dtype", "float32"]].concat()));
     assert_eq!((&half["dtype"], &full["dtype"]), (&"float16".into(), &"float32".into()));
+    assert_eq!(json(&[&GPU[..], &["--dtype", "bf16"]].concat())["dtype"], "bfloat16");
     assert!(number(&half["bytes_per_token"]) < number(&full["bytes_per_token"]));
     let cpu = json(&["--memory", "1GiB"]);
     assert_eq!((&cpu["device"], &cpu["dtype"]), (&"cpu".into(), &"float32".into()));
@@ -98,7 +99,7 @@ fn too_little_memory_says_how_much_is_missing() {
 fn what_can_t_be_meant_is_a_mistake_in_usage() {
     for (arguments, said) in [
         (&["--device", "gpu"][..], "add --memory"),
-        (&["--device", "gpu", "--memory", "50%"], "a GPU has its own"),
+        (&["--device", "gpu", "--memory", "50%"], "give a size such as 8GiB"),
         (&["--dtype", "f16"], "the CPU computes in f32"),
         (&["--memory", "8GB"], "a size such as 8GiB"),
         (&["--memory", "0"], "a size such as 8GiB"),

@@ -127,8 +127,12 @@ fn devices_are_listed_as_a_table_and_as_json() {
     assert!(table.starts_with("DEVICE") && table.contains("\ncpu "), "{table}");
     let (_, json, _) = run(&["devices", "--json"]);
     let devices: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (devices, no_gpu) = (devices["devices"].as_array().unwrap(), &devices["no_gpu"]);
     assert_eq!(devices[0]["device"], "cpu");
     assert!(devices[0]["details"].is_string());
+    // Either there are GPUs, or it is said why there are none.
+    assert_eq!(no_gpu.is_string(), devices.len() == 1, "{no_gpu}");
+    assert_eq!(no_gpu.is_string(), table.contains("No GPU: "), "{table}");
 }
 
 #[test]

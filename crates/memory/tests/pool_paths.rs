@@ -301,3 +301,22 @@ fn a_trace_calls_a_stream_by_one_number() {
     });
     assert_eq!(streams.collect::<Vec<_>>(), [0, 1, 0]);
 }
+
+#[test]
+fn idle_slabs_make_way_for_weights() {
+    let (device, stream, pool) = pool(GiveBack::Never);
+    drop(pool.lease(700 * MIB, &stream).unwrap());
+    let reserved = pool.reserve(400 * MIB).unwrap();
+    assert_eq!(pool.statistics().held_bytes, 0, "the budget had no room for both");
+    drop(reserved);
+    // A neighbour has all but 100 MiB of what the pool does not hold.
+    drop(pool.lease(500 * MIB, &stream).unwrap());
+    assert!(device.neighbour_takes(424 * MIB));
+    let region = pool.region(300 * MIB).unwrap();
+    assert_eq!(region.bytes(), 300 * MIB);
+    assert_eq!(pool.statistics().failures, 1, "the device's first refusal is counted");
+    let lease = pool.lease(200 * MIB, &stream).unwrap();
+    assert!(pool.region(200 * MIB).is_err(), "what is leased stays");
+    drop(lease);
+    assert_innocent(&device);
+}

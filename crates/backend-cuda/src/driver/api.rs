@@ -107,6 +107,11 @@ functions! {
     event_record = "cuEventRecord"(sys::CUevent, sys::CUstream);
     event_query = "cuEventQuery"(sys::CUevent);
     event_synchronize = "cuEventSynchronize"(sys::CUevent);
+    event_elapsed = "cuEventElapsedTime"(*mut f32, sys::CUevent, sys::CUevent);
+
+    host_launch = "cuLaunchHostFunc"(
+        sys::CUstream, unsafe extern "C" fn(*mut c_void), *mut c_void,
+    );
 
     fill_u32 = "cuMemsetD32Async"(sys::CUdeviceptr, c_uint, usize, sys::CUstream);
     copy_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);

@@ -3,7 +3,9 @@
 //! - `api` is the table of its functions, looked up when the program runs.
 //! - `context` starts it, asks what devices there are and makes a device's context current;
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
-//!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies.
+//!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies,
+//!   and `hold` holds a stream back.
+//! - `cublaslt` is NVIDIA's library of matrix products, with a table of its own.
 //!
 //! The choice behind it: each thing that the driver gives is a type that owns it and can't be made
 //! elsewhere, so no wrong handle or address can be passed, and the functions here are safe to call.
@@ -18,6 +20,9 @@
 
 mod api;
 mod context;
+pub(crate) mod cublaslt;
+mod cublaslt_library;
+mod hold;
 mod host;
 mod memory;
 mod ordered;
@@ -33,6 +38,7 @@ use cudarc::driver::sys;
 use crate::error::{DriverError, Unavailable, code};
 use api::Api;
 pub(crate) use context::{Context, NEEDED, device_count, device_info};
+pub(crate) use hold::Hold;
 pub(crate) use host::{HostMemory, PinnedRange};
 pub(crate) use memory::Allocation;
 pub use memory::DeviceSpan;

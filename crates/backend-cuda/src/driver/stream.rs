@@ -171,7 +171,7 @@ impl Drop for Stream {
     }
 }
 
-/// A `CUevent` without a time, destroyed when dropped.
+/// A `CUevent`, destroyed when dropped.
 #[derive(Debug)]
 pub(crate) struct Event {
     context: Arc<Context>,
@@ -184,12 +184,22 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
+    /// One without a time, which costs the device less.
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DriverError> {
+        Self::create(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that remembers when the device passed it.
+    pub(crate) fn timed(context: &Arc<Context>) -> Result<Self, DriverError> {
+        Self::create(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn create(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Self, DriverError> {
         let api = context.bind()?;
         let mut handle = std::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: writes one pointer, to which `handle` has room.
-        check("cuEventCreate", unsafe { (api.event_create)(&raw mut handle, flags) })?;
+        let result = unsafe { (api.event_create)(&raw mut handle, flags as u32) };
+        check("cuEventCreate", result)?;
         Ok(Self { context: Arc::clone(context), handle })
     }
 
@@ -209,6 +219,18 @@ impl Event {
         let api = self.context.bind()?;
         // SAFETY: the event is live.
         check("cuEventSynchronize", unsafe { (api.event_synchronize)(self.handle) })
+    }
+
+    /// Milliseconds from `earlier` to this one. Both must be timed, and passed.
+    pub(crate) fn milliseconds_since(&self, earlier: &Self) -> Result<f32, DriverError> {
+        let api = self.context.bind()?;
+        let mut milliseconds = 0.0;
+        // SAFETY: both events are live; writes one number, to which `milliseconds` has room. The
+        // driver refuses events without a time, or not passed yet.
+        let result =
+            unsafe { (api.event_elapsed)(&raw mut milliseconds, earlier.handle, self.handle) };
+        check("cuEventElapsedTime", result)?;
+        Ok(milliseconds)
     }
 }
 

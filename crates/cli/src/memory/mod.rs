@@ -74,7 +74,7 @@ fn read(path: &Path) -> Result<Trace, Failure> {
 }
 
 fn compared(trace: &Trace, arguments: &ReplayArguments, progress: &Progress) -> Comparison {
-    let budget = arguments.budget.map(|budget| budget.bytes);
+    let budget = arguments.budget.map(|budget| budget.0);
     let settings = PoolSettings { give_back: arguments.give_back.0, ..PoolSettings::default() };
     let mut managers: Vec<Box<dyn Manager>> = Vec::new();
     let mut chosen: Vec<Policy> = Vec::new();

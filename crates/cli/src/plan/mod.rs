@@ -6,14 +6,14 @@
 mod picture;
 mod report;
 
-use vecmill_engine::StartError;
 use vecmill_engine::plan::{DType, FitError, Plan, Target};
+use vecmill_engine::{MemoryBudget, StartError};
 
 use crate::arguments::{Place, PlanArguments, PlanDtype};
 use crate::failure::Failure;
 use crate::logging;
 use crate::progress::Progress;
-use crate::settings::memory::MemoryBudget;
+use crate::settings::memory::Budget;
 use crate::settings::{self, Environment};
 use crate::units::{bytes, enough};
 
@@ -46,7 +46,7 @@ pub(crate) fn run(
     let most = settings.max_batch_tokens();
     let mut builder = settings.builder().on_progress(progress.of_start());
     if let Some(memory) = arguments.memory {
-        builder = builder.memory_budget(memory.bytes);
+        builder = builder.memory_budget(memory.0);
     }
     let plan = builder.plan(target).map_err(|error| explained(error, target))?;
     report::write(&plan, most, json).map_err(Failure::Stdout)
@@ -56,15 +56,16 @@ pub(crate) fn run(
 fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
     let usage = |message: &str| Err(Failure::Usage(message.to_owned()));
     let mut target = match (arguments.device, arguments.dtype) {
-        (Place::Cpu, Some(PlanDtype::F16)) => {
-            return usage(
-                "--dtype f16: the CPU computes in f32: leave it out, or add --device gpu",
-            );
+        (Place::Cpu, Some(PlanDtype::F16 | PlanDtype::Bf16)) => {
+            return usage("--dtype: the CPU computes in f32: leave it out, or add --device gpu");
         }
         (Place::Cpu, _) => Target::CPU,
         (Place::Gpu, dtype) => {
-            let half = dtype != Some(PlanDtype::F32);
-            let format = if half { DType::F16 } else { DType::F32 };
+            let format = match dtype {
+                None | Some(PlanDtype::F16) => DType::F16,
+                Some(PlanDtype::Bf16) => DType::BF16,
+                Some(PlanDtype::F32) => DType::F32,
+            };
             Target { place: vecmill_engine::plan::Place::Gpu(format), ..Target::GPU }
         }
     };
@@ -72,10 +73,10 @@ fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
         (Place::Gpu, None) => {
             return usage("--device gpu: add --memory, what vecmill may take there, such as 8GiB");
         }
-        (Place::Gpu, Some(MemoryBudget { is_part: true, .. })) => {
+        (Place::Gpu, Some(Budget(MemoryBudget::Percent(_)))) => {
             return usage(
-                "--memory: a part is one of this machine's memory, and a GPU has its own: give a \
-                 size such as 8GiB",
+                "--memory: a GPU that need not be there has no memory to take a part of: give a size \
+                 such as 8GiB",
             );
         }
         _ => {}

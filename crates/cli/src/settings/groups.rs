@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use vecmill_engine::{Pooling, fetch::ModelRef};
 use vecmill_server::ApiKey;
 
-use super::kind::{Bytes, Dtype, Host, LogFilter, Name, Origin, Secret};
-use super::memory::{Folder, GiveBackAfter, MemoryBudget};
+use super::kind::{Bytes, Devices, Dtype, Host, LogFilter, Name, Origin, Secret};
+use super::memory::{Budget, Folder, GiveBackAfter};
 use super::table::settings;
 
 settings! {
@@ -57,17 +57,24 @@ settings! {
 settings! {
     /// What the model computes with.
     ComputeSettings("Devices and memory") {
-        /// Number format: auto or float32
+        /// Device to run on: auto, cpu, cuda or cuda:0; repeat it, or use commas, for several
         ///
-        /// The CPU computes in float32, whatever format the weights are stored in.
+        /// auto is all GPUs that can be used, else the CPU; cuda is all NVIDIA GPUs, cuda:0 the first
+        /// one. Several devices share one queue. 'vecmill devices' lists what there is.
+        device: Devices = "auto",
+        /// Number format to compute in: auto, float16, bfloat16 or float32
+        ///
+        /// auto is float16 on a GPU. The CPU computes in float32, whatever format the weights are
+        /// stored in.
         dtype: Dtype = "auto",
         /// Threads that tokenise [default: one per core]
         tokenization_workers: Option<NonZeroUsize>,
-        /// Most memory for weights and batches: bytes such as 2GiB, or a part such as 50%
+        /// Most memory for weights and batches on each device: bytes such as 2GiB, or a part such as 50%
         ///
-        /// A part is one of the machine's memory, or of the container's if that is less. Batches that
-        /// would need more wait or are split. [default: what the machine has]
-        memory_budget: Option<MemoryBudget>,
+        /// A part is one of the device's memory; on the CPU that is the machine's, or the container's
+        /// if that is less. Batches that would need more wait or are split. [default: what the machine
+        /// has; on a GPU 90 % of what is free at the start]
+        memory_budget: Option<Budget>,
         /// When memory that batches no longer need is given back: 60s, 5m, 1h or never
         ///
         /// Given back sooner, others can have it; kept longer, the next burst finds it ready.

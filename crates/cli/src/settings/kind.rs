@@ -5,6 +5,8 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
+use vecmill_engine::DeviceSpec;
+use vecmill_engine::plan::DType;
 
 use crate::settings::value::Value;
 
@@ -37,26 +39,42 @@ impl Value for Host {
     }
 }
 
-/// The number format to compute in.
+/// The number format to compute in; none is the best that each device does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dtype {
-    /// The best that the device does.
-    Auto,
-    /// 32-bit floating point.
-    Float32,
-}
+pub(crate) struct Dtype(pub(crate) Option<DType>);
 
 impl Value for Dtype {
     const PLACEHOLDER: &'static str = "DTYPE";
-    const EXPECTED: &'static str =
-        "auto or float32: the CPU computes in float32, whatever format the weights are stored in";
+    const EXPECTED: &'static str = "auto, float16, bfloat16 or float32";
 
     fn parse(text: &str) -> Option<Self> {
         match text {
-            "auto" => Some(Self::Auto),
-            "float32" => Some(Self::Float32),
+            "auto" => Some(Self(None)),
+            "float16" | "f16" => Some(Self(Some(DType::F16))),
+            "bfloat16" | "bf16" => Some(Self(Some(DType::BF16))),
+            "float32" | "f32" => Some(Self(Some(DType::F32))),
             _ => None,
         }
+    }
+}
+
+/// Devices to run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Devices(pub(crate) Vec<DeviceSpec>);
+
+impl Value for Devices {
+    const PLACEHOLDER: &'static str = "DEVICE";
+    const EXPECTED: &'static str =
+        "auto, cpu, cuda for all GPUs or cuda:0 for the first one, with commas between several";
+    const MANY: bool = true;
+
+    fn parse(text: &str) -> Option<Self> {
+        text.split(',').map(|part| part.trim().parse().ok()).collect::<Option<_>>().map(Self)
+    }
+
+    fn and(mut self, next: Self) -> Self {
+        self.0.extend(next.0);
+        self
     }
 }
 
@@ -184,6 +202,19 @@ mod tests {
         assert_eq!(bytes("0.25KiB"), Some(256));
         for wrong in ["", "0", "-1", "GiB", "1.5", "1.x", "1..2GiB", "2GB", "99999999TiB", "1e9"] {
             assert_eq!(bytes(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn devices_are_a_list() {
+        let devices = |text| Devices::parse(text).map(|devices| devices.0);
+        assert_eq!(devices("auto"), Some(vec![DeviceSpec::Auto]));
+        let both = vec![DeviceSpec::Cuda(Some(1)), DeviceSpec::Cpu];
+        assert_eq!(devices("cuda:1, cpu").as_ref(), Some(&both));
+        let one = Devices(vec![DeviceSpec::Cuda(Some(1))]);
+        assert_eq!(one.and(Devices(vec![DeviceSpec::Cpu])).0, both);
+        for wrong in ["", "gpu", "cpu,", "cuda:x"] {
+            assert_eq!(devices(wrong), None, "{wrong}");
         }
     }
 

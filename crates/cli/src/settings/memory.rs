@@ -3,38 +3,26 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vecmill_engine::{GiveBack, machine};
+use vecmill_engine::{GiveBack, MemoryBudget};
 
 use crate::settings::kind::Bytes;
 use crate::settings::value::Value;
 
-/// The most memory to use.
+/// The most memory to use on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MemoryBudget {
-    /// In bytes.
-    pub(crate) bytes: usize,
-    /// Whether it was given as a part of this machine's memory.
-    pub(crate) is_part: bool,
-}
+pub(crate) struct Budget(pub(crate) MemoryBudget);
 
-impl MemoryBudget {
-    fn parse_on(text: &str, machine: Option<usize>) -> Option<Self> {
-        let Some(number) = text.strip_suffix('%') else {
-            return Bytes::parse(text).map(|bytes| Self { bytes: bytes.0, is_part: false });
-        };
-        let percent: usize = number.trim_end().parse().ok()?;
-        (1..=100).contains(&percent).then_some(())?;
-        Some(Self { bytes: machine? / 100 * percent, is_part: true })
-    }
-}
-
-impl Value for MemoryBudget {
+impl Value for Budget {
     const PLACEHOLDER: &'static str = "SIZE";
     const EXPECTED: &'static str = "a size such as 8GiB or 512MiB, a number of bytes, or a part \
-        from 1% to 100% of the machine's memory, where that is known";
+        from 1% to 100% of the device's memory";
 
     fn parse(text: &str) -> Option<Self> {
-        Self::parse_on(text, machine::memory_bytes())
+        let Some(number) = text.strip_suffix('%') else {
+            return Bytes::parse(text).map(|bytes| Self(MemoryBudget::Bytes(bytes.0)));
+        };
+        let percent: u8 = number.trim_end().parse().ok()?;
+        (1..=100).contains(&percent).then_some(Self(MemoryBudget::Percent(percent)))
     }
 }
 
@@ -87,15 +75,13 @@ mod tests {
 
     #[test]
     fn a_budget_is_a_size_or_a_part() {
-        let budget = |text| MemoryBudget::parse_on(text, Some(8000));
-        let size = |bytes| Some(MemoryBudget { bytes, is_part: false });
-        assert_eq!(budget("2GiB"), size(2 << 30));
-        assert_eq!(budget("3000000000"), size(3_000_000_000));
-        assert_eq!(budget("75 %"), Some(MemoryBudget { bytes: 6000, is_part: true }));
-        for wrong in ["0%", "101%", "%", "half", "-1%", "8GB", "8G", "0.5"] {
+        let budget = |text| Budget::parse(text).map(|budget| budget.0);
+        assert_eq!(budget("2GiB"), Some(MemoryBudget::Bytes(2 << 30)));
+        assert_eq!(budget("3000000000"), Some(MemoryBudget::Bytes(3_000_000_000)));
+        assert_eq!(budget("75 %"), Some(MemoryBudget::Percent(75)));
+        for wrong in ["0%", "101%", "300%", "%", "half", "-1%", "8GB", "8G", "0.5"] {
             assert_eq!(budget(wrong), None, "{wrong}");
         }
-        assert_eq!(MemoryBudget::parse_on("75%", None), None);
     }
 
     #[test]

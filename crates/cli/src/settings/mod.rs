@@ -11,7 +11,7 @@ mod file;
 pub(crate) mod flags;
 mod given;
 mod groups;
-mod kind;
+pub(crate) mod kind;
 pub(crate) mod memory;
 mod problem;
 mod table;
@@ -211,8 +211,6 @@ impl EngineSettings {
     /// An engine's builder with these settings.
     pub(crate) fn builder(self) -> Builder {
         let Self { model, usage, batch, compute } = self;
-        // Both formats mean float32 on the CPU, the only device so far.
-        let (Dtype::Auto | Dtype::Float32) = compute.dtype;
         let prompt = match (usage.default_prompt, usage.default_prompt_name) {
             (Some(text), _) => Prompt::Text(text),
             (None, Some(name)) => Prompt::Named(name.0),
@@ -221,6 +219,7 @@ impl EngineSettings {
         let mut builder = batch
             .apply(model.builder())
             .default_prompt(prompt)
+            .devices(compute.device.0)
             .queue_capacity(compute.queue_capacity.get())
             .memory_give_back(compute.memory_give_back.0)
             .memory_predict(compute.memory_predict);
@@ -230,8 +229,11 @@ impl EngineSettings {
         if let Some(threads) = compute.tokenization_workers {
             builder = builder.tokenization_workers(threads.get());
         }
+        if let Dtype(Some(format)) = compute.dtype {
+            builder = builder.dtype(format);
+        }
         if let Some(budget) = compute.memory_budget {
-            builder = builder.memory_budget(budget.bytes);
+            builder = builder.memory_budget(budget.0);
         }
         if let Some(folder) = compute.memory_trace_on_refusal {
             builder = builder.memory_trace_on_refusal(folder.0);

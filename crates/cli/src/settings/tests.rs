@@ -100,7 +100,7 @@ fn every_setting_has_its_own_names() {
 fn all_problems_are_reported_each_with_its_place() {
     let sources = none()
         .flag("port", "70000")
-        .flag("dtype", "float16")
+        .flag("dtype", "int8")
         .variable("VECMILL_MAX_BATCH_TOKENS", "many")
         .file("# comment\nprot = 1\nauto-truncate = \"maybe\"\n\n[server]\nport = 1\n");
     assert_eq!(
@@ -109,8 +109,7 @@ fn all_problems_are_reported_each_with_its_place() {
             "FILE:2: prot: no such setting; did you mean 'port'?",
             "FILE:5: server: no such setting: 'vecmill serve --help' lists them all",
             "VECMILL_MAX_BATCH_TOKENS 'many': expected a whole number of at least 1",
-            "--dtype 'float16': expected auto or float32: the CPU computes in float32, whatever \
-             format the weights are stored in",
+            "--dtype 'int8': expected auto, float16, bfloat16 or float32",
             "--port '70000': expected a port from 0 to 65535",
             "FILE:3: auto-truncate 'maybe': expected true or false",
         ]
@@ -272,7 +271,7 @@ fn what_memory_settings_expect_is_said() {
         sources.problems(),
         [
             "--memory-budget '8GB': expected a size such as 8GiB or 512MiB, a number of bytes, or \
-             a part from 1% to 100% of the machine's memory, where that is known",
+             a part from 1% to 100% of the device's memory",
             "--memory-give-back '1d': expected a time from 1s to 24h such as 60s or 5m, or never",
             "VECMILL_MEMORY_PREDICT 'maybe': expected true or false",
             "FILE:1: memory-trace-on-refusal '/no/such': expected a folder that exists",

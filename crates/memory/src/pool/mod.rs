@@ -37,7 +37,7 @@ use crossbeam_utils::CachePadded;
 use crate::budget::Budget;
 use crate::class::GRANULE;
 use crate::region::Region;
-use crate::source::Source;
+use crate::source::{Cause, Source};
 use counts::Counts;
 use fallback::Fallback;
 use slot::Slot;
@@ -188,23 +188,36 @@ impl<S: Source> Pool<S> {
         self.shared.extra(bytes, Some(stream.clone()))
     }
 
-    /// Sets `bytes` of the budget aside for memory that lives outside the pool.
+    /// Sets `bytes` of the budget aside for memory that lives outside the pool. Idle slabs make way
+    /// for it.
     ///
     /// # Errors
     /// [`LeaseError::TooLarge`] when the budget does not leave that much.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, LeaseError> {
-        let reserved = self.shared.budget.reserve(bytes);
+        let budget = &self.shared.budget;
+        let reserved = budget.reserve(bytes).or_else(|_| {
+            self.trim();
+            budget.reserve(bytes)
+        });
         reserved.map_err(|available| LeaseError::TooLarge { needed: bytes, available })
     }
 
-    /// Takes memory for weights: a region of its own, for as long as it lives.
+    /// Takes memory for weights: a region of its own, for as long as it lives. Idle slabs make way
+    /// for it.
     ///
     /// # Errors
     /// [`LeaseError`] when budget or source do not have that much.
     pub fn region(&self, bytes: usize) -> Result<Region<S>, LeaseError> {
+        let Shared { source, counts, .. } = &*self.shared;
         let whole = self.shared.granules(bytes)? * GRANULE;
         let reservation = self.reserve(whole)?;
-        let block = self.shared.source.allocate(whole)?;
+        let allocate = || source.allocate(whole).inspect_err(|error| counts.failed(error));
+        let block = allocate().or_else(|error| {
+            if error.cause != Cause::Exhausted || self.trim() == 0 {
+                return Err(error);
+            }
+            allocate()
+        })?;
         Ok(Region::new(block, whole, reservation))
     }
 
@@ -388,5 +401,5 @@ impl<S: Source> Drop for Shared<S> {
     }
 }
 
-#[cfg(all(test, not(any(loom, miri))))] // Miri objects to crossbeam's cell: its issue 908
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_utils::atomic::AtomicCell;
+use mea::atomicbox::AtomicOptionBox;
 
 use super::state::Word;
 use super::tally::Tally;
@@ -30,7 +30,7 @@ pub(super) struct Slot<S: Source> {
     pub(super) word: Word,
     pub(super) tally: Tally,
     /// Whoever owns the word owns this. A pointer, so that taking it out is one atomic exchange.
-    slab: AtomicCell<Option<Box<Slab<S>>>>,
+    slab: AtomicOptionBox<Slab<S>>,
     /// Granules that the slab is to shrink to when it is leased next; 0 when it is not.
     recall: AtomicUsize,
 }
@@ -40,7 +40,7 @@ impl<S: Source> Slot<S> {
         Self {
             word: Word::new(),
             tally: Tally::new(trace_leases),
-            slab: AtomicCell::new(None),
+            slab: AtomicOptionBox::none(),
             recall: AtomicUsize::new(0),
         }
     }

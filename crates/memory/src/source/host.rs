@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, MmapMut};
+#[cfg(not(miri))]
 use quanta::Clock;
 
 use super::{Cause, Source, SourceError};
@@ -94,6 +95,7 @@ impl Source for HostSource {
 }
 
 /// Nanoseconds since the first call in this process.
+#[cfg(not(miri))]
 #[inline]
 pub(super) fn monotonic_nanoseconds() -> u64 {
     static CLOCK: LazyLock<(Clock, u64)> = LazyLock::new(|| {
@@ -105,12 +107,19 @@ pub(super) fn monotonic_nanoseconds() -> u64 {
     clock.delta_as_nanos(*start, clock.raw())
 }
 
+/// The same for Miri, which does not know the instructions that `quanta` uses.
+#[cfg(miri)]
+pub(super) fn monotonic_nanoseconds() -> u64 {
+    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Asks for 2 MiB pages, without which large matrices miss the processor's address cache. A system
 /// that has none to give does without.
 fn advise_huge_pages(map: &MmapMut) {
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))] // Miri does not know the advice
     let _ = map.advise(memmap2::Advice::HugePage);
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(any(not(target_os = "linux"), miri))]
     let _ = map;
 }
 

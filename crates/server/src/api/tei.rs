@@ -205,7 +205,10 @@ impl CharacterCount<'_> {
 /// `GET /info`: TEI's fields, then ours.
 pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.embedder.info();
-    let device = |device: &vecmill_engine::Device| serde_json::json!({"name": device.name, "description": device.description});
+    let device = |device: &vecmill_engine::Device| {
+        let vecmill_engine::Device { name, description, dtype } = device;
+        serde_json::json!({"name": name, "description": description, "dtype": dtype})
+    };
     let body = serde_json::json!({
         "model_id": info.model_id,
         "model_sha": info.revision,

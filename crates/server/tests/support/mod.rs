@@ -59,7 +59,11 @@ impl Drop for Waiting {
 
 impl Fake {
     pub(crate) fn new() -> Self {
-        let device = |name: &str| Device { name: name.into(), description: "pretended".into() };
+        let device = |name: &str| Device {
+            name: name.into(),
+            description: "pretended".into(),
+            dtype: "float32".into(),
+        };
         let info = Info {
             model_id: "test/fake".into(),
             revision: Some("main".into()),

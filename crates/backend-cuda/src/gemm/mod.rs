@@ -1,0 +1,295 @@
+//! Matrix products by cuBLASLt: `output = activation(input · weightᵀ + bias + residual)`.
+//!
+//! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
+//! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choices` remembers an algorithm per
+//!   bucket; `fp8` has operands of 8 bits; `tune` times candidates where the library's own estimate is not enough.
+//!
+//! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
+//! costs more than a small product. So it is asked once per bucket, eight of which make an octave,
+//! and an answer counts only if it holds for the fewest and the most rows of the bucket.
+//!
+//! **Precision.** Products and sums are `f32`, for `f32` operands without TF32. Sums that are
+//! computed in parts are added in `f32` as well. The library adds a bias in the format of the
+//! output: in f16 and bf16 it is rounded when it is loaded, which moves a result by at most the
+//! unit roundoff of that format times the bias, as its own rounding does.
+//!
+//! **The same bits.** An algorithm adds up the same products in the same order for each row, so
+//! within a bucket a row's result does not depend on the other rows. Batches of different buckets,
+//! and processes that have tuned differently, may use different algorithms: there results agree
+//! within the rounding of sums, and not to the last bit.
+
+mod choices;
+mod error;
+mod fp8;
+mod shape;
+mod tune;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vecmill_encoder::Activation;
+
+use crate::device::Device;
+use crate::driver::DeviceSpan;
+use crate::driver::cublaslt::{
+    Algorithm, Candidate, Function, Limits, MatmulError, MatmulLibrary, Operands, Product,
+    Specification,
+};
+use crate::stream::CudaStream;
+use choices::{Choices, Key};
+pub use error::GemmError;
+pub use fp8::{Granularity, Scales};
+pub use shape::{Bucket, Format};
+pub use tune::Tuned;
+
+/// What addresses of activations and biases must be multiples of.
+pub const ACTIVATION_ALIGNMENT: u32 = 64;
+/// What addresses of weights must be multiples of.
+pub const WEIGHT_ALIGNMENT: u32 = 256;
+
+/// How many algorithms the library is asked for.
+const CANDIDATES: usize = 16;
+
+/// One product and where its operands are. All matrices are row-major and without gaps.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear<'a> {
+    /// Of all matrices, and of the bias; with scales, not of input and weight.
+    pub format: Format,
+    /// Rows of input and output.
+    pub rows: usize,
+    /// Columns of the input.
+    pub inputs: usize,
+    /// Columns of the output.
+    pub outputs: usize,
+    /// `[rows, inputs]`
+    pub input: DeviceSpan<'a>,
+    /// `[outputs, inputs]`
+    pub weight: DeviceSpan<'a>,
+    /// Says that input and weight are FP8.
+    pub scales: Option<Scales<'a>>,
+    /// `[outputs]`, added to each row.
+    pub bias: Option<DeviceSpan<'a>>,
+    /// `[rows, outputs]`, added as well; may be where the output is.
+    pub residual: Option<DeviceSpan<'a>>,
+    /// Applied to each element.
+    pub activation: Activation,
+    /// `[rows, outputs]`
+    pub output: DeviceSpan<'a>,
+    /// As long as [`Gemm::workspace_bytes`] says.
+    pub workspace: DeviceSpan<'a>,
+}
+
+impl Linear<'_> {
+    fn no_algorithm(&self) -> GemmError {
+        let Self { format, rows, inputs, outputs, .. } = *self;
+        GemmError::NoAlgorithm { format, rows, inputs, outputs }
+    }
+}
+
+/// cuBLASLt on one device. All methods may be called from any thread; calls take turns.
+#[derive(Debug)]
+pub struct Gemm {
+    device: Device,
+    workspace_limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    library: MatmulLibrary,
+    choices: Choices<Choice>,
+}
+
+/// What is used for a bucket.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    /// What the algorithm applies to the sums.
+    function: Function,
+    algorithm: Algorithm,
+}
+
+impl Gemm {
+    /// Opens the library for `device`.
+    ///
+    /// # Errors
+    /// [`GemmError::NoLibrary`] when it is not there, [`GemmError::Failed`] when it does not start.
+    pub fn open(device: &Device) -> Result<Self, GemmError> {
+        let library = MatmulLibrary::open(device.context())
+            .map_err(|reason| GemmError::NoLibrary { reason })??;
+        let state = State { library, choices: Choices::default() };
+        let workspace_limit = shape::workspace_limit(device.info().compute_capability);
+        Ok(Self { device: device.clone(), workspace_limit, state: Mutex::new(state) })
+    }
+
+    /// The library's version: `(13, 1, 0)` is 13.1.0.
+    pub fn version(&self) -> (usize, usize, usize) {
+        let version = self.state().library.version();
+        (version / 10_000, version % 10_000 / 100, version % 100)
+    }
+
+    /// Scratch bytes for a product with `rows` rows; more rows need no less.
+    pub fn workspace_bytes(&self, rows: usize, outputs: usize) -> usize {
+        shape::workspace_bytes(rows, outputs, self.workspace_limit)
+    }
+
+    /// Computes a product on `stream`, behind the work so far. Returns the activation that is still
+    /// to be applied to the output: `Identity` where cuBLASLt did it.
+    ///
+    /// # Errors
+    /// [`GemmError`] when an operand is too short or misaligned, the library has no algorithm for
+    /// it, or the device is lost.
+    pub fn multiply(
+        &self,
+        stream: &CudaStream,
+        linear: &Linear<'_>,
+    ) -> Result<Activation, GemmError> {
+        if linear.rows == 0 {
+            return Ok(Activation::Identity);
+        }
+        self.validate(linear)?;
+        let mut state = self.state();
+        let State { library, choices } = &mut *state;
+        let choice = choices.get_or_choose(Key::of(linear), || {
+            let (function, candidates) = self.candidates(library, linear)?;
+            let first = candidates.first().ok_or_else(|| linear.no_algorithm())?;
+            Ok::<_, GemmError>(Choice { function, algorithm: first.algorithm })
+        })?;
+        let product = library.product(&to_run(linear, choice.function))?;
+        run(library, stream, linear, &product, &choice.algorithm)?;
+        Ok(remaining(linear.activation, choice.function))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What a panic can leave behind is a choice that was not made yet.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The algorithms that hold for the whole bucket, by the library's estimate, and what they
+    /// apply: the activation if there is one that does, else nothing.
+    fn candidates(
+        &self,
+        library: &MatmulLibrary,
+        linear: &Linear<'_>,
+    ) -> Result<(Function, Vec<Candidate>), GemmError> {
+        let fused = fusable(linear.activation, linear.format);
+        let found = self.candidates_with(library, linear, fused)?;
+        if !found.is_empty() || fused == Function::Identity {
+            return Ok((fused, found));
+        }
+        let found = self.candidates_with(library, linear, Function::Identity)?;
+        Ok((Function::Identity, found))
+    }
+
+    fn candidates_with(
+        &self,
+        library: &MatmulLibrary,
+        linear: &Linear<'_>,
+        function: Function,
+    ) -> Result<Vec<Candidate>, GemmError> {
+        let bucket = Bucket::of(linear.rows);
+        let limits = Limits {
+            workspace_bytes: self.workspace_bytes(bucket.most(), linear.outputs),
+            weight_alignment: WEIGHT_ALIGNMENT,
+            activation_alignment: ACTIVATION_ALIGNMENT,
+        };
+        let product = |rows| library.product(&to_choose(linear, rows, function));
+        let propose = |rows| library.candidates(&product(rows)?, &limits, CANDIDATES);
+        let holds = |rows, candidate: &Candidate| {
+            let needed = library.check(&product(rows)?, &candidate.algorithm)?;
+            Ok(needed.is_some_and(|bytes| bytes <= limits.workspace_bytes))
+        };
+        Ok(choices::valid_in(bucket, propose, holds)?)
+    }
+
+    /// Sizes and places of the operands, before anything is asked of the device.
+    fn validate(&self, linear: &Linear<'_>) -> Result<(), GemmError> {
+        let Linear { format, rows, inputs, outputs, .. } = *linear;
+        if rows == 0 || inputs == 0 || outputs == 0 {
+            return Err(linear.no_algorithm());
+        }
+        let elements = |rows: usize, columns: usize| rows.saturating_mul(columns);
+        let matrix = |rows, columns| elements(rows, columns).saturating_mul(format.bytes());
+        let operand_bytes = if linear.scales.is_some() { 1 } else { format.bytes() };
+        let factor = |rows, columns| elements(rows, columns).saturating_mul(operand_bytes);
+        let workspace_bytes = self.workspace_bytes(rows, outputs);
+        let activation = |operand, span, needed| (operand, span, needed, ACTIVATION_ALIGNMENT);
+        let operands = [
+            Some(activation("input", linear.input, factor(rows, inputs))),
+            Some(("weight", linear.weight, factor(outputs, inputs), WEIGHT_ALIGNMENT)),
+            linear.bias.map(|span| activation("bias", span, matrix(1, outputs))),
+            linear.residual.map(|span| activation("residual", span, matrix(rows, outputs))),
+            Some(activation("output", linear.output, matrix(rows, outputs))),
+            Some(activation("workspace", linear.workspace, workspace_bytes)),
+        ];
+        let scales = linear.scales.map(|scales| scales.operands(linear)).transpose()?;
+        let mut operands = operands.into_iter().flatten().chain(scales.into_iter().flatten());
+        operands.try_for_each(|(operand, span, needed, alignment)| {
+            if span.bytes() < needed {
+                return Err(GemmError::TooShort { operand, needed, found: span.bytes() });
+            }
+            if !span.address().is_multiple_of(alignment.into()) {
+                return Err(GemmError::Misaligned { operand, address: span.address(), alignment });
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What the library shall apply of `activation`. Its GELU is the one by tanh, and that tanh may be
+/// the hardware's, which is good enough for 16 bits. The others are a kernel's business, behind the
+/// product.
+fn fusable(activation: Activation, format: Format) -> Function {
+    match activation {
+        Activation::Relu => Function::Relu,
+        Activation::GeluTanh if format != Format::F32 => Function::Gelu,
+        _ => Function::Identity,
+    }
+}
+
+/// What is left of `activation` when the library applied `function`.
+fn remaining(activation: Activation, function: Function) -> Activation {
+    match function {
+        Function::Identity => activation,
+        Function::Relu | Function::Gelu => Activation::Identity,
+    }
+}
+
+/// The product itself.
+fn to_run(linear: &Linear<'_>, function: Function) -> Specification {
+    Specification {
+        data_type: linear.format.data_type(),
+        rows: linear.rows,
+        inputs: linear.inputs,
+        outputs: linear.outputs,
+        function,
+        bias: linear.bias.map(|span| span.address()),
+        scales: linear.scales.map(|scales| scales.addresses()),
+    }
+}
+
+/// What stands for products of `rows` rows. Only the alignment of addresses counts here, and must be
+/// what all have.
+fn to_choose(linear: &Linear<'_>, rows: usize, function: Function) -> Specification {
+    Specification {
+        rows,
+        bias: linear.bias.map(|_| u64::from(ACTIVATION_ALIGNMENT)),
+        scales: linear.scales.map(|scales| scales.alignments()),
+        ..to_run(linear, function)
+    }
+}
+
+fn run(
+    library: &MatmulLibrary,
+    stream: &CudaStream,
+    linear: &Linear<'_>,
+    product: &Product,
+    algorithm: &Algorithm,
+) -> Result<(), MatmulError> {
+    let operands = Operands {
+        weight: linear.weight,
+        input: linear.input,
+        addend: linear.residual,
+        output: linear.output,
+        workspace: linear.workspace,
+    };
+    library.multiply(stream.raw(), product, &operands, algorithm)
+}
