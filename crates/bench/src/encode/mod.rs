@@ -11,9 +11,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vecmill_backend_cpu::CpuBackend;
-use vecmill_backend_cuda::Device;
+use vecmill_backend_cuda::{CudaBackend, Device};
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Encoder, Model, PaperBackend as CudaBackend, Shape};
+use vecmill_encoder::{Backend, Encoder, Model, Shape};
 use vecmill_memory::Pool;
 
 use crate::lengths::Lengths;
@@ -117,8 +117,9 @@ pub(crate) fn run(arguments: &EncodeArguments) -> Outcome {
 }
 
 /// The backend on a GPU.
-fn connect(_ordinal: usize, _dtype: DType) -> Result<CudaBackend, Box<dyn Error>> {
-    Err("this version finds GPUs but has no kernels for them".into())
+fn connect(ordinal: usize, dtype: DType) -> Result<CudaBackend, Box<dyn Error>> {
+    let cache = std::env::temp_dir().join("vecmill-kernels");
+    Ok(CudaBackend::open(ordinal, dtype, Some(cache))?)
 }
 
 fn run_on<B: Backend>(
