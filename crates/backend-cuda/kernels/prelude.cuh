@@ -1,0 +1,251 @@
+// What every kernel file needs; put in front of it as text, since NVRTC has no headers here.
+//
+// - `T`, the type of stored values, chosen by -DT_F16, -DT_BF16 or -DT_F32, and its conversions
+// - 16-byte vectors of T
+// - reductions over a warp and over a block
+// - activations
+//
+// The choice: 16-bit formats are plain bits (u16) converted by single PTX instructions, so that all
+// arithmetic is visibly f32. The activations are free of PTX; `scripts/kernels/activations.cpp`
+// includes this file on the host and measures them.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#if defined(T_F16) + defined(T_BF16) + defined(T_F32) != 1
+#error "define exactly one of T_F16, T_BF16 and T_F32"
+#endif
+
+#ifdef T_F32
+typedef float T;
+#else
+typedef u16 T;
+#endif
+
+constexpr int WARP = 32;
+constexpr u32 ALL_LANES = 0xffffffffu;
+// Elements of T in 16 bytes.
+constexpr int VECTOR = 16 / sizeof(T);
+
+#ifdef __CUDACC__
+
+// ---- Conversions: all round to nearest, ties to even ----
+
+#ifdef T_F32
+
+__device__ __forceinline__ float to_float(T value) { return value; }
+__device__ __forceinline__ T from_float(float value) { return value; }
+
+#elif defined(T_F16)
+
+__device__ __forceinline__ float to_float(T value) {
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
+    return result;
+}
+
+__device__ __forceinline__ T from_float(float value) {
+    T result;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(value));
+    return result;
+}
+
+// Two values in one word, the first in the lower half.
+__device__ __forceinline__ u32 pack2(float low, float high) {
+    u32 result;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+#else
+    result = from_float(low) | (u32)from_float(high) << 16;
+#endif
+    return result;
+}
+
+#else
+
+__device__ __forceinline__ float to_float(T value) { return __uint_as_float((u32)value << 16); }
+
+__device__ __forceinline__ T from_float(float value) {
+#if __CUDA_ARCH__ >= 800
+    T result;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result) : "f"(value));
+    return result;
+#else
+    u32 bits = __float_as_uint(value);
+    bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    return nan ? 0x7fff : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+#endif
+}
+
+// Two values in one word, the first in the lower half.
+__device__ __forceinline__ u32 pack2(float low, float high) {
+    u32 result;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+#else
+    result = from_float(low) | (u32)from_float(high) << 16;
+#endif
+    return result;
+}
+
+#endif
+
+#ifndef T_F32
+__device__ __forceinline__ void unpack2(u32 pair, float& low, float& high) {
+    low = to_float((u16)(pair & 0xffffu));
+    high = to_float((u16)(pair >> 16));
+}
+#endif
+
+// ---- 16 bytes of T at an address divisible by 16 ----
+
+__device__ __forceinline__ void unpack_vector(const uint4& bits, float (&values)[VECTOR]) {
+    const u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#ifdef T_F32
+        values[i] = __uint_as_float(words[i]);
+#else
+        unpack2(words[i], values[2 * i], values[2 * i + 1]);
+#endif
+    }
+}
+
+__device__ __forceinline__ uint4 pack_vector(const float (&values)[VECTOR]) {
+    u32 words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#ifdef T_F32
+        words[i] = __float_as_uint(values[i]);
+#else
+        words[i] = pack2(values[2 * i], values[2 * i + 1]);
+#endif
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ __forceinline__ uint4 load_bits(const T* from) {
+    return *reinterpret_cast<const uint4*>(from);
+}
+
+__device__ __forceinline__ void load_vector(const T* from, float (&values)[VECTOR]) {
+    unpack_vector(load_bits(from), values);
+}
+
+__device__ __forceinline__ void store_vector(T* to, const float (&values)[VECTOR]) {
+    *reinterpret_cast<uint4*>(to) = pack_vector(values);
+}
+
+// ---- Reductions: every thread gets the result, the same bits in each ----
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
+        value += __shfl_xor_sync(ALL_LANES, value, lanes);
+    }
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, lanes));
+    }
+    return value;
+}
+
+// `partials` is shared memory of one float per warp, free for use again when the call returns.
+// All `32 * warps` threads of the block call it together.
+__device__ __forceinline__ float block_sum(float value, float* partials, int warps) {
+    value = warp_sum(value);
+    if (threadIdx.x % WARP == 0) {
+        partials[threadIdx.x / WARP] = value;
+    }
+    __syncthreads();
+    float total = 0.0f;
+    for (int i = 0; i < warps; ++i) {
+        total += partials[i];
+    }
+    __syncthreads();
+    return total;
+}
+
+// ---- Approximations by one instruction each, within 2 ulp; subnormal results are zero ----
+
+__device__ __forceinline__ float exp2_approx(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+#endif
+
+// ---- Activations: within a few ulp for f32, within 2^-16 relative for the 16-bit formats ----
+//
+// 2^-16 is a sixteenth of f16's rounding error and costs a third of the instructions, without which
+// an elementwise pass would wait for arithmetic instead of memory. Infinities, which only overflow
+// makes, may become NaN.
+
+constexpr float LOG2_E = 1.44269504f;
+
+__device__ __forceinline__ float logistic(float x) {
+#ifdef T_F32
+    return 1.0f / (1.0f + expf(-x));
+#else
+    return reciprocal_approx(1.0f + exp2_approx(-LOG2_E * x));
+#endif
+}
+
+// x * Phi(x), with Phi the normal distribution's cumulative function: the exact GELU.
+__device__ __forceinline__ float gelu(float x) {
+#ifdef T_F32
+    return x * normcdff(x);
+#else
+    // max(x, 0) - |x| * Phi(-|x|) has no cancellation. log2(Phi(-y)) is nearly a parabola: this is
+    // its minimax polynomial on 0..6, which beyond goes to minus infinity as the function does.
+    const float y = fabsf(x);
+    float power = -1.8348126e-6f;
+    power = fmaf(power, y, 6.1598315e-5f);
+    power = fmaf(power, y, -9.3052501e-4f);
+    power = fmaf(power, y, 8.5078916e-3f);
+    power = fmaf(power, y, -5.3960070e-2f);
+    power = fmaf(power, y, -4.5846438e-1f);
+    power = fmaf(power, y, -1.1512511f);
+    power = fmaf(power, y, -9.9999529e-1f);
+    return fmaf(-y, exp2_approx(power), fmaxf(x, 0.0f));
+#endif
+}
+
+// GELU with Phi(x) approximated by (1 + tanh(u)) / 2, which is the logistic function of 2u.
+__device__ __forceinline__ float gelu_tanh(float x) {
+    const float twice_u = x * fmaf(0.071354816f, x * x, 1.5957691f);
+    return x * logistic(twice_u);
+}
+
+__device__ __forceinline__ float silu(float x) { return x * logistic(x); }
+
+// NaN stays NaN.
+__device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+// In the order of `vecmill_encoder::Activation`.
+enum Activation { GELU, GELU_TANH, RELU, SILU, TANH, IDENTITY };
+
+template <Activation ACTIVATION>
+__device__ __forceinline__ float activate(float x) {
+    switch (ACTIVATION) {
+        case GELU: return gelu(x);
+        case GELU_TANH: return gelu_tanh(x);
+        case RELU: return relu(x);
+        case SILU: return silu(x);
+        case TANH: return tanhf(x);
+        default: return x;
+    }
+}
