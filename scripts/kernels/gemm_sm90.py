@@ -11,6 +11,7 @@ import site
 from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "crates/backend-cuda/kernels"
+SOURCES = ("prelude.cuh", "hopper.cuh", "gemm_sm90_tiles.cuh", "gemm_sm90_epilogue.cuh", "gemm_sm90.cu")
 BLOCK = 384
 
 DEFAULTS = dict(ROW_BLOCKS=2, TILE_COLUMNS=192, PING_PONG=1, STAGES=4, SLOTS=2, CLUSTER_ROWS=1,
@@ -25,6 +26,7 @@ def config(**macros):
 CONFIGS = {
     "pp128x192": config(),
     "pp128x192c2x1": config(CLUSTER_ROWS=2),
+    "pp128x192c2x1s5": config(CLUSTER_ROWS=2, STAGES=5, SLOTS=1),
     "pp128x192c1x2": config(CLUSTER_COLUMNS=2),
     "pp128x192c2x2": config(CLUSTER_ROWS=2, CLUSTER_COLUMNS=2),
     "pp128x128c2x1": config(TILE_COLUMNS=128, STAGES=5, CLUSTER_ROWS=2),
@@ -82,7 +84,7 @@ def compile_cubin(c, epilogue="IDENTITY", type_macro="T_F16"):
     for builtins in glob.glob(os.path.dirname(path) + "/libnvrtc-builtins.so.*"):
         ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)
     nvrtc = ctypes.CDLL(path)
-    source = "".join((KERNELS / f).read_text() for f in ("prelude.cuh", "hopper.cuh", "gemm_sm90.cu"))
+    source = "".join((KERNELS / f).read_text() for f in SOURCES)
     options = ["--std=c++17", "--gpu-architecture=sm_90a", "--ptxas-options=-v", f"-D{type_macro}",
                f"-DEPILOGUE={epilogue}", *(f"-D{k}={v}" for k, v in c.items())]
     program, size = ctypes.c_void_p(), ctypes.c_size_t()

@@ -27,7 +27,8 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
 // ---- mbarriers ----
 
 __device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals)
+                 : "memory");
 }
 
 // Makes initialised barriers visible to the copy engine and to the cluster.
@@ -88,14 +89,18 @@ __device__ __forceinline__ u32 cluster_address(u32 address, u32 rank) {
 // Both addresses are in the cluster; the write counts as 8 bytes at the barrier.
 __device__ __forceinline__ void store_remote(u32 to, float first, float second, u32 barrier) {
     asm volatile(
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32"
+        " [%0], {%1, %2}, [%3];" ::"r"(to),
         "f"(first), "f"(second), "r"(barrier)
         : "memory");
 }
 
 __device__ __forceinline__ float2 load_shared_pair(u32 from) {
     float2 pair;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(from) : "memory");
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(pair.x), "=f"(pair.y)
+                 : "r"(from)
+                 : "memory");
     return pair;
 }
 
@@ -128,10 +133,11 @@ __device__ __forceinline__ void tensor_load_multicast(u32 to, const TensorMap& m
 
 // Stores a box from shared memory; what of it lies outside of the tensor is not written.
 __device__ __forceinline__ void tensor_store(const TensorMap& map, int column, int row, u32 from) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::
-                     "l"(&map),
-                 "r"(column), "r"(row), "r"(from)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"
+        " [%0, {%1, %2}], [%3];" ::"l"(&map),
+        "r"(column), "r"(row), "r"(from)
+        : "memory");
 }
 
 __device__ __forceinline__ void store_commit() {
@@ -151,9 +157,9 @@ __device__ __forceinline__ void fence_async_shared() {
 
 // ---- 8x8 matrices of 16-bit values; each lane gives the address of one row ----
 
-__device__ __forceinline__ void store_matrices(u32 row, u32 first, u32 second, u32 third, u32 fourth) {
+__device__ __forceinline__ void store_matrices(u32 row, const u32 (&matrices)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
-                 "r"(first), "r"(second), "r"(third), "r"(fourth)
+                 "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
                  : "memory");
 }
 
