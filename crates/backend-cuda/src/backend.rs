@@ -379,6 +379,13 @@ impl Backend for CudaBackend {
             })
         };
         let product = operands().map_err(failed("linear"))?;
+        let gemm::Linear { rows, inputs, outputs, input, weight, output, .. } = product;
+        if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
+        {
+            let (operands, sizes) = ([input, weight, bias, output], [rows, inputs, outputs]);
+            let computed = self.kernels.linear_any(&self.stream, op.activation, operands, sizes);
+            return computed.map_err(failed("linear"));
+        }
         let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed("linear"))?;
         if remaining == Activation::Identity {
             return Ok(());
@@ -447,7 +454,7 @@ impl Backend for CudaBackend {
         match self.format {
             Format::F32 => bytemuck::cast_slice_mut(into).copy_from_slice(&bytes),
             Format::F16 => {
-                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into)
+                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into);
             }
             Format::Bf16 => {
                 bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).convert_to_f32_slice(into);
