@@ -62,3 +62,10 @@ bench-memory out="target/bench-memory":
     cargo build --release -p vecmill-bench
     bash scripts/bench/memory_gpu.sh target/release/vecmill-bench {{out}}
     bash scripts/bench/memory_pressure.sh target/release/vecmill-bench {{out}}
+
+# The encoder on a GPU beside its peers, and the server under load. `model` is a folder with all-MiniLM-L6-v2. Needs PyTorch.
+bench-gpu model out="target/bench-gpu":
+    cargo build --release -p vecmill-bench -p vecmill-cli
+    python3 scripts/bench/gpu_models.py target/gpu-models --tokenizer {{model}}
+    bash scripts/bench/gpu_encoder.sh target/release/vecmill-bench target/release/vecmill target/gpu-models {{out}}
+    python3 scripts/bench/gpu_accuracy.py target/release/vecmill {{model}} --flags "--device cuda:0 --dtype float16" --out {{out}}/results.jsonl

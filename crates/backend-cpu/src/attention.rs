@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use pulp::Arch;
-use vecmill_encoder::Activation;
+use vecmill_encoder::{Activation, biases_by_distance};
 
 use crate::math::softmax;
 use crate::matmul::{Multiply, panel_width};
@@ -30,15 +30,7 @@ impl RelativeBias {
     /// Spreads a `[buckets, heads]` table out over the distances −`reach`..=`reach`; farther ones
     /// are in the same bucket as the last.
     pub(crate) fn new(table: &[f32], heads: usize, reach: usize) -> Self {
-        let buckets = table.len() / heads.max(1);
-        let distances = 0..2 * reach + 1;
-        let by_distance = (0..heads)
-            .flat_map(|head| distances.clone().map(move |index| (head, index)))
-            .map(|(head, index)| {
-                let bucket = bucket(index.abs_diff(reach), index > reach, buckets, reach);
-                table[bucket * heads + head]
-            })
-            .collect();
+        let by_distance = biases_by_distance(table, heads, reach);
         Self { by_distance, reach }
     }
 
@@ -51,27 +43,6 @@ impl RelativeBias {
             *score += biases[(key + self.reach).saturating_sub(query).min(width - 1)];
         }
     }
-}
-
-/// T5's buckets (arXiv:1910.10683): half for keys after the query, half for those before; of each
-/// half, the first half counts distances one by one and the rest grows logarithmically.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "distances are small, and the models were trained with buckets rounded in f32"
-)]
-fn bucket(distance: usize, after: bool, buckets: usize, max_distance: usize) -> usize {
-    let half = buckets / 2;
-    let exact = half / 2;
-    let bucket = if distance < exact {
-        distance
-    } else {
-        let scale = (max_distance as f32 / exact as f32).ln();
-        let log = (distance as f32 / exact as f32).ln() / scale;
-        (exact + (log * (half - exact) as f32) as usize).min(half - 1)
-    };
-    if after { half + bucket } else { bucket }
 }
 
 /// What all tasks of one call share.
@@ -246,16 +217,6 @@ fn pack_values<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_distances_have_buckets_of_their_own_and_far_ones_share() {
-        let buckets: Vec<usize> = [0, 1, 7, 8, 11, 12, 64, 127, 128]
-            .iter()
-            .map(|&distance| bucket(distance, false, 32, 128))
-            .collect();
-        assert_eq!(buckets, [0, 1, 7, 8, 8, 9, 14, 15, 15]);
-        assert_eq!(bucket(3, true, 32, 128), 19);
-    }
 
     #[test]
     fn bias_is_looked_up_by_signed_distance() {

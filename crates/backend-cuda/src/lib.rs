@@ -14,16 +14,23 @@
 //! that calls it, and the only one with `unsafe` code; it hands out owned things (a stream, a chunk
 //! of memory), so that the rest is ordinary safe Rust.
 
+mod backend;
+mod compiler;
 mod device;
 mod driver;
 mod error;
 mod gemm;
+mod graphs;
+mod kernels;
+mod libraries;
 mod pinned;
 mod probe;
 mod source;
 mod staging;
 mod stream;
+mod weights;
 
+pub use backend::{CudaBackend, CudaEmbeddings, CudaLinear, CudaNorm, CudaRelativeBias, OpenError};
 pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;
@@ -31,6 +38,7 @@ pub use gemm::{
     ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
     WEIGHT_ALIGNMENT,
 };
+pub use libraries::{Missing, NvidiaLibrary};
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
 pub use source::{

@@ -16,6 +16,8 @@ pub struct DeviceInfo {
     pub uuid: String,
     /// Major and minor number: `(9, 0)` is Hopper.
     pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
     /// Bytes of memory.
     pub total_memory: usize,
     /// Bytes that nobody uses, beside what a context needs. `None` where no context could be made

@@ -4,15 +4,21 @@
 //!   batches and of single tensors, with the plans of a [`sketch`] of a model.
 //! - [`latency`], [`replays`] and [`pressure`] measure the memory pool on a GPU, beside the driver's
 //!   own allocators.
+//! - [`encode`] measures an encoder alone, [`load`] a server over HTTP; [`texts`] makes what they embed,
+//!   of realistic [`lengths`].
 //! - [`results`] says where a figure came from.
 
+mod encode;
 mod latency;
+mod lengths;
+mod load;
 mod managers;
 mod pressure;
 mod record;
 mod replays;
 mod results;
 mod sketch;
+mod texts;
 mod workload;
 
 use std::error::Error;
@@ -22,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// Measure vecmill's memory pool beside others
+/// Measure vecmill: its encoder, its server, its memory pool
 #[derive(Debug, Parser)]
 #[command(name = "vecmill-bench", version, max_term_width = 100)]
 struct Arguments {
@@ -40,6 +46,12 @@ enum Command {
     Replay(replays::ReplayArguments),
     /// Ten minutes of random sizes, spikes to the budget and a neighbour that takes the rest
     Pressure(pressure::PressureArguments),
+    /// Time an encoder alone: tokens on the host to vectors on the host
+    Encode(encode::EncodeArguments),
+    /// Load a server's /v1/embeddings and tell rate, latency and where the time goes
+    Load(load::LoadArguments),
+    /// Write texts of a known number of tokens
+    Texts(texts::TextsArguments),
     /// Be the neighbour: allocate and free a GPU's memory at random until told to stop
     Neighbour(pressure::NeighbourArguments),
 }
@@ -50,6 +62,9 @@ fn main() -> ExitCode {
         Command::Latency(arguments) => latency::run(&arguments),
         Command::Replay(arguments) => replays::run(&arguments),
         Command::Pressure(arguments) => pressure::run(&arguments),
+        Command::Encode(arguments) => encode::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
+        Command::Texts(arguments) => texts::run(&arguments),
         Command::Neighbour(arguments) => pressure::be_neighbour(&arguments),
     };
     match outcome {

@@ -5,6 +5,7 @@
 use vecmill_encoder::Shape;
 use vecmill_scheduler::{Job, Queue};
 
+use crate::lengths::Lengths;
 use crate::results::whole;
 
 /// What comes in and what it runs on.
@@ -42,11 +43,6 @@ pub(crate) struct Run {
 /// Parts of the cycle in which traffic comes: their length, in the time that the device takes for a
 /// million tokens, and the tokens that come in that time, in millions.
 const CYCLE: [(f64, f64); 5] = [(1.2, 0.35), (0.3, 2.0), (0.9, 0.6), (0.15, 4.0), (0.6, 0.02)];
-
-/// The median and the spread of text lengths in tokens: the logarithm is normally distributed. The
-/// mean is 61.
-const MEDIAN: f64 = 40.0;
-const SPREAD: f64 = 0.92;
 
 impl Workload {
     /// Runs until the batches are done.
@@ -122,7 +118,8 @@ impl Arrivals {
     fn next_request(&mut self) -> Request {
         // One request in ten carries many texts.
         let texts = if self.random.f64() < 0.1 { self.random.usize(8..=64) } else { 1 };
-        let texts: Vec<usize> = (0..texts).map(|_| self.length()).collect();
+        let texts: Vec<usize> =
+            (0..texts).map(|_| Lengths::Mixed.draw(self.longest, &mut self.random)).collect();
         let mean_tokens = 61.0 * (0.9 + 0.1 * 36.0);
         let rate = self.load() * self.tokens_per_second / mean_tokens;
         self.clock += -(1.0 - self.random.f64()).ln() / rate;
@@ -139,13 +136,6 @@ impl Arrivals {
             into -= length;
         }
         CYCLE[0].1
-    }
-
-    /// A length by Box and Muller's transform.
-    fn length(&mut self) -> usize {
-        let (u, v) = (1.0 - self.random.f64(), self.random.f64());
-        let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-        (whole((MEDIAN * (SPREAD * normal).exp()).round()) as usize).clamp(3, self.longest)
     }
 }
 

@@ -23,6 +23,7 @@ mod forward;
 pub mod model;
 mod paper;
 mod program;
+mod relative;
 
 pub use backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
@@ -34,3 +35,4 @@ pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};
 pub use paper::{AttentionWorkspace, Footprint, PaperBackend};
+pub use relative::biases_by_distance;

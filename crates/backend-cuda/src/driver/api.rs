@@ -5,7 +5,7 @@
 //! here all are looked up at the start, and a missing one is an answer. They return a Rust `enum`,
 //! for which a code that a newer driver invents is undefined behaviour: here it is a number. And
 //! they declare what one version of CUDA has: the functions below have had these names and
-//! parameters since CUDA 11.4, and still have them in 13, so any driver from 12.0 on will do.
+//! parameters since CUDA 12.0 at the latest, and still have them in 13, so any driver from 12.0 on will do.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
@@ -112,6 +112,31 @@ functions! {
     host_launch = "cuLaunchHostFunc"(
         sys::CUstream, unsafe extern "C" fn(*mut c_void), *mut c_void,
     );
+
+    library_load = "cuLibraryLoadData"(
+        *mut sys::CUlibrary,
+        *const c_void,
+        *mut c_int, *mut *mut c_void, c_uint,
+        *mut c_int, *mut *mut c_void, c_uint,
+    );
+    library_unload = "cuLibraryUnload"(sys::CUlibrary);
+    library_kernel = "cuLibraryGetKernel"(*mut sys::CUkernel, sys::CUlibrary, *const c_char);
+    // Function, grid, block, dynamic shared memory, stream, arguments, more of them.
+    launch = "cuLaunchKernel"(
+        sys::CUfunction,
+        c_uint, c_uint, c_uint,
+        c_uint, c_uint, c_uint,
+        c_uint, sys::CUstream, *mut *mut c_void, *mut *mut c_void,
+    );
+
+    capture_begin = "cuStreamBeginCapture_v2"(sys::CUstream, c_uint);
+    capture_end = "cuStreamEndCapture"(sys::CUstream, *mut sys::CUgraph);
+    graph_destroy = "cuGraphDestroy"(sys::CUgraph);
+    graph_instantiate = "cuGraphInstantiateWithFlags"(
+        *mut sys::CUgraphExec, sys::CUgraph, c_ulonglong,
+    );
+    graph_launch = "cuGraphLaunch"(sys::CUgraphExec, sys::CUstream);
+    graph_exec_destroy = "cuGraphExecDestroy"(sys::CUgraphExec);
 
     fill_u32 = "cuMemsetD32Async"(sys::CUdeviceptr, c_uint, usize, sys::CUstream);
     copy_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);

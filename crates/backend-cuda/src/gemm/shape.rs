@@ -1,6 +1,7 @@
 //! Formats, and row counts in buckets.
 
 use crate::driver::cublaslt::DataType;
+use vecmill_encoder::model::DType;
 
 /// The format of a matrix's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +12,16 @@ pub enum Format {
     Bf16,
     /// IEEE 754 single precision.
     F32,
+}
+
+impl From<DType> for Format {
+    fn from(format: DType) -> Self {
+        match format {
+            DType::F16 => Self::F16,
+            DType::BF16 => Self::Bf16,
+            DType::F32 => Self::F32,
+        }
+    }
 }
 
 impl Format {

@@ -1,12 +1,13 @@
 //! NVIDIA GPUs.
 
-use vecmill_backend_cuda::{Device, DeviceInfo, MemoryInfo, Unavailable, devices};
+use vecmill_backend_cuda::{CudaBackend, DeviceInfo, MemoryInfo, Unavailable, devices};
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Footprint, Model, PaperBackend as CudaBackend};
+use vecmill_encoder::{Footprint, Model};
 
 use super::{MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
+use crate::fetch::cache_folder;
 use crate::info;
 
 /// The GPUs of this machine.
@@ -23,10 +24,12 @@ impl Builder {
     pub(super) fn open_gpu(&self, model: &Model, ordinal: usize) -> Result<Opened, StartError> {
         let name = format!("cuda:{ordinal}");
         let missing = |reason: String| StartError::NoDevice { device: name.clone(), reason };
-        let device = Device::open(ordinal).map_err(|reason| missing(reason.to_string()))?;
-        let memory = device.memory_info().map_err(|error| missing(error.to_string()))?;
         let format = self.dtype.unwrap_or(DType::F16);
-        let backend = connect(ordinal, format).map_err(missing)?;
+        let cache = cache_folder(self.cache.as_deref()).map(|folder| folder.join("kernels"));
+        let backend = CudaBackend::open(ordinal, format, cache);
+        let backend = backend.map_err(|reason| missing(reason.to_string()))?;
+        let device = backend.device().clone();
+        let memory = device.memory_info().map_err(|error| missing(error.to_string()))?;
         let terms = terms(format, self.gpu_budget(memory)?);
         let worker = self.load(model, &name, backend, terms)?;
         Ok(Opened { worker, info: gpu_info(device.info(), format) })
@@ -37,12 +40,6 @@ impl Builder {
         self.memory_budget
             .map_or(Ok(memory.free / 10 * 9), |budget: MemoryBudget| budget.of(Some(memory.total)))
     }
-}
-
-/// The backend on a GPU.
-fn connect(_ordinal: usize, _format: DType) -> Result<CudaBackend, String> {
-    Err("this version finds GPUs but has no kernels for them: leave --device out, or set it to cpu"
-        .to_owned())
 }
 
 /// What a GPU is.

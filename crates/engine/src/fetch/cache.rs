@@ -17,6 +17,14 @@ use super::{FetchError, files};
 const PARTIAL: &str = ".partial-";
 
 /// All cached models.
+/// `root`, or `$VECMILL_CACHE`, or vecmill's part of the user's cache folder.
+pub(crate) fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
+    let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
+    root.map(Path::to_owned)
+        .or_else(|| from_env().map(PathBuf::from))
+        .or_else(|| dirs::cache_dir().map(|folder| folder.join("vecmill")))
+}
+
 #[derive(Debug)]
 pub(super) struct Cache {
     root: PathBuf,
@@ -25,12 +33,7 @@ pub(super) struct Cache {
 impl Cache {
     /// The cache at `root`, or at `$VECMILL_CACHE`, or in the user's cache folder.
     pub(super) fn open(root: Option<&Path>) -> Result<Self, FetchError> {
-        let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
-        let root = root
-            .map(Path::to_owned)
-            .or_else(|| from_env().map(PathBuf::from))
-            .or_else(|| dirs::cache_dir().map(|folder| folder.join("vecmill")));
-        root.map(|root| Self { root }).ok_or_else(|| {
+        cache_folder(root).map(|root| Self { root }).ok_or_else(|| {
             let error = io::Error::new(io::ErrorKind::NotFound, "this user has no home folder");
             FetchError::Cache { path: PathBuf::from("~/.cache/vecmill"), error }
         })

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 
 use cudarc::driver::sys;
 
-use super::super::cublaslt_library;
+use super::super::library;
+use crate::libraries::NvidiaLibrary;
 
 /// What stands for a handle or a descriptor outside the library.
 pub(super) type Opaque = *mut c_void;
@@ -179,7 +180,7 @@ pub(super) fn load() -> Result<&'static Api, String> {
     if let Some(api) = API.get() {
         return Ok(api);
     }
-    let library = cublaslt_library::open()?;
+    let library = library::open(NvidiaLibrary::CublasLt).map_err(|missing| missing.to_string())?;
     let api = Api::find(library).map_err(|symbol| format!("it has no function {symbol}"))?;
     Ok(API.get_or_init(|| api))
 }

@@ -1,0 +1,489 @@
+// Self-attention within packed sequences on tensor cores:
+// output = softmax(Q K^T / sqrt(HEAD_SIZE) + bias) V for every sequence and head.
+//
+//     vecmill_attention_<rows>(const T* qkv, const u32* starts, T* output,
+//                              u32 sequences, u32 heads, u32 slots_each)
+//     vecmill_attention_<rows>_biased(the same, then const float* bias, u32 reach)
+//         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE,
+//         bias `[heads, 2 * reach + 1]` by min(max(key - query, -reach), reach) + reach
+//
+// Text before this file: prelude.cuh, mma.cuh, sequences.cuh.
+// Macros: -DHEAD_SIZE=<multiple of 16, at most 128>; -DT_F16, or -DT_BF16 from sm_80 on. Everything
+//     else is attention_any.cu's.
+// <rows>: 64 or 128 queries per block. 128 reads keys and values from L2 less often and needs a batch
+//     that fills the device with such blocks. 128 exists for HEAD_SIZE <= 64.
+// Grid: heads * slots blocks. Let each = ceil(longest / rows) and packed = tokens / rows + sequences
+//     (rounded down). If sequences * each <= packed: slots = sequences * each, slots_each = each.
+//     Else slots = packed, slots_each = 0.
+// Block: 128 threads. Dynamic shared memory: none; biased: 4 * (2 * reach + 1) bytes.
+// Alignment: 16 bytes. Sequences may be empty; heads >= 1; 3 * hidden * longest < 2^32.
+//
+// The choice: what bounds attention at 128 tokens is memory, at 512 tensor cores (head size 64) or
+// exponentials (32). So nothing is read twice at 128: one block has all queries of its head, and all
+// loads are under way before the first result is needed; several small blocks per multiprocessor
+// overlap each other's loads and arithmetic. Softmax is online, over tiles of KEYS keys. A row's
+// bits depend on its sequence alone: the tiles and the order within them are the same whatever
+// <rows> is and whoever the neighbours are.
+//
+// Q K^T may sum its columns in any order, if Q and K agree. Here lane t of four takes the columns
+// that make its fragments one 16-byte load, of Q from device memory and of K from shared memory.
+
+constexpr int BLOCK = 128;
+constexpr int WARPS = BLOCK / WARP;
+
+// Keys per tile, and tiles in shared memory.
+#ifndef KEYS
+#define KEYS 32
+#endif
+#ifndef STAGES
+#define STAGES (HEAD_SIZE <= 64 ? 4 : 2)
+#endif
+
+static_assert(HEAD_SIZE % 16 == 0 && HEAD_SIZE <= 128, "attention_any.cu takes other head sizes");
+
+// The depth of one matrix instruction, and how many of those one load of a lane serves.
+constexpr int STEP = 16;
+constexpr int LOAD_STEPS = HEAD_SIZE % 32 == 0 ? 2 : 1;
+constexpr int LOADS = HEAD_SIZE / (STEP * LOAD_STEPS);
+// A lane's columns per load; the other three's are beside them.
+constexpr int LANE_COLUMNS = STEP * LOAD_STEPS / 4;
+constexpr int COLUMN_TILES = HEAD_SIZE / 8;
+constexpr int KEY_TILES = KEYS / 8;
+
+// Strides that keep the rows which one access touches in different banks: two rows per load of K,
+// eight rows per matrix of V.
+constexpr int KEY_STRIDE = HEAD_SIZE + (HEAD_SIZE % 64 == 0 ? 32 : 0);
+constexpr int VALUE_STRIDE = HEAD_SIZE + 8;
+
+struct alignas(16) Stage {
+    T keys[KEYS * KEY_STRIDE];
+    T values[KEYS * VALUE_STRIDE];
+};
+
+// Where one head's rows of one sequence are.
+struct Head {
+    const T* queries;
+    u32 stride;
+    u32 hidden;
+    u32 length;
+};
+
+// A warp's 16 * ROW_TILES queries and what is known of them so far. Index 0 of a pair is row
+// g = lane / 4 of a row tile, index 1 is row g + 8.
+template <int ROW_TILES>
+struct Rows {
+    u32 queries[ROW_TILES][LOADS * LOAD_STEPS][4];
+    float outputs[ROW_TILES][COLUMN_TILES][4];
+    float largest[ROW_TILES][2];
+    float totals[ROW_TILES][2];
+};
+
+__device__ __forceinline__ void load_words(const T* from, u32 (&words)[2 * LOAD_STEPS]) {
+    if constexpr (LOAD_STEPS == 2) {
+        const uint4 bits = *reinterpret_cast<const uint4*>(from);
+        words[0] = bits.x;
+        words[1] = bits.y;
+        words[2] = bits.z;
+        words[3] = bits.w;
+    } else {
+        const uint2 bits = *reinterpret_cast<const uint2*>(from);
+        words[0] = bits.x;
+        words[1] = bits.y;
+    }
+}
+
+// Rows behind the sequence's end repeat its last one and are not stored.
+template <int ROW_TILES>
+__device__ __forceinline__ void start_rows(Rows<ROW_TILES>& rows, const Head& head, u32 first) {
+    const u32 lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const u32 row = min(first + m * 16 + half * 8 + lane / 4, head.length - 1);
+            const T* from = head.queries + row * head.stride + lane % 4 * LANE_COLUMNS;
+#pragma unroll
+            for (int i = 0; i < LOADS; ++i) {
+                u32 words[2 * LOAD_STEPS];
+                load_words(from + i * 4 * LANE_COLUMNS, words);
+#pragma unroll
+                for (int step = 0; step < LOAD_STEPS; ++step) {
+                    u32(&fragment)[4] = rows.queries[m][i * LOAD_STEPS + step];
+                    fragment[half] = words[2 * step];
+                    fragment[2 + half] = words[2 * step + 1];
+                }
+            }
+            rows.largest[m][half] = minus_infinity();
+            rows.totals[m][half] = 0.0f;
+        }
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                rows.outputs[m][n][i] = 0.0f;
+            }
+        }
+    }
+}
+
+// One thread's part in filling stages: one 16-byte column of every PASS_ROWS-th row.
+struct Loader {
+    static constexpr u32 CHUNKS = HEAD_SIZE / VECTOR;
+    static constexpr u32 PASS_ROWS = BLOCK / CHUNKS;
+
+    const T* keys;
+    u32 row;
+    u32 column;
+
+    __device__ __forceinline__ explicit Loader(const Head& head)
+        : row(threadIdx.x / CHUNKS), column(threadIdx.x % CHUNKS * VECTOR) {
+        keys = head.queries + head.hidden + row * head.stride + column;
+    }
+
+    // Keys and values from `first` on. Those behind the sequence's end are zeros: their weights are
+    // 0, and 0 * NaN would not be 0.
+    __device__ __forceinline__ void fill(Stage& stage, const Head& head, u32 first) const {
+        if (first < head.length) {
+            const T* from = keys + first * head.stride;
+#pragma unroll
+            for (u32 pass = 0; pass < KEYS; pass += PASS_ROWS) {
+                const u32 to = row + pass;
+                if ((BLOCK % CHUNKS == 0 || row < PASS_ROWS) &&
+                    (KEYS % PASS_ROWS == 0 || to < KEYS)) {
+                    const bool exists = first + to < head.length;
+                    copy_async(&stage.keys[to * KEY_STRIDE + column], from, exists);
+                    copy_async(
+                        &stage.values[to * VALUE_STRIDE + column], from + head.hidden, exists
+                    );
+                }
+                from += PASS_ROWS * head.stride;
+            }
+        }
+        end_copy_group();
+    }
+};
+
+// `KEY_TILES` tiles of scores of one row tile; only those below `valid` keys are computed.
+template <int ROW_TILES>
+using Scores = float[ROW_TILES][KEY_TILES][4];
+
+template <bool CUT, int ROW_TILES>
+__device__ __forceinline__ void multiply_keys(
+    Scores<ROW_TILES>& scores, const Rows<ROW_TILES>& rows, const Stage& stage, u32 valid
+) {
+    const u32 lane = threadIdx.x % WARP;
+    const T* key = &stage.keys[lane / 4 * KEY_STRIDE + lane % 4 * LANE_COLUMNS];
+#pragma unroll
+    for (int n = 0; n < KEY_TILES; ++n) {
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                scores[m][n][i] = 0.0f;
+            }
+        }
+        if (CUT && n / 2 * STEP >= valid) {
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < LOADS; ++i) {
+            u32 words[2 * LOAD_STEPS];
+            load_words(key + n * 8 * KEY_STRIDE + i * 4 * LANE_COLUMNS, words);
+#pragma unroll
+            for (int step = 0; step < LOAD_STEPS; ++step) {
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; ++m) {
+                    multiply_add(
+                        scores[m][n], rows.queries[m][i * LOAD_STEPS + step], words[2 * step],
+                        words[2 * step + 1]
+                    );
+                }
+            }
+        }
+    }
+}
+
+// scores = scores * scale + bias; `distance` is the first key's from the warp's first row.
+template <int ROW_TILES>
+__device__ __forceinline__ void add_bias(
+    Scores<ROW_TILES>& scores, float scale, const RelativeBias& bias, int distance
+) {
+    const int lane = threadIdx.x % WARP;
+    const int own = distance + lane % 4 * 2 - lane / 4;
+    const bool near =
+        distance - (16 * ROW_TILES - 1) >= -bias.reach && distance + KEYS - 1 <= bias.reach;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+        for (int n = 0; n < KEY_TILES; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int at = own + n * 8 + i % 2 - m * 16 - i / 2 * 8;
+                const float added = near ? bias.values[at + bias.reach] : bias.at(at);
+                scores[m][n][i] = fmaf(scores[m][n][i], scale, added);
+            }
+        }
+    }
+}
+
+__device__ __forceinline__ float quad_max(float value) {
+    value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
+    return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
+}
+
+__device__ __forceinline__ float quad_sum(float value) {
+    value += __shfl_xor_sync(ALL_LANES, value, 1);
+    return value + __shfl_xor_sync(ALL_LANES, value, 2);
+}
+
+// Scores become weights exp2((score - largest) * scale), and the outputs so far are rescaled to the
+// new largest score. A row's totals stay spread over its four lanes until the end.
+template <bool CUT, int ROW_TILES>
+__device__ __forceinline__ void weigh(
+    Scores<ROW_TILES>& scores, Rows<ROW_TILES>& rows, float scale, u32 valid
+) {
+    const u32 column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+        float correction[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float largest = minus_infinity();
+#pragma unroll
+            for (int n = 0; n < KEY_TILES; ++n) {
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                    if (CUT && n * 8 + column + i % 2 >= valid) {
+                        scores[m][n][i] = minus_infinity();
+                    }
+                    largest = fmaxf(largest, scores[m][n][i]);
+                }
+            }
+            largest = fmaxf(rows.largest[m][half], quad_max(largest));
+            correction[half] = exp2_approx((rows.largest[m][half] - largest) * scale);
+            rows.largest[m][half] = largest;
+            const float shift = largest * scale;
+            float total = 0.0f;
+#pragma unroll
+            for (int n = 0; n < KEY_TILES; ++n) {
+                if (CUT && n / 2 * STEP >= valid) {
+                    scores[m][n][2 * half] = scores[m][n][2 * half + 1] = 0.0f;
+                    continue;
+                }
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                    scores[m][n][i] = exp2_approx(fmaf(scores[m][n][i], scale, -shift));
+                    total += scores[m][n][i];
+                }
+            }
+            rows.totals[m][half] = fmaf(rows.totals[m][half], correction[half], total);
+        }
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                rows.outputs[m][n][i] *= correction[i / 2];
+            }
+        }
+    }
+}
+
+// outputs += weights * values. Two tiles of accumulators are one tile of factors as they stand.
+template <bool CUT, int ROW_TILES>
+__device__ __forceinline__ void multiply_values(
+    Rows<ROW_TILES>& rows, const Scores<ROW_TILES>& weights, const Stage& stage, u32 valid
+) {
+    const u32 lane = threadIdx.x % WARP;
+    const T* value = &stage.values[lane % 16 * VALUE_STRIDE + lane / 16 * 8];
+#pragma unroll
+    for (int k = 0; k < KEYS / STEP; ++k) {
+        if (CUT && k * STEP >= valid) {
+            continue;
+        }
+        u32 factors[ROW_TILES][4];
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float(&tile)[4] = weights[m][2 * k + i / 2];
+                factors[m][i] = pack2(tile[i % 2 * 2], tile[i % 2 * 2 + 1]);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; n += 2) {
+            u32 words[4];
+            load_transposed(words, value + k * STEP * VALUE_STRIDE + n * 8);
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; ++m) {
+                multiply_add(rows.outputs[m][n], factors[m], words[0], words[1]);
+                multiply_add(rows.outputs[m][n + 1], factors[m], words[2], words[3]);
+            }
+        }
+    }
+}
+
+// Of 4x4 words, spread over four lanes by columns, to by rows: lane t's word i goes to lane i's t.
+__device__ __forceinline__ void transpose_quad(u32 (&words)[4]) {
+    const bool odd = threadIdx.x & 1;
+    const bool upper = threadIdx.x & 2;
+    u32 near[2];
+    u32 far[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        near[i] = upper ? words[2 + i] : words[i];
+        far[i] = __shfl_xor_sync(ALL_LANES, upper ? words[i] : words[2 + i], 2);
+    }
+    const u32 from_near = __shfl_xor_sync(ALL_LANES, odd ? near[0] : near[1], 1);
+    const u32 from_far = __shfl_xor_sync(ALL_LANES, odd ? far[0] : far[1], 1);
+    const u32 near_pair[2] = {odd ? from_near : near[0], odd ? near[1] : from_near};
+    const u32 far_pair[2] = {odd ? from_far : far[0], odd ? far[1] : from_far};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        words[i] = upper ? far_pair[i] : near_pair[i];
+        words[2 + i] = upper ? near_pair[i] : far_pair[i];
+    }
+}
+
+// Divides by the totals and stores, 16 bytes per lane where 32 columns are together.
+template <int ROW_TILES>
+__device__ __forceinline__ void finish_rows(
+    const Rows<ROW_TILES>& rows, T* output, u32 hidden, u32 first, u32 length
+) {
+    const u32 lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float inverse = reciprocal_approx(quad_sum(rows.totals[m][half]));
+            const u32 row = first + m * 16 + half * 8 + lane / 4;
+            T* to = output + row * hidden;
+            const auto word = [&](int n) {
+                const float(&tile)[4] = rows.outputs[m][n];
+                return pack2(tile[2 * half] * inverse, tile[2 * half + 1] * inverse);
+            };
+#pragma unroll
+            for (int n = 0; n + 4 <= COLUMN_TILES; n += 4) {
+                u32 words[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
+                transpose_quad(words);
+                if (row < length) {
+                    *reinterpret_cast<uint4*>(to + (n + lane % 4) * 8) =
+                        make_uint4(words[0], words[1], words[2], words[3]);
+                }
+            }
+#pragma unroll
+            for (int n = COLUMN_TILES / 4 * 4; n < COLUMN_TILES; ++n) {
+                if (row < length) {
+                    *reinterpret_cast<u32*>(to + n * 8 + lane % 4 * 2) = word(n);
+                }
+            }
+        }
+    }
+}
+
+// One stage of keys and values.
+template <bool CUT, int ROW_TILES, bool BIASED>
+__device__ __forceinline__ void attend(
+    Rows<ROW_TILES>& rows, const Stage& stage, u32 valid, float scale, const RelativeBias& bias,
+    int distance
+) {
+    Scores<ROW_TILES> scores;
+    multiply_keys<CUT, ROW_TILES>(scores, rows, stage, valid);
+    if constexpr (BIASED) {
+        add_bias<ROW_TILES>(scores, scale, bias, distance);
+        scale = 1.0f;
+    }
+    weigh<CUT, ROW_TILES>(scores, rows, scale, valid);
+    multiply_values<CUT, ROW_TILES>(rows, scores, stage, valid);
+}
+
+template <int ROW_TILES, bool BIASED>
+__device__ __forceinline__ void attention(
+    const T* qkv, const u32* starts, T* output, u32 sequences, u32 heads, u32 slots_each,
+    const float* table, u32 reach
+) {
+    constexpr u32 WARP_ROWS = 16 * ROW_TILES;
+    __shared__ Stage stages[STAGES];
+    extern __shared__ float shared_bias[];
+    const Tile tile = find_tile<WARPS * WARP_ROWS>(starts, sequences, slots_each, blockIdx.x / heads);
+    if (tile.first >= tile.length) {
+        return;
+    }
+    const u32 index = blockIdx.x % heads;
+    const u32 hidden = heads * HEAD_SIZE;
+    const T* queries = qkv + (u64)tile.begin * 3 * hidden + index * HEAD_SIZE;
+    const Head head = {queries, 3 * hidden, hidden, tile.length};
+    const Loader loader(head);
+#pragma unroll
+    for (u32 i = 0; i < STAGES; ++i) {
+        loader.fill(stages[i], head, i * KEYS);
+    }
+    RelativeBias bias = {};
+    if constexpr (BIASED) {
+        bias = RelativeBias::load(shared_bias, table, reach, index);
+    }
+    // Lane 0's, so that the compiler knows it to be the whole warp's.
+    const u32 warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
+    const u32 first = tile.first + warp * WARP_ROWS;
+    Rows<ROW_TILES> rows;
+    start_rows(rows, head, first);
+
+    const float scale = LOG2_E / sqrtf((float)HEAD_SIZE);
+    for (u32 key = 0; key < tile.length; key += KEYS) {
+        if (key == 0) {
+            wait_for_copy_groups<STAGES - 1>();
+        } else {
+            wait_for_copy_groups<STAGES - 2>();
+        }
+        __syncthreads();
+        if (key > 0) {
+            // The stage that all warps are done with.
+            loader.fill(stages[(key / KEYS - 1) % STAGES], head, key + (STAGES - 1) * KEYS);
+        }
+        if (first >= tile.length) {
+            continue;
+        }
+        const Stage& stage = stages[key / KEYS % STAGES];
+        const u32 valid = tile.length - key;
+        const int distance = (int)key - (int)first;
+        if (valid >= KEYS) {
+            attend<false, ROW_TILES, BIASED>(rows, stage, valid, scale, bias, distance);
+        } else {
+            attend<true, ROW_TILES, BIASED>(rows, stage, valid, scale, bias, distance);
+        }
+    }
+    if (first < tile.length) {
+        T* to = output + (u64)tile.begin * hidden + index * HEAD_SIZE;
+        finish_rows(rows, to, hidden, first, tile.length);
+    }
+}
+
+// Blocks per multiprocessor to leave registers for.
+#ifndef BLOCKS_64
+#define BLOCKS_64 (HEAD_SIZE <= 32 ? 6 : HEAD_SIZE <= 64 ? 4 : 3)
+#endif
+#ifndef BLOCKS_128
+#define BLOCKS_128 (HEAD_SIZE <= 32 ? 3 : 2)
+#endif
+
+#define ATTENTION(ROWS, BLOCKS)                                                                    \
+    extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) vecmill_attention_##ROWS(          \
+        const T* __restrict__ qkv, const u32* __restrict__ starts, T* __restrict__ output,         \
+        u32 sequences, u32 heads, u32 slots_each                                                   \
+    ) {                                                                                            \
+        attention<ROWS / (16 * WARPS), false>(                                                     \
+            qkv, starts, output, sequences, heads, slots_each, nullptr, 0                          \
+        );                                                                                         \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) vecmill_attention_##ROWS##_biased( \
+        const T* __restrict__ qkv, const u32* __restrict__ starts, T* __restrict__ output,         \
+        u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach        \
+    ) {                                                                                            \
+        attention<ROWS / (16 * WARPS), true>(                                                      \
+            qkv, starts, output, sequences, heads, slots_each, bias, reach                         \
+        );                                                                                         \
+    }
+
+ATTENTION(64, BLOCKS_64)
+#if HEAD_SIZE <= 64
+ATTENTION(128, BLOCKS_128)
+#endif

@@ -1,0 +1,70 @@
+// What the attention kernels share; put behind the prelude.
+//
+// - `find_tile`, which query rows of which sequence a block works on
+// - `RelativeBias`, one head's biases by distance, in shared memory
+//
+// The choice: no list of tiles is made, on the host or by a kernel of its own. Either each sequence
+// has as many slots as the longest needs, or slot numbers follow from `starts` alone: sequence i's
+// first one is i + starts[i] / ROWS. That leaves each sequence at least ceil(length / ROWS) slots
+// and at most one more, a block that ends at once.
+
+#ifdef __CUDACC__
+
+__device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
+
+// Rows of a sequence; empty if `first >= length`.
+struct Tile {
+    u32 begin;
+    u32 length;
+    u32 first;
+};
+
+// `slots_each`: slots of each sequence, or 0 if they follow from `starts`. For whole warps.
+template <u32 ROWS>
+__device__ __forceinline__ Tile find_tile(
+    const u32* starts, u32 sequences, u32 slots_each, u32 slot
+) {
+    u32 sequence = 0;
+    u32 first_slot = 0;
+    if (slots_each > 0) {
+        sequence = slot / slots_each;
+        first_slot = sequence * slots_each;
+    } else {
+        // The last sequence whose first slot is not behind `slot`, by halving's sibling for 32 lanes.
+        const u32 lane = threadIdx.x % WARP;
+        u32 end = sequences;
+        while (end - sequence > 1) {
+            const u32 step = (end - sequence + WARP - 1) / WARP;
+            const u32 probe = sequence + lane * step;
+            const bool before = probe < end && probe + starts[probe] / ROWS <= slot;
+            sequence += (__popc(__ballot_sync(ALL_LANES, before)) - 1) * step;
+            end = min(end, sequence + step);
+        }
+        first_slot = sequence + starts[sequence] / ROWS;
+    }
+    const u32 begin = starts[sequence];
+    return Tile{begin, starts[sequence + 1] - begin, (slot - first_slot) * ROWS};
+}
+
+// Biases in units of log2, indexed by key - query + reach; farther distances count as the reach.
+struct RelativeBias {
+    const float* values;
+    int reach;
+
+    __device__ __forceinline__ float at(int distance) const {
+        return values[min(max(distance, -reach), reach) + reach];
+    }
+
+    // Fills `shared` from `[heads, 2 * reach + 1]`; a barrier must follow.
+    __device__ __forceinline__ static RelativeBias load(
+        float* shared, const float* table, u32 reach, u32 head
+    ) {
+        const u32 distances = 2 * reach + 1;
+        for (u32 i = threadIdx.x; i < distances; i += blockDim.x) {
+            shared[i] = table[head * distances + i] * LOG2_E;
+        }
+        return RelativeBias{shared, (int)reach};
+    }
+};
+
+#endif

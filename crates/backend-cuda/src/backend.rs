@@ -1,0 +1,458 @@
+//! The encoder's operations on a GPU.
+//!
+//! Each operation is one or two launches behind the others on one stream; nothing waits but
+//! [`collect`](Backend::collect). Matrix products are cuBLASLt's, everything else the kernels of
+//! `kernels/`; small batches are replayed as graphs.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use vecmill_encoder::model::DType;
+use vecmill_encoder::{
+    Activation, AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors,
+    Indices, Linear, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
+    Workspace, biases_by_distance,
+};
+use vecmill_memory::{Source, SourceError};
+
+use crate::compiler::Compiler;
+use crate::device::Device;
+use crate::driver::{DeviceSpan, Graph};
+use crate::error::{DriverError, Unavailable};
+use crate::gemm::{self, Format, Gemm};
+use crate::graphs::{Graphs, Turn};
+use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
+use crate::source::{CudaBlock, CudaSource};
+use crate::staging::{Staged, StagingRing};
+use crate::stream::CudaStream;
+use crate::weights::{Tensor, Weights};
+
+/// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
+/// kernels faster than the device runs them.
+const GRAPH_TOKENS: usize = 512;
+
+/// Batches in flight: while one runs, the next is made ready.
+const IN_FLIGHT: usize = 2;
+
+/// A GPU can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such GPU, or no driver.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// A library is missing, or the GPU can't compute in this format.
+    #[error("{device} can't run models: {reason}")]
+    Unusable {
+        /// For example `cuda:0`.
+        device: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+}
+
+/// The encoder's operations on one GPU, in one number format.
+#[derive(Debug)]
+pub struct CudaBackend {
+    device: Device,
+    source: CudaSource,
+    stream: CudaStream,
+    format: Format,
+    kernels: Kernels,
+    gemm: Gemm,
+    weights: Weights,
+    staging: Mutex<StagingRing>,
+    graphs: Graphs,
+}
+
+/// A linear layer on the device.
+#[derive(Debug)]
+pub struct CudaLinear {
+    weight: Tensor,
+    bias: Tensor,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// A layer normalisation's parameters on the device.
+#[derive(Debug)]
+pub struct CudaNorm {
+    gain: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+/// Embedding tables on the device.
+#[derive(Debug)]
+pub struct CudaEmbeddings {
+    words: Tensor,
+    positions: Tensor,
+    /// Row 0 of the token types.
+    types: Option<Tensor>,
+    norm: CudaNorm,
+}
+
+/// Relative position biases on the device, by distance.
+#[derive(Debug)]
+pub struct CudaRelativeBias {
+    table: Tensor,
+    reach: usize,
+}
+
+impl CudaBackend {
+    /// The GPU of that number, computing in `format`. Compiled kernels are kept in `cache`, if that
+    /// is a folder.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is missing and what to do.
+    pub fn open(ordinal: usize, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
+        let device = Device::open(ordinal)?;
+        let unusable =
+            |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
+        let format = Format::from(format);
+        let info = device.info();
+        if format == Format::Bf16 && info.compute_capability.0 < 8 {
+            let (major, minor) = info.compute_capability;
+            return Err(unusable(format!(
+                "it has no bfloat16 (compute capability {major}.{minor}, expected 8.0 or more): \
+                 choose float16 or float32"
+            )));
+        }
+        let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
+        let capability = info.compute_capability;
+        let kernels = Kernels::new(compiler, format, info.multiprocessors, capability);
+        let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
+        let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
+        let parts = || -> Result<_, SourceError> {
+            let staging = StagingRing::new(&device, StagingRing::DEFAULT_BYTES)?;
+            Ok((CudaSource::new(&device)?, device.stream()?, staging))
+        };
+        let (source, stream, staging) = parts().map_err(|e| unusable(e.to_string()))?;
+        Ok(Self {
+            weights: Weights::new(source.clone(), stream.clone()),
+            staging: Mutex::new(staging),
+            graphs: Graphs::default(),
+            device,
+            source,
+            stream,
+            format,
+            kernels,
+            gemm,
+        })
+    }
+
+    /// The GPU.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn staging(&self) -> MutexGuard<'_, StagingRing> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn span<'s>(&self, slab: &'s CudaBlock, buffer: Buffer) -> Result<DeviceSpan<'s>, SourceError> {
+        slab.span(buffer.offset..buffer.offset + buffer.elements() * self.format.bytes())
+    }
+
+    fn packed<'s>(
+        &self,
+        slab: &'s CudaBlock,
+        sequences: Sequences,
+        tokens: usize,
+    ) -> Result<Packed<'s>, SourceError> {
+        let Sequences { starts, longest } = sequences;
+        let sequences = starts.length.saturating_sub(1);
+        Ok(Packed { starts: slab.span(bytes_of(starts))?, sequences, tokens, longest })
+    }
+
+    fn tensor(&self, tensor: &TensorView) -> Result<Tensor, SourceError> {
+        self.weights.store(&tensor.to_f32(), self.format)
+    }
+
+    fn norm(&self, tensors: &NormTensors) -> Result<CudaNorm, SourceError> {
+        let store = |tensor: &TensorView| self.weights.store(&tensor.to_f32(), Format::F32);
+        let NormTensors { gain, bias, epsilon } = tensors;
+        Ok(CudaNorm { gain: store(gain)?, bias: store(bias)?, epsilon: *epsilon })
+    }
+
+    fn capture(
+        &self,
+        slab: &mut CudaBlock,
+        steps: impl FnOnce(&mut CudaBlock) -> Result<(), BackendError>,
+    ) -> Result<Graph, BackendError> {
+        let captured = self.stream.raw().capture(|| steps(slab).map_err(CaptureError::Step));
+        captured.map_err(|error| match error {
+            CaptureError::Step(error) => error,
+            CaptureError::Driver(error) => failed("capture")(error.of(self.device.name(), 0)),
+        })
+    }
+}
+
+enum CaptureError {
+    Step(BackendError),
+    Driver(DriverError),
+}
+
+impl From<DriverError> for CaptureError {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl CudaNorm {
+    fn operands(&self) -> Result<NormOperands<'_>, SourceError> {
+        let (gain, bias) = (self.gain.span()?, self.bias.span()?);
+        Ok(NormOperands { gain, bias, epsilon: self.epsilon })
+    }
+}
+
+/// An operation's error.
+fn failed<E: std::error::Error>(operation: &'static str) -> impl Fn(E) -> BackendError {
+    move |error| BackendError { operation, reason: error.to_string() }
+}
+
+fn bytes_of(indices: Indices) -> std::ops::Range<usize> {
+    indices.offset..indices.offset + indices.length * size_of::<u32>()
+}
+
+fn scratch(slab: &CudaBlock, workspace: Workspace) -> Result<DeviceSpan<'_>, SourceError> {
+    slab.span(workspace.offset..workspace.offset + workspace.bytes)
+}
+
+impl Backend for CudaBackend {
+    type Source = CudaSource;
+    type Linear = CudaLinear;
+    type Norm = CudaNorm;
+    type Embeddings = CudaEmbeddings;
+    type RelativeBias = CudaRelativeBias;
+    type Fetched = Staged;
+
+    fn source(&self) -> CudaSource {
+        self.source.clone()
+    }
+
+    fn stream(&self) -> CudaStream {
+        self.stream.clone()
+    }
+
+    fn element_bytes(&self) -> usize {
+        self.format.bytes()
+    }
+
+    fn precision(&self) -> Precision {
+        match self.format {
+            Format::F16 => Precision::of_tensor_cores(DType::F16),
+            Format::Bf16 => Precision::of_tensor_cores(DType::BF16),
+            Format::F32 => Precision::of(DType::F32),
+        }
+    }
+
+    fn linear_workspace(&self, rows: usize, _inputs: usize, outputs: usize) -> usize {
+        self.gemm.workspace_bytes(rows, outputs)
+    }
+
+    fn attention_workspace(&self, _tokens: usize, _longest: usize, _head_size: usize) -> usize {
+        0
+    }
+
+    fn in_flight(&self) -> usize {
+        IN_FLIGHT
+    }
+
+    fn load_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
+        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in parts {
+            weight.extend_from_slice(&part.weight.to_f32());
+            let outputs = part.weight.shape().first().copied().unwrap_or(0);
+            match &part.bias {
+                Some(tensor) => bias.extend_from_slice(&tensor.to_f32()),
+                None => bias.resize(bias.len() + outputs, 0.0),
+            }
+        }
+        let store = |values: &[f32]| {
+            self.weights.store(values, self.format).map_err(failed("load a linear layer"))
+        };
+        let (inputs, outputs) = (inputs.unwrap_or(0), bias.len());
+        Ok(CudaLinear { weight: store(&weight)?, bias: store(&bias)?, inputs, outputs })
+    }
+
+    fn load_norm(&self, tensors: &NormTensors) -> Result<CudaNorm, BackendError> {
+        self.norm(tensors).map_err(failed("load a normalisation"))
+    }
+
+    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<CudaEmbeddings, BackendError> {
+        let load = || -> Result<CudaEmbeddings, SourceError> {
+            Ok(CudaEmbeddings {
+                words: self.tensor(&tensors.words)?,
+                positions: self.tensor(&tensors.positions)?,
+                types: tensors.types.as_ref().map(|types| self.tensor(types)).transpose()?,
+                norm: self.norm(&tensors.norm)?,
+            })
+        };
+        load().map_err(failed("load embeddings"))
+    }
+
+    fn load_relative_bias(
+        &self,
+        table: &TensorView,
+        max_distance: usize,
+    ) -> Result<CudaRelativeBias, BackendError> {
+        let heads = table.shape().last().copied().unwrap_or(0);
+        let biases = biases_by_distance(&table.to_f32(), heads, max_distance);
+        let table = self.weights.store(&biases, Format::F32);
+        let table = table.map_err(failed("load relative biases"))?;
+        Ok(CudaRelativeBias { table, reach: max_distance })
+    }
+
+    fn pads(&self, shape: Shape) -> bool {
+        shape.tokens <= GRAPH_TOKENS
+    }
+
+    fn repeat(
+        &self,
+        slab: &mut CudaBlock,
+        shape: Shape,
+        steps: impl FnOnce(&mut CudaBlock) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        if !self.pads(shape) {
+            return steps(slab);
+        }
+        let address = self.source.address(slab);
+        let mut graph = match self.graphs.turn(shape, address) {
+            Turn::Step => return steps(slab),
+            Turn::Capture => self.capture(slab, steps)?,
+            Turn::Replay(graph) => graph,
+        };
+        let launched = self.stream.raw().launch(&mut graph);
+        launched.map_err(|error| failed("replay")(error.of(self.device.name(), 0)))?;
+        self.graphs.put(shape, address, graph);
+        Ok(())
+    }
+
+    fn copy_in(
+        &self,
+        slab: &mut CudaBlock,
+        values: &[u32],
+        into: Indices,
+    ) -> Result<(), BackendError> {
+        let span = slab.span(bytes_of(into)).map_err(failed("copy in"))?;
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        self.staging().copy_in(&self.stream, bytes, span).map_err(failed("copy in"))
+    }
+
+    fn embed(&self, slab: &mut CudaBlock, op: &Embed<'_, Self>) -> Result<(), BackendError> {
+        let operands = || -> Result<_, SourceError> {
+            let tables = op.tables;
+            let operands = EmbedOperands {
+                ids: slab.span(bytes_of(op.ids))?,
+                positions: slab.span(bytes_of(op.positions))?,
+                word_table: tables.words.span()?,
+                position_table: tables.positions.span()?,
+                type_row: tables.types.as_ref().map(Tensor::span).transpose()?,
+            };
+            Ok((operands, tables.norm.operands()?, self.span(slab, op.output)?))
+        };
+        let (operands, norm, output) = operands().map_err(failed("embed"))?;
+        let size = (op.output.rows, op.output.columns);
+        self.kernels.embed(&self.stream, &operands, norm, output, size).map_err(failed("embed"))
+    }
+
+    fn linear(&self, slab: &mut CudaBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
+        let operands = || -> Result<_, SourceError> {
+            let &CudaLinear { ref weight, ref bias, inputs, outputs } = op.weights;
+            Ok(gemm::Linear {
+                format: self.format,
+                rows: op.input.rows,
+                inputs,
+                outputs,
+                input: self.span(slab, op.input)?,
+                weight: weight.span()?,
+                scales: None,
+                bias: Some(bias.span()?),
+                residual: None,
+                activation: op.activation,
+                output: self.span(slab, op.output)?,
+                workspace: scratch(slab, op.workspace)?,
+            })
+        };
+        let product = operands().map_err(failed("linear"))?;
+        let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed("linear"))?;
+        if remaining == Activation::Identity {
+            return Ok(());
+        }
+        let count = op.output.elements();
+        let activated = self.kernels.activate(&self.stream, remaining, product.output, count);
+        activated.map_err(failed("linear"))
+    }
+
+    fn attention(
+        &self,
+        slab: &mut CudaBlock,
+        op: &Attention<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let operands = || -> Result<_, SourceError> {
+            let bias = op.bias.map(|bias| Ok((bias.table.span()?, bias.reach))).transpose()?;
+            let head_size = op.output.columns / op.heads.max(1);
+            let heads = Heads { heads: op.heads, head_size, bias };
+            let matrices = [self.span(slab, op.qkv)?, self.span(slab, op.output)?];
+            Ok((matrices, self.packed(slab, op.sequences, op.qkv.rows)?, heads))
+        };
+        let (matrices, sequences, heads) = operands().map_err(failed("attention"))?;
+        let attended = self.kernels.attention(&self.stream, matrices, sequences, heads);
+        attended.map_err(failed("attention"))
+    }
+
+    fn add_norm(&self, slab: &mut CudaBlock, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
+        const OPERATION: &str = "add and normalise";
+        let operands = || -> Result<_, SourceError> {
+            let matrices = [op.input, op.residual, op.output].map(|at| self.span(slab, at));
+            let [input, residual, output] = matrices;
+            Ok(([input?, residual?, output?], op.norm.operands()?))
+        };
+        let (matrices, norm) = operands().map_err(failed(OPERATION))?;
+        let size = (op.output.rows, op.output.columns);
+        self.kernels.add_norm(&self.stream, matrices, norm, size).map_err(failed(OPERATION))
+    }
+
+    fn pool(&self, slab: &mut CudaBlock, op: &Pool) -> Result<(), BackendError> {
+        let operands = || -> Result<_, SourceError> {
+            let matrices = [self.span(slab, op.input)?, self.span(slab, op.output)?];
+            Ok((matrices, self.packed(slab, op.sequences, op.input.rows)?))
+        };
+        let (matrices, sequences) = operands().map_err(failed("pool"))?;
+        let columns = op.output.columns;
+        let pooled = self.kernels.pool(&self.stream, op.pooling, matrices, sequences, columns);
+        pooled.map_err(failed("pool"))
+    }
+
+    fn fetch(&self, slab: &mut CudaBlock, from: Buffer) -> Result<Staged, BackendError> {
+        let span = self.span(slab, from).map_err(failed("fetch"))?;
+        self.staging().copy_out(&self.stream, span).map_err(failed("fetch"))
+    }
+
+    fn collect(&self, fetched: Staged, into: &mut [f32]) -> Result<(), BackendError> {
+        let mut bytes = vec![0_u8; fetched.bytes()];
+        self.staging().read(fetched, &mut bytes).map_err(failed("collect"))?;
+        let numbers = bytes.chunks_exact(self.format.bytes());
+        let short = || BackendError {
+            operation: "collect",
+            reason: format!("{} numbers came for {}", numbers.len(), into.len()),
+        };
+        if numbers.len() != into.len() {
+            return Err(short());
+        }
+        match self.format {
+            Format::F32 => bytemuck::cast_slice_mut(into).copy_from_slice(&bytes),
+            Format::F16 => {
+                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into)
+            }
+            Format::Bf16 => {
+                bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).convert_to_f32_slice(into);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Compiled code in files, so that only the first start compiles.
+//!
+//! A file's name is a hash of all that its contents depend on, and its contents begin with their
+//! own hash: whatever a crash or a full disk left behind is compiled anew. Files are written beside
+//! their place and renamed, so several processes may start at once. A folder that can't be written
+//! costs time at the next start and is no error. Nothing is ever deleted: a version of vecmill adds
+//! about a megabyte.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+const HASH_BYTES: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Cache {
+    folder: Option<PathBuf>,
+}
+
+/// A name for what is made of `parts`.
+pub(super) fn key<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Cache {
+    pub(super) fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder }
+    }
+
+    /// What was written under `key`, if it is whole.
+    pub(super) fn read(&self, key: &str) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.file(key)?).ok()?;
+        let (hash, code) = bytes.split_at_checked(HASH_BYTES)?;
+        (Sha256::digest(code).as_slice() == hash).then(|| code.to_vec())
+    }
+
+    /// Keeps `code`, as far as the system allows.
+    pub(super) fn write(&self, key: &str, code: &[u8]) {
+        let Some(file) = self.file(key) else { return };
+        // The next start compiles again then; there is nobody who could do better.
+        let _ = write_whole(&file, code);
+    }
+
+    fn file(&self, key: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(format!("{key}.cubin")))
+    }
+}
+
+fn write_whole(file: &std::path::Path, code: &[u8]) -> std::io::Result<()> {
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+    temporary.write_all(&Sha256::digest(code))?;
+    temporary.write_all(code)?;
+    temporary.persist(file)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(Some(folder.path().join("new")));
+        assert_eq!(cache.read("a"), None);
+        cache.write("a", b"code");
+        assert_eq!(cache.read("a").as_deref(), Some(&b"code"[..]));
+        let file = cache.file("a").unwrap();
+        for damaged in [&b"short"[..], &fs::read(&file).unwrap()[..HASH_BYTES + 3]] {
+            fs::write(&file, damaged).unwrap();
+            assert_eq!(cache.read("a"), None);
+        }
+        cache.write("a", b"code");
+        assert_eq!(cache.read("a").as_deref(), Some(&b"code"[..]));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let cache = Cache::new(Some(file.join("below")));
+        cache.write("a", b"code");
+        assert_eq!(cache.read("a"), None);
+    }
+
+    #[test]
+    fn parts_are_told_apart() {
+        let keys = [["ab", "c"], ["a", "bc"]].map(|parts| key(parts.into_iter()));
+        assert_ne!(keys[0], keys[1]);
+    }
+}

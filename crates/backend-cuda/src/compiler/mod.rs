@@ -1,0 +1,203 @@
+//! Kernels: from the sources in `kernels/` to machine code of the GPU that is there.
+//!
+//! - [`Compiler`] compiles for one device; `cache` keeps what was compiled in files.
+//! - [`Source`] is a kernel's text, with the texts that come before it.
+//!
+//! The choice behind it: compiling when the program runs, one binary serves every generation of
+//! GPUs, and a head size or number format is a constant of the code. It takes some tenths of a
+//! second per file, once for a version of vecmill, compiler, driver and GPU.
+
+mod cache;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::driver::Module;
+use crate::driver::nvrtc::{Nvrtc, NvrtcError};
+use crate::gemm::Format;
+use cache::Cache;
+
+/// Named texts that are compiled as one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source(&'static [(&'static str, &'static str)]);
+
+macro_rules! source {
+    ($($file:literal),+) => {
+        Source(&[$(($file, include_str!(concat!("../../kernels/", $file)))),+])
+    };
+}
+
+/// Embedding and residual sums, normalised.
+pub(crate) const NORM: Source = source!("prelude.cuh", "norm.cu");
+/// Token rows to sequence rows.
+pub(crate) const POOL: Source = source!("prelude.cuh", "pool.cu");
+/// Activations in place.
+pub(crate) const ACTIVATION: Source = source!("prelude.cuh", "activation.cu");
+/// Attention on tensor cores.
+pub(crate) const ATTENTION: Source =
+    source!("prelude.cuh", "mma.cuh", "sequences.cuh", "attention.cu");
+/// Attention for all that the former does not take.
+pub(crate) const ATTENTION_ANY: Source =
+    source!("prelude.cuh", "sequences.cuh", "attention_any.cu");
+
+impl Source {
+    /// The last text's name: that of the kernels.
+    fn name(self) -> &'static str {
+        self.0.last().map_or("", |(name, _)| name)
+    }
+
+    /// One text, in which errors name file and line.
+    fn text(self) -> String {
+        self.0.iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
+    }
+}
+
+/// Compiles for one device.
+#[derive(Debug)]
+pub(crate) struct Compiler {
+    device: Device,
+    nvrtc: Nvrtc,
+    architecture: String,
+    cache: Cache,
+    /// What compiled code depends on beside source and options.
+    origin: String,
+}
+
+impl Compiler {
+    /// A compiler that keeps its results in `folder`; without one, only as long as the program runs.
+    pub(crate) fn new(device: &Device, folder: Option<PathBuf>) -> Result<Self, NvrtcError> {
+        let nvrtc = Nvrtc::load()?;
+        let info = device.info();
+        let architecture = architecture(info.compute_capability, &nvrtc.architectures()?);
+        let origin = format!("nvrtc {:?} driver {:?}", nvrtc.version()?, info.driver);
+        let (device, cache) = (device.clone(), Cache::new(folder));
+        Ok(Self { device, nvrtc, architecture, cache, origin })
+    }
+
+    /// Loads `source`, compiled for values in `format` and with `defines`, for example
+    /// `HEAD_SIZE=64`.
+    pub(crate) fn load(
+        &self,
+        source: Source,
+        format: Format,
+        defines: &[String],
+    ) -> Result<Arc<Module>, CompileError> {
+        let code = self.code(source, format, defines)?;
+        Module::load(self.device.context(), &code).map_err(|error| CompileError::Load {
+            name: source.name(),
+            reason: error.of(self.device.name(), code.len()).to_string(),
+        })
+    }
+
+    fn code(
+        &self,
+        source: Source,
+        format: Format,
+        defines: &[String],
+    ) -> Result<Vec<u8>, NvrtcError> {
+        let (text, options) = (source.text(), self.options(format, defines));
+        let key = cache::key([self.origin.as_str(), &text].into_iter().chain(
+            // Each option by itself: joined, two lists could read the same.
+            options.iter().map(String::as_str),
+        ));
+        if let Some(code) = self.cache.read(&key) {
+            return Ok(code);
+        }
+        let code = self.nvrtc.compile(source.name(), &text, &options)?;
+        self.cache.write(&key, &code);
+        Ok(code)
+    }
+
+    fn options(&self, format: Format, defines: &[String]) -> Vec<String> {
+        let format = match format {
+            Format::F16 => "T_F16",
+            Format::Bf16 => "T_BF16",
+            Format::F32 => "T_F32",
+        };
+        let mut options =
+            vec!["--std=c++17".to_owned(), format!("--gpu-architecture={}", self.architecture)];
+        options.extend(["--device-as-default-execution-space".to_owned(), format!("-D{format}")]);
+        options.extend(defines.iter().map(|define| format!("-D{define}")));
+        options
+    }
+}
+
+/// Kernels could not be made ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CompileError {
+    #[error(transparent)]
+    Compiler(#[from] NvrtcError),
+    #[error("the driver refuses the kernels of {name}: {reason}")]
+    Load { name: &'static str, reason: String },
+}
+
+/// What to compile for: the device's own architecture, with the instructions that only it has, or
+/// the highest below it that the compiler knows of the same generation.
+fn architecture((major, minor): (u32, u32), known: &[i32]) -> String {
+    let own = i32::try_from(major * 10 + minor).unwrap_or(0);
+    let fits = known.iter().copied().filter(|&known| known <= own);
+    let best = fits.max().unwrap_or(own);
+    // From Hopper on, an `a` allows what later generations may not have: only for its very own.
+    let suffix = if best == own && own >= 90 { "a" } else { "" };
+    format!("sm_{best}{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_newer_than_the_compiler_gets_the_closest_code() {
+        let known = [75, 80, 86, 89, 90, 100, 120];
+        assert_eq!(architecture((8, 9), &known), "sm_89");
+        assert_eq!(architecture((9, 0), &known), "sm_90a");
+        assert_eq!(architecture((12, 1), &known), "sm_120");
+        assert_eq!(architecture((7, 0), &known), "sm_70", "the compiler will say that it can't");
+    }
+
+    fn formats() -> [(Format, &'static str); 3] {
+        [(Format::F16, "T_F16"), (Format::Bf16, "T_BF16"), (Format::F32, "T_F32")]
+    }
+
+    /// Without a device: what it would compile, for every architecture that matters.
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn every_kernel_compiles_for_every_architecture() {
+        let nvrtc = Nvrtc::load().unwrap();
+        let sources = [NORM, POOL, ACTIVATION, ATTENTION, ATTENTION_ANY];
+        for (architecture, source) in
+            ["sm_75", "sm_80", "sm_90a"].iter().flat_map(|a| sources.map(|source| (a, source)))
+        {
+            for (format, define) in formats() {
+                let tensor_cores = source.name() == ATTENTION.name();
+                if tensor_cores && format == Format::F32
+                    || *architecture == "sm_75" && tensor_cores && format == Format::Bf16
+                {
+                    continue;
+                }
+                for head_size in [32, 64, 96, 128] {
+                    let options = [
+                        "--std=c++17".to_owned(),
+                        format!("--gpu-architecture={architecture}"),
+                        format!("-D{define}"),
+                        format!("-DHEAD_SIZE={head_size}"),
+                    ];
+                    let code = nvrtc.compile(source.name(), &source.text(), &options);
+                    assert!(!code.unwrap().is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn an_error_names_file_and_line() {
+        const BROKEN: Source =
+            Source(&[("first.cuh", "typedef int number;"), ("broken.cu", "\nnumbr x;")]);
+        let options = ["--gpu-architecture=sm_80".to_owned()];
+        let error =
+            Nvrtc::load().unwrap().compile(BROKEN.name(), &BROKEN.text(), &options).unwrap_err();
+        assert!(error.to_string().contains("broken.cu(2): error"), "{error}");
+    }
+}

@@ -1,0 +1,198 @@
+//! NVIDIA's run-time compiler: source in, machine code of one GPU architecture out.
+//!
+//! The choice behind it: as with the driver's table, everything is looked up once, a missing
+//! function is an answer, and a result is a plain number. The functions below are the same in
+//! CUDA 12 and 13.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use super::library;
+use crate::libraries::{Missing, NvidiaLibrary};
+
+type Program = *mut c_void;
+
+macro_rules! functions {
+    ($($field:ident = $symbol:literal($($argument:ty),* $(,)?) -> $result:ty;)*) => {
+        #[derive(Debug)]
+        struct Api {
+            $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
+        }
+
+        impl Api {
+            fn find(library: &'static libloading::Library) -> Result<Self, &'static str> {
+                Ok(Self {
+                    $($field: {
+                        type Function = unsafe extern "C" fn($($argument),*) -> $result;
+                        // SAFETY: the library's header declares this symbol as a function of these
+                        // parameters, and `nvrtcResult` has the size of an `int`. The library is
+                        // never unloaded, so the pointer stays good.
+                        let symbol = unsafe { library.get::<Function>($symbol.as_bytes()) };
+                        *symbol.map_err(|_| $symbol)?
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    version = "nvrtcVersion"(*mut c_int, *mut c_int) -> c_int;
+    error_text = "nvrtcGetErrorString"(c_int) -> *const c_char;
+    architecture_count = "nvrtcGetNumSupportedArchs"(*mut c_int) -> c_int;
+    architectures = "nvrtcGetSupportedArchs"(*mut c_int) -> c_int;
+    create = "nvrtcCreateProgram"(
+        *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
+    ) -> c_int;
+    destroy = "nvrtcDestroyProgram"(*mut Program) -> c_int;
+    compile = "nvrtcCompileProgram"(Program, c_int, *const *const c_char) -> c_int;
+    log_size = "nvrtcGetProgramLogSize"(Program, *mut usize) -> c_int;
+    log = "nvrtcGetProgramLog"(Program, *mut c_char) -> c_int;
+    cubin_size = "nvrtcGetCUBINSize"(Program, *mut usize) -> c_int;
+    cubin = "nvrtcGetCUBIN"(Program, *mut c_char) -> c_int;
+}
+
+/// A source did not become machine code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NvrtcError {
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    #[error(
+        "the compiler library has no function {0}: it is too old, install that of CUDA 12 or 13"
+    )]
+    TooOld(&'static str),
+    #[error("{call} failed: {reason}")]
+    Failed { call: &'static str, reason: String },
+    /// The compiler's whole log.
+    #[error("{name} does not compile:\n{log}")]
+    Source { name: String, log: String },
+    #[error("{0:?} contains a zero byte")]
+    Zero(String),
+}
+
+/// The compiler.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nvrtc(&'static Api);
+
+impl Nvrtc {
+    pub(crate) fn load() -> Result<Self, NvrtcError> {
+        static API: OnceLock<Api> = OnceLock::new();
+        if let Some(api) = API.get() {
+            return Ok(Self(api));
+        }
+        let api = Api::find(library::open(NvidiaLibrary::Nvrtc)?).map_err(NvrtcError::TooOld)?;
+        Ok(Self(API.get_or_init(|| api)))
+    }
+
+    /// Major and minor number of its CUDA version.
+    pub(crate) fn version(self) -> Result<(c_int, c_int), NvrtcError> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: writes two numbers, to which there is room.
+        let result = unsafe { (self.0.version)(&raw mut major, &raw mut minor) };
+        self.check("nvrtcVersion", result)?;
+        Ok((major, minor))
+    }
+
+    /// Architectures that it compiles for, for example 90 for compute capability 9.0.
+    pub(crate) fn architectures(self) -> Result<Vec<c_int>, NvrtcError> {
+        let mut count = 0;
+        // SAFETY: writes one number, to which there is room.
+        let result = unsafe { (self.0.architecture_count)(&raw mut count) };
+        self.check("nvrtcGetNumSupportedArchs", result)?;
+        let mut all = vec![0; usize::try_from(count).unwrap_or(0)];
+        // SAFETY: writes as many numbers as were told before: the list is the library's constant.
+        let result = unsafe { (self.0.architectures)(all.as_mut_ptr()) };
+        self.check("nvrtcGetSupportedArchs", result)?;
+        Ok(all)
+    }
+
+    /// Compiles `source`, which errors call `name`, to machine code.
+    pub(crate) fn compile(
+        self,
+        name: &str,
+        source: &str,
+        options: &[String],
+    ) -> Result<Vec<u8>, NvrtcError> {
+        let program = Compilation::new(self, name, source)?;
+        let options: Vec<CString> =
+            options.iter().map(|option| text(option)).collect::<Result<_, _>>()?;
+        let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        let count = c_int::try_from(pointers.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the program is live; the options are strings that end with a zero, as many as
+        // told, and live until this function returns.
+        let result = unsafe { (self.0.compile)(program.handle, count, pointers.as_ptr()) };
+        const COMPILATION: c_int = 6;
+        if result == COMPILATION {
+            return Err(NvrtcError::Source { name: name.to_owned(), log: program.log()? });
+        }
+        self.check("nvrtcCompileProgram", result)?;
+        program.bytes("nvrtcGetCUBIN", self.0.cubin_size, self.0.cubin)
+    }
+
+    fn check(self, call: &'static str, result: c_int) -> Result<(), NvrtcError> {
+        if result == 0 {
+            return Ok(());
+        }
+        // SAFETY: the function looks any number up.
+        let pointer = unsafe { (self.0.error_text)(result) };
+        let reason = if pointer.is_null() {
+            format!("error {result}")
+        } else {
+            // SAFETY: a string of the library's, ended by a zero and never freed.
+            unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+        };
+        Err(NvrtcError::Failed { call, reason })
+    }
+}
+
+fn text(text: &str) -> Result<CString, NvrtcError> {
+    CString::new(text).map_err(|_| NvrtcError::Zero(text.chars().take(80).collect()))
+}
+
+/// An `nvrtcProgram`, destroyed when dropped.
+struct Compilation {
+    nvrtc: Nvrtc,
+    handle: Program,
+}
+
+type SizeOf = unsafe extern "C" fn(Program, *mut usize) -> c_int;
+type CopyOf = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
+
+impl Compilation {
+    fn new(nvrtc: Nvrtc, name: &str, source: &str) -> Result<Self, NvrtcError> {
+        let (name, source) = (text(name)?, text(source)?);
+        let mut handle = std::ptr::null_mut();
+        let none = std::ptr::null();
+        // SAFETY: writes one pointer, to which `handle` has room; both strings end with a zero and
+        // are copied; there are no headers, so their lists are not read.
+        let result = unsafe {
+            (nvrtc.0.create)(&raw mut handle, source.as_ptr(), name.as_ptr(), 0, none, none)
+        };
+        nvrtc.check("nvrtcCreateProgram", result)?;
+        Ok(Self { nvrtc, handle })
+    }
+
+    fn log(&self) -> Result<String, NvrtcError> {
+        let api = self.nvrtc.0;
+        let bytes = self.bytes("nvrtcGetProgramLog", api.log_size, api.log)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').trim_end().to_owned())
+    }
+
+    fn bytes(&self, call: &'static str, size: SizeOf, copy: CopyOf) -> Result<Vec<u8>, NvrtcError> {
+        let mut length = 0;
+        // SAFETY: the program is live; writes one number, to which there is room.
+        self.nvrtc.check(call, unsafe { size(self.handle, &raw mut length) })?;
+        let mut bytes = vec![0_u8; length];
+        // SAFETY: the program is live, and writes as many bytes as it told just now.
+        let result = unsafe { copy(self.handle, bytes.as_mut_ptr().cast()) };
+        self.nvrtc.check(call, result)?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Compilation {
+    fn drop(&mut self) {
+        // SAFETY: the program is live, and destroyed once. A failure leaks it, nothing more.
+        let _ = unsafe { (self.nvrtc.0.destroy)(&raw mut self.handle) };
+    }
+}

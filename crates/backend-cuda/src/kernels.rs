@@ -1,0 +1,348 @@
+//! The kernels of `kernels/`, compiled for one device and number format, and how each is launched.
+//!
+//! The choice behind it: what a file's head says of grid, block and limits is written here once, in
+//! one function per operation; operands come checked.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vecmill_encoder::{Activation, Pooling};
+
+use crate::compiler::{
+    ACTIVATION, ATTENTION, ATTENTION_ANY, CompileError, Compiler, NORM, POOL, Source,
+};
+use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module, describe};
+use crate::error::DriverError;
+use crate::gemm::Format;
+use crate::stream::CudaStream;
+
+/// Why a kernel did not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KernelError {
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error("{} failed: {}", .0.call, describe(.0.code))]
+    Driver(DriverError),
+}
+
+impl From<DriverError> for KernelError {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error)
+    }
+}
+
+/// All kernels of one number format on one device.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    compiler: Compiler,
+    format: Format,
+    multiprocessors: usize,
+    /// From compute capability 8.0 on there are matrix instructions for bf16.
+    since_ampere: bool,
+    norm: Arc<Module>,
+    pool: Arc<Module>,
+    activation: Arc<Module>,
+    attention: Mutex<HashMap<(Way, usize), Arc<Module>>>,
+    found: Mutex<HashMap<String, Kernel>>,
+}
+
+/// How attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Way {
+    TensorCores,
+    Any,
+}
+
+/// Operands of [`Kernels::embed`].
+pub(crate) struct EmbedOperands<'a> {
+    pub(crate) ids: DeviceSpan<'a>,
+    pub(crate) positions: DeviceSpan<'a>,
+    pub(crate) word_table: DeviceSpan<'a>,
+    pub(crate) position_table: DeviceSpan<'a>,
+    pub(crate) type_row: Option<DeviceSpan<'a>>,
+}
+
+/// A layer normalisation's parameters.
+#[derive(Clone, Copy)]
+pub(crate) struct NormOperands<'a> {
+    pub(crate) gain: DeviceSpan<'a>,
+    pub(crate) bias: DeviceSpan<'a>,
+    pub(crate) epsilon: f32,
+}
+
+/// Which rows belong together, and how many there are.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) starts: DeviceSpan<'a>,
+    pub(crate) sequences: usize,
+    pub(crate) tokens: usize,
+    pub(crate) longest: usize,
+}
+
+/// Heads, and their biases by distance.
+#[derive(Clone, Copy)]
+pub(crate) struct Heads<'a> {
+    pub(crate) heads: usize,
+    pub(crate) head_size: usize,
+    /// `[heads, 2 · reach + 1]`, and the reach.
+    pub(crate) bias: Option<(DeviceSpan<'a>, usize)>,
+}
+
+impl Kernels {
+    /// Compiles what every model needs; attention follows with the first head size.
+    pub(crate) fn new(
+        compiler: Compiler,
+        format: Format,
+        multiprocessors: u32,
+        compute_capability: (u32, u32),
+    ) -> Result<Self, CompileError> {
+        let load = |source| compiler.load(source, format, &[]);
+        Ok(Self {
+            norm: load(NORM)?,
+            pool: load(POOL)?,
+            activation: load(ACTIVATION)?,
+            attention: Mutex::default(),
+            found: Mutex::default(),
+            multiprocessors: multiprocessors as usize,
+            since_ampere: compute_capability.0 >= 8,
+            compiler,
+            format,
+        })
+    }
+
+    pub(crate) fn embed(
+        &self,
+        stream: &CudaStream,
+        operands: &EmbedOperands<'_>,
+        norm: NormOperands<'_>,
+        output: DeviceSpan<'_>,
+        (rows, columns): (usize, usize),
+    ) -> Result<(), KernelError> {
+        let arguments = [
+            Argument::Span(operands.ids),
+            Argument::Span(operands.positions),
+            Argument::Span(operands.word_table),
+            Argument::Span(operands.position_table),
+            operands.type_row.map_or(Argument::Null, Argument::Span),
+            Argument::Span(norm.gain),
+            Argument::Span(norm.bias),
+            Argument::Span(output),
+            number(rows),
+            number(columns),
+            Argument::F32(norm.epsilon),
+        ];
+        self.norm_rows("embed", stream, (rows, columns), &arguments)
+    }
+
+    pub(crate) fn add_norm(
+        &self,
+        stream: &CudaStream,
+        [input, residual, output]: [DeviceSpan<'_>; 3],
+        norm: NormOperands<'_>,
+        (rows, columns): (usize, usize),
+    ) -> Result<(), KernelError> {
+        let arguments = [
+            Argument::Span(input),
+            Argument::Span(residual),
+            Argument::Span(norm.gain),
+            Argument::Span(norm.bias),
+            Argument::Span(output),
+            number(rows),
+            number(columns),
+            Argument::F32(norm.epsilon),
+        ];
+        self.norm_rows("add_norm", stream, (rows, columns), &arguments)
+    }
+
+    fn norm_rows(
+        &self,
+        operation: &str,
+        stream: &CudaStream,
+        (rows, columns): (usize, usize),
+        arguments: &[Argument<'_>],
+    ) -> Result<(), KernelError> {
+        let capacity = [256, 512, 768, 1024, 4096].into_iter().find(|&most| columns <= most);
+        let capacity = capacity.filter(|_| columns.is_multiple_of(self.vector()));
+        let (variant, rows_per_block) = match capacity {
+            Some(4096) => ("4096".to_owned(), 1),
+            Some(capacity) => (capacity.to_string(), 4),
+            None => ("any".to_owned(), 4),
+        };
+        let blocks = rows.div_ceil(rows_per_block).min(16 * self.multiprocessors);
+        let kernel = self.kernel(&self.norm, &format!("vecmill_{operation}_{variant}"))?;
+        launch(&kernel, stream, blocks, 128, 0, arguments)
+    }
+
+    pub(crate) fn pool(
+        &self,
+        stream: &CudaStream,
+        pooling: Pooling,
+        [input, output]: [DeviceSpan<'_>; 2],
+        sequences: Packed<'_>,
+        columns: usize,
+    ) -> Result<(), KernelError> {
+        let vector = self.vector();
+        let width = if columns.is_multiple_of(vector) { 8 * vector } else { 32 };
+        let strips = columns.div_ceil(width);
+        let (name, blocks_each) = match pooling {
+            Pooling::Mean => ("vecmill_pool_mean", strips),
+            Pooling::Max => ("vecmill_pool_max", strips),
+            Pooling::Cls => ("vecmill_pool_cls", 1),
+            Pooling::LastToken => ("vecmill_pool_last", 1),
+        };
+        let arguments = [
+            Argument::Span(input),
+            Argument::Span(sequences.starts),
+            Argument::Span(output),
+            number(columns),
+        ];
+        let kernel = self.kernel(&self.pool, name)?;
+        launch(&kernel, stream, sequences.sequences * blocks_each, 256, 0, &arguments)
+    }
+
+    /// Applies `activation` to `count` values in place.
+    pub(crate) fn activate(
+        &self,
+        stream: &CudaStream,
+        activation: Activation,
+        values: DeviceSpan<'_>,
+        count: usize,
+    ) -> Result<(), KernelError> {
+        let name = match activation {
+            Activation::Identity => return Ok(()),
+            Activation::Gelu => "vecmill_gelu",
+            Activation::GeluTanh => "vecmill_gelu_tanh",
+            Activation::Relu => "vecmill_relu",
+            Activation::Silu => "vecmill_silu",
+            Activation::Tanh => "vecmill_tanh",
+        };
+        let kernel = self.kernel(&self.activation, name)?;
+        let blocks = count.div_ceil(512 * self.vector());
+        launch(
+            &kernel,
+            stream,
+            blocks,
+            256,
+            0,
+            &[Argument::Span(values), Argument::U64(count as u64)],
+        )
+    }
+
+    pub(crate) fn attention(
+        &self,
+        stream: &CudaStream,
+        [qkv, output]: [DeviceSpan<'_>; 2],
+        sequences: Packed<'_>,
+        heads: Heads<'_>,
+    ) -> Result<(), KernelError> {
+        let Heads { heads, head_size, bias } = heads;
+        let way = self.way(head_size);
+        let (variant, rows, threads) = match way {
+            Way::Any => ("any".to_owned(), 32, head_size.max(32).next_power_of_two()),
+            Way::TensorCores => {
+                let rows = self.rows_per_block(sequences, heads, head_size);
+                (rows.to_string(), rows, 128)
+            }
+        };
+        let (slots, slots_each) = slots(sequences, rows);
+        let mut arguments = vec![
+            Argument::Span(qkv),
+            Argument::Span(sequences.starts),
+            Argument::Span(output),
+            number(sequences.sequences),
+            number(heads),
+            number(slots_each),
+        ];
+        let mut shared_bytes = 0;
+        if let Some((table, reach)) = bias {
+            arguments.extend([Argument::Span(table), number(reach)]);
+            shared_bytes = 4 * (2 * reach + 1);
+        }
+        let suffix = if bias.is_some() { "_biased" } else { "" };
+        let module = self.attention_module(way, head_size)?;
+        let kernel = module.kernel(&name(&format!("vecmill_attention_{variant}{suffix}")))?;
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        launch(&kernel, stream, heads * slots, threads, shared_bytes, &arguments)
+    }
+
+    fn way(&self, head_size: usize) -> Way {
+        let format = match self.format {
+            Format::F16 => true,
+            Format::Bf16 => self.since_ampere,
+            Format::F32 => false,
+        };
+        if format && head_size.is_multiple_of(16) && head_size <= 128 {
+            Way::TensorCores
+        } else {
+            Way::Any
+        }
+    }
+
+    /// Queries that a block of the tensor cores' kernel has: many, if that leaves blocks enough.
+    fn rows_per_block(&self, sequences: Packed<'_>, heads: usize, head_size: usize) -> usize {
+        let blocks = heads * slots(sequences, 128).0;
+        let many = sequences.longest > 64 && head_size <= 64 && blocks >= 4 * self.multiprocessors;
+        if many { 128 } else { 64 }
+    }
+
+    fn attention_module(&self, way: Way, head_size: usize) -> Result<Arc<Module>, CompileError> {
+        let mut modules = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(&(way, head_size)) {
+            return Ok(Arc::clone(module));
+        }
+        let source: Source = match way {
+            Way::TensorCores => ATTENTION,
+            Way::Any => ATTENTION_ANY,
+        };
+        let defines = [format!("HEAD_SIZE={head_size}")];
+        let module = self.compiler.load(source, self.format, &defines)?;
+        modules.insert((way, head_size), Arc::clone(&module));
+        Ok(module)
+    }
+
+    fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<Kernel, KernelError> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = found.get(called) {
+            return Ok(kernel.clone());
+        }
+        let kernel = module.kernel(&name(called))?;
+        found.insert(called.to_owned(), kernel.clone());
+        Ok(kernel)
+    }
+
+    /// Elements in 16 bytes.
+    fn vector(&self) -> usize {
+        16 / self.format.bytes()
+    }
+}
+
+/// Blocks of `rows` queries that a head needs, and those of each sequence, or 0 if a block finds its
+/// sequence by itself: whichever is fewer.
+fn slots(sequences: Packed<'_>, rows: usize) -> (usize, usize) {
+    let each = sequences.longest.div_ceil(rows);
+    let even = sequences.sequences * each;
+    let packed = sequences.tokens / rows + sequences.sequences;
+    if even <= packed { (even, each) } else { (packed, 0) }
+}
+
+fn name(name: &str) -> CString {
+    CString::new(name).unwrap_or_default() // names of kernels have no zeros
+}
+
+fn number(value: usize) -> Argument<'static> {
+    Argument::U32(u32::try_from(value).unwrap_or(u32::MAX))
+}
+
+fn launch(
+    kernel: &Kernel,
+    stream: &CudaStream,
+    blocks: usize,
+    threads: u32,
+    shared_bytes: usize,
+    arguments: &[Argument<'_>],
+) -> Result<(), KernelError> {
+    let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
+    let launch = Launch { blocks, threads, shared_bytes };
+    Ok(kernel.launch(stream.raw(), launch, arguments)?)
+}

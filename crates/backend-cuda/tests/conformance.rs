@@ -1,0 +1,106 @@
+//! A GPU against the suite that every backend must pass, in each number format.
+#![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vecmill_backend_cuda::CudaBackend;
+use vecmill_encoder::conformance;
+use vecmill_encoder::model::DType;
+use vecmill_encoder::{Backend, Batch, Encoder, Model};
+use vecmill_memory::{Pool, Source};
+
+const FORMATS: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
+
+/// The first device, used by one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn backend(format: DType) -> CudaBackend {
+    let cache = std::env::temp_dir().join("vecmill-test-kernels");
+    CudaBackend::open(0, format, Some(cache)).unwrap()
+}
+
+/// Beside this file, or below the working folder if the test was built on another machine.
+fn models() -> Vec<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
+    let folder = if here.exists() { here } else { PathBuf::from("testdata/models") };
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut models: Vec<_> = entries.filter(|path| path.join("expected.json").exists()).collect();
+    models.sort();
+    assert!(models.len() >= 14, "{models:?}");
+    models
+}
+
+fn in_each_format(models: &[PathBuf]) -> impl Iterator<Item = (&PathBuf, DType)> {
+    models.iter().flat_map(|model| FORMATS.map(|format| (model, format)))
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn every_operation_is_within_rounding_of_the_reference() {
+    let _guard = alone();
+    for format in FORMATS {
+        let checked = conformance::operations(&backend(format));
+        assert!(checked.is_ok(), "{format:?}: {}", checked.unwrap_err());
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn every_architecture_agrees_with_transformers() {
+    let _guard = alone();
+    let (models, mut off) = (models(), Vec::new());
+    for (model, format) in in_each_format(&models) {
+        let backend = backend(format);
+        let precision = backend.precision();
+        let agreement = conformance::model(backend, model).unwrap();
+        println!("{} {format:?} {agreement:?}", model.display());
+        if !agreement.is_within(precision) {
+            off.push((model, format, agreement));
+        }
+    }
+    assert!(off.is_empty(), "{off:#?}");
+}
+
+/// Batches of other sizes may take other algorithms, whose sums are in another order.
+#[test]
+#[ignore = "needs a CUDA device"]
+fn a_text_has_the_same_vector_alone_and_in_a_batch_up_to_rounding() {
+    let _guard = alone();
+    for (model, format) in in_each_format(&models()) {
+        let backend = backend(format);
+        let precision = backend.precision();
+        let allowed = 8.0 * precision.storage + 160.0 * precision.accumulation;
+        let difference = conformance::independence(backend, model).unwrap();
+        println!("{} {format:?} {difference:e}", model.display());
+        assert!(difference <= allowed, "{} {format:?}: {difference:e}", model.display());
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn a_replayed_batch_gives_the_same_bits_and_takes_no_memory() {
+    let _guard = alone();
+    let model = Model::open(&models()[0]).unwrap();
+    let encoder = Encoder::load(backend(DType::F16), &model, None, &|_, _| {}).unwrap();
+    let pool = Pool::new(encoder.backend().source(), 1 << 30);
+    let sequences = [vec![1_u32, 2, 3, 4, 5], vec![6, 7], vec![8; 17]];
+    let small: Batch = sequences.iter().collect();
+    let other: Batch = sequences.iter().rev().collect();
+    let run = |batch: &Batch| encoder.encode(batch, &pool, Duration::ZERO).unwrap();
+    let first = run(&small);
+    let calls = pool.source().calls();
+    for _ in 0..5 {
+        assert_eq!(run(&small), first, "by steps, captured and replayed");
+        let turned = run(&other);
+        let rows = turned.chunks(encoder.limits().dimensions).rev().flatten();
+        assert!(rows.eq(&first), "a graph takes its inputs anew");
+    }
+    assert_eq!(pool.source().calls(), calls);
+    assert_eq!(pool.statistics().overruns, 0);
+}

@@ -1,0 +1,176 @@
+"""Compiles and launches crates/backend-cuda/kernels/gemm_sm90.cu: configurations, NVRTC, tensor
+maps and launches through ctypes, so that it runs what the Rust side runs.
+
+Parts: `CONFIGS`, `compile_cubin` (needs NVRTC alone), `Kernel` (needs a device and torch).
+"""
+
+import ctypes
+import glob
+import os
+import site
+from pathlib import Path
+
+KERNELS = Path(__file__).resolve().parents[2] / "crates/backend-cuda/kernels"
+SOURCES = ("prelude.cuh", "hopper.cuh", "gemm_sm90_tiles.cuh", "gemm_sm90_epilogue.cuh", "gemm_sm90.cu")
+BLOCK = 384
+
+DEFAULTS = dict(ROW_BLOCKS=2, TILE_COLUMNS=192, PING_PONG=1, STAGES=4, SLOTS=2, CLUSTER_ROWS=1,
+                CLUSTER_COLUMNS=1, RESIDENT=0, NORM=0)
+
+
+def config(**macros):
+    return {**DEFAULTS, **macros}
+
+
+# Named by mode (pp: ping-pong, co: cooperative, res: resident W), tile and cluster, rows x columns.
+CONFIGS = {
+    "pp128x192": config(),
+    "pp128x192c2x1": config(CLUSTER_ROWS=2),
+    "pp128x192c2x1s5": config(CLUSTER_ROWS=2, STAGES=5, SLOTS=1),
+    "pp128x192c1x2": config(CLUSTER_COLUMNS=2),
+    "pp128x192c2x2": config(CLUSTER_ROWS=2, CLUSTER_COLUMNS=2),
+    "pp128x128c2x1": config(TILE_COLUMNS=128, STAGES=5, CLUSTER_ROWS=2),
+    "pp64x256c2x1": config(ROW_BLOCKS=1, TILE_COLUMNS=256, CLUSTER_ROWS=2),
+    "res128x192": config(RESIDENT=6, STAGES=3),
+    "res64x256": config(RESIDENT=6, ROW_BLOCKS=1, TILE_COLUMNS=256, STAGES=2, SLOTS=1),
+    "co128x256": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0),
+    "co128x256c2x1": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2),
+    "co128x256c1x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_COLUMNS=2),
+    "co256x192c1x2": config(PING_PONG=0, STAGES=3, CLUSTER_COLUMNS=2),
+    "co128x64": config(ROW_BLOCKS=1, TILE_COLUMNS=64, PING_PONG=0, STAGES=6, SLOTS=1),
+}
+NORM_CONFIGS = {
+    "n384:pp128x192c1x2": config(NORM=1, CLUSTER_COLUMNS=2),
+    "n384:pp64x192c1x2": config(NORM=1, ROW_BLOCKS=1, STAGES=5, SLOTS=3, CLUSTER_COLUMNS=2),
+    "n384:pp64x192c2x2": config(NORM=1, ROW_BLOCKS=1, STAGES=5, SLOTS=3, CLUSTER_ROWS=2, CLUSTER_COLUMNS=2),
+    "n384:co128x192c1x2": config(NORM=1, ROW_BLOCKS=1, PING_PONG=0, SLOTS=1, CLUSTER_COLUMNS=2),
+    "n384:res64x192c1x2": config(NORM=1, RESIDENT=6, ROW_BLOCKS=1, STAGES=4, SLOTS=1, CLUSTER_COLUMNS=2),
+    "n384:co128x384": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=384, PING_PONG=0, STAGES=3, SLOTS=2),
+    "n768:pp128x192c1x4": config(NORM=1, SLOTS=1, CLUSTER_COLUMNS=4),
+    "n768:pp64x192c1x4": config(NORM=1, ROW_BLOCKS=1, SLOTS=3, CLUSTER_COLUMNS=4),
+    "n768:co128x192c1x4": config(NORM=1, ROW_BLOCKS=1, PING_PONG=0, SLOTS=1, CLUSTER_COLUMNS=4),
+    "n1024:co128x256c1x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, STAGES=3, CLUSTER_COLUMNS=4),
+    "n1024:pp64x256c1x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, STAGES=4, CLUSTER_COLUMNS=4),
+}
+
+
+def tile_rows(c):
+    return 64 * c["ROW_BLOCKS"] * (1 if c["PING_PONG"] else 2)
+
+
+def shared_bytes(c):
+    """The same sum as SHARED_BYTES in the kernel."""
+    group_rows = 64 * c["ROW_BLOCKS"]
+    w = c["TILE_COLUMNS"] * 128
+    stage = tile_rows(c) * 128 + (0 if c["RESIDENT"] else w)
+    exchange = c["NORM"] and c["CLUSTER_COLUMNS"] > 1
+    total = c["STAGES"] * stage + c["RESIDENT"] * w + 8 * c["SLOTS"] * 2048
+    total += 4 * group_rows * c["CLUSTER_COLUMNS"] * 8 if exchange else 0
+    barriers = 2 * c["STAGES"] + c["RESIDENT"] + 1 + 2 + (8 * c["SLOTS"] if c["NORM"] else 0) + 4
+    return total + 8 * barriers + 1024
+
+
+def library(pattern, *folders):
+    """The first shared library found: by name, beside Python's packages, in the toolkit."""
+    places = [p + "/nvidia/*/lib" for p in site.getsitepackages()] + ["/usr/local/cuda*/lib64", *folders]
+    for place in places:
+        for path in sorted(glob.glob(f"{place}/{pattern}"), reverse=True):
+            return path
+    raise SystemExit(f"no {pattern} in {places}")
+
+
+def compile_cubin(c, epilogue="IDENTITY", type_macro="T_F16"):
+    path = os.environ.get("NVRTC") or library("libnvrtc.so.*")
+    for builtins in glob.glob(os.path.dirname(path) + "/libnvrtc-builtins.so.*"):
+        ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)
+    nvrtc = ctypes.CDLL(path)
+    source = "".join((KERNELS / f).read_text() for f in SOURCES)
+    options = ["--std=c++17", "--gpu-architecture=sm_90a", "--ptxas-options=-v", f"-D{type_macro}",
+               f"-DEPILOGUE={epilogue}", *(f"-D{k}={v}" for k, v in c.items())]
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"gemm_sm90.cu", 0, None, None)
+    arguments = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+    code = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    if code:
+        raise SystemExit(f"NVRTC {code}: {log.value.decode()}")
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    cubin = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, cubin)
+    return cubin.raw, log.value.decode()
+
+
+class LaunchAttribute(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("dimensions", ctypes.c_uint * 16)]
+
+
+class LaunchConfig(ctypes.Structure):
+    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint),
+                ("stream", ctypes.c_void_p), ("attributes", ctypes.POINTER(LaunchAttribute)),
+                ("count", ctypes.c_uint)]
+
+
+class Kernel:
+    """One loaded configuration. Call after torch has made its context."""
+
+    def __init__(self, c, cubin, type_macro="T_F16"):
+        self.c, self.data_type = c, {"T_F16": 6, "T_BF16": 9}[type_macro]
+        self.cuda = ctypes.CDLL("libcuda.so.1")
+        self.module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
+        name = b"vecmill_gemm_norm_sm90" if c["NORM"] else b"vecmill_gemm_sm90"
+        self.call("cuModuleLoadData", ctypes.byref(self.module), cubin)
+        self.call("cuModuleGetFunction", ctypes.byref(self.function), self.module, name)
+        self.shared = shared_bytes(c)
+        self.call("cuFuncSetAttribute", self.function, 8, self.shared)
+        self.cluster = c["CLUSTER_ROWS"] * c["CLUSTER_COLUMNS"]
+        self.resident_clusters = self.max_clusters()
+        self.maps = {}
+
+    def call(self, name, *arguments):
+        code = getattr(self.cuda, name)(*arguments)
+        if code:
+            raise RuntimeError(f"{name}: CUDA error {code}")
+
+    def max_clusters(self):
+        attribute = LaunchAttribute(4, 0, (ctypes.c_uint * 16)(self.cluster, 1, 1))
+        launch = LaunchConfig((ctypes.c_uint * 3)(1056, 1, 1), (ctypes.c_uint * 3)(BLOCK, 1, 1),
+                              self.shared, None, ctypes.pointer(attribute), 1)
+        count = ctypes.c_int()
+        self.call("cuOccupancyMaxActiveClusters", ctypes.byref(count), self.function, ctypes.byref(launch))
+        return count.value
+
+    def map(self, tensor, rows, columns, box_rows):
+        key = (tensor.data_ptr(), rows, columns, box_rows)
+        if key not in self.maps:
+            memory = ctypes.create_string_buffer(192)
+            start = (ctypes.addressof(memory) + 63) // 64 * 64
+            self.call("cuTensorMapEncodeTiled", ctypes.c_void_p(start), self.data_type, 2,
+                      ctypes.c_void_p(tensor.data_ptr()), (ctypes.c_uint64 * 2)(columns, rows),
+                      (ctypes.c_uint64 * 1)(columns * 2), (ctypes.c_uint32 * 2)(64, box_rows),
+                      (ctypes.c_uint32 * 2)(1, 1), 0, 3, 3, 0)
+            self.maps[key] = (memory, start)
+        return self.maps[key][1]
+
+    def __call__(self, a, w, bias, d, rows, stream, residual=None, gain=None, beta=None,
+                 epsilon=1e-12, most_clusters=None):
+        c = self.c
+        columns, inner = w.shape
+        tall, wide = tile_rows(c) * c["CLUSTER_ROWS"], c["TILE_COLUMNS"] * c["CLUSTER_COLUMNS"]
+        clusters = min(-(-rows // tall) * -(-columns // wide), self.resident_clusters,
+                       most_clusters or self.resident_clusters)
+        share = c["TILE_COLUMNS"] // c["CLUSTER_ROWS"]
+        maps = [self.map(a, rows, inner, tile_rows(c) // c["CLUSTER_COLUMNS"]),
+                self.map(w, columns, inner, share // 2 if share > 256 else share),
+                self.map(d, rows, columns, 16)]
+        scalars = [ctypes.c_void_p(bias.data_ptr())]
+        if c["NORM"]:
+            maps.append(self.map(residual, rows, columns, 16))
+            scalars += [ctypes.c_void_p(gain.data_ptr()), ctypes.c_void_p(beta.data_ptr()),
+                        ctypes.c_float(epsilon)]
+        scalars += [ctypes.c_uint32(x) for x in (rows, columns, inner)]
+        pointers = maps + [ctypes.addressof(s) for s in scalars]
+        arguments = (ctypes.c_void_p * len(pointers))(*pointers)
+        self.call("cuLaunchKernel", self.function, clusters * self.cluster, 1, 1, BLOCK, 1, 1,
+                  self.shared, ctypes.c_void_p(stream), arguments, None)
