@@ -16,7 +16,6 @@ use super::{FetchError, files};
 /// What the names of unfinished folders start with.
 const PARTIAL: &str = ".partial-";
 
-/// All cached models.
 /// `root`, or `$VECMILL_CACHE`, or vecmill's part of the user's cache folder.
 pub(crate) fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
     let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
@@ -25,6 +24,7 @@ pub(crate) fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
         .or_else(|| dirs::cache_dir().map(|folder| folder.join("vecmill")))
 }
 
+/// All cached models.
 #[derive(Debug)]
 pub(super) struct Cache {
     root: PathBuf,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 pub use error::{Attempt, FetchError};
 pub use model_ref::ModelRef;
 
+pub(crate) use cache::cache_folder;
 use cache::{Cache, Entry};
 use hub::{Hub, HubError};
 use wheel::Pip;
