@@ -16,7 +16,7 @@ fn model(name: &str) -> PathBuf {
 fn embed() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vecmill"));
     command.args(["embed", "--cpu-threads", "1", "--model-id"]).arg(model("bert-mean"));
-    command.env_clear().stdin(Stdio::null());
+    command.env_clear().env("VECMILL_DEVICE", "cpu").stdin(Stdio::null());
     command
 }
 

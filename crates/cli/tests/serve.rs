@@ -22,6 +22,7 @@ impl Server {
             .arg(model)
             .args(arguments)
             .env_clear()
+            .env("VECMILL_DEVICE", "cpu")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -33,7 +33,7 @@ use crate::tokenizer::Tokenizer;
 #[derive(Clone)]
 pub struct Builder {
     model: ModelRef,
-    cache: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
     hub_token: Option<String>,
     pub(crate) pooling: Option<Pooling>,
     default_prompt: Prompt,

@@ -9,14 +9,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use vecmill_engine::fetch::ModelRef;
-use vecmill_engine::plan::{FitError, Target};
+use vecmill_engine::plan::{DType, FitError, Target};
 use vecmill_engine::{
-    Builder, Engine, Fault, Input, Prompt, Request, RequestError, StartError, Truncation,
+    Builder, DeviceSpec, Engine, Fault, Input, MemoryBudget, Prompt, Request, RequestError,
+    StartError, Truncation,
 };
 
 fn builder(model: &str) -> Builder {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(model);
-    Engine::builder().model(ModelRef::Folder(folder)).cpu_threads(2).tokenization_workers(2)
+    Engine::builder()
+        .model(ModelRef::Folder(folder))
+        .devices(vec![DeviceSpec::Cpu])
+        .cpu_threads(2)
+        .tokenization_workers(2)
 }
 
 fn engine() -> Engine {
@@ -267,6 +272,25 @@ fn what_does_not_fit_the_budget_is_said_at_the_start() {
 }
 
 #[test]
+fn devices_that_can_t_be_used_are_said_at_the_start() {
+    let on = |devices: &[DeviceSpec]| builder("bert-mean").devices(devices.to_vec());
+    for devices in [&[][..], &[DeviceSpec::Cpu, DeviceSpec::Cpu]] {
+        let result = on(devices).start();
+        assert!(matches!(result, Err(StartError::Setting { setting: "device", .. })), "{result:?}");
+    }
+    for absent in [DeviceSpec::Cuda(Some(99)), DeviceSpec::CudaParts { ordinal: 0, sms: 8 }] {
+        let result = on(&[DeviceSpec::Cpu, absent]).start();
+        let Err(StartError::NoDevice { device, .. }) = result else { panic!("{result:?}") };
+        assert_eq!(device, absent.to_string());
+    }
+    let half = on(&[DeviceSpec::Cpu]).dtype(DType::F16).start();
+    assert!(matches!(half, Err(StartError::Setting { setting: "dtype", .. })), "{half:?}");
+
+    let engine = on(&[DeviceSpec::Auto]).memory_budget(MemoryBudget::Percent(50)).start().unwrap();
+    assert!(!engine.info().devices.is_empty());
+}
+
+#[test]
 fn damaged_weights_give_an_error_instead_of_nan() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");
     let folder = tempfile::tempdir().unwrap();
@@ -289,7 +313,8 @@ fn damaged_weights_give_an_error_instead_of_nan() {
     bytes[length / 2..].fill(0xff);
     std::fs::write(&weights, bytes).unwrap();
     let model = ModelRef::Folder(folder.path().to_owned());
-    let engine = Engine::builder().model(model).cpu_threads(1).start().unwrap();
+    let cpu = vec![DeviceSpec::Cpu];
+    let engine = Engine::builder().model(model).devices(cpu).cpu_threads(1).start().unwrap();
     let found = error(&engine, Request::new(["freedom of thought"]));
     assert_eq!(found.fault(), Fault::Server, "{found}");
     assert!(found.to_string().contains("finite"), "{found}");

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use vecmill_engine::{Engine, Request};
+use vecmill_engine::{DeviceSpec, Engine, Request};
 
 /// A cosine between unit vectors that agree to fp32 rounding is above this: the issue of accuracy
 /// is closed at 0.99999.
@@ -47,7 +47,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn real_texts_agree_with_transformers_alone_and_in_company() {
-    let engine = Engine::builder().start().unwrap();
+    let engine = Engine::builder().devices(vec![DeviceSpec::Cpu]).start().unwrap();
     let (texts, expected) = (texts(), npy("golden/all-MiniLM-L6-v2.f32.npy"));
     assert!(texts.len() >= 200 && texts.len() == expected.len());
     let reply = engine.embed_blocking(Request::new(texts.clone())).unwrap();

@@ -38,18 +38,19 @@ impl Count {
     }
 }
 
-/// One input per batch, so many batches at once, and results that wait at the gate.
+/// One input per batch, never more than so many batches at once, and results that wait at the gate.
 fn gated(in_flight: usize) -> (Rig, Count, Gate) {
     let rig = Rig::of(Setup { batch_tokens: INPUT_TOKENS, ..Setup::default() });
-    let (starts, gate) = (Count::default(), Gate::default());
-    let (counted, gated) = (starts.clone(), gate.clone());
+    let (starts, collected, gate) = (Count::default(), Count::default(), Gate::default());
+    let (counted, done, gated) = (starts.clone(), collected.clone(), gate.clone());
     rig.trial().overlap(in_flight);
     rig.trial().at_start(move || {
-        counted.next();
+        assert!(counted.next() - collected.get() < in_flight, "too many batches at once");
         Ok(())
     });
     rig.trial().at_collect(move || {
         gated.pass();
+        done.next();
         Ok(())
     });
     (rig, starts, gate)
@@ -63,8 +64,7 @@ fn the_next_batch_starts_before_the_last_one_is_collected() {
         rig.queued(6);
         rig.start();
         wait_until(|| starts.get() == in_flight);
-        std::thread::sleep(Duration::from_millis(20));
-        assert_eq!((starts.get(), rig.core.backlog().0), (in_flight, 6 - in_flight));
+        assert_eq!(rig.core.backlog().0, 6 - in_flight);
         wait_until(|| rig.statistics().leased_bytes == 0); // slabs are back before the results
         gate.open(1);
         wait_until(|| starts.get() == in_flight + 1);
@@ -126,7 +126,7 @@ fn a_batch_is_timed_from_the_end_of_the_one_before() {
     let began = Instant::now();
     rig.start();
     wait_until(|| starts.get() == 2);
-    std::thread::sleep(Duration::from_millis(200));
+    wait_until(|| began.elapsed() >= Duration::from_millis(200));
     gate.open(2);
     answer.recv().unwrap().unwrap();
     wait_until(|| rig.metrics().contains("vecmill_batch_duration_seconds_count{device=\"cpu\"} 2"));

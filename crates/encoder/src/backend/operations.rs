@@ -1,0 +1,173 @@
+//! The operations, one struct each with its operands, and the tensors that they are loaded from.
+//!
+//! Offsets come from a plan, so buffers that are alive together never overlap.
+
+use super::Backend;
+use crate::model::{Activation, Pooling, TensorView};
+
+/// A row-major matrix of activations in the slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Distance in bytes from the start of the slab, a multiple of 64.
+    pub offset: usize,
+    /// Rows, for example one per token.
+    pub rows: usize,
+    /// Elements per row, in the backend's activation format.
+    pub columns: usize,
+}
+
+impl Buffer {
+    /// Rows times columns.
+    pub fn elements(self) -> usize {
+        self.rows * self.columns
+    }
+}
+
+/// A list of 32-bit indices in the slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indices {
+    /// Distance in bytes from the start of the slab, a multiple of 64.
+    pub offset: usize,
+    /// How many indices.
+    pub length: usize,
+}
+
+/// Scratch memory of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workspace {
+    /// Distance in bytes from the start of the slab, a multiple of 64.
+    pub offset: usize,
+    /// Its size, as [`Backend::linear_workspace`] or [`Backend::attention_workspace`] asked.
+    pub bytes: usize,
+}
+
+/// The sequences of a packed batch, as a device needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sequences {
+    /// One index per sequence and one more: sequence `i` is rows `starts[i]..starts[i + 1]`.
+    pub starts: Indices,
+    /// The length of the longest sequence.
+    pub longest: usize,
+}
+
+/// The embedding tables of a model, before they are loaded.
+#[derive(Debug, Clone)]
+pub struct EmbeddingTensors {
+    /// `[vocabulary, hidden]`
+    pub words: TensorView,
+    /// `[positions, hidden]`
+    pub positions: TensorView,
+    /// `[token types, hidden]`; row 0 is added to every token. Some architectures have none.
+    pub types: Option<TensorView>,
+    /// Normalises the sum.
+    pub norm: NormTensors,
+}
+
+/// The parameters of a layer normalisation, before they are loaded.
+#[derive(Debug, Clone)]
+pub struct NormTensors {
+    /// `[hidden]`
+    pub gain: TensorView,
+    /// `[hidden]`
+    pub bias: TensorView,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// A linear layer's parameters, before they are loaded.
+#[derive(Debug, Clone)]
+pub struct LinearTensors {
+    /// `[outputs, inputs]`
+    pub weight: TensorView,
+    /// `[outputs]`
+    pub bias: Option<TensorView>,
+}
+
+/// `output = norm(words[ids] + positions[positions] + types[0])`
+#[derive(Debug)]
+pub struct Embed<'a, B: Backend> {
+    /// Token ids, all below the vocabulary's size.
+    pub ids: Indices,
+    /// Position ids, all below the number of positions.
+    pub positions: Indices,
+    /// The tables.
+    pub tables: &'a B::Embeddings,
+    /// `[tokens, hidden]`
+    pub output: Buffer,
+}
+
+/// `output = activation(input · weightᵀ + bias)`
+#[derive(Debug)]
+pub struct Linear<'a, B: Backend> {
+    /// `[rows, inputs]`
+    pub input: Buffer,
+    /// Weight and bias.
+    pub weights: &'a B::Linear,
+    /// Applied to each element.
+    pub activation: Activation,
+    /// `[rows, outputs]`
+    pub output: Buffer,
+    /// As [`Backend::linear_workspace`] asked.
+    pub workspace: Workspace,
+}
+
+/// Multi-head attention of every sequence with itself:
+/// `output = softmax(Q·Kᵀ / √head_size + bias) · V` for each head.
+#[derive(Debug)]
+pub struct Attention<'a, B: Backend> {
+    /// `[tokens, 3 · hidden]`: queries, keys and values beside each other, heads within each.
+    pub qkv: Buffer,
+    /// Which rows belong together.
+    pub sequences: Sequences,
+    /// Heads; `hidden` divides by it.
+    pub heads: usize,
+    /// Added to the scores by distance.
+    pub bias: Option<&'a B::RelativeBias>,
+    /// `[tokens, hidden]`
+    pub output: Buffer,
+    /// As [`Backend::attention_workspace`] asked.
+    pub workspace: Workspace,
+}
+
+/// `output = norm(input + residual)`
+#[derive(Debug)]
+pub struct AddNorm<'a, B: Backend> {
+    /// `[tokens, hidden]`
+    pub input: Buffer,
+    /// `[tokens, hidden]`
+    pub residual: Buffer,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[tokens, hidden]`; it may be `input` itself.
+    pub output: Buffer,
+}
+
+/// `output = norm(input · weightᵀ + bias + residual)`
+#[derive(Debug)]
+pub struct LinearAddNorm<'a, B: Backend> {
+    /// `[rows, inputs]`
+    pub input: Buffer,
+    /// Weight and bias.
+    pub weights: &'a B::Linear,
+    /// `[rows, hidden]`
+    pub residual: Buffer,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[rows, hidden]`, apart from all others; a backend that does not fuse projects into it.
+    pub output: Buffer,
+    /// As [`Backend::linear_workspace`] asked.
+    pub workspace: Workspace,
+}
+
+/// One row per sequence out of one row per token.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// `[tokens, hidden]`
+    pub input: Buffer,
+    /// Which rows belong together.
+    pub sequences: Sequences,
+    /// How they become one.
+    pub pooling: Pooling,
+    /// `[sequences, hidden]`
+    pub output: Buffer,
+}
