@@ -1,18 +1,21 @@
 //! The encoder's operations on a GPU.
 //!
 //! Each operation is one or two launches behind the others on one stream; nothing waits but
-//! [`collect`](Backend::collect). Matrix products are cuBLASLt's, everything else the kernels of
-//! `kernels/`; small batches are replayed as graphs.
+//! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
+//! which do everything else, are not faster; small batches are replayed as graphs. `linear` has the
+//! linear layers.
+
+mod linear;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
-    Activation, AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors,
-    Indices, Linear, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
     Workspace, biases_by_distance,
 };
 use vecmill_memory::{Source, SourceError};
@@ -21,13 +24,14 @@ use crate::compiler::Compiler;
 use crate::device::Device;
 use crate::driver::{DeviceSpan, Graph};
 use crate::error::{DriverError, Unavailable};
-use crate::gemm::{self, Format, Gemm};
+use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::{Staged, StagingRing};
 use crate::stream::CudaStream;
 use crate::weights::{Tensor, Weights};
+pub use linear::CudaLinear;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
 /// kernels faster than the device runs them.
@@ -62,18 +66,11 @@ pub struct CudaBackend {
     format: Format,
     kernels: Kernels,
     gemm: Gemm,
+    /// Where the device and the format allow it.
+    hopper: Option<HopperGemm>,
     weights: Weights,
     staging: Mutex<StagingRing>,
     graphs: Graphs,
-}
-
-/// A linear layer on the device.
-#[derive(Debug)]
-pub struct CudaLinear {
-    weight: Tensor,
-    bias: Tensor,
-    inputs: usize,
-    outputs: usize,
 }
 
 /// A layer normalisation's parameters on the device.
@@ -122,6 +119,8 @@ impl CudaBackend {
         }
         let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
         let capability = info.compute_capability;
+        let compiler = Arc::new(compiler);
+        let hopper = HopperGemm::new(&device, &compiler, format);
         let kernels = Kernels::new(compiler, format, info.multiprocessors, capability);
         let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
         let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
@@ -140,6 +139,7 @@ impl CudaBackend {
             format,
             kernels,
             gemm,
+            hopper,
         })
     }
 
@@ -262,21 +262,7 @@ impl Backend for CudaBackend {
     }
 
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
-        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for part in parts {
-            weight.extend_from_slice(&part.weight.to_f32());
-            let outputs = part.weight.shape().first().copied().unwrap_or(0);
-            match &part.bias {
-                Some(tensor) => bias.extend_from_slice(&tensor.to_f32()),
-                None => bias.resize(bias.len() + outputs, 0.0),
-            }
-        }
-        let store = |values: &[f32]| {
-            self.weights.store(values, self.format).map_err(failed("load a linear layer"))
-        };
-        let (inputs, outputs) = (inputs.unwrap_or(0), bias.len());
-        Ok(CudaLinear { weight: store(&weight)?, bias: store(&bias)?, inputs, outputs })
+        self.stack(parts).map_err(failed("load a linear layer"))
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<CudaNorm, BackendError> {
@@ -361,31 +347,15 @@ impl Backend for CudaBackend {
     }
 
     fn linear(&self, slab: &mut CudaBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
-        let operands = || -> Result<_, SourceError> {
-            let &CudaLinear { ref weight, ref bias, inputs, outputs } = op.weights;
-            Ok(gemm::Linear {
-                format: self.format,
-                rows: op.input.rows,
-                inputs,
-                outputs,
-                input: self.span(slab, op.input)?,
-                weight: weight.span()?,
-                scales: None,
-                bias: Some(bias.span()?),
-                residual: None,
-                activation: op.activation,
-                output: self.span(slab, op.output)?,
-                workspace: scratch(slab, op.workspace)?,
-            })
-        };
-        let product = operands().map_err(failed("linear"))?;
-        let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed("linear"))?;
-        if remaining == Activation::Identity {
-            return Ok(());
-        }
-        let count = op.output.elements();
-        let activated = self.kernels.activate(&self.stream, remaining, product.output, count);
-        activated.map_err(failed("linear"))
+        self.multiply(slab, op)
+    }
+
+    fn linear_add_norm(
+        &self,
+        slab: &mut CudaBlock,
+        op: &LinearAddNorm<'_, Self>,
+    ) -> Result<(), BackendError> {
+        self.multiply_norm(slab, op)
     }
 
     fn attention(

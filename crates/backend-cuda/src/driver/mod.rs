@@ -31,6 +31,7 @@ pub(crate) mod nvrtc;
 mod ordered;
 mod parts;
 mod stream;
+mod tensor_map;
 mod virtual_memory;
 
 use std::ffi::{CStr, c_char};
@@ -50,6 +51,7 @@ pub use memory::DeviceSpan;
 pub(crate) use ordered::{MemoryPool, OrderedAllocation};
 pub(crate) use parts::{HostPart, HostParts};
 pub(crate) use stream::{Event, Stream};
+pub(crate) use tensor_map::{TensorElement, TensorMap};
 pub(crate) use virtual_memory::{Addresses, Chunk, VirtualMemory};
 
 static API: OnceLock<Api> = OnceLock::new();
