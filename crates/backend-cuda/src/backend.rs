@@ -417,7 +417,7 @@ impl Backend for CudaBackend {
         match self.format {
             Format::F32 => bytemuck::cast_slice_mut(into).copy_from_slice(&bytes),
             Format::F16 => {
-                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into)
+                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into);
             }
             Format::Bf16 => {
                 bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).convert_to_f32_slice(into);
