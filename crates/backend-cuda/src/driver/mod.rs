@@ -5,6 +5,8 @@
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
 //!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies,
 //!   and `hold` holds a stream back.
+//! - `kernel` loads machine code and launches it; `tensor_map` describes matrices to Hopper's copy
+//!   engine.
 //! - `cublaslt` is NVIDIA's library of matrix products, with a table of its own.
 //!
 //! The choice behind it: each thing that the driver gives is a type that owns it and can't be made

@@ -5,8 +5,8 @@
 //! - `variant` has the kernels' configurations.
 //!
 //! The choice behind it: cuBLASLt has no exact GELU and no normalisation to fuse, and each would
-//! read and write the whole output again. Where it has nothing to fuse it is taken unless
-//! measurements on an H200 say otherwise.
+//! read and write the whole output again. Where there is nothing to fuse, sizes decide, by what was
+//! faster on an H200.
 //!
 //! **The same bits.** A row's sum is added up in the same order whatever the other rows are, so its
 //! result depends on them only through their number: rules here and in [`takes`](HopperGemm::takes)
