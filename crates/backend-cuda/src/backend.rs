@@ -1,33 +1,37 @@
 //! The encoder's operations on a GPU.
 //!
 //! Each operation is one or two launches behind the others on one stream; nothing waits but
-//! [`collect`](Backend::collect). Matrix products are cuBLASLt's, everything else the kernels of
-//! `kernels/`; small batches are replayed as graphs.
+//! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
+//! which do everything else, are not faster; small batches are replayed as graphs. `linear` has the
+//! linear layers.
+
+mod linear;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
-    Activation, AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors,
-    Indices, Linear, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
     Workspace, biases_by_distance,
 };
-use vecmill_memory::{Source, SourceError};
+use vecmill_memory::{Cause, Source, SourceError};
 
 use crate::compiler::Compiler;
 use crate::device::Device;
 use crate::driver::{DeviceSpan, Graph};
 use crate::error::{DriverError, Unavailable};
-use crate::gemm::{self, Format, Gemm};
+use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::{Staged, StagingRing};
 use crate::stream::{CudaEvent, CudaStream};
 use crate::weights::{Tensor, Weights};
+pub use linear::CudaLinear;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
 /// kernels faster than the device runs them.
@@ -35,6 +39,12 @@ const GRAPH_TOKENS: usize = 512;
 
 /// Batches in flight: while one runs, the next is made ready.
 const IN_FLIGHT: usize = 2;
+
+/// What cuBLASLt wants its workspace aligned to (its documentation of `cublasLtMatmul`).
+const WORKSPACE_ALIGNMENT: usize = 256;
+
+/// Pinned memory for indices and vectors of the batches in flight.
+const STAGING_BYTES: usize = 32 << 20;
 
 /// A GPU can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,18 +72,11 @@ pub struct CudaBackend {
     format: Format,
     kernels: Kernels,
     gemm: Gemm,
+    /// Where the device and the format allow it.
+    hopper: Option<HopperGemm>,
     weights: Weights,
     staging: Mutex<StagingRing>,
     graphs: Graphs,
-}
-
-/// A linear layer on the device.
-#[derive(Debug)]
-pub struct CudaLinear {
-    weight: Tensor,
-    bias: Tensor,
-    inputs: usize,
-    outputs: usize,
 }
 
 /// A layer normalisation's parameters on the device.
@@ -103,10 +106,14 @@ pub struct CudaRelativeBias {
 
 /// Activations on their way to the host.
 #[derive(Debug)]
-pub struct CudaFetched {
-    staged: Staged,
-    /// Behind the copy: whoever collects waits for this, and not with the staging ring locked.
-    copied: CudaEvent,
+pub struct CudaFetched(Way);
+
+#[derive(Debug)]
+enum Way {
+    /// The event is behind the copy: whoever collects waits for it without the staging ring.
+    Staged(Staged, CudaEvent),
+    /// There was no room in the ring.
+    Here(Vec<u8>),
 }
 
 impl CudaBackend {
@@ -130,11 +137,13 @@ impl CudaBackend {
         }
         let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
         let capability = info.compute_capability;
+        let compiler = Arc::new(compiler);
+        let hopper = HopperGemm::new(&device, &compiler, format);
         let kernels = Kernels::new(compiler, format, info.multiprocessors, capability);
         let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
         let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
         let parts = || -> Result<_, SourceError> {
-            let staging = StagingRing::new(&device, StagingRing::DEFAULT_BYTES)?;
+            let staging = StagingRing::new(&device, STAGING_BYTES)?;
             Ok((CudaSource::new(&device)?, device.stream()?, staging))
         };
         let (source, stream, staging) = parts().map_err(|e| unusable(e.to_string()))?;
@@ -148,6 +157,7 @@ impl CudaBackend {
             format,
             kernels,
             gemm,
+            hopper,
         })
     }
 
@@ -225,8 +235,11 @@ fn bytes_of(indices: Indices) -> std::ops::Range<usize> {
     indices.offset..indices.offset + indices.length * size_of::<u32>()
 }
 
+/// The aligned part of a workspace. Blocks start at multiples of more than its alignment.
 fn scratch(slab: &CudaBlock, workspace: Workspace) -> Result<DeviceSpan<'_>, SourceError> {
-    slab.span(workspace.offset..workspace.offset + workspace.bytes)
+    let Workspace { offset, bytes } = workspace;
+    let start = offset.next_multiple_of(WORKSPACE_ALIGNMENT);
+    slab.span(start..(offset + bytes).max(start))
 }
 
 impl Backend for CudaBackend {
@@ -258,7 +271,8 @@ impl Backend for CudaBackend {
     }
 
     fn linear_workspace(&self, rows: usize, _inputs: usize, outputs: usize) -> usize {
-        self.gemm.workspace_bytes(rows, outputs)
+        // What may be cut off at the start to align it.
+        self.gemm.workspace_bytes(rows, outputs) + WORKSPACE_ALIGNMENT
     }
 
     fn attention_workspace(&self, _tokens: usize, _longest: usize, _head_size: usize) -> usize {
@@ -270,21 +284,7 @@ impl Backend for CudaBackend {
     }
 
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
-        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for part in parts {
-            weight.extend_from_slice(&part.weight.to_f32());
-            let outputs = part.weight.shape().first().copied().unwrap_or(0);
-            match &part.bias {
-                Some(tensor) => bias.extend_from_slice(&tensor.to_f32()),
-                None => bias.resize(bias.len() + outputs, 0.0),
-            }
-        }
-        let store = |values: &[f32]| {
-            self.weights.store(values, self.format).map_err(failed("load a linear layer"))
-        };
-        let (inputs, outputs) = (inputs.unwrap_or(0), bias.len());
-        Ok(CudaLinear { weight: store(&weight)?, bias: store(&bias)?, inputs, outputs })
+        self.stack(parts).map_err(failed("load a linear layer"))
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<CudaNorm, BackendError> {
@@ -369,38 +369,15 @@ impl Backend for CudaBackend {
     }
 
     fn linear(&self, slab: &mut CudaBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
-        let operands = || -> Result<_, SourceError> {
-            let &CudaLinear { ref weight, ref bias, inputs, outputs } = op.weights;
-            Ok(gemm::Linear {
-                format: self.format,
-                rows: op.input.rows,
-                inputs,
-                outputs,
-                input: self.span(slab, op.input)?,
-                weight: weight.span()?,
-                scales: None,
-                bias: Some(bias.span()?),
-                residual: None,
-                activation: op.activation,
-                output: self.span(slab, op.output)?,
-                workspace: scratch(slab, op.workspace)?,
-            })
-        };
-        let product = operands().map_err(failed("linear"))?;
-        let gemm::Linear { rows, inputs, outputs, input, weight, output, .. } = product;
-        if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
-        {
-            let (operands, sizes) = ([input, weight, bias, output], [rows, inputs, outputs]);
-            let computed = self.kernels.linear_any(&self.stream, op.activation, operands, sizes);
-            return computed.map_err(failed("linear"));
-        }
-        let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed("linear"))?;
-        if remaining == Activation::Identity {
-            return Ok(());
-        }
-        let count = op.output.elements();
-        let activated = self.kernels.activate(&self.stream, remaining, product.output, count);
-        activated.map_err(failed("linear"))
+        self.multiply(slab, op)
+    }
+
+    fn linear_add_norm(
+        &self,
+        slab: &mut CudaBlock,
+        op: &LinearAddNorm<'_, Self>,
+    ) -> Result<(), BackendError> {
+        self.multiply_norm(slab, op)
     }
 
     fn attention(
@@ -444,20 +421,35 @@ impl Backend for CudaBackend {
     }
 
     fn fetch(&self, slab: &mut CudaBlock, from: Buffer) -> Result<CudaFetched, BackendError> {
-        let fetch = || -> Result<CudaFetched, SourceError> {
+        let fetch = || -> Result<Way, SourceError> {
+            let span = self.span(slab, from)?;
+            let staged = match self.staging().copy_out(&self.stream, span) {
+                Ok(staged) => staged,
+                // Full of what nobody has collected yet: wait for this one instead.
+                Err(error) if error.cause == Cause::Failed => {
+                    let mut bytes = vec![0; span.bytes()];
+                    self.stream.copy_to_host(span, &mut bytes)?;
+                    return Ok(Way::Here(bytes));
+                }
+                Err(error) => return Err(error),
+            };
             let mut copied = self.device.event()?;
-            let staged = self.staging().copy_out(&self.stream, self.span(slab, from)?)?;
             self.stream.record(&mut copied)?;
-            Ok(CudaFetched { staged, copied })
+            Ok(Way::Staged(staged, copied))
         };
-        fetch().map_err(failed("fetch"))
+        fetch().map(CudaFetched).map_err(failed("fetch"))
     }
 
     fn collect(&self, fetched: CudaFetched, into: &mut [f32]) -> Result<(), BackendError> {
-        let CudaFetched { staged, copied } = fetched;
-        copied.synchronize().map_err(failed("collect"))?;
-        let mut bytes = vec![0_u8; staged.bytes()];
-        self.staging().read(staged, &mut bytes).map_err(failed("collect"))?;
+        let bytes = match fetched.0 {
+            Way::Here(bytes) => bytes,
+            Way::Staged(staged, copied) => {
+                copied.synchronize().map_err(failed("collect"))?;
+                let mut bytes = vec![0; staged.bytes()];
+                self.staging().read(staged, &mut bytes).map_err(failed("collect"))?;
+                bytes
+            }
+        };
         let numbers = bytes.chunks_exact(self.format.bytes());
         let short = || BackendError {
             operation: "collect",

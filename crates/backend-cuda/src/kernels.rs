@@ -35,7 +35,7 @@ impl From<DriverError> for KernelError {
 /// All kernels of one number format on one device.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    compiler: Compiler,
+    compiler: Arc<Compiler>,
     format: Format,
     multiprocessors: usize,
     /// From compute capability 8.0 on there are matrix instructions for bf16.
@@ -94,7 +94,7 @@ pub(crate) struct Heads<'a> {
 impl Kernels {
     /// Compiles what every model needs; attention follows with the first head size.
     pub(crate) fn new(
-        compiler: Compiler,
+        compiler: Arc<Compiler>,
         format: Format,
         multiprocessors: u32,
         compute_capability: (u32, u32),
@@ -371,7 +371,7 @@ fn name(name: &str) -> CString {
     CString::new(name).unwrap_or_default() // names of kernels have no zeros
 }
 
-fn number(value: usize) -> Argument<'static> {
+pub(crate) fn number(value: usize) -> Argument<'static> {
     Argument::U32(u32::try_from(value).unwrap_or(u32::MAX))
 }
 

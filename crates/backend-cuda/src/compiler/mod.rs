@@ -43,6 +43,15 @@ pub(crate) const ATTENTION: Source =
 pub(crate) const ATTENTION_ANY: Source =
     source!("prelude.cuh", "sequences.cuh", "attention_any.cu");
 
+/// Linear layers on Hopper.
+pub(crate) const GEMM_SM90: Source = source!(
+    "prelude.cuh",
+    "hopper.cuh",
+    "gemm_sm90_tiles.cuh",
+    "gemm_sm90_epilogue.cuh",
+    "gemm_sm90.cu"
+);
+
 impl Source {
     /// The last text's name: that of the kernels.
     fn name(self) -> &'static str {
@@ -75,6 +84,11 @@ impl Compiler {
         let origin = format!("nvrtc {:?} driver {:?}", nvrtc.version()?, info.driver);
         let (device, cache) = (device.clone(), Cache::new(folder));
         Ok(Self { device, nvrtc, architecture, cache, origin })
+    }
+
+    /// What it compiles for, for example `sm_90a`.
+    pub(crate) fn architecture(&self) -> &str {
+        &self.architecture
     }
 
     /// Loads `source`, compiled for values in `format` and with `defines`, for example
@@ -148,6 +162,7 @@ fn architecture((major, minor): (u32, u32), known: &[i32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::used;
 
     #[test]
     fn a_device_newer_than_the_compiler_gets_the_closest_code() {
@@ -189,6 +204,20 @@ mod tests {
                     assert!(!code.unwrap().is_empty());
                 }
             }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn every_used_variant_for_hopper_compiles_and_takes_the_shared_memory_it_is_given() {
+        let nvrtc = Nvrtc::load().unwrap();
+        for (variant, define) in used().into_iter().flat_map(|v| [(v, "T_F16"), (v, "T_BF16")]) {
+            let mut options = vec!["--std=c++17".to_owned()];
+            options.extend(["--gpu-architecture=sm_90a".to_owned(), format!("-D{define}")]);
+            options.extend(variant.defines().iter().map(|define| format!("-D{define}")));
+            let check = format!("static_assert(SHARED_BYTES == {});", variant.shared_bytes());
+            let code = nvrtc.compile(GEMM_SM90.name(), &(GEMM_SM90.text() + &check), &options);
+            assert!(!code.unwrap().is_empty());
         }
     }
 

@@ -121,6 +121,21 @@ functions! {
     );
     library_unload = "cuLibraryUnload"(sys::CUlibrary);
     library_kernel = "cuLibraryGetKernel"(*mut sys::CUkernel, sys::CUlibrary, *const c_char);
+    kernel_attribute = "cuKernelSetAttribute"(
+        sys::CUfunction_attribute, c_int, sys::CUkernel, sys::CUdevice,
+    );
+    resident_clusters = "cuOccupancyMaxActiveClusters"(
+        *mut c_int, sys::CUfunction, *const sys::CUlaunchConfig,
+    );
+    // Map, format, rank, address, sizes, distances in bytes, sizes and steps of a box.
+    tensor_map_encode = "cuTensorMapEncodeTiled"(
+        *mut sys::CUtensorMap, sys::CUtensorMapDataType, c_uint, *mut c_void,
+        *const u64, *const u64, *const c_uint, *const c_uint,
+        sys::CUtensorMapInterleave,
+        sys::CUtensorMapSwizzle,
+        sys::CUtensorMapL2promotion,
+        sys::CUtensorMapFloatOOBfill,
+    );
     // Function, grid, block, dynamic shared memory, stream, arguments, more of them.
     launch = "cuLaunchKernel"(
         sys::CUfunction,

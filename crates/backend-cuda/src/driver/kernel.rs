@@ -3,12 +3,12 @@
 //! The choice behind it: modules are loaded as the driver's "libraries", whose kernels belong to no
 //! context: the same kernel runs in a part of a GPU.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DeviceSpan, Stream, check};
+use super::{Context, DeviceSpan, Stream, TensorMap, check};
 use crate::error::DriverError;
 
 /// Compiled code, loaded onto a device; unloaded when it and all kernels from it are dropped.
@@ -56,6 +56,8 @@ pub(crate) enum Argument<'a> {
     U32(u32),
     U64(u64),
     F32(f32),
+    /// By value: 128 bytes, where the others have eight at most.
+    TensorMap(&'a TensorMap<'a>),
 }
 
 impl Module {
@@ -104,6 +106,56 @@ impl Drop for Module {
 }
 
 impl Kernel {
+    /// Lets launches take so much dynamic shared memory: without, it is at most 48 KiB.
+    pub(crate) fn allow_shared(&self, bytes: u32) -> Result<(), DriverError> {
+        const CALL: &str = "cuKernelSetAttribute";
+        const LIMIT: sys::CUfunction_attribute =
+            sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = c_int::try_from(bytes).map_err(|_| DriverError::invalid(CALL))?;
+        let Module { context, .. } = &*self.module;
+        let api = context.bind()?;
+        // SAFETY: takes no pointers but the kernel's name, which is live, as is the device's.
+        check(CALL, unsafe { (api.kernel_attribute)(LIMIT, bytes, self.handle, context.device()) })
+    }
+
+    /// How many clusters of `blocks` blocks fit on the device at once.
+    pub(crate) fn resident_clusters(
+        &self,
+        launch: Launch,
+        blocks: u32,
+    ) -> Result<usize, DriverError> {
+        const CALL: &str = "cuOccupancyMaxActiveClusters";
+        let grid = u32::try_from(launch.blocks).map_err(|_| DriverError::invalid(CALL))?;
+        let api = self.module.context.bind()?;
+        let clusters = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { clusterDim: clusters },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: std::ptr::null_mut(),
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        let mut count = 0;
+        // SAFETY: writes one number, to which `count` has room, and reads the configuration and its
+        // one attribute, whose identifier says which member of the union is set. The kernel is
+        // live, and may stand for its function here.
+        let result = unsafe {
+            (api.resident_clusters)(&raw mut count, self.handle.cast(), &raw const config)
+        };
+        check(CALL, result)?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
     /// Has `stream` run it behind its work so far. `arguments` are what the kernel's file says.
     pub(crate) fn launch(
         &self,
@@ -119,13 +171,18 @@ impl Kernel {
         let api = self.module.context.bind()?;
         // Eight bytes for each: narrower ones are read from the first of them (little-endian).
         let mut values: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
+        let pointer = |(argument, value): (&Argument<'_>, _)| match argument {
+            Argument::TensorMap(map) => std::ptr::from_ref(*map).cast_mut().cast(),
+            _ => std::ptr::from_mut::<u64>(value).cast(),
+        };
         let mut pointers: Vec<*mut c_void> =
-            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+            arguments.iter().zip(&mut values).map(pointer).collect();
         let Launch { threads, shared_bytes, .. } = launch;
         // SAFETY: kernel and stream are live; a kernel may stand for its function here. The driver
         // reads as many pointers as the kernel has parameters, and behind each no more than eight
-        // bytes; that there are as many is what each caller's constant list says, and tests run
-        // every kernel. The kernel itself touches device memory only: see the module's head.
+        // bytes, or a tensor map's, without writing there; that there are as many, and maps where
+        // the kernel takes maps, is what each caller's constant list says, and tests run every
+        // kernel. The kernel itself touches device memory only: see the module's head.
         let result = unsafe {
             (api.launch)(
                 self.handle.cast(),
@@ -149,7 +206,7 @@ impl Argument<'_> {
     fn bits(self) -> u64 {
         match self {
             Self::Span(span) => span.address(),
-            Self::Null => 0,
+            Self::Null | Self::TensorMap(_) => 0,
             Self::U32(value) => value.into(),
             Self::U64(value) => value,
             Self::F32(value) => value.to_bits().into(),

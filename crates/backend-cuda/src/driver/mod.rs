@@ -5,6 +5,8 @@
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
 //!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies,
 //!   and `hold` holds a stream back.
+//! - `kernel` loads machine code and launches it; `tensor_map` describes matrices to Hopper's copy
+//!   engine.
 //! - `cublaslt` is NVIDIA's library of matrix products, with a table of its own.
 //!
 //! The choice behind it: each thing that the driver gives is a type that owns it and can't be made
@@ -31,6 +33,7 @@ pub(crate) mod nvrtc;
 mod ordered;
 mod parts;
 mod stream;
+mod tensor_map;
 mod virtual_memory;
 
 use std::ffi::{CStr, c_char};
@@ -50,6 +53,7 @@ pub use memory::DeviceSpan;
 pub(crate) use ordered::{MemoryPool, OrderedAllocation};
 pub(crate) use parts::{HostPart, HostParts};
 pub(crate) use stream::{Event, Stream};
+pub(crate) use tensor_map::{TensorElement, TensorMap};
 pub(crate) use virtual_memory::{Addresses, Chunk, VirtualMemory};
 
 static API: OnceLock<Api> = OnceLock::new();

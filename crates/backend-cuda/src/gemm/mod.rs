@@ -2,7 +2,9 @@
 //!
 //! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
 //! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choices` remembers an algorithm per
-//!   bucket; `fp8` has operands of 8 bits; `tune` times candidates where the library's own estimate is not enough.
+//!   bucket; `fp8` has operands of 8 bits; `tune` times candidates where the library's own estimate is
+//!   not enough.
+//! - `hopper` has kernels of our own, for compute capability 9.0.
 //!
 //! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
 //! costs more than a small product. So it is asked once per bucket, eight of which make an octave,
@@ -19,11 +21,13 @@
 //! **The same bits.** An algorithm adds up the same products in the same order for each row, so
 //! within a bucket a row's result does not depend on the other rows. Batches of different buckets,
 //! and processes that have tuned differently, may use different algorithms: there results agree
-//! within the rounding of sums, and not to the last bit.
+//! within the rounding of sums, and not to the last bit. So it is between cuBLASLt and `hopper`,
+//! which are chosen by the number of rows.
 
 mod choices;
 mod error;
 mod fp8;
+mod hopper;
 mod shape;
 mod tune;
 
@@ -41,6 +45,9 @@ use crate::stream::CudaStream;
 use choices::{Choices, Key};
 pub use error::GemmError;
 pub use fp8::{Granularity, Scales};
+#[cfg(test)]
+pub(crate) use hopper::used;
+pub(crate) use hopper::{HopperGemm, Product as HopperProduct};
 pub use shape::{Bucket, Format};
 pub use tune::Tuned;
 

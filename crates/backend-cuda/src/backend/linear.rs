@@ -1,0 +1,146 @@
+//! Linear layers, loaded and computed: by our own kernels where they are faster, else by cuBLASLt.
+
+use vecmill_encoder::{
+    Activation, AddNorm, Backend, BackendError, Buffer, Linear, LinearAddNorm, LinearTensors,
+};
+use vecmill_memory::SourceError;
+
+use super::{CudaBackend, failed, scratch};
+use crate::gemm::{self, Format, HopperProduct};
+use crate::source::CudaBlock;
+use crate::weights::Tensor;
+
+const OPERATION: &str = "linear";
+const FUSED_OPERATION: &str = "linear, add and normalise";
+
+/// A linear layer on the device.
+#[derive(Debug)]
+pub struct CudaLinear {
+    weight: Tensor,
+    /// In the activations' format, as cuBLASLt adds it.
+    bias: Tensor,
+    /// In `f32`, as our own kernels add it, where there are some.
+    wide_bias: Option<Tensor>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl CudaBackend {
+    pub(super) fn stack(&self, parts: &[LinearTensors]) -> Result<CudaLinear, SourceError> {
+        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in parts {
+            weight.extend_from_slice(&part.weight.to_f32());
+            let outputs = part.weight.shape().first().copied().unwrap_or(0);
+            match &part.bias {
+                Some(tensor) => bias.extend_from_slice(&tensor.to_f32()),
+                None => bias.resize(bias.len() + outputs, 0.0),
+            }
+        }
+        let wide = self.hopper.as_ref().map(|_| self.weights.store(&bias, Format::F32));
+        Ok(CudaLinear {
+            weight: self.weights.store(&weight, self.format)?,
+            bias: self.weights.store(&bias, self.format)?,
+            wide_bias: wide.transpose()?,
+            inputs: inputs.unwrap_or(0),
+            outputs: bias.len(),
+        })
+    }
+
+    pub(super) fn multiply(
+        &self,
+        slab: &CudaBlock,
+        op: &Linear<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let &CudaLinear { inputs, outputs, .. } = op.weights;
+        if let Some(hopper) = &self.hopper
+            && hopper.takes(op.input.rows, inputs, outputs, op.activation)
+            && let Some(product) = self.product(slab, op.input, op.weights, op.output)
+        {
+            let product = product.map_err(failed(OPERATION))?;
+            let computed = hopper.multiply(&self.stream, &product, op.activation);
+            return computed.map_err(failed(OPERATION));
+        }
+        let product = self.library_product(slab, op).map_err(failed(OPERATION))?;
+        let gemm::Linear { rows, input, weight, output, .. } = product;
+        if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
+        {
+            let (operands, sizes) = ([input, weight, bias, output], [rows, inputs, outputs]);
+            let computed = self.kernels.linear_any(&self.stream, op.activation, operands, sizes);
+            return computed.map_err(failed(OPERATION));
+        }
+        let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed(OPERATION))?;
+        if remaining == Activation::Identity {
+            return Ok(());
+        }
+        let count = op.output.elements();
+        let activated = self.kernels.activate(&self.stream, remaining, product.output, count);
+        activated.map_err(failed(OPERATION))
+    }
+
+    pub(super) fn multiply_norm(
+        &self,
+        slab: &mut CudaBlock,
+        op: &LinearAddNorm<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
+        if let Some(hopper) = &self.hopper
+            && hopper.takes_norm(weights.inputs, weights.outputs)
+            && let Some(product) = self.product(slab, input, weights, output)
+        {
+            let operands = || Ok((product?, self.span(slab, residual)?, norm.operands()?));
+            let (product, residual, norm) =
+                operands().map_err(failed::<SourceError>(FUSED_OPERATION))?;
+            let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
+            return computed.map_err(failed(FUSED_OPERATION));
+        }
+        let activation = Activation::Identity;
+        self.linear(slab, &Linear { input, weights, activation, output, workspace })?;
+        self.add_norm(slab, &AddNorm { input: output, residual, norm, output })
+    }
+
+    /// Operands of our own kernels; `None` for a layer that was not loaded for them.
+    fn product<'a>(
+        &self,
+        slab: &'a CudaBlock,
+        input: Buffer,
+        layer: &'a CudaLinear,
+        output: Buffer,
+    ) -> Option<Result<HopperProduct<'a>, SourceError>> {
+        let bias = layer.wide_bias.as_ref()?;
+        let operands = || {
+            Ok(HopperProduct {
+                rows: input.rows,
+                inputs: layer.inputs,
+                outputs: layer.outputs,
+                input: self.span(slab, input)?,
+                weight: layer.weight.span()?,
+                bias: bias.span()?,
+                output: self.span(slab, output)?,
+            })
+        };
+        Some(operands())
+    }
+
+    fn library_product<'a>(
+        &self,
+        slab: &'a CudaBlock,
+        op: &Linear<'a, Self>,
+    ) -> Result<gemm::Linear<'a>, SourceError> {
+        let &CudaLinear { ref weight, ref bias, inputs, outputs, .. } = op.weights;
+        Ok(gemm::Linear {
+            format: self.format,
+            rows: op.input.rows,
+            inputs,
+            outputs,
+            input: self.span(slab, op.input)?,
+            weight: weight.span()?,
+            scales: None,
+            bias: Some(bias.span()?),
+            residual: None,
+            activation: op.activation,
+            output: self.span(slab, op.output)?,
+            workspace: scratch(slab, op.workspace)?,
+        })
+    }
+}

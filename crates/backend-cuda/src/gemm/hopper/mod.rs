@@ -1,0 +1,239 @@
+//! Linear layers by our own kernels on Hopper: `activation(input · weightᵀ + bias)` in one launch, or
+//! `norm(input · weightᵀ + bias + residual)`.
+//!
+//! - [`HopperGemm`] says which layers it takes, and computes them; [`Product`] names the operands.
+//! - `variant` has the kernels' configurations.
+//!
+//! The choice behind it: cuBLASLt has no exact GELU and no normalisation to fuse, and each would
+//! read and write the whole output again. Where there is nothing to fuse, sizes decide, by what was
+//! faster on an H200.
+//!
+//! **The same bits.** A row's sum is added up in the same order whatever the other rows are, so its
+//! result depends on them only through their number: rules here and in [`takes`](HopperGemm::takes)
+//! choose cuBLASLt or another variant for more or fewer rows.
+
+#[cfg(test)]
+mod tests;
+mod variant;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vecmill_encoder::Activation;
+
+use super::Format;
+use crate::compiler::{Compiler, GEMM_SM90};
+use crate::device::Device;
+use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorMap};
+use crate::kernels::{KernelError, NormOperands, number};
+use crate::stream::CudaStream;
+#[cfg(test)]
+pub(crate) use variant::used;
+use variant::{BLOCK_THREADS, NORM_COLUMNS, OUTPUT_BOX_ROWS, TILE_COLUMNS, Variant};
+
+/// Matrices without gaps have rows of whole 16 bytes, as the copy engine wants them.
+const COLUMN_MULTIPLE: usize = 8;
+
+/// One product and where its operands are; matrices are row-major, without gaps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product<'a> {
+    pub(crate) rows: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// `[rows, inputs]`
+    pub(crate) input: DeviceSpan<'a>,
+    /// `[outputs, inputs]`
+    pub(crate) weight: DeviceSpan<'a>,
+    /// `[outputs]`, in `f32`.
+    pub(crate) bias: DeviceSpan<'a>,
+    /// `[rows, outputs]`
+    pub(crate) output: DeviceSpan<'a>,
+}
+
+/// The kernels of one number format on one device of compute capability 9.0.
+#[derive(Debug)]
+pub(crate) struct HopperGemm {
+    device: Device,
+    compiler: Arc<Compiler>,
+    format: Format,
+    element: TensorElement,
+    loaded: Mutex<HashMap<Variant, Loaded>>,
+}
+
+/// A variant's kernel, and how many clusters of it the device runs at once.
+#[derive(Debug, Clone)]
+struct Loaded {
+    kernel: Kernel,
+    clusters: usize,
+}
+
+impl HopperGemm {
+    /// `None` where the kernels don't run: on other devices, and for `f32`.
+    pub(crate) fn new(device: &Device, compiler: &Arc<Compiler>, format: Format) -> Option<Self> {
+        let element = match format {
+            Format::F16 => TensorElement::F16,
+            Format::Bf16 => TensorElement::Bf16,
+            Format::F32 => return None,
+        };
+        // The compiler names the very device only if it knows it.
+        (compiler.architecture() == "sm_90a").then(|| Self {
+            device: device.clone(),
+            compiler: Arc::clone(compiler),
+            format,
+            element,
+            loaded: Mutex::default(),
+        })
+    }
+
+    /// Whether [`multiply`](Self::multiply) is the better choice for a layer of this size.
+    pub(crate) fn takes(
+        &self,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+        activation: Activation,
+    ) -> bool {
+        fits(inputs, outputs) && pays(rows, inputs, outputs, activation)
+    }
+
+    /// Whether [`multiply_norm`](Self::multiply_norm) takes a layer of this size: any number of
+    /// rows, because it saves a launch where they are few and passes over memory where many.
+    pub(crate) fn takes_norm(&self, inputs: usize, outputs: usize) -> bool {
+        fits(inputs, outputs) && outputs == NORM_COLUMNS
+    }
+
+    /// `output = activation(input · weightᵀ + bias)`, on `stream` behind the work so far.
+    pub(crate) fn multiply(
+        &self,
+        stream: &CudaStream,
+        product: &Product<'_>,
+        activation: Activation,
+    ) -> Result<(), KernelError> {
+        if product.rows == 0 {
+            return Ok(());
+        }
+        let variant = Variant::activated(activation);
+        let [input, weight, output] = self.maps(product, variant)?;
+        let arguments = [
+            Argument::TensorMap(&input),
+            Argument::TensorMap(&weight),
+            Argument::TensorMap(&output),
+            Argument::Span(product.bias),
+            number(product.rows),
+            number(product.outputs),
+            number(product.inputs),
+        ];
+        self.launch(stream, product, variant, &arguments)
+    }
+
+    /// `output = norm(input · weightᵀ + bias + residual)`, on `stream` behind the work so far;
+    /// `residual` is as large as the output, and elsewhere.
+    pub(crate) fn multiply_norm(
+        &self,
+        stream: &CudaStream,
+        product: &Product<'_>,
+        residual: DeviceSpan<'_>,
+        norm: NormOperands<'_>,
+    ) -> Result<(), KernelError> {
+        if product.rows == 0 {
+            return Ok(());
+        }
+        let variant = Variant::normalised(product.rows, product.inputs);
+        let [input, weight, output] = self.maps(product, variant)?;
+        let residual = self.map(residual, (product.rows, product.outputs), OUTPUT_BOX_ROWS)?;
+        let arguments = [
+            Argument::TensorMap(&input),
+            Argument::TensorMap(&weight),
+            Argument::TensorMap(&output),
+            Argument::TensorMap(&residual),
+            Argument::Span(product.bias),
+            Argument::Span(norm.gain),
+            Argument::Span(norm.bias),
+            Argument::F32(norm.epsilon),
+            number(product.rows),
+            number(product.outputs),
+            number(product.inputs),
+        ];
+        self.launch(stream, product, variant, &arguments)
+    }
+
+    /// Of input, weight and output.
+    fn maps<'a>(
+        &self,
+        product: &Product<'a>,
+        variant: Variant,
+    ) -> Result<[TensorMap<'a>; 3], KernelError> {
+        let &Product { rows, inputs, outputs, input, weight, output, .. } = product;
+        Ok([
+            self.map(input, (rows, inputs), variant.input_box_rows())?,
+            self.map(weight, (outputs, inputs), TILE_COLUMNS)?,
+            self.map(output, (rows, outputs), OUTPUT_BOX_ROWS)?,
+        ])
+    }
+
+    fn map<'a>(
+        &self,
+        matrix: DeviceSpan<'a>,
+        size: (usize, usize),
+        box_rows: u32,
+    ) -> Result<TensorMap<'a>, KernelError> {
+        Ok(TensorMap::new(self.device.context(), matrix, self.element, size, box_rows)?)
+    }
+
+    /// Clusters go through the tiles by themselves: no more of them than run at once.
+    fn launch(
+        &self,
+        stream: &CudaStream,
+        product: &Product<'_>,
+        variant: Variant,
+        arguments: &[Argument<'_>],
+    ) -> Result<(), KernelError> {
+        let Loaded { kernel, clusters } = self.loaded(variant)?;
+        let clusters = variant.tiles(product.rows, product.outputs).min(clusters);
+        Ok(kernel.launch(stream.raw(), shape(variant, clusters), arguments)?)
+    }
+
+    fn loaded(&self, variant: Variant) -> Result<Loaded, KernelError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = loaded.get(&variant) {
+            return Ok(known.clone());
+        }
+        let module = self.compiler.load(GEMM_SM90, self.format, &variant.defines())?;
+        let kernel = module.kernel(variant.kernel())?;
+        kernel.allow_shared(variant.shared_bytes())?;
+        // One block fills a multiprocessor, so this many clusters are more than fit.
+        let many = shape(variant, self.device.info().multiprocessors as usize);
+        let clusters = kernel.resident_clusters(many, variant.cluster())?;
+        let made = Loaded { kernel, clusters: clusters.max(1) };
+        loaded.insert(variant, made.clone());
+        Ok(made)
+    }
+}
+
+fn shape(variant: Variant, clusters: usize) -> Launch {
+    let blocks = clusters * variant.cluster() as usize;
+    Launch { blocks, threads: BLOCK_THREADS, shared_bytes: variant.shared_bytes() }
+}
+
+/// What the kernels can take.
+fn fits(inputs: usize, outputs: usize) -> bool {
+    let fits = |columns: usize| columns > 0 && columns.is_multiple_of(COLUMN_MULTIPLE);
+    fits(inputs) && fits(outputs)
+}
+
+/// What they are faster for, as measured on an H200 with layers of 384 to 1024 columns.
+fn pays(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> bool {
+    // Tiles of 128 x 192 leave most multiprocessors idle where rows are few.
+    if rows < 2048 {
+        return false;
+    }
+    match activation {
+        // With sums of few terms the output counts most, whose stores ours hides behind products;
+        // with many, cuBLASLt's products are faster.
+        Activation::Identity | Activation::Relu => {
+            inputs <= 768 || inputs == 1024 && outputs > 1024 && rows >= 8192
+        }
+        // These cost cuBLASLt another pass over the output.
+        Activation::Gelu | Activation::GeluTanh | Activation::Silu | Activation::Tanh => true,
+    }
+}

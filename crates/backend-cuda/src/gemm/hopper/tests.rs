@@ -1,0 +1,253 @@
+//! The rules, and the kernels beside sums in `f64`.
+
+use half::{bf16, f16};
+use vecmill_encoder::Activation::{self, Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
+use vecmill_memory::Source;
+
+use super::*;
+use crate::source::{PlainBlock, PlainSource};
+
+#[test]
+fn short_batches_and_long_sums_without_activation_are_left_to_the_library() {
+    assert!(!pays(2047, 384, 1536, Gelu));
+    assert!(pays(2048, 4096, 1024, Gelu));
+    assert!(pays(2048, 768, 2304, Identity));
+    assert!(!pays(1 << 17, 1536, 384, Identity));
+    assert!(pays(8192, 1024, 3072, Relu) && !pays(8192, 1024, 1024, Relu));
+    assert!(!fits(100, 384) && !fits(384, 100) && !fits(0, 384));
+}
+
+#[test]
+fn tiles_cover_the_matrix() {
+    let (plain, norm) = (Variant::activated(Gelu), Variant::normalised(129, 384));
+    assert_eq!(plain.tiles(129, 193), 4);
+    assert_eq!(norm.tiles(129, NORM_COLUMNS), 3);
+}
+
+/// Numbers on the host, rounded to their format, and the same on the device.
+struct Matrix {
+    values: Vec<f64>,
+    block: PlainBlock,
+    bytes: usize,
+}
+
+impl Matrix {
+    fn span(&self) -> DeviceSpan<'_> {
+        self.block.span(0..self.bytes).unwrap()
+    }
+
+    fn row(&self, row: usize, columns: usize) -> &[f64] {
+        &self.values[row * columns..][..columns]
+    }
+}
+
+struct Bench {
+    source: PlainSource,
+    stream: CudaStream,
+    gemm: HopperGemm,
+    random: fastrand::Rng,
+}
+
+/// Appends `value`, rounded to `format`, and returns it.
+fn encode(format: Format, value: f32, bytes: &mut Vec<u8>) -> f64 {
+    match format {
+        Format::F16 => {
+            let value = f16::from_f32(value);
+            bytes.extend(value.to_le_bytes());
+            value.to_f64()
+        }
+        Format::Bf16 => {
+            let value = bf16::from_f32(value);
+            bytes.extend(value.to_le_bytes());
+            value.to_f64()
+        }
+        Format::F32 => {
+            bytes.extend(value.to_le_bytes());
+            value.into()
+        }
+    }
+}
+
+fn decode(format: Format, bytes: [u8; 2]) -> f64 {
+    match format {
+        Format::F16 => f16::from_le_bytes(bytes).to_f64(),
+        _ => bf16::from_le_bytes(bytes).to_f64(),
+    }
+}
+
+impl Bench {
+    fn open(format: Format) -> Self {
+        let device = Device::open(0).unwrap();
+        let compiler = Arc::new(Compiler::new(&device, None).unwrap());
+        let gemm = HopperGemm::new(&device, &compiler, format);
+        Self {
+            source: PlainSource::new(&device),
+            stream: device.stream().unwrap(),
+            gemm: gemm.expect("the device has compute capability 9.0"),
+            random: fastrand::Rng::with_seed(1),
+        }
+    }
+
+    /// Random numbers from -1 to 1.
+    fn matrix(&mut self, format: Format, count: usize) -> Matrix {
+        let mut bytes = Vec::with_capacity(count * format.bytes());
+        let numbers = (0..count).map(|_| self.random.f32() * 2.0 - 1.0);
+        let values = numbers.map(|number| encode(format, number, &mut bytes)).collect();
+        let block = self.source.allocate(bytes.len()).unwrap();
+        self.stream.copy_from_host(&bytes, block.span(0..bytes.len()).unwrap()).unwrap();
+        Matrix { values, block, bytes: bytes.len() }
+    }
+}
+
+/// A product with operands of its own.
+struct Case {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    input: Matrix,
+    weight: Matrix,
+    bias: Matrix,
+    output: Matrix,
+}
+
+impl Case {
+    fn new(bench: &mut Bench, (rows, inputs, outputs): (usize, usize, usize)) -> Self {
+        let format = bench.gemm.format;
+        Self {
+            rows,
+            inputs,
+            outputs,
+            input: bench.matrix(format, rows * inputs),
+            weight: bench.matrix(format, outputs * inputs),
+            bias: bench.matrix(Format::F32, outputs),
+            // With one row more, which must stay as it is.
+            output: bench.matrix(format, (rows + 1) * outputs),
+        }
+    }
+
+    fn product(&self) -> Product<'_> {
+        let &Self { rows, inputs, outputs, .. } = self;
+        let (input, weight, bias) = (self.input.span(), self.weight.span(), self.bias.span());
+        Product { rows, inputs, outputs, input, weight, bias, output: self.output.span() }
+    }
+
+    /// Some rows of the output; the first and the last are among them.
+    fn found(&self, bench: &Bench) -> Vec<(usize, Vec<f64>)> {
+        let mut bytes = vec![0; self.output.bytes];
+        bench.stream.copy_to_host(self.output.span(), &mut bytes).unwrap();
+        let numbers = bytes.chunks_exact(2).map(|two| decode(bench.gemm.format, [two[0], two[1]]));
+        let numbers: Vec<f64> = numbers.collect();
+        let margin = self.output.row(self.rows, self.outputs);
+        assert_eq!(&numbers[self.rows * self.outputs..], margin, "written behind the output");
+        let rows = (0..self.rows).step_by(self.rows.div_ceil(40)).chain([self.rows - 1]);
+        rows.map(|row| (row, numbers[row * self.outputs..][..self.outputs].to_vec())).collect()
+    }
+
+    /// A row's sums, and how far those of the device may be off.
+    fn sums(&self, row: usize) -> Vec<(f64, f64)> {
+        let input = self.input.row(row, self.inputs);
+        let sum = |(weight, bias): (&[f64], &f64)| {
+            let products = input.iter().zip(weight).map(|(a, b)| a * b);
+            let magnitude: f64 = products.clone().map(f64::abs).sum::<f64>() + bias.abs();
+            // Tensor cores cut where others round: 2^-23 each.
+            (products.sum::<f64>() + bias, (self.inputs + 2) as f64 * magnitude * 2_f64.powi(-23))
+        };
+        self.weight.values.chunks(self.inputs).zip(&self.bias.values).map(sum).collect()
+    }
+}
+
+/// Half the distance of neighbours, relative to them.
+fn roundoff(format: Format) -> f64 {
+    if format == Format::F16 { 2_f64.powi(-11) } else { 2_f64.powi(-8) }
+}
+
+/// By the series of positive terms (NIST DLMF, 7.6.2).
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    (-x * x).exp() * sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+fn activated(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Identity => x,
+        Gelu => x * 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        GeluTanh => {
+            let inner = std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3));
+            x * 0.5 * (1.0 + inner.tanh())
+        }
+        Relu => x.max(0.0),
+        Silu => x / (1.0 + (-x).exp()),
+        Tanh => x.tanh(),
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn sums_with_bias_and_activation_are_within_rounding() {
+    for format in [Format::F16, Format::Bf16] {
+        let mut bench = Bench::open(format);
+        for size in [(1, 72, 200), (129, 384, 384), (2049, 768, 2304)] {
+            let case = Case::new(&mut bench, size);
+            for activation in [Identity, Gelu, GeluTanh, Relu, Silu, Tanh] {
+                bench.gemm.multiply(&bench.stream, &case.product(), activation).unwrap();
+                for (row, found) in case.found(&bench) {
+                    for ((sum, error), found) in case.sums(row).into_iter().zip(found) {
+                        let expected = activated(activation, sum);
+                        // No activation is steeper than 1.2; its approximation is finer than the
+                        // format, relative to the larger of argument and result.
+                        let scale = expected.abs() + sum.abs().min(1.0) / 16.0;
+                        let allowed = 1.2 * error + 1.07 * roundoff(format) * scale + 1e-7;
+                        assert!(
+                            (found - expected).abs() <= allowed,
+                            "{format:?} {size:?} {activation:?} row {row}: {found}, not {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn normalised_sums_are_within_rounding() {
+    for format in [Format::F16, Format::Bf16] {
+        let mut bench = Bench::open(format);
+        for (rows, inputs) in [(1, 384), (129, 1536), (2049, 384), (16_385, 776)] {
+            let case = Case::new(&mut bench, (rows, inputs, NORM_COLUMNS));
+            let residual = bench.matrix(format, rows * NORM_COLUMNS);
+            let [gain, bias] = [(); 2].map(|()| bench.matrix(Format::F32, NORM_COLUMNS));
+            let norm = NormOperands { gain: gain.span(), bias: bias.span(), epsilon: 1e-12 };
+            let product = case.product();
+            bench.gemm.multiply_norm(&bench.stream, &product, residual.span(), norm).unwrap();
+            for (row, found) in case.found(&bench) {
+                let sums = case.sums(row).into_iter().zip(residual.row(row, NORM_COLUMNS));
+                let sums: Vec<_> = sums.map(|((sum, error), add)| (sum + add, error)).collect();
+                let count = NORM_COLUMNS as f64;
+                let mean = sums.iter().map(|(sum, _)| sum).sum::<f64>() / count;
+                let squares = sums.iter().map(|(sum, _)| (sum - mean).powi(2));
+                let deviation = (squares.sum::<f64>() / count).sqrt();
+                let worst = sums.iter().fold(0_f64, |worst, (_, error)| worst.max(*error));
+                for (column, found) in found.into_iter().enumerate() {
+                    let normal = (sums[column].0 - mean) / deviation;
+                    let expected = normal * gain.values[column] + bias.values[column];
+                    // The errors of the sum, the mean and the deviation.
+                    let error = (2.0 + normal.abs()) * worst / deviation + 1e-6;
+                    let allowed = error + 1.01 * roundoff(format) * expected.abs();
+                    assert!(
+                        (found - expected).abs() <= allowed,
+                        "{format:?} {rows} x {inputs}, row {row}: {found}, not {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
