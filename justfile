@@ -55,7 +55,7 @@ clients: venv
 
 # Tests that need a CUDA device.
 gpu-test:
-    cargo test -p vecmill-backend-cuda -- --ignored
+    cargo test --release -p vecmill-backend-cuda -- --ignored
 
 # The memory pool beside other allocators on a GPU: latency, replays, ten minutes of pressure. Needs PyTorch.
 bench-memory out="target/bench-memory":

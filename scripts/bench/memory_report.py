@@ -1,6 +1,10 @@
 """Makes a document of what memory_gpu.sh and memory_pressure.sh measured.
 
     python scripts/bench/memory_report.py target/bench-memory benchmarks/results/2026-11-24
+
+Further runs may lie in the folder: `latency2.json` is shown beside `latency.json`, `pressure-150.json`
+with its `.txt` and `.svg` after `pressure.json`. What is written by hand is kept there too: `latency.md`
+and `pressure-150.md`, say, come below where that run is from, `notes.md` at the end.
 """
 
 import argparse
@@ -80,21 +84,43 @@ def plot(days: dict[str, list[dict]], path: Path) -> None:
     report.save_plot(figure, path)
 
 
-def latency_table(rows: list[dict]) -> str:
-    header = ["what", "threads", "p50", "p99", "p50 less the clock"]
+def latency_table(runs: list[list[dict]]) -> str:
+    """The first run in full, of the others the medians."""
+    header = ["what", "threads", "p50", "p99", "p50 less the clock", *["in another run"] * (len(runs) - 1)]
     return report.markdown(
         header,
         [
-            [row["what"], str(row["threads"]), time(row["p50_nanoseconds"]),
-             time(row["p99_nanoseconds"]), time(row["p50_without_clock_nanoseconds"])]
-            for row in rows
+            [row["what"], str(row["threads"]), time(row["p50_nanoseconds"]), time(row["p99_nanoseconds"]),
+             *[time(same["p50_without_clock_nanoseconds"]) for same in (row, *others)]]
+            for row, *others in zip(*runs, strict=True)
         ],
     )
 
 
 def origin(result: dict) -> str:
-    date = datetime.datetime.fromtimestamp(result["unix_seconds"], datetime.UTC).date()
-    return f"`{result['command'].split(' --json')[0]}`, {date}, {result['device']}, {result['processor']}"
+    date = datetime.datetime.fromtimestamp(result["unix_seconds"], datetime.UTC)
+    return f"`{result['command'].split(' --json')[0]}`, {date:%Y-%m-%d %H:%M} UTC, {result['device']}, {result['processor']}"
+
+
+def runs(folder: Path, name: str) -> list[str]:
+    return sorted(path.stem for path in folder.glob(f"{name}*.json"))
+
+
+def by_hand(folder: Path, name: str) -> list[str]:
+    path = folder / f"{name}.md"
+    return [path.read_text()] if path.exists() else []
+
+
+def pressure(folder: Path, name: str, out: str) -> list[str]:
+    result = load(folder, name)
+    seconds = result["command"].split("--seconds ")[1].split()[0]
+    return [
+        f"## Pressure for {seconds} s\n",
+        f"{origin(result)}.\n",
+        *by_hand(folder, name),
+        "```\n" + (folder / f"{name}.txt").read_text().strip() + "\n```\n",
+        f"![Memory over time]({Path(out).name}-memory-{name}.svg)\n",
+    ]
 
 
 def main() -> None:
@@ -103,14 +129,14 @@ def main() -> None:
     parser.add_argument("out", help="how the files to write begin: folder/date")
     args = parser.parse_args()
     days = {model: replayed(args.measured, model) for model in MODELS}
-    latency = load(args.measured, "latency")
-    pressure = load(args.measured, "pressure")
+    latency = [load(args.measured, name) for name in runs(args.measured, "latency")]
     parts = [
         "# The memory pool beside other allocators\n",
         "`just bench-memory` makes these figures; each section names its own command.\n",
-        f"## Lease and return\n\n{origin(latency)}.\n",
+        f"## Lease and return\n\n{origin(latency[0])}.\n",
+        *by_hand(args.measured, "latency"),
         "Each pair is timed by itself, so a sample contains one reading of the clock, that of lease + return two.\n",
-        latency_table(latency["figures"]),
+        latency_table([run["figures"] for run in latency]),
     ]
     for model, rows in days.items():
         parts += [
@@ -122,17 +148,17 @@ def main() -> None:
             "Times are of the calls alone, in the trace's order from one thread; PyTorch's are of Python's calls.\n",
             replay_table(rows),
         ]
-    parts += [
-        "![Peak held per manager](" + f"{Path(args.out).name}-memory-pool.svg)\n",
-        f"## Ten minutes of pressure\n\n{origin(pressure)}.\n",
-        "```\n" + (args.measured / "pressure.txt").read_text().strip() + "\n```\n",
-        f"![Memory over time]({Path(args.out).name}-memory-pressure.svg)\n",
-    ]
+    parts.append(f"![Peak held per manager]({Path(args.out).name}-memory-pool.svg)\n")
+    for name in runs(args.measured, "pressure"):
+        parts += pressure(args.measured, name, args.out)
+    parts += by_hand(args.measured, "notes")
     Path(f"{args.out}-memory-pool.md").write_text("\n".join(parts))
     plot(days, Path(f"{args.out}-memory-pool.svg"))
-    for name, target in (("replay-bge-large", "pool-bge-large"), ("pressure", "pressure")):
-        shutil.copy(args.measured / f"{name}.svg", f"{args.out}-memory-{target}.svg")
+    shutil.copy(args.measured / "replay-bge-large.svg", f"{args.out}-memory-pool-bge-large.svg")
+    for name in runs(args.measured, "pressure"):
+        shutil.copy(args.measured / f"{name}.svg", f"{args.out}-memory-{name}.svg")
     everything = {path.stem: json.loads(path.read_text()) for path in sorted(args.measured.glob("*.json"))}
+    everything |= {path.name: path.read_text() for end in ("md", "txt") for path in sorted(args.measured.glob(f"*.{end}"))}
     Path(f"{args.out}-memory-pool.json").write_text(json.dumps(everything, indent=1) + "\n")
 
 

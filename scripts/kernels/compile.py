@@ -13,19 +13,37 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "crates/backend-cuda/kernels"
 TYPES = ("F16", "BF16", "F32")
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90a")
+# What stands between the prelude and a kernel file.
+INCLUDED = {
+    "attention.cu": ("mma.cuh", "sequences.cuh"),
+    "attention_any.cu": ("sequences.cuh",),
+}
+# Head sizes that the attention kernels are compiled for here; any other is possible.
+HEAD_SIZES = {"attention.cu": (16, 32, 64, 96, 128), "attention_any.cu": (20, 64, 128)}
 LIBRARIES = ("libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12")
 
 
 def source(file: str) -> str:
-    """A kernel file as the backend hands it to the compiler: the prelude in front of it."""
+    """A kernel file as the backend hands it to the compiler, with what it needs in front of it."""
     return "\n".join(
-        f'#line 1 "{name}"\n{(KERNELS / name).read_text()}' for name in ("prelude.cuh", file)
+        f'#line 1 "{name}"\n{(KERNELS / name).read_text()}'
+        for name in ("prelude.cuh", *INCLUDED.get(file, ()), file)
     )
+
+
+def variants(file: str, architecture: str, element: str) -> list[list[str]]:
+    """The macros that a file is compiled with, once for each list; none where it has no kernels."""
+    if file == "attention.cu" and (
+        element == "F32" or (element == "BF16" and architecture == "sm_75")
+    ):
+        return []
+    return [[f"-DHEAD_SIZE={size}"] for size in HEAD_SIZES.get(file, ())] or [[]]
 
 
 def options(architecture: str, element: str) -> list[str]:
@@ -106,18 +124,17 @@ def main() -> int:
     cuobjdump = arguments.cuobjdump or shutil.which("cuobjdump") or f"{home}/bin/cuobjdump"
     failures = 0
     print(f"{'kernel':36} {'type':5} {'arch':7} registers stack shared")
-    for file in arguments.files or sorted(path.name for path in KERNELS.glob("*.cu")):
-        for architecture in arguments.architectures:
-            for element in arguments.types:
-                flags = options(architecture, element)
-                code, log = compiler.compile(source(file), file, flags)
-                if log:
-                    print(f"-- {file} {element} {architecture}\n{log}")
-                failures += not code
-                for name, registers, stack, shared in resources(code, cuobjdump) if code else []:
-                    print(
-                        f"{name:36} {element:5} {architecture:7} {registers:9} {stack:5} {shared:6}"
-                    )
+    files = arguments.files or sorted(path.name for path in KERNELS.glob("*.cu"))
+    for file, architecture, element in product(files, arguments.architectures, arguments.types):
+        for macros in variants(file, architecture, element):
+            flags = [*options(architecture, element), *macros]
+            code, log = compiler.compile(source(file), file, flags)
+            place = f"{element:5} {architecture:7}"
+            if log:
+                print(f"-- {file} {place} {' '.join(macros)}\n{log}")
+            failures += not code
+            for name, registers, stack, shared in resources(code, cuobjdump) if code else []:
+                print(f"{name:36} {place} {registers:9} {stack:5} {shared:6} {' '.join(macros)}")
     return failures
 
 

@@ -10,17 +10,17 @@
 // Text before this file: prelude.cuh, mma.cuh, sequences.cuh.
 // Macros: -DHEAD_SIZE=<multiple of 16, at most 128>; -DT_F16, or -DT_BF16 from sm_80 on. Everything
 //     else is attention_any.cu's.
-// <rows>: 64 or 128 queries per block. 128 reads keys and values from L2 less often and needs a batch
-//     that fills the device with such blocks. 128 exists for HEAD_SIZE <= 64.
-// Grid: heads * slots blocks. Let each = ceil(longest / rows) and packed = tokens / rows + sequences
-//     (rounded down). If sequences * each <= packed: slots = sequences * each, slots_each = each.
+// <rows>: 64 or 128 queries per block. 128 reads keys and values from L2 less often, but fills a
+//     device only with large batches. 128 exists for HEAD_SIZE <= 64.
+// Grid: heads * slots blocks. Let each = ceil(longest / rows), packed = tokens / rows + sequences,
+//     rounded down. If sequences * each <= packed: slots = sequences * each, slots_each = each.
 //     Else slots = packed, slots_each = 0.
-// Block: 128 threads. Dynamic shared memory: none; biased: 4 * (2 * reach + 1) bytes.
+// Block: 128 threads. Dynamic shared memory: none; biased: 4 * (2 * reach + 1) bytes, reach <= 750.
 // Alignment: 16 bytes. Sequences may be empty; heads >= 1; 3 * hidden * longest < 2^32.
 //
-// The choice: what bounds attention at 128 tokens is memory, at 512 tensor cores (head size 64) or
-// exponentials (32). So nothing is read twice at 128: one block has all queries of its head, and all
-// loads are under way before the first result is needed; several small blocks per multiprocessor
+// The choice: attention is bound by memory at 128 tokens, at 512 by tensor cores (head size 64) or
+// exponentials (32). So nothing is read twice at 128: one block has all queries of its head, and
+// all loads are under way before the first result is needed; several small blocks per multiprocessor
 // overlap each other's loads and arithmetic. Softmax is online, over tiles of KEYS keys. A row's
 // bits depend on its sequence alone: the tiles and the order within them are the same whatever
 // <rows> is and whoever the neighbours are.
@@ -58,14 +58,6 @@ constexpr int VALUE_STRIDE = HEAD_SIZE + 8;
 struct alignas(16) Stage {
     T keys[KEYS * KEY_STRIDE];
     T values[KEYS * VALUE_STRIDE];
-};
-
-// Where one head's rows of one sequence are.
-struct Head {
-    const T* queries;
-    u32 stride;
-    u32 hidden;
-    u32 length;
 };
 
 // A warp's 16 * ROW_TILES queries and what is known of them so far. Index 0 of a pair is row
@@ -226,29 +218,44 @@ __device__ __forceinline__ void add_bias(
     }
 }
 
-__device__ __forceinline__ float quad_max(float value) {
-    value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
-    return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
+template <int ROW_TILES>
+__device__ __forceinline__ void correct(
+    Rows<ROW_TILES>& rows, const float (&correction)[ROW_TILES][2]
+) {
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            rows.totals[m][half] *= correction[m][half];
+        }
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                rows.outputs[m][n][i] *= correction[m][i / 2];
+            }
+        }
+    }
 }
 
-__device__ __forceinline__ float quad_sum(float value) {
-    value += __shfl_xor_sync(ALL_LANES, value, 1);
-    return value + __shfl_xor_sync(ALL_LANES, value, 2);
-}
-
-// Scores become weights exp2((score - largest) * scale), and the outputs so far are rescaled to the
-// new largest score. A row's totals stay spread over its four lanes until the end.
+// Scores become weights exp2((score - largest) * scale). A row's `largest` follows its scores only
+// when they are MARGIN powers of two ahead: weights may be up to 2^MARGIN, which costs no
+// precision, and what was summed so far seldom needs correcting. A row's totals stay spread over
+// its four lanes until the end.
 template <bool CUT, int ROW_TILES>
 __device__ __forceinline__ void weigh(
     Scores<ROW_TILES>& scores, Rows<ROW_TILES>& rows, float scale, u32 valid
 ) {
+    constexpr float MARGIN = 8.0f;
     const u32 column = threadIdx.x % 4 * 2;
+    float correction[ROW_TILES][2];
+    bool corrected = false;
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m) {
-        float correction[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float largest = minus_infinity();
+            const float before = rows.largest[m][half];
+            float largest = before;
 #pragma unroll
             for (int n = 0; n < KEY_TILES; ++n) {
 #pragma unroll
@@ -259,30 +266,29 @@ __device__ __forceinline__ void weigh(
                     largest = fmaxf(largest, scores[m][n][i]);
                 }
             }
-            largest = fmaxf(rows.largest[m][half], quad_max(largest));
-            correction[half] = exp2_approx((rows.largest[m][half] - largest) * scale);
-            rows.largest[m][half] = largest;
-            const float shift = largest * scale;
-            float total = 0.0f;
-#pragma unroll
-            for (int n = 0; n < KEY_TILES; ++n) {
-                if (CUT && n / 2 * STEP >= valid) {
-                    scores[m][n][2 * half] = scores[m][n][2 * half + 1] = 0.0f;
-                    continue;
-                }
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    scores[m][n][i] = exp2_approx(fmaf(scores[m][n][i], scale, -shift));
-                    total += scores[m][n][i];
-                }
-            }
-            rows.totals[m][half] = fmaf(rows.totals[m][half], correction[half], total);
+            largest = quad_max(largest);
+            const float ahead = (largest - before) * scale;
+            const bool follow = ahead > MARGIN;
+            rows.largest[m][half] = follow ? largest : before;
+            correction[m][half] = follow ? exp2_approx(-ahead) : 1.0f;
+            corrected |= follow;
         }
+    }
+    if (__any_sync(ALL_LANES, corrected)) {
+        correct(rows, correction);
+    }
 #pragma unroll
-        for (int n = 0; n < COLUMN_TILES; ++n) {
+    for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+        for (int n = 0; n < KEY_TILES; ++n) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                rows.outputs[m][n][i] *= correction[i / 2];
+                float& score = scores[m][n][i];
+                if (CUT && n / 2 * STEP >= valid) {
+                    continue;
+                }
+                score = exp2_approx(fmaf(score, scale, -rows.largest[m][i / 2] * scale));
+                rows.totals[m][i / 2] += score;
             }
         }
     }
@@ -322,32 +328,10 @@ __device__ __forceinline__ void multiply_values(
     }
 }
 
-// Of 4x4 words, spread over four lanes by columns, to by rows: lane t's word i goes to lane i's t.
-__device__ __forceinline__ void transpose_quad(u32 (&words)[4]) {
-    const bool odd = threadIdx.x & 1;
-    const bool upper = threadIdx.x & 2;
-    u32 near[2];
-    u32 far[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        near[i] = upper ? words[2 + i] : words[i];
-        far[i] = __shfl_xor_sync(ALL_LANES, upper ? words[i] : words[2 + i], 2);
-    }
-    const u32 from_near = __shfl_xor_sync(ALL_LANES, odd ? near[0] : near[1], 1);
-    const u32 from_far = __shfl_xor_sync(ALL_LANES, odd ? far[0] : far[1], 1);
-    const u32 near_pair[2] = {odd ? from_near : near[0], odd ? near[1] : from_near};
-    const u32 far_pair[2] = {odd ? from_far : far[0], odd ? far[1] : from_far};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        words[i] = upper ? far_pair[i] : near_pair[i];
-        words[2 + i] = upper ? near_pair[i] : far_pair[i];
-    }
-}
-
 // Divides by the totals and stores, 16 bytes per lane where 32 columns are together.
 template <int ROW_TILES>
 __device__ __forceinline__ void finish_rows(
-    const Rows<ROW_TILES>& rows, T* output, u32 hidden, u32 first, u32 length
+    const Rows<ROW_TILES>& rows, const Head& head, u32 first
 ) {
     const u32 lane = threadIdx.x % WARP;
 #pragma unroll
@@ -356,7 +340,7 @@ __device__ __forceinline__ void finish_rows(
         for (int half = 0; half < 2; ++half) {
             const float inverse = reciprocal_approx(quad_sum(rows.totals[m][half]));
             const u32 row = first + m * 16 + half * 8 + lane / 4;
-            T* to = output + row * hidden;
+            T* to = head.output + row * head.hidden;
             const auto word = [&](int n) {
                 const float(&tile)[4] = rows.outputs[m][n];
                 return pack2(tile[2 * half] * inverse, tile[2 * half + 1] * inverse);
@@ -365,14 +349,14 @@ __device__ __forceinline__ void finish_rows(
             for (int n = 0; n + 4 <= COLUMN_TILES; n += 4) {
                 u32 words[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
                 transpose_quad(words);
-                if (row < length) {
+                if (row < head.length) {
                     *reinterpret_cast<uint4*>(to + (n + lane % 4) * 8) =
                         make_uint4(words[0], words[1], words[2], words[3]);
                 }
             }
 #pragma unroll
             for (int n = COLUMN_TILES / 4 * 4; n < COLUMN_TILES; ++n) {
-                if (row < length) {
+                if (row < head.length) {
                     *reinterpret_cast<u32*>(to + n * 8 + lane % 4 * 2) = word(n);
                 }
             }
@@ -404,14 +388,13 @@ __device__ __forceinline__ void attention(
     constexpr u32 WARP_ROWS = 16 * ROW_TILES;
     __shared__ Stage stages[STAGES];
     extern __shared__ float shared_bias[];
-    const Tile tile = find_tile<WARPS * WARP_ROWS>(starts, sequences, slots_each, blockIdx.x / heads);
+    const Tile tile =
+        find_tile<WARPS * WARP_ROWS>(starts, sequences, slots_each, blockIdx.x / heads);
     if (tile.first >= tile.length) {
         return;
     }
     const u32 index = blockIdx.x % heads;
-    const u32 hidden = heads * HEAD_SIZE;
-    const T* queries = qkv + (u64)tile.begin * 3 * hidden + index * HEAD_SIZE;
-    const Head head = {queries, 3 * hidden, hidden, tile.length};
+    const Head head = find_head(qkv, output, tile, heads, index);
     const Loader loader(head);
 #pragma unroll
     for (u32 i = 0; i < STAGES; ++i) {
@@ -452,8 +435,7 @@ __device__ __forceinline__ void attention(
         }
     }
     if (first < tile.length) {
-        T* to = output + (u64)tile.begin * hidden + index * HEAD_SIZE;
-        finish_rows(rows, to, hidden, first, tile.length);
+        finish_rows(rows, head, first);
     }
 }
 
@@ -462,7 +444,7 @@ __device__ __forceinline__ void attention(
 #define BLOCKS_64 (HEAD_SIZE <= 32 ? 6 : HEAD_SIZE <= 64 ? 4 : 3)
 #endif
 #ifndef BLOCKS_128
-#define BLOCKS_128 (HEAD_SIZE <= 32 ? 3 : 2)
+#define BLOCKS_128 (HEAD_SIZE <= 32 ? 4 : 2)
 #endif
 
 #define ATTENTION(ROWS, BLOCKS)                                                                    \

@@ -101,14 +101,6 @@ __device__ __forceinline__ void add_scaled(float4& sum, const float4& value, flo
     sum.w = fmaf(value.w, factor, sum.w);
 }
 
-// Where one head's rows of one sequence are.
-struct Head {
-    const T* queries;
-    u32 stride;
-    u32 hidden;
-    u32 length;
-};
-
 struct Stage {
     float4 keys[KEYS * CHUNKS];
     float4 values[KEYS * CHUNKS];
@@ -163,7 +155,9 @@ __device__ __forceinline__ void fill(Stage& stage, const Head& head, u32 first) 
 using Scores = float[ROWS_EACH][GROUP];
 
 // Products of all rows with the keys from `keys` on; the lanes of a row get the same bits.
-__device__ __forceinline__ void multiply_keys(Scores& scores, const Rows& rows, const float4* keys) {
+__device__ __forceinline__ void multiply_keys(
+    Scores& scores, const Rows& rows, const float4* keys
+) {
 #pragma unroll
     for (int k = 0; k < GROUP; ++k) {
 #pragma unroll
@@ -241,9 +235,7 @@ __device__ __forceinline__ void attention(
         return;
     }
     const u32 index = blockIdx.x % heads;
-    const u32 hidden = heads * HEAD_SIZE;
-    const T* queries = qkv + (u64)tile.begin * 3 * hidden + index * HEAD_SIZE;
-    const Head head = {queries, 3 * hidden, hidden, tile.length};
+    const Head head = find_head(qkv, output, tile, heads, index);
     RelativeBias bias = {};
     if constexpr (BIASED) {
         bias = RelativeBias::load(shared_bias, table, reach, index);
@@ -272,15 +264,15 @@ __device__ __forceinline__ void attention(
             multiply_values(rows, scores, stage.values + key * CHUNKS);
         }
     }
-    T* to = output + (u64)tile.begin * hidden + index * HEAD_SIZE;
 #pragma unroll
     for (int r = 0; r < ROWS_EACH; ++r) {
         const u32 row = tile.first + own_row(r);
+        T* to = head.output + row * head.hidden;
         if (row < tile.length) {
 #pragma unroll
             for (int c = 0; c < CHUNKS_EACH; ++c) {
                 const u32 chunk = c * PARTS + threadIdx.x % PARTS;
-                store_chunk(to + row * hidden, chunk, rows.outputs[r][c], 1.0f / rows.totals[r]);
+                store_chunk(to, chunk, rows.outputs[r][c], 1.0f / rows.totals[r]);
             }
         }
     }

@@ -3,6 +3,7 @@
 //
 // - `multiply_add`, 16x8 += 16x16 * 16x8 with f32 accumulators
 // - `load_transposed`, four 8x8 matrices from shared memory
+// - `quad_max`, `quad_sum` and `transpose_quad`, between the four lanes that share a row
 // - `copy_async` and its groups; a blocking copy where the hardware lacks them (sm_75)
 //
 // Which element a lane holds is as PTX defines it for mma.m16n8k16 (PTX ISA, "Matrix Fragments").
@@ -84,6 +85,40 @@ __device__ __forceinline__ void wait_for_copy_groups() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
+}
+
+// ---- Between the four lanes that share a row ----
+
+__device__ __forceinline__ float quad_max(float value) {
+    value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
+    return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
+}
+
+__device__ __forceinline__ float quad_sum(float value) {
+    value += __shfl_xor_sync(ALL_LANES, value, 1);
+    return value + __shfl_xor_sync(ALL_LANES, value, 2);
+}
+
+// Of 4x4 words, spread over four lanes by columns, to by rows: lane t's word i goes to lane i's t.
+__device__ __forceinline__ void transpose_quad(u32 (&words)[4]) {
+    const bool odd = threadIdx.x & 1;
+    const bool upper = threadIdx.x & 2;
+    u32 near[2];
+    u32 far[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        near[i] = upper ? words[2 + i] : words[i];
+        far[i] = __shfl_xor_sync(ALL_LANES, upper ? words[i] : words[2 + i], 2);
+    }
+    const u32 from_near = __shfl_xor_sync(ALL_LANES, odd ? near[0] : near[1], 1);
+    const u32 from_far = __shfl_xor_sync(ALL_LANES, odd ? far[0] : far[1], 1);
+    const u32 near_pair[2] = {odd ? from_near : near[0], odd ? near[1] : from_near};
+    const u32 far_pair[2] = {odd ? from_far : far[0], odd ? far[1] : from_far};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        words[i] = upper ? far_pair[i] : near_pair[i];
+        words[2 + i] = upper ? near_pair[i] : far_pair[i];
+    }
 }
 
 #endif

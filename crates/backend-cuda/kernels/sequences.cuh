@@ -1,6 +1,7 @@
-// What the attention kernels share; put behind the prelude.
+// What the attention kernels share; put behind the prelude. -DHEAD_SIZE is theirs.
 //
 // - `find_tile`, which query rows of which sequence a block works on
+// - `Head`, where the rows of one head are
 // - `RelativeBias`, one head's biases by distance, in shared memory
 //
 // The choice: no list of tiles is made, on the host or by a kernel of its own. Either each sequence
@@ -30,7 +31,7 @@ __device__ __forceinline__ Tile find_tile(
         sequence = slot / slots_each;
         first_slot = sequence * slots_each;
     } else {
-        // The last sequence whose first slot is not behind `slot`, by halving's sibling for 32 lanes.
+        // The last sequence whose first slot is not behind `slot`; each round looks at 32 places.
         const u32 lane = threadIdx.x % WARP;
         u32 end = sequences;
         while (end - sequence > 1) {
@@ -44,6 +45,24 @@ __device__ __forceinline__ Tile find_tile(
     }
     const u32 begin = starts[sequence];
     return Tile{begin, starts[sequence + 1] - begin, (slot - first_slot) * ROWS};
+}
+
+// One head's rows of one sequence: keys are `hidden` behind the queries, values behind the keys.
+struct Head {
+    const T* queries;
+    T* output;
+    u32 stride;
+    u32 hidden;
+    u32 length;
+};
+
+__device__ __forceinline__ Head find_head(
+    const T* qkv, T* output, const Tile& tile, u32 heads, u32 index
+) {
+    const u32 hidden = heads * HEAD_SIZE;
+    const u64 place = (u64)tile.begin * hidden;
+    const u32 column = index * HEAD_SIZE;
+    return Head{qkv + 3 * place + column, output + place + column, 3 * hidden, hidden, tile.length};
 }
 
 // Biases in units of log2, indexed by key - query + reach; farther distances count as the reach.

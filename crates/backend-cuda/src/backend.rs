@@ -26,7 +26,7 @@ use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::{Staged, StagingRing};
-use crate::stream::CudaStream;
+use crate::stream::{CudaEvent, CudaStream};
 use crate::weights::{Tensor, Weights};
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
@@ -99,6 +99,14 @@ pub struct CudaEmbeddings {
 pub struct CudaRelativeBias {
     table: Tensor,
     reach: usize,
+}
+
+/// Activations on their way to the host.
+#[derive(Debug)]
+pub struct CudaFetched {
+    staged: Staged,
+    /// Behind the copy: whoever collects waits for this, and not with the staging ring locked.
+    copied: CudaEvent,
 }
 
 impl CudaBackend {
@@ -227,7 +235,7 @@ impl Backend for CudaBackend {
     type Norm = CudaNorm;
     type Embeddings = CudaEmbeddings;
     type RelativeBias = CudaRelativeBias;
-    type Fetched = Staged;
+    type Fetched = CudaFetched;
 
     fn source(&self) -> CudaSource {
         self.source.clone()
@@ -379,6 +387,13 @@ impl Backend for CudaBackend {
             })
         };
         let product = operands().map_err(failed("linear"))?;
+        let gemm::Linear { rows, inputs, outputs, input, weight, output, .. } = product;
+        if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
+        {
+            let (operands, sizes) = ([input, weight, bias, output], [rows, inputs, outputs]);
+            let computed = self.kernels.linear_any(&self.stream, op.activation, operands, sizes);
+            return computed.map_err(failed("linear"));
+        }
         let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed("linear"))?;
         if remaining == Activation::Identity {
             return Ok(());
@@ -428,14 +443,21 @@ impl Backend for CudaBackend {
         pooled.map_err(failed("pool"))
     }
 
-    fn fetch(&self, slab: &mut CudaBlock, from: Buffer) -> Result<Staged, BackendError> {
-        let span = self.span(slab, from).map_err(failed("fetch"))?;
-        self.staging().copy_out(&self.stream, span).map_err(failed("fetch"))
+    fn fetch(&self, slab: &mut CudaBlock, from: Buffer) -> Result<CudaFetched, BackendError> {
+        let fetch = || -> Result<CudaFetched, SourceError> {
+            let mut copied = self.device.event()?;
+            let staged = self.staging().copy_out(&self.stream, self.span(slab, from)?)?;
+            self.stream.record(&mut copied)?;
+            Ok(CudaFetched { staged, copied })
+        };
+        fetch().map_err(failed("fetch"))
     }
 
-    fn collect(&self, fetched: Staged, into: &mut [f32]) -> Result<(), BackendError> {
-        let mut bytes = vec![0_u8; fetched.bytes()];
-        self.staging().read(fetched, &mut bytes).map_err(failed("collect"))?;
+    fn collect(&self, fetched: CudaFetched, into: &mut [f32]) -> Result<(), BackendError> {
+        let CudaFetched { staged, copied } = fetched;
+        copied.synchronize().map_err(failed("collect"))?;
+        let mut bytes = vec![0_u8; staged.bytes()];
+        self.staging().read(staged, &mut bytes).map_err(failed("collect"))?;
         let numbers = bytes.chunks_exact(self.format.bytes());
         let short = || BackendError {
             operation: "collect",
@@ -447,7 +469,7 @@ impl Backend for CudaBackend {
         match self.format {
             Format::F32 => bytemuck::cast_slice_mut(into).copy_from_slice(&bytes),
             Format::F16 => {
-                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into)
+                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into);
             }
             Format::Bf16 => {
                 bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).convert_to_f32_slice(into);

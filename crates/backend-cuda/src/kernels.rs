@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vecmill_encoder::{Activation, Pooling};
 
 use crate::compiler::{
-    ACTIVATION, ATTENTION, ATTENTION_ANY, CompileError, Compiler, NORM, POOL, Source,
+    ACTIVATION, ATTENTION, ATTENTION_ANY, CompileError, Compiler, LINEAR_ANY, NORM, POOL, Source,
 };
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module, describe};
 use crate::error::DriverError;
@@ -43,6 +43,8 @@ pub(crate) struct Kernels {
     norm: Arc<Module>,
     pool: Arc<Module>,
     activation: Arc<Module>,
+    /// Made with the first layer that needs it.
+    linear_any: Mutex<Option<Arc<Module>>>,
     attention: Mutex<HashMap<(Way, usize), Arc<Module>>>,
     found: Mutex<HashMap<String, Kernel>>,
 }
@@ -102,6 +104,7 @@ impl Kernels {
             norm: load(NORM)?,
             pool: load(POOL)?,
             activation: load(ACTIVATION)?,
+            linear_any: Mutex::default(),
             attention: Mutex::default(),
             found: Mutex::default(),
             multiprocessors: multiprocessors as usize,
@@ -209,15 +212,11 @@ impl Kernels {
         values: DeviceSpan<'_>,
         count: usize,
     ) -> Result<(), KernelError> {
-        let name = match activation {
-            Activation::Identity => return Ok(()),
-            Activation::Gelu => "vecmill_gelu",
-            Activation::GeluTanh => "vecmill_gelu_tanh",
-            Activation::Relu => "vecmill_relu",
-            Activation::Silu => "vecmill_silu",
-            Activation::Tanh => "vecmill_tanh",
-        };
-        let kernel = self.kernel(&self.activation, name)?;
+        if activation == Activation::Identity {
+            return Ok(());
+        }
+        let name = format!("vecmill_{}", activation_name(activation));
+        let kernel = self.kernel(&self.activation, &name)?;
         let blocks = count.div_ceil(512 * self.vector());
         launch(
             &kernel,
@@ -227,6 +226,36 @@ impl Kernels {
             0,
             &[Argument::Span(values), Argument::U64(count as u64)],
         )
+    }
+
+    /// Whether rows are a multiple of 16 bytes: for others cuBLASLt rounds twice, or refuses.
+    pub(crate) fn suit_tensor_cores(&self, inputs: usize, outputs: usize) -> bool {
+        inputs.is_multiple_of(self.vector()) && outputs.is_multiple_of(self.vector())
+    }
+
+    /// A linear layer of any size; `[input, weight, bias, output]`.
+    pub(crate) fn linear_any(
+        &self,
+        stream: &CudaStream,
+        activation: Activation,
+        operands: [DeviceSpan<'_>; 4],
+        [rows, inputs, outputs]: [usize; 3],
+    ) -> Result<(), KernelError> {
+        let module = {
+            let mut module = self.linear_any.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*module {
+                Some(module) => Arc::clone(module),
+                None => {
+                    let loaded = self.compiler.load(LINEAR_ANY, self.format, &[])?;
+                    Arc::clone(module.insert(loaded))
+                }
+            }
+        };
+        let name = format!("vecmill_linear_{}", activation_name(activation));
+        let mut arguments = operands.map(Argument::Span).to_vec();
+        arguments.extend([rows, inputs, outputs].map(number));
+        let blocks = rows.div_ceil(16) * outputs.div_ceil(16);
+        launch(&self.kernel(&module, &name)?, stream, blocks, 256, 0, &arguments)
     }
 
     pub(crate) fn attention(
@@ -324,6 +353,18 @@ fn slots(sequences: Packed<'_>, rows: usize) -> (usize, usize) {
     let even = sequences.sequences * each;
     let packed = sequences.tokens / rows + sequences.sequences;
     if even <= packed { (even, each) } else { (packed, 0) }
+}
+
+/// What kernels call it.
+fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Identity => "identity",
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelu_tanh",
+        Activation::Relu => "relu",
+        Activation::Silu => "silu",
+        Activation::Tanh => "tanh",
+    }
 }
 
 fn name(name: &str) -> CString {

@@ -34,6 +34,8 @@ pub(crate) const NORM: Source = source!("prelude.cuh", "norm.cu");
 pub(crate) const POOL: Source = source!("prelude.cuh", "pool.cu");
 /// Activations in place.
 pub(crate) const ACTIVATION: Source = source!("prelude.cuh", "activation.cu");
+/// Linear layers of sizes that cuBLASLt does not take well.
+pub(crate) const LINEAR_ANY: Source = source!("prelude.cuh", "linear_any.cu");
 /// Attention on tensor cores.
 pub(crate) const ATTENTION: Source =
     source!("prelude.cuh", "mma.cuh", "sequences.cuh", "attention.cu");
@@ -165,7 +167,7 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn every_kernel_compiles_for_every_architecture() {
         let nvrtc = Nvrtc::load().unwrap();
-        let sources = [NORM, POOL, ACTIVATION, ATTENTION, ATTENTION_ANY];
+        let sources = [NORM, POOL, ACTIVATION, LINEAR_ANY, ATTENTION, ATTENTION_ANY];
         for (architecture, source) in
             ["sm_75", "sm_80", "sm_90a"].iter().flat_map(|a| sources.map(|source| (a, source)))
         {

@@ -13,6 +13,9 @@
 //! output: in f16 and bf16 it is rounded when it is loaded, which moves a result by at most the
 //! unit roundoff of that format times the bias, as its own rounding does.
 //!
+//! Where rows are no multiple of 16 bytes, the library may round a 16-bit product before it adds the
+//! bias, or refuse: such layers are for `kernels/linear_any.cu`.
+//!
 //! **The same bits.** An algorithm adds up the same products in the same order for each row, so
 //! within a bucket a row's result does not depend on the other rows. Batches of different buckets,
 //! and processes that have tuned differently, may use different algorithms: there results agree
