@@ -220,5 +220,8 @@ fn tokens(jobs: &[Job<Work>]) -> usize {
 
 /// A vector that nobody can use, and that JSON can't hold.
 #[derive(Debug, thiserror::Error)]
-#[error("the model's vector has an element that is not a finite number: are its weights damaged?")]
+#[error(
+    "the model's vector has an element that is not a finite number: its weights are damaged, or \
+     too large for float16 (bfloat16 and float32 have more range)"
+)]
 struct NotFinite;

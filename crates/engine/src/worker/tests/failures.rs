@@ -173,5 +173,6 @@ fn every_request_is_answered_whatever_fails() {
         }
     }
     assert!(right > 0 && refused > 0, "{right} right, {refused} refused");
-    assert_eq!(rig.core.backlog(), (0, 0));
+    // What is left of refused requests is dropped on the way.
+    wait_until(|| rig.core.backlog() == (0, 0));
 }
