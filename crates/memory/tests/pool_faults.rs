@@ -1,31 +1,17 @@
 //! What the pool does when a call of the source fails, and must not do because of it.
 
+mod support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use vecmill_memory::{
-    Cause, DriverCall, Fault, GiveBack, Pool, PoolSettings, Remedy, SimulatedDevice,
-    SimulatedStream, Source,
-};
+use vecmill_memory::{Cause, DriverCall, Fault, GiveBack, Remedy, SimulatedDevice, Source};
 
-const MIB: usize = 1 << 20;
-const SECOND: u64 = 1_000_000_000;
-
-fn pool(give_back: GiveBack) -> (SimulatedDevice, SimulatedStream, Pool<SimulatedDevice>) {
-    let device = SimulatedDevice::new(1 << 30).instant();
-    let settings = PoolSettings { give_back, ..PoolSettings::default() };
-    let pool = Pool::with_settings(device.clone(), 1 << 30, settings);
-    (device.clone(), device.stream(), pool)
-}
+use support::{MIB, SECOND, assert_innocent, pool};
 
 fn fail_once(device: &SimulatedDevice, call: DriverCall) {
     device.inject(Fault::Nth { n: 0, of: Some(call), cause: Cause::Failed });
-}
-
-#[track_caller]
-fn assert_innocent(device: &SimulatedDevice) {
-    assert!(device.violations().is_empty(), "{:?}", device.violations());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! kept, what is taken first, and waiting that wakes itself.
 #![expect(clippy::unwrap_used, reason = "helpers of tests speak by panicking")]
 
+mod support;
+
 use std::time::Duration;
 
 use vecmill_memory::trace::What;
@@ -9,37 +11,7 @@ use vecmill_memory::{
     GiveBack, Lease, LeaseError, Pool, PoolSettings, SimulatedDevice, SimulatedStream, Source,
 };
 
-const MIB: usize = 1 << 20;
-const SECOND: u64 = 1_000_000_000;
-
-fn pool(give_back: GiveBack) -> (SimulatedDevice, SimulatedStream, Pool<SimulatedDevice>) {
-    let device = SimulatedDevice::new(1 << 30).instant();
-    let pool = pool_over(&device, give_back);
-    (device.clone(), device.stream(), pool)
-}
-
-fn pool_over(device: &SimulatedDevice, give_back: GiveBack) -> Pool<SimulatedDevice> {
-    let settings = PoolSettings { give_back, ..PoolSettings::default() };
-    Pool::with_settings(device.clone(), 1 << 30, settings)
-}
-
-#[track_caller]
-fn assert_innocent(device: &SimulatedDevice) {
-    assert!(device.violations().is_empty(), "{:?}", device.violations());
-}
-
-/// Runs batches of `sizes` in MiB at once, `seconds` times, a second apart.
-fn work(device: &SimulatedDevice, pool: &Pool<SimulatedDevice>, sizes: &[usize], seconds: u64) {
-    let stream = device.stream();
-    for _ in 0..seconds {
-        let leases: Vec<_> =
-            sizes.iter().map(|mib| pool.lease(mib * MIB, &stream).unwrap()).collect();
-        device.advance(SECOND / 10);
-        drop(leases);
-        device.advance(SECOND - SECOND / 10);
-        pool.maintain();
-    }
-}
+use support::{MIB, SECOND, assert_innocent, pool, pool_over, work};
 
 /// A small batch on a slab of 300 MiB that is to shrink to 20 MiB when it is leased next.
 fn mark_to_shrink<'a>(

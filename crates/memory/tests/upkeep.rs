@@ -1,37 +1,17 @@
 //! What the pool keeps, gives back and makes ready; and how it gives way when memory runs out.
 #![expect(clippy::unwrap_used, reason = "helpers of tests speak by panicking")]
 
+mod support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use vecmill_memory::{
-    Cause, Fault, GiveBack, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice,
-    SimulatedStream, Source,
+    Cause, Fault, GiveBack, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice, Source,
 };
 
-const MIB: usize = 1 << 20;
-const SECOND: u64 = 1_000_000_000;
-
-fn pool(give_back: GiveBack) -> (SimulatedDevice, SimulatedStream, Pool<SimulatedDevice>) {
-    let device = SimulatedDevice::new(1 << 30).instant();
-    let settings = PoolSettings { give_back, ..PoolSettings::default() };
-    let pool = Pool::with_settings(device.clone(), 1 << 30, settings);
-    (device.clone(), device.stream(), pool)
-}
-
-/// Runs `together` batches of `mib` at once, `seconds` times, a second apart.
-fn work(device: &SimulatedDevice, pool: &Pool<SimulatedDevice>, sizes: &[usize], seconds: u64) {
-    let stream = device.stream();
-    for _ in 0..seconds {
-        let leases: Vec<_> =
-            sizes.iter().map(|mib| pool.lease(mib * MIB, &stream).unwrap()).collect();
-        device.advance(SECOND / 10);
-        drop(leases);
-        device.advance(SECOND - SECOND / 10);
-        pool.maintain();
-    }
-}
+use support::{MIB, SECOND, pool, work};
 
 #[test]
 fn after_a_spike_what_is_held_returns_to_what_is_used() {
