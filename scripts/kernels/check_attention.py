@@ -25,6 +25,7 @@ from harness import (
     Report,
     copy_bandwidth,
     poisoned,
+    random,
     rotation,
     seconds_each,
 )
@@ -37,10 +38,6 @@ ODD_SIZES = (7, 20, 80, 100, 192)
 TENSOR_CORE_ACCUMULATION = 2.0**-23
 EXPONENTIAL = 2.0**-22
 EXPONENTIALS_PER_CLOCK = 16
-
-
-def random(*shape: int, like: torch.dtype) -> Tensor:
-    return torch.randn(*shape, device="cuda").to(like)
 
 
 def starts_of(lengths: Sequence[int]) -> Tensor:

@@ -23,6 +23,7 @@ from harness import (
     Report,
     copy_bandwidth,
     poisoned,
+    random,
     rotation,
     seconds_each,
 )
@@ -32,10 +33,6 @@ NORM_COLUMNS = (4, 7, 8, 32, 48, 100, 250, 256, 384, 520, 768, 1000, 1024, 1032,
 POOL_COLUMNS = (7, 32, 48, 100, 384, 768, 1024)
 LENGTHS = ([1], [0], [512], [0, 5, 0, 128, 1, 31, 32, 33, 256, 257, 700, 0])
 Tensor = torch.Tensor
-
-
-def random(*shape: int, like: torch.dtype) -> Tensor:
-    return torch.randn(shape, device="cuda").to(like)
 
 
 class Norm:

@@ -75,6 +75,11 @@ def _argument(value: object) -> object:
     return np.uint32(value) if isinstance(value, int) else value
 
 
+def random(*shape: int, like: torch.dtype) -> torch.Tensor:
+    """Fresh values around zero, as a kernel would find them."""
+    return torch.randn(shape, device="cuda").to(like)
+
+
 def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     """A matrix of NaN with a guard behind it."""
     count = int(np.prod(shape))
