@@ -148,15 +148,18 @@ pub(crate) enum CompileError {
     Load { name: &'static str, reason: String },
 }
 
-/// What to compile for: the device's own architecture, with the instructions that only it has, or
-/// the highest below it that the compiler knows of the same generation.
-fn architecture((major, minor): (u32, u32), known: &[i32]) -> String {
-    let own = i32::try_from(major * 10 + minor).unwrap_or(0);
-    let fits = known.iter().copied().filter(|&known| known <= own);
-    let best = fits.max().unwrap_or(own);
-    // From Hopper on, an `a` allows what later generations may not have: only for its very own.
-    let suffix = if best == own && own >= 90 { "a" } else { "" };
-    format!("sm_{best}{suffix}")
+/// What to compile for: the device's own architecture, with the instructions that only it has; else
+/// the highest below it of its generation, whose machine code it runs; else the highest of older
+/// ones, as PTX, which the driver compiles.
+fn architecture((major, minor): (u32, u32), known: &[u32]) -> String {
+    let own = major * 10 + minor;
+    let best = known.iter().copied().filter(|&known| known <= own).max().unwrap_or(own);
+    match best {
+        // From Hopper on, an `a` allows what later generations may not have.
+        _ if best == own && own >= 90 => format!("sm_{best}a"),
+        _ if best / 10 == major => format!("sm_{best}"),
+        _ => format!("compute_{best}"),
+    }
 }
 
 #[cfg(test)]
@@ -169,7 +172,9 @@ mod tests {
         let known = [75, 80, 86, 89, 90, 100, 120];
         assert_eq!(architecture((8, 9), &known), "sm_89");
         assert_eq!(architecture((9, 0), &known), "sm_90a");
-        assert_eq!(architecture((12, 1), &known), "sm_120");
+        assert_eq!(architecture((12, 1), &known), "sm_120", "without what only 12.0 has");
+        assert_eq!(architecture((10, 3), &[80, 90, 100]), "sm_100");
+        assert_eq!(architecture((10, 0), &[80, 86, 90]), "compute_90", "no machine code runs");
         assert_eq!(architecture((7, 0), &known), "sm_70", "the compiler will say that it can't");
     }
 

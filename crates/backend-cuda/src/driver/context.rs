@@ -35,6 +35,11 @@ fn start() -> Result<(&'static Api, (u32, u32)), Unavailable> {
     Ok((api, found))
 }
 
+/// The CUDA version that the driver supports.
+pub(crate) fn version() -> Result<(u32, u32), Unavailable> {
+    start().map(|(_, version)| version)
+}
+
 /// How many devices the driver shows. `CUDA_VISIBLE_DEVICES` limits and reorders them.
 pub(crate) fn device_count() -> Result<usize, Unavailable> {
     let (api, _) = start()?;
