@@ -135,4 +135,8 @@ function_table! {
             sys::CUdeviceptr, *const c_void, usize, sys::CUstream,
         );
     }
+    optional {
+        // From CUDA 12.4 on.
+        kernel_parameter = "cuKernelGetParamInfo"(sys::CUkernel, usize, *mut usize, *mut usize);
+    }
 }

@@ -5,8 +5,8 @@
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
 //!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies,
 //!   and `hold` holds a stream back.
-//! - `kernel` loads machine code and launches it; `tensor_map` describes matrices to Hopper's copy
-//!   engine.
+//! - `kernel` loads machine code and launches it, and `graph` repeats what a stream was given;
+//!   `tensor_map` describes matrices to Hopper's copy engine.
 //! - `nvrtc` and `cublaslt` are NVIDIA's compiler of kernels and its library of matrix products, with
 //!   tables of their own; `library` loads such a library, and `table` looks functions up.
 //!
@@ -36,6 +36,8 @@ mod parts;
 mod stream;
 mod table;
 mod tensor_map;
+#[cfg(test)]
+mod tests;
 mod virtual_memory;
 
 use std::ffi::{CStr, c_char};
