@@ -1,4 +1,5 @@
-//! What goes wrong, as values: [`Unavailable`] before a device is open, `SourceError` afterwards.
+//! What goes wrong, as values: [`Unavailable`] before a device is open, [`LaunchError`] for kernels,
+//! `SourceError` for all else.
 //!
 //! The choice behind it: the driver has a hundred error codes and a caller four things to do about
 //! them, so each code is sorted into a [`Cause`] here, once. Codes are numbers and not an `enum`,
@@ -45,6 +46,21 @@ pub enum Unavailable {
         /// How many there are.
         count: usize,
     },
+}
+
+/// A kernel was not launched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("{} failed: {}", .0.call, driver::describe(.0.code))]
+    Driver(DriverError),
+    #[error("{kernel} takes parameters of {expected:?} bytes and was given {found:?}")]
+    Arguments { kernel: String, expected: Vec<usize>, found: Vec<usize> },
+}
+
+impl From<DriverError> for LaunchError {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error)
+    }
 }
 
 /// The first of `names`, which is what the file is usually called, and how many others.

@@ -12,8 +12,8 @@ use vecmill_encoder::{Activation, Pooling};
 use crate::compiler::{
     ACTIVATION, ATTENTION, ATTENTION_ANY, CompileError, Compiler, LINEAR_ANY, NORM, POOL, Source,
 };
-use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module, describe};
-use crate::error::DriverError;
+use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module};
+use crate::error::{DriverError, LaunchError};
 use crate::gemm::Format;
 use crate::stream::CudaStream;
 
@@ -22,13 +22,13 @@ use crate::stream::CudaStream;
 pub(crate) enum KernelError {
     #[error(transparent)]
     Compile(#[from] CompileError),
-    #[error("{} failed: {}", .0.call, describe(.0.code))]
-    Driver(DriverError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
 }
 
 impl From<DriverError> for KernelError {
     fn from(error: DriverError) -> Self {
-        Self::Driver(error)
+        Self::Launch(error.into())
     }
 }
 

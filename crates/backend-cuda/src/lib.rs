@@ -1,6 +1,7 @@
 //! NVIDIA GPUs: finding them, their streams and events, and their memory as sources for the pool.
 //!
-//! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]).
+//! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]);
+//!   [`libraries`] says it of NVIDIA's libraries beside the driver.
 //! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
 //!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
 //!   one that all batches share.
@@ -38,7 +39,7 @@ pub use gemm::{
     ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
     WEIGHT_ALIGNMENT,
 };
-pub use libraries::{Missing, NvidiaLibrary};
+pub use libraries::{Found, Missing, NvidiaLibrary, libraries};
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
 pub use source::{

@@ -1,6 +1,6 @@
 //! Asking for GPUs answers on every machine, also where there is no driver.
 
-use vecmill_backend_cuda::{Device, Unavailable, devices};
+use vecmill_backend_cuda::{Device, Unavailable, devices, libraries};
 
 #[test]
 fn devices_are_listed_or_it_is_said_why_not() {
@@ -30,6 +30,20 @@ fn a_device_that_is_not_there_is_an_error() {
         if let Unavailable::NoDevice { ordinal: asked, count } = error {
             assert_eq!(asked, ordinal);
             assert!(count < 1000);
+        }
+    }
+}
+
+#[test]
+fn libraries_are_there_or_it_is_said_what_to_install() {
+    for (library, found) in libraries() {
+        match found {
+            Ok(found) => assert!(found.version >= (12, 0), "{found:?}"),
+            Err(missing) => {
+                let message = missing.to_string();
+                assert!(message.starts_with(library.name()), "{message}");
+                assert!(message.contains("pip install"), "{message}");
+            }
         }
     }
 }

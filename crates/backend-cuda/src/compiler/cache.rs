@@ -98,4 +98,22 @@ mod tests {
         let keys = [["ab", "c"], ["a", "bc"]].map(|parts| key(parts.into_iter()));
         assert_ne!(keys[0], keys[1]);
     }
+
+    #[test]
+    fn many_may_write_and_read_the_same_at_once() {
+        let (folder, code) = (tempfile::tempdir().unwrap(), vec![7; 100_000]);
+        let cache = Cache::new(Some(folder.path().to_owned()));
+        cache.write("a", &code);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        cache.write("a", &code);
+                        assert!(cache.read("a").as_ref() == Some(&code), "never half written");
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
 }

@@ -148,19 +148,24 @@ pub(crate) enum CompileError {
     Load { name: &'static str, reason: String },
 }
 
-/// What to compile for: the device's own architecture, with the instructions that only it has, or
-/// the highest below it that the compiler knows of the same generation.
-fn architecture((major, minor): (u32, u32), known: &[i32]) -> String {
-    let own = i32::try_from(major * 10 + minor).unwrap_or(0);
-    let fits = known.iter().copied().filter(|&known| known <= own);
-    let best = fits.max().unwrap_or(own);
-    // From Hopper on, an `a` allows what later generations may not have: only for its very own.
-    let suffix = if best == own && own >= 90 { "a" } else { "" };
-    format!("sm_{best}{suffix}")
+/// What to compile for: the device's own architecture, with the instructions that only it has; else
+/// the highest below it of its generation, whose machine code it runs; else the highest of older
+/// ones, as PTX, which the driver compiles.
+fn architecture((major, minor): (u32, u32), known: &[u32]) -> String {
+    let own = major * 10 + minor;
+    let best = known.iter().copied().filter(|&known| known <= own).max().unwrap_or(own);
+    match best {
+        // From Hopper on, an `a` allows what later generations may not have.
+        _ if best == own && own >= 90 => format!("sm_{best}a"),
+        _ if best / 10 == major => format!("sm_{best}"),
+        _ => format!("compute_{best}"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::gemm::used;
 
@@ -169,7 +174,9 @@ mod tests {
         let known = [75, 80, 86, 89, 90, 100, 120];
         assert_eq!(architecture((8, 9), &known), "sm_89");
         assert_eq!(architecture((9, 0), &known), "sm_90a");
-        assert_eq!(architecture((12, 1), &known), "sm_120");
+        assert_eq!(architecture((12, 1), &known), "sm_120", "without what only 12.0 has");
+        assert_eq!(architecture((10, 3), &[80, 90, 100]), "sm_100");
+        assert_eq!(architecture((10, 0), &[80, 86, 90]), "compute_90", "no machine code runs");
         assert_eq!(architecture((7, 0), &known), "sm_70", "the compiler will say that it can't");
     }
 
@@ -222,13 +229,58 @@ mod tests {
     }
 
     #[test]
+    fn every_file_of_kernels_is_part_of_the_program() {
+        let sources = [NORM, POOL, ACTIVATION, LINEAR_ANY, ATTENTION, ATTENTION_ANY, GEMM_SM90];
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+        // It is not there if the test was built on another machine.
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let name = entry.unwrap().file_name();
+            let mut files = sources.iter().flat_map(|source| source.0);
+            assert!(files.any(|(file, _)| name == *file), "{name:?} is in no source");
+        }
+    }
+
+    fn compile(source: Source, options: &[&str]) -> Result<Vec<u8>, String> {
+        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
+        let compiled = Nvrtc::load().unwrap().compile(source.name(), &source.text(), &options);
+        compiled.map_err(|error| error.to_string())
+    }
+
+    #[test]
     #[ignore = "needs NVRTC"]
-    fn an_error_names_file_and_line() {
-        const BROKEN: Source =
-            Source(&[("first.cuh", "typedef int number;"), ("broken.cu", "\nnumbr x;")]);
-        let options = ["--gpu-architecture=sm_80".to_owned()];
-        let error =
-            Nvrtc::load().unwrap().compile(BROKEN.name(), &BROKEN.text(), &options).unwrap_err();
-        assert!(error.to_string().contains("broken.cu(2): error"), "{error}");
+    fn an_error_names_file_and_line_and_has_the_whole_log() {
+        const BROKEN: Source = Source(&[
+            ("first.cuh", "typedef int number;\n\n"),
+            ("broken.cu", "\nnumbr x;\nint = 1;"),
+        ]);
+        let error = compile(BROKEN, &["--gpu-architecture=sm_80"]).unwrap_err();
+        assert!(error.starts_with("broken.cu does not compile:"), "{error}");
+        for expected in ["broken.cu(2): error", "\"numbr\"", "broken.cu(3): error"] {
+            assert!(error.contains(expected), "{error}");
+        }
+        const SHARED: Source = Source(&[("first.cuh", "\n\nint = 1;"), ("right.cu", "int x;")]);
+        let error = compile(SHARED, &["--gpu-architecture=sm_80"]).unwrap_err();
+        assert!(error.contains("first.cuh(3): error"), "{error}");
+    }
+
+    const RIGHT: Source = Source(&[("right.cu", "__global__ void right() {}")]);
+
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn errors_that_are_not_the_sources_are_explained_too() {
+        let error = compile(RIGHT, &["--no-such-option"]).unwrap_err();
+        assert!(error.contains("no-such-option"), "{error}");
+        let error = compile(RIGHT, &["-DA=\0"]).unwrap_err();
+        assert!(error.contains("zero byte"), "{error}");
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn a_virtual_architecture_gets_ptx() {
+        let machine_code = compile(RIGHT, &["--gpu-architecture=sm_75"]).unwrap();
+        assert!(machine_code.starts_with(b"\x7fELF"));
+        let ptx = compile(RIGHT, &["--gpu-architecture=compute_75"]).unwrap();
+        assert_eq!(ptx.last(), Some(&0), "its end, for the driver");
+        assert!(String::from_utf8_lossy(&ptx).contains(".target sm_75"));
     }
 }

@@ -5,157 +5,138 @@
 //! here all are looked up at the start, and a missing one is an answer. They return a Rust `enum`,
 //! for which a code that a newer driver invents is undefined behaviour: here it is a number. And
 //! they declare what one version of CUDA has: the functions below have had these names and
-//! parameters since CUDA 12.0 at the latest, and still have them in 13, so any driver from 12.0 on will do.
+//! parameters since CUDA 12.0 at the latest, and still have them in 13, so any driver from 12.0 on
+//! will do.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cudarc::driver::sys;
 
-macro_rules! functions {
-    ($($field:ident = $symbol:literal($($argument:ty),* $(,)?);)*) => {
-        /// The functions, under shorter names. Each returns a `CUresult`.
-        #[derive(Debug)]
-        pub(super) struct Api {
-            $(pub(super) $field: unsafe extern "system" fn($($argument),*) -> u32,)*
-        }
+use super::table::function_table;
 
-        impl Api {
-            /// Looks all functions up; the error is the name of one that is missing. There must be
-            /// a driver library.
-            pub(super) fn load() -> Result<Self, &'static str> {
-                // SAFETY: as in `super::load`, whose check found the same file by the same names.
-                let library = unsafe { sys::culib() };
-                Ok(Self {
-                    $($field: {
-                        type Function = unsafe extern "system" fn($($argument),*) -> u32;
-                        // SAFETY: the driver's headers declare this symbol as a function of these
-                        // parameters, and `CUresult` has the size of a `u32`. The library is never
-                        // unloaded, so the pointer stays good.
-                        let symbol = unsafe { library.get::<Function>($symbol.as_bytes()) };
-                        *symbol.map_err(|_| $symbol)?
-                    },)*
-                })
-            }
-        }
-    };
-}
+function_table! {
+    /// The functions, under shorter names. Each returns a `CUresult`.
+    Api {
+        init = "cuInit"(c_uint);
+        driver_version = "cuDriverGetVersion"(*mut c_int);
+        error_name = "cuGetErrorName"(u32, *mut *const c_char);
+        error_text = "cuGetErrorString"(u32, *mut *const c_char);
 
-functions! {
-    init = "cuInit"(c_uint);
-    driver_version = "cuDriverGetVersion"(*mut c_int);
-    error_name = "cuGetErrorName"(u32, *mut *const c_char);
-    error_text = "cuGetErrorString"(u32, *mut *const c_char);
+        device_count = "cuDeviceGetCount"(*mut c_int);
+        device_get = "cuDeviceGet"(*mut sys::CUdevice, c_int);
+        device_name = "cuDeviceGetName"(*mut c_char, c_int, sys::CUdevice);
+        device_uuid = "cuDeviceGetUuid_v2"(*mut sys::CUuuid, sys::CUdevice);
+        device_memory = "cuDeviceTotalMem_v2"(*mut usize, sys::CUdevice);
+        device_attribute = "cuDeviceGetAttribute"(*mut c_int, sys::CUdevice_attribute, sys::CUdevice);
 
-    device_count = "cuDeviceGetCount"(*mut c_int);
-    device_get = "cuDeviceGet"(*mut sys::CUdevice, c_int);
-    device_name = "cuDeviceGetName"(*mut c_char, c_int, sys::CUdevice);
-    device_uuid = "cuDeviceGetUuid_v2"(*mut sys::CUuuid, sys::CUdevice);
-    device_memory = "cuDeviceTotalMem_v2"(*mut usize, sys::CUdevice);
-    device_attribute = "cuDeviceGetAttribute"(*mut c_int, sys::CUdevice_attribute, sys::CUdevice);
+        context_retain = "cuDevicePrimaryCtxRetain"(*mut sys::CUcontext, sys::CUdevice);
+        context_release = "cuDevicePrimaryCtxRelease_v2"(sys::CUdevice);
+        context_bind = "cuCtxSetCurrent"(sys::CUcontext);
+        context_synchronize = "cuCtxSynchronize"();
 
-    context_retain = "cuDevicePrimaryCtxRetain"(*mut sys::CUcontext, sys::CUdevice);
-    context_release = "cuDevicePrimaryCtxRelease_v2"(sys::CUdevice);
-    context_bind = "cuCtxSetCurrent"(sys::CUcontext);
-    context_synchronize = "cuCtxSynchronize"();
+        memory_info = "cuMemGetInfo_v2"(*mut usize, *mut usize);
+        memory_allocate = "cuMemAlloc_v2"(*mut sys::CUdeviceptr, usize);
+        memory_free = "cuMemFree_v2"(sys::CUdeviceptr);
+        host_allocate = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
+        host_free = "cuMemFreeHost"(*mut c_void);
 
-    memory_info = "cuMemGetInfo_v2"(*mut usize, *mut usize);
-    memory_allocate = "cuMemAlloc_v2"(*mut sys::CUdeviceptr, usize);
-    memory_free = "cuMemFree_v2"(sys::CUdeviceptr);
-    host_allocate = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
-    host_free = "cuMemFreeHost"(*mut c_void);
+        virtual_granularity = "cuMemGetAllocationGranularity"(
+            *mut usize,
+            *const sys::CUmemAllocationProp,
+            sys::CUmemAllocationGranularity_flags,
+        );
+        virtual_reserve = "cuMemAddressReserve"(
+            *mut sys::CUdeviceptr, usize, usize, sys::CUdeviceptr, c_ulonglong,
+        );
+        virtual_free = "cuMemAddressFree"(sys::CUdeviceptr, usize);
+        virtual_create = "cuMemCreate"(
+            *mut sys::CUmemGenericAllocationHandle,
+            usize,
+            *const sys::CUmemAllocationProp,
+            c_ulonglong,
+        );
+        virtual_release = "cuMemRelease"(sys::CUmemGenericAllocationHandle);
+        virtual_map = "cuMemMap"(
+            sys::CUdeviceptr, usize, usize, sys::CUmemGenericAllocationHandle, c_ulonglong,
+        );
+        virtual_unmap = "cuMemUnmap"(sys::CUdeviceptr, usize);
+        virtual_access = "cuMemSetAccess"(
+            sys::CUdeviceptr, usize, *const sys::CUmemAccessDesc, usize,
+        );
 
-    virtual_granularity = "cuMemGetAllocationGranularity"(
-        *mut usize,
-        *const sys::CUmemAllocationProp,
-        sys::CUmemAllocationGranularity_flags,
-    );
-    virtual_reserve = "cuMemAddressReserve"(
-        *mut sys::CUdeviceptr, usize, usize, sys::CUdeviceptr, c_ulonglong,
-    );
-    virtual_free = "cuMemAddressFree"(sys::CUdeviceptr, usize);
-    virtual_create = "cuMemCreate"(
-        *mut sys::CUmemGenericAllocationHandle,
-        usize,
-        *const sys::CUmemAllocationProp,
-        c_ulonglong,
-    );
-    virtual_release = "cuMemRelease"(sys::CUmemGenericAllocationHandle);
-    virtual_map = "cuMemMap"(
-        sys::CUdeviceptr, usize, usize, sys::CUmemGenericAllocationHandle, c_ulonglong,
-    );
-    virtual_unmap = "cuMemUnmap"(sys::CUdeviceptr, usize);
-    virtual_access = "cuMemSetAccess"(
-        sys::CUdeviceptr, usize, *const sys::CUmemAccessDesc, usize,
-    );
+        pool_create = "cuMemPoolCreate"(*mut sys::CUmemoryPool, *const sys::CUmemPoolProps);
+        pool_destroy = "cuMemPoolDestroy"(sys::CUmemoryPool);
+        pool_get = "cuMemPoolGetAttribute"(sys::CUmemoryPool, sys::CUmemPool_attribute, *mut c_void);
+        pool_set = "cuMemPoolSetAttribute"(sys::CUmemoryPool, sys::CUmemPool_attribute, *mut c_void);
+        pool_allocate = "cuMemAllocFromPoolAsync"(
+            *mut sys::CUdeviceptr, usize, sys::CUmemoryPool, sys::CUstream,
+        );
+        pool_free = "cuMemFreeAsync"(sys::CUdeviceptr, sys::CUstream);
 
-    pool_create = "cuMemPoolCreate"(*mut sys::CUmemoryPool, *const sys::CUmemPoolProps);
-    pool_destroy = "cuMemPoolDestroy"(sys::CUmemoryPool);
-    pool_get = "cuMemPoolGetAttribute"(sys::CUmemoryPool, sys::CUmemPool_attribute, *mut c_void);
-    pool_set = "cuMemPoolSetAttribute"(sys::CUmemoryPool, sys::CUmemPool_attribute, *mut c_void);
-    pool_allocate = "cuMemAllocFromPoolAsync"(
-        *mut sys::CUdeviceptr, usize, sys::CUmemoryPool, sys::CUstream,
-    );
-    pool_free = "cuMemFreeAsync"(sys::CUdeviceptr, sys::CUstream);
+        stream_create = "cuStreamCreate"(*mut sys::CUstream, c_uint);
+        stream_destroy = "cuStreamDestroy_v2"(sys::CUstream);
+        stream_synchronize = "cuStreamSynchronize"(sys::CUstream);
+        stream_query = "cuStreamQuery"(sys::CUstream);
+        stream_wait = "cuStreamWaitEvent"(sys::CUstream, sys::CUevent, c_uint);
+        event_create = "cuEventCreate"(*mut sys::CUevent, c_uint);
+        event_destroy = "cuEventDestroy_v2"(sys::CUevent);
+        event_record = "cuEventRecord"(sys::CUevent, sys::CUstream);
+        event_query = "cuEventQuery"(sys::CUevent);
+        event_synchronize = "cuEventSynchronize"(sys::CUevent);
+        event_elapsed = "cuEventElapsedTime"(*mut f32, sys::CUevent, sys::CUevent);
 
-    stream_create = "cuStreamCreate"(*mut sys::CUstream, c_uint);
-    stream_destroy = "cuStreamDestroy_v2"(sys::CUstream);
-    stream_synchronize = "cuStreamSynchronize"(sys::CUstream);
-    stream_query = "cuStreamQuery"(sys::CUstream);
-    stream_wait = "cuStreamWaitEvent"(sys::CUstream, sys::CUevent, c_uint);
-    event_create = "cuEventCreate"(*mut sys::CUevent, c_uint);
-    event_destroy = "cuEventDestroy_v2"(sys::CUevent);
-    event_record = "cuEventRecord"(sys::CUevent, sys::CUstream);
-    event_query = "cuEventQuery"(sys::CUevent);
-    event_synchronize = "cuEventSynchronize"(sys::CUevent);
-    event_elapsed = "cuEventElapsedTime"(*mut f32, sys::CUevent, sys::CUevent);
+        host_launch = "cuLaunchHostFunc"(
+            sys::CUstream, unsafe extern "C" fn(*mut c_void), *mut c_void,
+        );
 
-    host_launch = "cuLaunchHostFunc"(
-        sys::CUstream, unsafe extern "C" fn(*mut c_void), *mut c_void,
-    );
+        library_load = "cuLibraryLoadData"(
+            *mut sys::CUlibrary,
+            *const c_void,
+            *mut c_int, *mut *mut c_void, c_uint,
+            *mut c_int, *mut *mut c_void, c_uint,
+        );
+        library_unload = "cuLibraryUnload"(sys::CUlibrary);
+        library_kernel = "cuLibraryGetKernel"(*mut sys::CUkernel, sys::CUlibrary, *const c_char);
+        kernel_attribute = "cuKernelSetAttribute"(
+            sys::CUfunction_attribute, c_int, sys::CUkernel, sys::CUdevice,
+        );
+        resident_clusters = "cuOccupancyMaxActiveClusters"(
+            *mut c_int, sys::CUfunction, *const sys::CUlaunchConfig,
+        );
+        // Map, format, rank, address, sizes, distances in bytes, sizes and steps of a box.
+        tensor_map_encode = "cuTensorMapEncodeTiled"(
+            *mut sys::CUtensorMap, sys::CUtensorMapDataType, c_uint, *mut c_void,
+            *const u64, *const u64, *const c_uint, *const c_uint,
+            sys::CUtensorMapInterleave,
+            sys::CUtensorMapSwizzle,
+            sys::CUtensorMapL2promotion,
+            sys::CUtensorMapFloatOOBfill,
+        );
+        // Function, grid, block, dynamic shared memory, stream, arguments, more of them.
+        launch = "cuLaunchKernel"(
+            sys::CUfunction,
+            c_uint, c_uint, c_uint,
+            c_uint, c_uint, c_uint,
+            c_uint, sys::CUstream, *mut *mut c_void, *mut *mut c_void,
+        );
 
-    library_load = "cuLibraryLoadData"(
-        *mut sys::CUlibrary,
-        *const c_void,
-        *mut c_int, *mut *mut c_void, c_uint,
-        *mut c_int, *mut *mut c_void, c_uint,
-    );
-    library_unload = "cuLibraryUnload"(sys::CUlibrary);
-    library_kernel = "cuLibraryGetKernel"(*mut sys::CUkernel, sys::CUlibrary, *const c_char);
-    kernel_attribute = "cuKernelSetAttribute"(
-        sys::CUfunction_attribute, c_int, sys::CUkernel, sys::CUdevice,
-    );
-    resident_clusters = "cuOccupancyMaxActiveClusters"(
-        *mut c_int, sys::CUfunction, *const sys::CUlaunchConfig,
-    );
-    // Map, format, rank, address, sizes, distances in bytes, sizes and steps of a box.
-    tensor_map_encode = "cuTensorMapEncodeTiled"(
-        *mut sys::CUtensorMap, sys::CUtensorMapDataType, c_uint, *mut c_void,
-        *const u64, *const u64, *const c_uint, *const c_uint,
-        sys::CUtensorMapInterleave,
-        sys::CUtensorMapSwizzle,
-        sys::CUtensorMapL2promotion,
-        sys::CUtensorMapFloatOOBfill,
-    );
-    // Function, grid, block, dynamic shared memory, stream, arguments, more of them.
-    launch = "cuLaunchKernel"(
-        sys::CUfunction,
-        c_uint, c_uint, c_uint,
-        c_uint, c_uint, c_uint,
-        c_uint, sys::CUstream, *mut *mut c_void, *mut *mut c_void,
-    );
+        capture_begin = "cuStreamBeginCapture_v2"(sys::CUstream, c_uint);
+        capture_end = "cuStreamEndCapture"(sys::CUstream, *mut sys::CUgraph);
+        graph_destroy = "cuGraphDestroy"(sys::CUgraph);
+        graph_instantiate = "cuGraphInstantiateWithFlags"(
+            *mut sys::CUgraphExec, sys::CUgraph, c_ulonglong,
+        );
+        graph_launch = "cuGraphLaunch"(sys::CUgraphExec, sys::CUstream);
+        graph_exec_destroy = "cuGraphExecDestroy"(sys::CUgraphExec);
 
-    capture_begin = "cuStreamBeginCapture_v2"(sys::CUstream, c_uint);
-    capture_end = "cuStreamEndCapture"(sys::CUstream, *mut sys::CUgraph);
-    graph_destroy = "cuGraphDestroy"(sys::CUgraph);
-    graph_instantiate = "cuGraphInstantiateWithFlags"(
-        *mut sys::CUgraphExec, sys::CUgraph, c_ulonglong,
-    );
-    graph_launch = "cuGraphLaunch"(sys::CUgraphExec, sys::CUstream);
-    graph_exec_destroy = "cuGraphExecDestroy"(sys::CUgraphExec);
-
-    fill_u32 = "cuMemsetD32Async"(sys::CUdeviceptr, c_uint, usize, sys::CUstream);
-    copy_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);
-    copy_from_host = "cuMemcpyHtoDAsync_v2"(
-        sys::CUdeviceptr, *const c_void, usize, sys::CUstream,
-    );
+        fill_u32 = "cuMemsetD32Async"(sys::CUdeviceptr, c_uint, usize, sys::CUstream);
+        copy_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, sys::CUdeviceptr, usize, sys::CUstream);
+        copy_from_host = "cuMemcpyHtoDAsync_v2"(
+            sys::CUdeviceptr, *const c_void, usize, sys::CUstream,
+        );
+    }
+    optional {
+        // From CUDA 12.4 on.
+        kernel_parameter = "cuKernelGetParamInfo"(sys::CUkernel, usize, *mut usize, *mut usize);
+    }
 }

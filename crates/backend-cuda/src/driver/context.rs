@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys;
 
@@ -33,6 +34,11 @@ fn start() -> Result<(&'static Api, (u32, u32)), Unavailable> {
     // SAFETY: takes no pointers; the flags must be 0.
     check("cuInit", unsafe { (api.init)(0) })?;
     Ok((api, found))
+}
+
+/// The CUDA version that the driver supports.
+pub(crate) fn version() -> Result<(u32, u32), Unavailable> {
+    start().map(|(_, version)| version)
 }
 
 /// How many devices the driver shows. `CUDA_VISIBLE_DEVICES` limits and reorders them.
@@ -129,12 +135,15 @@ pub(crate) struct Context {
     /// Never used twice in a process, where the driver's pointers are.
     id: u64,
     name: String,
+    /// Kernels that were loaded. They stay as long as this, because graphs, and work under way, may
+    /// refer to them.
+    libraries: Mutex<Vec<sys::CUlibrary>>,
 }
 
 // SAFETY: a context may be current on any number of threads at once, and the driver locks what its
 // calls share; the pointer is only a name for it.
 unsafe impl Send for Context {}
-// SAFETY: as above; nothing in it changes.
+// SAFETY: as above; what changes in it has a lock.
 unsafe impl Sync for Context {}
 
 impl Context {
@@ -149,12 +158,18 @@ impl Context {
         let result = unsafe { (api.context_retain)(&raw mut handle, device) };
         check("cuDevicePrimaryCtxRetain", result)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { api, handle, device, id, name: format!("cuda:{ordinal}") })
+        let (name, libraries) = (format!("cuda:{ordinal}"), Mutex::default());
+        Ok(Self { api, handle, device, id, name, libraries })
     }
 
     /// The device's name in errors, for example `cuda:0`.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Unloads `library`, which nobody else does, after everything that belongs to this context.
+    pub(super) fn keep(&self, library: sys::CUlibrary) {
+        self.libraries.lock().unwrap_or_else(PoisonError::into_inner).push(library);
     }
 
     /// The device's number for the driver, as memory properties want it.
@@ -194,6 +209,11 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // A failure means that the driver is shutting down, and the context is gone anyway.
+        for library in self.libraries.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // SAFETY: loaded once and unloaded once. Kernels and graphs that refer to it are gone:
+            // see below.
+            let _ = unsafe { (self.api.library_unload)(library) };
+        }
         // SAFETY: retained once by `retain` and released once, here. Whatever belongs to the
         // context held an `Arc` of it and so is gone.
         let _ = unsafe { (self.api.context_release)(self.device) };

@@ -23,36 +23,64 @@ unsafe impl Send for Graph {}
 
 impl Stream {
     /// Captures what `work` gives to this stream, instead of running it. An error of `work` comes
-    /// out as it is, and nothing is left captured.
+    /// out as it is, and nothing is left captured. Meanwhile this thread may call nothing that
+    /// waits or allocates, or the capture fails; no other thread may use the stream.
     pub(crate) fn capture<E: From<DriverError>>(
         &self,
         work: impl FnOnce() -> Result<(), E>,
     ) -> Result<Graph, E> {
-        let api = self.context().bind()?;
-        // SAFETY: the stream is live.
-        let result = unsafe { (api.capture_begin)(self.handle(), THREAD_LOCAL) };
-        check("cuStreamBeginCapture", result)?;
-        let worked = work();
-        let captured = self.end_capture();
-        worked?;
-        Ok(Graph::new(self.context(), &captured?)?)
-    }
-
-    fn end_capture(&self) -> Result<Template, DriverError> {
-        let api = self.context().bind()?;
-        let mut handle = std::ptr::null_mut();
-        // SAFETY: the stream is live; writes one pointer, to which `handle` has room.
-        let result = unsafe { (api.capture_end)(self.handle(), &raw mut handle) };
-        let template = Template { context: Arc::clone(self.context()), handle };
-        check("cuStreamEndCapture", result).map(|()| template)
+        let capture = Capture::begin(self)?;
+        work()?;
+        Ok(Graph::new(self.context(), &capture.end()?)?)
     }
 
     /// Runs a graph behind the work so far.
     pub(crate) fn launch(&self, graph: &mut Graph) -> Result<(), DriverError> {
         let api = self.context().bind()?;
-        // SAFETY: graph and stream are live. Its work touches device memory only.
+        // SAFETY: graph and stream are live. Its kernels are loaded as long as the context, and
+        // touch device memory only.
         let result = unsafe { (api.graph_launch)(graph.handle, self.handle()) };
         check("cuGraphLaunch", result)
+    }
+}
+
+/// A capture under way. Dropped, also by a panic, it ends, and what was captured is gone.
+struct Capture<'stream> {
+    stream: &'stream Stream,
+    ended: bool,
+}
+
+impl<'stream> Capture<'stream> {
+    fn begin(stream: &'stream Stream) -> Result<Self, DriverError> {
+        let api = stream.context().bind()?;
+        // SAFETY: the stream is live.
+        let result = unsafe { (api.capture_begin)(stream.handle(), THREAD_LOCAL) };
+        check("cuStreamBeginCapture", result)?;
+        Ok(Self { stream, ended: false })
+    }
+
+    fn end(mut self) -> Result<Template, DriverError> {
+        self.end_once()
+    }
+
+    fn end_once(&mut self) -> Result<Template, DriverError> {
+        self.ended = true;
+        let context = self.stream.context();
+        let api = context.bind()?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the stream is live; writes one pointer, to which `handle` has room.
+        let result = unsafe { (api.capture_end)(self.stream.handle(), &raw mut handle) };
+        let template = Template { context: Arc::clone(context), handle };
+        check("cuStreamEndCapture", result).map(|()| template)
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Whatever kept the capture from its end has been reported.
+            let _ = self.end_once();
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use super::{Context, DeviceSpan, Stream, TensorMap, check};
-use crate::error::DriverError;
+use crate::error::{DriverError, LaunchError, code};
 
-/// Compiled code, loaded onto a device; unloaded when it and all kernels from it are dropped.
+/// Compiled code, loaded onto a device; it stays there as long as the context.
 #[derive(Debug)]
 pub(crate) struct Module {
     context: Arc<Context>,
@@ -28,9 +28,12 @@ unsafe impl Sync for Module {}
 pub(crate) struct Kernel {
     module: Arc<Module>,
     handle: sys::CUkernel,
+    name: Arc<str>,
+    /// Bytes of each parameter, if the driver says.
+    parameters: Option<Arc<[usize]>>,
 }
 
-// SAFETY: as for `Module`, which it keeps loaded.
+// SAFETY: as for `Module`.
 unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Sync for Kernel {}
@@ -81,6 +84,7 @@ impl Module {
             )
         };
         check("cuLibraryLoadData", result)?;
+        context.keep(handle);
         Ok(Arc::new(Self { context: Arc::clone(context), handle }))
     }
 
@@ -91,16 +95,25 @@ impl Module {
         // SAFETY: writes one pointer, to which `handle` has room; the name ends with a zero.
         let result = unsafe { (api.library_kernel)(&raw mut handle, self.handle, name.as_ptr()) };
         check("cuLibraryGetKernel", result)?;
-        Ok(Kernel { module: Arc::clone(self), handle })
+        let name = name.to_string_lossy().into();
+        Ok(Kernel { module: Arc::clone(self), handle, name, parameters: self.parameters(handle)? })
     }
-}
 
-impl Drop for Module {
-    fn drop(&mut self) {
-        if let Ok(api) = self.context.bind() {
-            // SAFETY: loaded once, unloaded once. Kernels held an `Arc` of it and so are gone. A
-            // failure leaks it, nothing more.
-            let _ = unsafe { (api.library_unload)(self.handle) };
+    fn parameters(&self, kernel: sys::CUkernel) -> Result<Option<Arc<[usize]>>, DriverError> {
+        let Some(parameter) = self.context.bind()?.kernel_parameter else {
+            return Ok(None);
+        };
+        let mut sizes = Vec::new();
+        loop {
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: writes two numbers, to which there is room; the kernel is of a library that
+            // is loaded. That there is no such parameter is an error.
+            let result = unsafe { parameter(kernel, sizes.len(), &raw mut offset, &raw mut size) };
+            match result {
+                code::SUCCESS => sizes.push(size),
+                code::INVALID_VALUE => return Ok(Some(sizes.into())),
+                _ => return Ok(None),
+            }
         }
     }
 }
@@ -162,8 +175,9 @@ impl Kernel {
         stream: &Stream,
         launch: Launch,
         arguments: &[Argument<'_>],
-    ) -> Result<(), DriverError> {
+    ) -> Result<(), LaunchError> {
         const CALL: &str = "cuLaunchKernel";
+        self.check(arguments)?;
         if launch.blocks == 0 {
             return Ok(());
         }
@@ -181,8 +195,9 @@ impl Kernel {
         // SAFETY: kernel and stream are live; a kernel may stand for its function here. The driver
         // reads as many pointers as the kernel has parameters, and behind each no more than eight
         // bytes, or a tensor map's, without writing there; that there are as many, and maps where
-        // the kernel takes maps, is what each caller's constant list says, and tests run every
-        // kernel. The kernel itself touches device memory only: see the module's head.
+        // the kernel takes maps, was checked. A driver before 12.4 can't tell: then it is what each
+        // caller's constant list says, and newer drivers have checked. The kernel itself touches
+        // device memory only: see the module's head.
         let result = unsafe {
             (api.launch)(
                 self.handle.cast(),
@@ -198,11 +213,34 @@ impl Kernel {
                 std::ptr::null_mut(),
             )
         };
-        check(CALL, result)
+        Ok(check(CALL, result)?)
+    }
+
+    /// Compares the arguments with the kernel's parameters.
+    fn check(&self, arguments: &[Argument<'_>]) -> Result<(), LaunchError> {
+        let sizes = || arguments.iter().map(|argument| argument.bytes());
+        match &self.parameters {
+            Some(expected) if !sizes().eq(expected.iter().copied()) => {
+                Err(LaunchError::Arguments {
+                    kernel: self.name.to_string(),
+                    expected: expected.to_vec(),
+                    found: sizes().collect(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 impl Argument<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Span(_) | Self::Null | Self::U64(_) => 8,
+            Self::U32(_) | Self::F32(_) => 4,
+            Self::TensorMap(_) => size_of::<TensorMap<'_>>(),
+        }
+    }
+
     fn bits(self) -> u64 {
         match self {
             Self::Span(span) => span.address(),

@@ -5,9 +5,10 @@
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
 //!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies,
 //!   and `hold` holds a stream back.
-//! - `kernel` loads machine code and launches it; `tensor_map` describes matrices to Hopper's copy
-//!   engine.
-//! - `cublaslt` is NVIDIA's library of matrix products, with a table of its own.
+//! - `kernel` loads machine code and launches it, and `graph` repeats what a stream was given;
+//!   `tensor_map` describes matrices to Hopper's copy engine.
+//! - `nvrtc` and `cublaslt` are NVIDIA's compiler of kernels and its library of matrix products, with
+//!   tables of their own; `library` loads such a library, and `table` looks functions up.
 //!
 //! The choice behind it: each thing that the driver gives is a type that owns it and can't be made
 //! elsewhere, so no wrong handle or address can be passed, and the functions here are safe to call.
@@ -33,7 +34,10 @@ pub(crate) mod nvrtc;
 mod ordered;
 mod parts;
 mod stream;
+mod table;
 mod tensor_map;
+#[cfg(test)]
+mod tests;
 mod virtual_memory;
 
 use std::ffi::{CStr, c_char};
@@ -43,11 +47,12 @@ use cudarc::driver::sys;
 
 use crate::error::{DriverError, Unavailable, code};
 use api::Api;
-pub(crate) use context::{Context, NEEDED, device_count, device_info};
+pub(crate) use context::{Context, NEEDED, device_count, device_info, version};
 pub(crate) use graph::Graph;
 pub(crate) use hold::Hold;
 pub(crate) use host::{HostMemory, PinnedRange};
 pub(crate) use kernel::{Argument, Kernel, Launch, Module};
+pub(crate) use library::load_library;
 pub(crate) use memory::Allocation;
 pub use memory::DeviceSpan;
 pub(crate) use ordered::{MemoryPool, OrderedAllocation};
@@ -64,13 +69,15 @@ fn load() -> Result<&'static Api, Unavailable> {
     if let Some(api) = API.get() {
         return Ok(api);
     }
-    // `culib`, which `Api::load` uses, panics when there is no library: so this comes first.
+    // `culib` panics when there is no library: so this comes first.
     // SAFETY: loading a library runs its initialisers. These names are the driver's, and whoever
     // can place another file under them in the loader's path can run code in any program here.
     if !unsafe { sys::is_culib_present() } {
         return Err(Unavailable::NoLibrary { looked_for: library_names() });
     }
-    let api = Api::load().map_err(|symbol| {
+    // SAFETY: as above: it loads the file that was just found, and never unloads it.
+    let library = unsafe { sys::culib() };
+    let api = Api::find(library).map_err(|symbol| {
         let reason = format!("it has no function {symbol}");
         Unavailable::TooOld { needed: NEEDED, reason }
     })?;

@@ -7,49 +7,30 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
-use super::library;
-use crate::libraries::{Missing, NvidiaLibrary};
+use super::table::function_table;
+use crate::libraries::{self, Found, Missing, NvidiaLibrary, Opened};
 
 type Program = *mut c_void;
 
-macro_rules! functions {
-    ($($field:ident = $symbol:literal($($argument:ty),* $(,)?) -> $result:ty;)*) => {
-        #[derive(Debug)]
-        struct Api {
-            $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
-        }
-
-        impl Api {
-            fn find(library: &'static libloading::Library) -> Result<Self, &'static str> {
-                Ok(Self {
-                    $($field: {
-                        type Function = unsafe extern "C" fn($($argument),*) -> $result;
-                        // SAFETY: the library's header declares this symbol as a function of these
-                        // parameters, and `nvrtcResult` has the size of an `int`. The library is
-                        // never unloaded, so the pointer stays good.
-                        let symbol = unsafe { library.get::<Function>($symbol.as_bytes()) };
-                        *symbol.map_err(|_| $symbol)?
-                    },)*
-                })
-            }
-        }
-    };
-}
-
-functions! {
-    version = "nvrtcVersion"(*mut c_int, *mut c_int) -> c_int;
-    error_text = "nvrtcGetErrorString"(c_int) -> *const c_char;
-    architecture_count = "nvrtcGetNumSupportedArchs"(*mut c_int) -> c_int;
-    architectures = "nvrtcGetSupportedArchs"(*mut c_int) -> c_int;
-    create = "nvrtcCreateProgram"(
-        *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
-    ) -> c_int;
-    destroy = "nvrtcDestroyProgram"(*mut Program) -> c_int;
-    compile = "nvrtcCompileProgram"(Program, c_int, *const *const c_char) -> c_int;
-    log_size = "nvrtcGetProgramLogSize"(Program, *mut usize) -> c_int;
-    log = "nvrtcGetProgramLog"(Program, *mut c_char) -> c_int;
-    cubin_size = "nvrtcGetCUBINSize"(Program, *mut usize) -> c_int;
-    cubin = "nvrtcGetCUBIN"(Program, *mut c_char) -> c_int;
+function_table! {
+    /// The functions, under shorter names.
+    Api {
+        version = "nvrtcVersion"(*mut c_int, *mut c_int);
+        error_text = "nvrtcGetErrorString"(u32) -> *const c_char;
+        architecture_count = "nvrtcGetNumSupportedArchs"(*mut c_int);
+        architectures = "nvrtcGetSupportedArchs"(*mut c_int);
+        create = "nvrtcCreateProgram"(
+            *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
+        );
+        destroy = "nvrtcDestroyProgram"(*mut Program);
+        compile = "nvrtcCompileProgram"(Program, c_int, *const *const c_char);
+        log_size = "nvrtcGetProgramLogSize"(Program, *mut usize);
+        log = "nvrtcGetProgramLog"(Program, *mut c_char);
+        cubin_size = "nvrtcGetCUBINSize"(Program, *mut usize);
+        cubin = "nvrtcGetCUBIN"(Program, *mut c_char);
+        ptx_size = "nvrtcGetPTXSize"(Program, *mut usize);
+        ptx = "nvrtcGetPTX"(Program, *mut c_char);
+    }
 }
 
 /// A source did not become machine code.
@@ -57,10 +38,6 @@ functions! {
 pub(crate) enum NvrtcError {
     #[error(transparent)]
     Missing(#[from] Missing),
-    #[error(
-        "the compiler library has no function {0}: it is too old, install that of CUDA 12 or 13"
-    )]
-    TooOld(&'static str),
     #[error("{call} failed: {reason}")]
     Failed { call: &'static str, reason: String },
     /// The compiler's whole log.
@@ -70,43 +47,56 @@ pub(crate) enum NvrtcError {
     Zero(String),
 }
 
+fn opened() -> Result<&'static Opened<Api>, Missing> {
+    static OPENED: OnceLock<Opened<Api>> = OnceLock::new();
+    if let Some(opened) = OPENED.get() {
+        return Ok(opened);
+    }
+    let opened = libraries::open(NvidiaLibrary::Nvrtc, Api::find)?;
+    Ok(OPENED.get_or_init(|| opened))
+}
+
+/// Where NVRTC is, and of which version.
+pub(crate) fn found() -> Result<Found, Missing> {
+    let Opened { functions, file } = opened()?;
+    // That this fails is not known to happen, and would say nothing of where it is.
+    let version = Nvrtc(functions).version().unwrap_or((0, 0));
+    Ok(Found { file: file.clone(), version })
+}
+
 /// The compiler.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nvrtc(&'static Api);
 
 impl Nvrtc {
     pub(crate) fn load() -> Result<Self, NvrtcError> {
-        static API: OnceLock<Api> = OnceLock::new();
-        if let Some(api) = API.get() {
-            return Ok(Self(api));
-        }
-        let api = Api::find(library::open(NvidiaLibrary::Nvrtc)?).map_err(NvrtcError::TooOld)?;
-        Ok(Self(API.get_or_init(|| api)))
+        Ok(Self(&opened()?.functions))
     }
 
     /// Major and minor number of its CUDA version.
-    pub(crate) fn version(self) -> Result<(c_int, c_int), NvrtcError> {
+    pub(crate) fn version(self) -> Result<(u32, u32), NvrtcError> {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: writes two numbers, to which there is room.
         let result = unsafe { (self.0.version)(&raw mut major, &raw mut minor) };
         self.check("nvrtcVersion", result)?;
-        Ok((major, minor))
+        Ok((u32::try_from(major).unwrap_or(0), u32::try_from(minor).unwrap_or(0)))
     }
 
     /// Architectures that it compiles for, for example 90 for compute capability 9.0.
-    pub(crate) fn architectures(self) -> Result<Vec<c_int>, NvrtcError> {
+    pub(crate) fn architectures(self) -> Result<Vec<u32>, NvrtcError> {
         let mut count = 0;
         // SAFETY: writes one number, to which there is room.
         let result = unsafe { (self.0.architecture_count)(&raw mut count) };
         self.check("nvrtcGetNumSupportedArchs", result)?;
-        let mut all = vec![0; usize::try_from(count).unwrap_or(0)];
+        let mut all: Vec<c_int> = vec![0; usize::try_from(count).unwrap_or(0)];
         // SAFETY: writes as many numbers as were told before: the list is the library's constant.
         let result = unsafe { (self.0.architectures)(all.as_mut_ptr()) };
         self.check("nvrtcGetSupportedArchs", result)?;
-        Ok(all)
+        Ok(all.into_iter().filter_map(|number| u32::try_from(number).ok()).collect())
     }
 
-    /// Compiles `source`, which errors call `name`, to machine code.
+    /// Compiles `source`, which errors call `name`, to machine code; to PTX with a zero behind it if
+    /// the options ask for a virtual architecture.
     pub(crate) fn compile(
         self,
         name: &str,
@@ -121,15 +111,20 @@ impl Nvrtc {
         // SAFETY: the program is live; the options are strings that end with a zero, as many as
         // told, and live until this function returns.
         let result = unsafe { (self.0.compile)(program.handle, count, pointers.as_ptr()) };
-        const COMPILATION: c_int = 6;
+        const COMPILATION: u32 = 6;
         if result == COMPILATION {
             return Err(NvrtcError::Source { name: name.to_owned(), log: program.log()? });
         }
-        self.check("nvrtcCompileProgram", result)?;
-        program.bytes("nvrtcGetCUBIN", self.0.cubin_size, self.0.cubin)
+        // The log also explains other failures: an unknown option, built-in functions not found.
+        self.check("nvrtcCompileProgram", result).map_err(|error| error.explained(&program))?;
+        let code = program.bytes("nvrtcGetCUBIN", self.0.cubin_size, self.0.cubin)?;
+        if code.is_empty() {
+            return program.bytes("nvrtcGetPTX", self.0.ptx_size, self.0.ptx);
+        }
+        Ok(code)
     }
 
-    fn check(self, call: &'static str, result: c_int) -> Result<(), NvrtcError> {
+    fn check(self, call: &'static str, result: u32) -> Result<(), NvrtcError> {
         if result == 0 {
             return Ok(());
         }
@@ -145,6 +140,18 @@ impl Nvrtc {
     }
 }
 
+impl NvrtcError {
+    /// With the program's log, if there is one.
+    fn explained(self, program: &Compilation) -> Self {
+        match (self, program.log()) {
+            (Self::Failed { call, reason }, Ok(log)) if !log.is_empty() => {
+                Self::Failed { call, reason: format!("{reason}: {log}") }
+            }
+            (error, _) => error,
+        }
+    }
+}
+
 fn text(text: &str) -> Result<CString, NvrtcError> {
     CString::new(text).map_err(|_| NvrtcError::Zero(text.chars().take(80).collect()))
 }
@@ -155,8 +162,8 @@ struct Compilation {
     handle: Program,
 }
 
-type SizeOf = unsafe extern "C" fn(Program, *mut usize) -> c_int;
-type CopyOf = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
+type SizeOf = unsafe extern "system" fn(Program, *mut usize) -> u32;
+type CopyOf = unsafe extern "system" fn(Program, *mut c_char) -> u32;
 
 impl Compilation {
     fn new(nvrtc: Nvrtc, name: &str, source: &str) -> Result<Self, NvrtcError> {

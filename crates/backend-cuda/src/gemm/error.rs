@@ -5,20 +5,15 @@ use vecmill_memory::SourceError;
 use super::Format;
 use crate::driver;
 use crate::driver::cublaslt::MatmulError;
+use crate::libraries::Missing;
 
 /// A matrix product could not be computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GemmError {
     /// There is no cuBLASLt.
-    #[error(
-        "cuBLASLt, NVIDIA's library of matrix products, was not found: {reason}; install the \
-         cuBLAS of CUDA 12 or 13 where the loader looks for it"
-    )]
-    NoLibrary {
-        /// What was looked for, or what is wrong with what was found.
-        reason: String,
-    },
+    #[error(transparent)]
+    NoLibrary(#[from] Missing),
     /// The library or the driver failed.
     #[error("{call} failed with {reason}")]
     Failed {

@@ -123,8 +123,7 @@ impl Gemm {
     /// # Errors
     /// [`GemmError::NoLibrary`] when it is not there, [`GemmError::Failed`] when it does not start.
     pub fn open(device: &Device) -> Result<Self, GemmError> {
-        let library = MatmulLibrary::open(device.context())
-            .map_err(|reason| GemmError::NoLibrary { reason })??;
+        let library = MatmulLibrary::open(device.context())??;
         let state = State { library, choices: Choices::default() };
         let workspace_limit = shape::workspace_limit(device.info().compute_capability);
         Ok(Self { device: device.clone(), workspace_limit, state: Mutex::new(state) })

@@ -10,72 +10,50 @@ use std::sync::OnceLock;
 
 use cudarc::driver::sys;
 
-use super::super::library;
-use crate::libraries::NvidiaLibrary;
+use super::super::table::function_table;
+use crate::libraries::{self, Missing, NvidiaLibrary, Opened};
 
 /// What stands for a handle or a descriptor outside the library.
 pub(super) type Opaque = *mut c_void;
 
-macro_rules! functions {
-    ($($field:ident = $symbol:literal($($argument:ty),* $(,)?) -> $result:ty;)*) => {
-        /// The functions, under shorter names.
-        #[derive(Debug)]
-        pub(super) struct Api {
-            $(pub(super) $field: unsafe extern "C" fn($($argument),*) -> $result,)*
-        }
+function_table! {
+    /// The functions, under shorter names.
+    Api {
+        version = "cublasLtGetVersion"() -> usize;
+        status_text = "cublasLtGetStatusString"(u32) -> *const c_char;
+        create = "cublasLtCreate"(*mut Opaque);
+        destroy = "cublasLtDestroy"(Opaque);
 
-        impl Api {
-            fn find(library: &'static libloading::Library) -> Result<Self, &'static str> {
-                Ok(Self {
-                    $($field: {
-                        type Function = unsafe extern "C" fn($($argument),*) -> $result;
-                        // SAFETY: the library's header declares this symbol as a function of these
-                        // parameters, and `cublasStatus_t` has the size of a `u32`. The library is
-                        // never unloaded, so the pointer stays good.
-                        let symbol = unsafe { library.get::<Function>($symbol.as_bytes()) };
-                        *symbol.map_err(|_| $symbol)?
-                    },)*
-                })
-            }
-        }
-    };
-}
+        operation_create = "cublasLtMatmulDescCreate"(*mut Opaque, c_int, c_int);
+        operation_set = "cublasLtMatmulDescSetAttribute"(
+            Opaque, c_int, *const c_void, usize,
+        );
+        operation_destroy = "cublasLtMatmulDescDestroy"(Opaque);
+        layout_create = "cublasLtMatrixLayoutCreate"(*mut Opaque, c_int, u64, u64, i64);
+        layout_destroy = "cublasLtMatrixLayoutDestroy"(Opaque);
+        preference_create = "cublasLtMatmulPreferenceCreate"(*mut Opaque);
+        preference_set = "cublasLtMatmulPreferenceSetAttribute"(
+            Opaque, c_int, *const c_void, usize,
+        );
+        preference_destroy = "cublasLtMatmulPreferenceDestroy"(Opaque);
 
-functions! {
-    version = "cublasLtGetVersion"() -> usize;
-    status_text = "cublasLtGetStatusString"(u32) -> *const c_char;
-    create = "cublasLtCreate"(*mut Opaque) -> u32;
-    destroy = "cublasLtDestroy"(Opaque) -> u32;
-
-    operation_create = "cublasLtMatmulDescCreate"(*mut Opaque, c_int, c_int) -> u32;
-    operation_set = "cublasLtMatmulDescSetAttribute"(
-        Opaque, c_int, *const c_void, usize,
-    ) -> u32;
-    operation_destroy = "cublasLtMatmulDescDestroy"(Opaque) -> u32;
-    layout_create = "cublasLtMatrixLayoutCreate"(*mut Opaque, c_int, u64, u64, i64) -> u32;
-    layout_destroy = "cublasLtMatrixLayoutDestroy"(Opaque) -> u32;
-    preference_create = "cublasLtMatmulPreferenceCreate"(*mut Opaque) -> u32;
-    preference_set = "cublasLtMatmulPreferenceSetAttribute"(
-        Opaque, c_int, *const c_void, usize,
-    ) -> u32;
-    preference_destroy = "cublasLtMatmulPreferenceDestroy"(Opaque) -> u32;
-
-    // Handle, operation, layouts of A, B, C and D; then the preference, how many, where to, how
-    // many there were.
-    heuristic = "cublasLtMatmulAlgoGetHeuristic"(
-        Opaque, Opaque, Opaque, Opaque, Opaque, Opaque,
-        Opaque, c_int, *mut Heuristic, *mut c_int,
-    ) -> u32;
-    // The same first six; then the algorithm, and what is known of it.
-    check = "cublasLtMatmulAlgoCheck"(
-        Opaque, Opaque, Opaque, Opaque, Opaque, Opaque, *const Algorithm, *mut Heuristic,
-    ) -> u32;
-    // Handle, operation, alpha, A, B, beta, C, D with their layouts, algorithm, workspace, stream.
-    multiply = "cublasLtMatmul"(
-        Opaque, Opaque, *const c_void, *const c_void, Opaque, *const c_void, Opaque,
-        *const c_void, *const c_void, Opaque, *mut c_void, Opaque,
-        *const Algorithm, *mut c_void, usize, sys::CUstream,
-    ) -> u32;
+        // Handle, operation, layouts of A, B, C and D; then the preference, how many, where to, how
+        // many there were.
+        heuristic = "cublasLtMatmulAlgoGetHeuristic"(
+            Opaque, Opaque, Opaque, Opaque, Opaque, Opaque,
+            Opaque, c_int, *mut Heuristic, *mut c_int,
+        );
+        // The same first six; then the algorithm, and what is known of it.
+        check = "cublasLtMatmulAlgoCheck"(
+            Opaque, Opaque, Opaque, Opaque, Opaque, Opaque, *const Algorithm, *mut Heuristic,
+        );
+        // Handle, operation, alpha, A, B, beta, C, D with their layouts, algorithm, workspace, stream.
+        multiply = "cublasLtMatmul"(
+            Opaque, Opaque, *const c_void, *const c_void, Opaque, *const c_void, Opaque,
+            *const c_void, *const c_void, Opaque, *mut c_void, Opaque,
+            *const Algorithm, *mut c_void, usize, sys::CUstream,
+        );
+    }
 }
 
 /// `cublasLtMatmulAlgo_t`: a configured algorithm, which the library reads and nobody else.
@@ -173,16 +151,23 @@ pub(super) const SCALE_ROWS: i32 = 3;
 /// `CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`: partial sums are kept and added in `f32`.
 pub(super) const REDUCE_IN_F32: u32 = 2;
 
-static API: OnceLock<Api> = OnceLock::new();
-
-/// The functions, or why there are none. Nothing is remembered of a failure.
-pub(super) fn load() -> Result<&'static Api, String> {
-    if let Some(api) = API.get() {
-        return Ok(api);
+impl Api {
+    /// What `cublasLtGetVersion` says.
+    pub(super) fn version_number(&self) -> usize {
+        // SAFETY: takes nothing and returns a number.
+        unsafe { (self.version)() }
     }
-    let library = library::open(NvidiaLibrary::CublasLt).map_err(|missing| missing.to_string())?;
-    let api = Api::find(library).map_err(|symbol| format!("it has no function {symbol}"))?;
-    Ok(API.get_or_init(|| api))
+}
+
+static OPENED: OnceLock<Opened<Api>> = OnceLock::new();
+
+/// The functions. Nothing is remembered of a failure.
+pub(super) fn load() -> Result<&'static Opened<Api>, Missing> {
+    if let Some(opened) = OPENED.get() {
+        return Ok(opened);
+    }
+    let opened = libraries::open(NvidiaLibrary::CublasLt, Api::find)?;
+    Ok(OPENED.get_or_init(|| opened))
 }
 
 /// A function returned something other than success.
@@ -197,11 +182,11 @@ pub(crate) struct LtError {
 impl LtError {
     /// What the library calls it.
     pub(crate) fn reason(self) -> String {
-        let Some(api) = API.get() else {
+        let Some(opened) = OPENED.get() else {
             return format!("status {}", self.status);
         };
         // SAFETY: the function looks any number up.
-        let text = unsafe { (api.status_text)(self.status) };
+        let text = unsafe { (opened.functions.status_text)(self.status) };
         if text.is_null() {
             return format!("status {}", self.status);
         }

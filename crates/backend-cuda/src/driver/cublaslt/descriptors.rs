@@ -70,7 +70,7 @@ pub(crate) enum ScaleMode {
 }
 
 /// A function that destroys what it is given.
-type Destroy = unsafe extern "C" fn(Opaque) -> u32;
+type Destroy = unsafe extern "system" fn(Opaque) -> u32;
 
 /// A descriptor of any kind, destroyed when dropped.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Drop for Descriptor {
 }
 
 /// A function that sets an attribute of one kind of descriptor.
-type Set = unsafe extern "C" fn(Opaque, c_int, *const c_void, usize) -> u32;
+type Set = unsafe extern "system" fn(Opaque, c_int, *const c_void, usize) -> u32;
 
 impl Descriptor {
     /// Sets an attribute by a function for this kind of descriptor.
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     #[ignore = "needs cuBLASLt"]
     fn the_library_takes_every_attribute() {
-        let api = api::load().unwrap();
+        let api = &api::load().unwrap().functions;
         for function in [Function::Identity, Function::Relu, Function::Gelu] {
             for bias in [None, Some(64)] {
                 let wanted = Specification {
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     #[ignore = "needs cuBLASLt"]
     fn a_wrong_size_is_refused() {
-        let api = api::load().unwrap();
+        let api = &api::load().unwrap().functions;
         let preference = Preference::new(api, &limits(0)).unwrap();
         let set = ("set", api.preference_set);
         let error = preference.0.set(set, api::preference::WORKSPACE_BYTES, 0_u32).unwrap_err();

@@ -15,12 +15,21 @@ use std::sync::Arc;
 
 use super::{Context, DeviceSpan, Stream};
 use crate::error::DriverError;
+use crate::libraries::{Found, Missing};
 pub(crate) use api::{Algorithm, LtError};
 use api::{Api, Heuristic, check, status};
 use descriptors::Preference;
 pub(crate) use descriptors::{
     DataType, Function, Limits, Product, ScaleAddresses, ScaleMode, Specification,
 };
+
+/// Where cuBLASLt is, and of which version.
+pub(crate) fn found() -> Result<Found, Missing> {
+    let opened = api::load()?;
+    let version = u32::try_from(opened.functions.version_number()).unwrap_or(0);
+    let version = (version / 10_000, version / 100 % 100);
+    Ok(Found { file: opened.file.clone(), version })
+}
 
 /// Why a call failed: before it reached the library, or there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +82,9 @@ pub(crate) struct MatmulLibrary {
 unsafe impl Send for MatmulLibrary {}
 
 impl MatmulLibrary {
-    /// Opens the library for a device; the outer error says in words why there is none.
-    pub(crate) fn open(context: &Arc<Context>) -> Result<Result<Self, MatmulError>, String> {
-        let api = api::load()?;
-        Ok(Self::create(context, api))
+    /// Opens the library for a device; the outer error says why there is none.
+    pub(crate) fn open(context: &Arc<Context>) -> Result<Result<Self, MatmulError>, Missing> {
+        Ok(Self::create(context, &api::load()?.functions))
     }
 
     fn create(context: &Arc<Context>, api: &'static Api) -> Result<Self, MatmulError> {
@@ -89,8 +97,7 @@ impl MatmulLibrary {
 
     /// Its version: 130100 is 13.1.0.
     pub(crate) fn version(&self) -> usize {
-        // SAFETY: takes nothing and returns a number.
-        unsafe { (self.api.version)() }
+        self.api.version_number()
     }
 
     /// The description of a product.
