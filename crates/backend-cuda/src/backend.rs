@@ -3,9 +3,10 @@
 //! Each operation is one or two launches behind the others on one stream; nothing waits but
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `linear` has the
-//! linear layers.
+//! linear layers, `ways` remembers what was measured to be faster.
 
 mod linear;
+mod ways;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,7 @@ use crate::staging::{Staged, StagingRing};
 use crate::stream::{CudaEvent, CudaStream};
 use crate::weights::{Tensor, Weights};
 pub use linear::CudaLinear;
+use ways::Ways;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
 /// kernels faster than the device runs them.
@@ -74,6 +76,7 @@ pub struct CudaBackend {
     gemm: Gemm,
     /// Where the device and the format allow it.
     hopper: Option<HopperGemm>,
+    ways: Ways,
     weights: Weights,
     staging: Mutex<StagingRing>,
     graphs: Graphs,
@@ -151,6 +154,7 @@ impl CudaBackend {
             weights: Weights::new(source.clone(), stream.clone()),
             staging: Mutex::new(staging),
             graphs: Graphs::default(),
+            ways: Ways::default(),
             device,
             source,
             stream,
@@ -315,6 +319,10 @@ impl Backend for CudaBackend {
         Ok(CudaRelativeBias { table, reach: max_distance })
     }
 
+    fn tune(&self, on: bool) {
+        self.ways.tune(on);
+    }
+
     fn pads(&self, shape: Shape) -> bool {
         shape.tokens <= GRAPH_TOKENS
     }
@@ -325,7 +333,7 @@ impl Backend for CudaBackend {
         shape: Shape,
         steps: impl FnOnce(&mut CudaBlock) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        if !self.pads(shape) {
+        if !self.pads(shape) || self.ways.tuning() {
             return steps(slab);
         }
         let address = self.source.address(slab);

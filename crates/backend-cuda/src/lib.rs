@@ -28,6 +28,7 @@ mod pinned;
 mod probe;
 mod source;
 mod staging;
+mod stopwatch;
 mod stream;
 mod weights;
 

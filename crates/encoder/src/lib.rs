@@ -24,6 +24,7 @@ pub mod model;
 mod paper;
 mod program;
 mod relative;
+mod warm_up;
 
 pub use backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
@@ -36,3 +37,4 @@ pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};
 pub use paper::{AttentionWorkspace, Footprint, PaperBackend};
 pub use relative::biases_by_distance;
+pub use warm_up::Practised;

@@ -1,17 +1,25 @@
 //! Linear layers, loaded and computed: by our own kernels where they are faster, else by cuBLASLt.
 
+use std::time::Duration;
+
 use vecmill_encoder::{
     Activation, AddNorm, Backend, BackendError, Buffer, Linear, LinearAddNorm, LinearTensors,
 };
 use vecmill_memory::SourceError;
 
+use super::ways::{Size, Way};
 use super::{CudaBackend, failed, scratch};
-use crate::gemm::{self, Format, HopperProduct};
+use crate::gemm::{self, Format, HopperGemm, HopperProduct};
 use crate::source::CudaBlock;
+use crate::stopwatch::Stopwatch;
 use crate::weights::Tensor;
 
 const OPERATION: &str = "linear";
 const FUSED_OPERATION: &str = "linear, add and normalise";
+
+/// Runs between two looks at the device's clock, and how often it is looked at.
+const REPEATS: u32 = 8;
+const ROUNDS: usize = 3;
 
 /// A linear layer on the device.
 #[derive(Debug)]
@@ -53,28 +61,69 @@ impl CudaBackend {
         op: &Linear<'_, Self>,
     ) -> Result<(), BackendError> {
         let &CudaLinear { inputs, outputs, .. } = op.weights;
-        if let Some(hopper) = &self.hopper
-            && hopper.takes(op.input.rows, inputs, outputs, op.activation)
-            && let Some(product) = self.product(slab, op.input, op.weights, op.output)
-        {
-            let product = product.map_err(failed(OPERATION))?;
-            let computed = hopper.multiply(&self.stream, &product, op.activation);
+        let library = self.library_product(slab, op).map_err(failed(OPERATION))?;
+        let Some((hopper, own)) = self.own_product(slab, op).map_err(failed(OPERATION))? else {
+            return self.multiply_by_library(&library);
+        };
+        let size = Size::new(op.input.rows, inputs, outputs, op.activation);
+        if self.ways.tuning() && self.ways.known(size).is_none() {
+            self.measure(size, &library, (hopper, &own))?;
+        }
+        let rule = || HopperGemm::pays(op.input.rows, inputs, outputs, op.activation);
+        let way = self.ways.known(size);
+        if way.map_or_else(rule, |way| way == Way::Own) {
+            let computed = hopper.multiply(&self.stream, &own, op.activation);
             return computed.map_err(failed(OPERATION));
         }
-        let product = self.library_product(slab, op).map_err(failed(OPERATION))?;
-        let gemm::Linear { rows, input, weight, output, .. } = product;
+        self.multiply_by_library(&library)
+    }
+
+    /// Times both ways of a product, and has the library's best algorithm used from now on.
+    fn measure(
+        &self,
+        size: Size,
+        library: &gemm::Linear<'_>,
+        (hopper, own): (&HopperGemm, &HopperProduct<'_>),
+    ) -> Result<(), BackendError> {
+        if self.kernels.suit_tensor_cores(library.inputs, library.outputs) {
+            self.gemm.tune(&self.stream, library).map_err(failed(OPERATION))?;
+        }
+        let library_time = self.time(|| self.multiply_by_library(library))?;
+        let multiply = || hopper.multiply(&self.stream, own, library.activation);
+        let own_time = self.time(|| multiply().map_err(failed(OPERATION)))?;
+        self.ways.keep(size, library_time, Some(own_time));
+        Ok(())
+    }
+
+    /// The shortest time that the device takes for what `work` gives to the stream.
+    fn time(
+        &self,
+        mut work: impl FnMut() -> Result<(), BackendError>,
+    ) -> Result<Duration, BackendError> {
+        work()?; // compiles, chooses
+        let mut shortest = Duration::MAX;
+        for _ in 0..ROUNDS {
+            let stopwatch = Stopwatch::start(&self.device, &self.stream);
+            let stopwatch = stopwatch.map_err(failed(OPERATION))?;
+            for _ in 0..REPEATS {
+                work()?;
+            }
+            shortest = shortest.min(stopwatch.stop().map_err(failed(OPERATION))?);
+        }
+        Ok(shortest / REPEATS)
+    }
+
+    fn multiply_by_library(&self, product: &gemm::Linear<'_>) -> Result<(), BackendError> {
+        let &gemm::Linear { rows, inputs, outputs, input, weight, output, activation, .. } =
+            product;
         if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
         {
             let (operands, sizes) = ([input, weight, bias, output], [rows, inputs, outputs]);
-            let computed = self.kernels.linear_any(&self.stream, op.activation, operands, sizes);
+            let computed = self.kernels.linear_any(&self.stream, activation, operands, sizes);
             return computed.map_err(failed(OPERATION));
         }
-        let remaining = self.gemm.multiply(&self.stream, &product).map_err(failed(OPERATION))?;
-        if remaining == Activation::Identity {
-            return Ok(());
-        }
-        let count = op.output.elements();
-        let activated = self.kernels.activate(&self.stream, remaining, product.output, count);
+        let remaining = self.gemm.multiply(&self.stream, product).map_err(failed(OPERATION))?;
+        let activated = self.kernels.activate(&self.stream, remaining, output, rows * outputs);
         activated.map_err(failed(OPERATION))
     }
 
@@ -97,6 +146,19 @@ impl CudaBackend {
         let activation = Activation::Identity;
         self.linear(slab, &Linear { input, weights, activation, output, workspace })?;
         self.add_norm(slab, &AddNorm { input: output, residual, norm, output })
+    }
+
+    /// Our own kernels and their operands, where they can compute this layer.
+    fn own_product<'a>(
+        &'a self,
+        slab: &'a CudaBlock,
+        op: &Linear<'a, Self>,
+    ) -> Result<Option<(&'a HopperGemm, HopperProduct<'a>)>, SourceError> {
+        let hopper = self.hopper.as_ref();
+        let hopper = hopper.filter(|_| HopperGemm::fits(op.weights.inputs, op.weights.outputs));
+        let Some(hopper) = hopper else { return Ok(None) };
+        let product = self.product(slab, op.input, op.weights, op.output).transpose()?;
+        Ok(product.map(|product| (hopper, product)))
     }
 
     /// Operands of our own kernels; `None` for a layer that was not loaded for them.

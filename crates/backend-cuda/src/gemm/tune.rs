@@ -1,14 +1,14 @@
 //! Timing algorithms on the device, to choose better than by the library's estimate.
 //!
 //! The choice behind it: all candidates run once, and only those not far behind run again. Times
-//! that are almost the same say nothing: then the library's order counts. The device starts when
-//! all of a round is enqueued, because replayed steps do not wait for the host either.
+//! that are almost the same say nothing: then the library's order counts.
 
 use std::time::Duration;
 
 use super::choices::Key;
 use super::{Choice, Gemm, GemmError, Linear, State, run, to_run};
 use crate::driver::cublaslt::MatmulError;
+use crate::stopwatch::Stopwatch;
 use crate::stream::CudaStream;
 
 /// Runs between two looks at the clock.
@@ -40,7 +40,6 @@ impl Gemm {
         let State { library, choices } = &mut *state;
         let (function, candidates) = self.candidates(library, linear)?;
         let product = library.product(&to_run(linear, function))?;
-        let (mut start, mut end) = (self.device.timed_event()?, self.device.timed_event()?);
 
         let times = race(candidates.len(), |index| {
             let algorithm = &candidates[index].algorithm;
@@ -50,15 +49,11 @@ impl Gemm {
                 Err(MatmulError::Library(_)) => return Ok(None),
                 Err(error) => return Err(GemmError::from(error)),
             }
-            let held = stream.hold()?;
-            stream.record(&mut start)?;
+            let stopwatch = Stopwatch::start(&self.device, stream)?;
             for _ in 0..REPEATS {
                 run(library, stream, linear, &product, algorithm)?;
             }
-            stream.record(&mut end)?;
-            drop(held);
-            end.synchronize()?;
-            Ok(Some(end.time_since(&start)? / REPEATS))
+            Ok(Some(stopwatch.stop()? / REPEATS))
         })?;
         let best = fastest(&times).ok_or_else(|| linear.no_algorithm())?;
         choices.keep(Key::of(linear), Choice { function, algorithm: candidates[best.0].algorithm });

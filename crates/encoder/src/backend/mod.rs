@@ -161,6 +161,12 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         1
     }
 
+    /// From now on, and until this is called with `false`, batches are for practice: the backend
+    /// may run operations many times over, to find out which of its ways is fastest.
+    fn tune(&self, on: bool) {
+        let _ = on;
+    }
+
     /// Whether batches of `shape` run padded to the [bucket](Shape::bucket) that it falls into, so
     /// that all batches of a bucket take the very same steps. Padding adds tokens that belong to no
     /// sequence and sequences without tokens.

@@ -227,6 +227,10 @@ impl<B: Backend> Backend for Tried<B> {
         self.trial.0.in_flight.load(Ordering::SeqCst)
     }
 
+    fn tune(&self, on: bool) {
+        self.inner.tune(on);
+    }
+
     fn pads(&self, shape: Shape) -> bool {
         self.trial.0.pads.load(Ordering::SeqCst) || self.inner.pads(shape)
     }

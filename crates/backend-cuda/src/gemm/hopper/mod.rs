@@ -9,8 +9,8 @@
 //! faster on an H200.
 //!
 //! **The same bits.** A row's sum is added up in the same order whatever the other rows are, so its
-//! result depends on them only through their number: rules here and in [`takes`](HopperGemm::takes)
-//! choose cuBLASLt or another variant for more or fewer rows.
+//! result depends on them only through their number: for more or fewer rows cuBLASLt or another
+//! variant may be chosen, by measurement at the start or else by the rule [`pays`](HopperGemm::pays).
 
 #[cfg(test)]
 mod tests;
@@ -85,21 +85,34 @@ impl HopperGemm {
         })
     }
 
-    /// Whether [`multiply`](Self::multiply) is the better choice for a layer of this size.
-    pub(crate) fn takes(
-        &self,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-        activation: Activation,
-    ) -> bool {
-        fits(inputs, outputs) && pays(rows, inputs, outputs, activation)
+    /// Whether [`multiply`](Self::multiply) can compute a layer of this size.
+    pub(crate) fn fits(inputs: usize, outputs: usize) -> bool {
+        let fits = |columns: usize| columns > 0 && columns.is_multiple_of(COLUMN_MULTIPLE);
+        fits(inputs) && fits(outputs)
+    }
+
+    /// Whether it is probably the better choice, where nobody has measured it: as it was on an H200
+    /// with layers of 384 to 1024 columns.
+    pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> bool {
+        // Tiles of 128 x 192 leave most multiprocessors idle where rows are few.
+        if rows < 2048 {
+            return false;
+        }
+        match activation {
+            // With sums of few terms the output counts most, whose stores ours hides behind
+            // products; with many, cuBLASLt's products are faster.
+            Activation::Identity | Activation::Relu => {
+                inputs <= 768 || inputs == 1024 && outputs > 1024 && rows >= 8192
+            }
+            // These cost cuBLASLt another pass over the output.
+            Activation::Gelu | Activation::GeluTanh | Activation::Silu | Activation::Tanh => true,
+        }
     }
 
     /// Whether [`multiply_norm`](Self::multiply_norm) takes a layer of this size: any number of
     /// rows, because it saves a launch where they are few and passes over memory where many.
     pub(crate) fn takes_norm(&self, inputs: usize, outputs: usize) -> bool {
-        fits(inputs, outputs) && outputs == NORM_COLUMNS
+        Self::fits(inputs, outputs) && outputs == NORM_COLUMNS
     }
 
     /// `output = activation(input · weightᵀ + bias)`, on `stream` behind the work so far.
@@ -213,27 +226,4 @@ impl HopperGemm {
 fn shape(variant: Variant, clusters: usize) -> Launch {
     let blocks = clusters * variant.cluster() as usize;
     Launch { blocks, threads: BLOCK_THREADS, shared_bytes: variant.shared_bytes() }
-}
-
-/// What the kernels can take.
-fn fits(inputs: usize, outputs: usize) -> bool {
-    let fits = |columns: usize| columns > 0 && columns.is_multiple_of(COLUMN_MULTIPLE);
-    fits(inputs) && fits(outputs)
-}
-
-/// What they are faster for, as measured on an H200 with layers of 384 to 1024 columns.
-fn pays(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> bool {
-    // Tiles of 128 x 192 leave most multiprocessors idle where rows are few.
-    if rows < 2048 {
-        return false;
-    }
-    match activation {
-        // With sums of few terms the output counts most, whose stores ours hides behind products;
-        // with many, cuBLASLt's products are faster.
-        Activation::Identity | Activation::Relu => {
-            inputs <= 768 || inputs == 1024 && outputs > 1024 && rows >= 8192
-        }
-        // These cost cuBLASLt another pass over the output.
-        Activation::Gelu | Activation::GeluTanh | Activation::Silu | Activation::Tanh => true,
-    }
 }

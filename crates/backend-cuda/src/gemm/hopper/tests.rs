@@ -9,12 +9,14 @@ use crate::source::{PlainBlock, PlainSource};
 
 #[test]
 fn short_batches_and_long_sums_without_activation_are_left_to_the_library() {
-    assert!(!pays(2047, 384, 1536, Gelu));
-    assert!(pays(2048, 4096, 1024, Gelu));
-    assert!(pays(2048, 768, 2304, Identity));
-    assert!(!pays(1 << 17, 1536, 384, Identity));
-    assert!(pays(8192, 1024, 3072, Relu) && !pays(8192, 1024, 1024, Relu));
-    assert!(!fits(100, 384) && !fits(384, 100) && !fits(0, 384));
+    assert!(!HopperGemm::pays(2047, 384, 1536, Gelu));
+    assert!(HopperGemm::pays(2048, 4096, 1024, Gelu));
+    assert!(HopperGemm::pays(2048, 768, 2304, Identity));
+    assert!(!HopperGemm::pays(1 << 17, 1536, 384, Identity));
+    assert!(HopperGemm::pays(8192, 1024, 3072, Relu) && !HopperGemm::pays(8192, 1024, 1024, Relu));
+    assert!(
+        !HopperGemm::fits(100, 384) && !HopperGemm::fits(384, 100) && !HopperGemm::fits(0, 384)
+    );
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Which way a linear layer goes: our own kernels', or cuBLASLt's.
+//!
+//! - [`Ways`] remembers what was measured while the backend was tuned, per size.
+//!
+//! The choice behind it: which is faster depends on the card, its clocks and the library's version,
+//! by a third either way; a few launches tell. What was measured at a power of two rows counts for
+//! all counts down to the power before. Sizes that were never measured go by the rule in
+//! `gemm/hopper`.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vecmill_encoder::Activation;
+
+/// Sizes that share a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Size {
+    octave: usize,
+    inputs: usize,
+    outputs: usize,
+    activation: Activation,
+}
+
+/// How to compute a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Library,
+    Own,
+}
+
+/// What was measured.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    tuning: AtomicBool,
+    faster: Mutex<HashMap<Size, Way>>,
+}
+
+impl Size {
+    pub(super) fn new(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> Self {
+        Self { octave: rows.next_power_of_two(), inputs, outputs, activation }
+    }
+}
+
+impl Ways {
+    /// Whether ways are to be measured when a size comes up for the first time.
+    pub(super) fn tuning(&self) -> bool {
+        self.tuning.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn tune(&self, on: bool) {
+        self.tuning.store(on, Ordering::Relaxed);
+    }
+
+    /// The faster way, if it was measured.
+    pub(super) fn known(&self, size: Size) -> Option<Way> {
+        self.faster().get(&size).copied()
+    }
+
+    /// Keeps the faster of two times; the library's, where both are the same or ours is none.
+    pub(super) fn keep(&self, size: Size, library: Duration, own: Option<Duration>) {
+        let way = if own.is_some_and(|own| own < library) { Way::Own } else { Way::Library };
+        self.faster().insert(size, way);
+    }
+
+    fn faster(&self) -> MutexGuard<'_, HashMap<Size, Way>> {
+        self.faster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(rows: usize) -> Size {
+        Size::new(rows, 384, 1536, Activation::Gelu)
+    }
+
+    #[test]
+    fn a_measured_size_stands_for_its_octave() {
+        let ways = Ways::default();
+        let (short, long) = (Duration::from_micros(9), Duration::from_micros(10));
+        ways.keep(size(1024), long, Some(short));
+        ways.keep(size(2048), short, Some(long));
+        ways.keep(size(4096), short, None);
+        assert_eq!(ways.known(size(513)), Some(Way::Own));
+        assert_eq!(ways.known(size(1025)), Some(Way::Library));
+        assert_eq!(ways.known(size(4000)), Some(Way::Library));
+        assert_eq!(ways.known(size(512)), None);
+    }
+}
