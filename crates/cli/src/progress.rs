@@ -49,6 +49,9 @@ impl Progress {
             Stage::Loading { done, total } => {
                 ("loading weights".to_owned(), done as u64, Some(total as u64))
             }
+            Stage::WarmingUp { device, done, total } => {
+                (format!("warming up {device}"), done as u64, Some(total as u64))
+            }
             _ => {
                 steps.values().for_each(ProgressBar::finish_and_clear);
                 return;
@@ -69,7 +72,7 @@ impl Progress {
         if !self.on_terminal {
             let size = total.map(|total| match bytes {
                 true => format!(" ({})", BinaryBytes(total)),
-                false => format!(" ({} layers)", HumanCount(total)),
+                false => format!(" ({} steps)", HumanCount(total)),
             });
             tracing::info!("{name}{}", size.unwrap_or_default());
             return ProgressBar::hidden();

@@ -33,48 +33,51 @@ pub struct Practised {
 
 impl<B: Backend> Encoder<B> {
     /// Runs batches from small ones up to `most` tokens, and one of the longest sequences, each
-    /// first to [tune](Backend::tune) the backend and then to time it. `patience` is how long a
-    /// batch waits for memory; no further size is begun after `limit`.
+    /// first to [tune](Backend::tune) the backend and then to time it. No further size is begun
+    /// after `limit`. `progress` is told sizes done and in all.
     ///
     /// # Errors
-    /// [`EncodeError`] when the device fails or there is no memory for the largest batch.
+    /// [`EncodeError`] when the device fails or there is no memory for such a batch.
     pub fn warm_up(
         &self,
         pool: &Pool<B::Source>,
         most: usize,
         limit: Duration,
-        patience: Duration,
+        progress: &dyn Fn(usize, usize),
     ) -> Result<Vec<Practised>, EncodeError> {
         let begun = Instant::now();
         let mut practised = Vec::new();
-        for (tokens, length) in sizes(most, self.limits().max_tokens) {
+        let sizes = sizes(most, self.limits().max_tokens);
+        for (done, &(tokens, length)) in sizes.iter().enumerate() {
+            progress(done, sizes.len());
             if begun.elapsed() >= limit {
                 break;
             }
             let batch = practice(tokens, length);
             let backend = self.backend();
             backend.tune(true);
-            let tuned = self.encode(&batch, pool, patience);
+            let tuned = self.encode(&batch, pool, Duration::ZERO);
             backend.tune(false);
             tuned?;
             let mut took = Duration::MAX;
             for _ in 0..REPEATS {
                 let start = Instant::now();
-                self.encode(&batch, pool, patience)?;
+                self.encode(&batch, pool, Duration::ZERO)?;
                 took = took.min(start.elapsed());
             }
             practised.push(Practised { shape: batch.shape(), took });
         }
+        progress(sizes.len(), sizes.len());
         Ok(practised)
     }
 }
 
 /// Tokens of each batch and of its sequences.
-fn sizes(most: usize, longest: usize) -> impl Iterator<Item = (usize, usize)> {
+fn sizes(most: usize, longest: usize) -> Vec<(usize, usize)> {
     let octaves = std::iter::successors(Some(SMALLEST), |tokens| tokens.checked_mul(2));
     let octaves = octaves.take_while(move |&tokens| tokens < most).chain([most]);
     let usual = octaves.map(move |tokens| (tokens, USUAL_LENGTH.min(longest)));
-    usual.chain((longest > USUAL_LENGTH).then_some((most, longest)))
+    usual.chain((longest > USUAL_LENGTH).then_some((most, longest))).collect()
 }
 
 /// A batch of `tokens`, in sequences of `length` and a shorter last one.
@@ -90,9 +93,8 @@ mod tests {
 
     #[test]
     fn sizes_double_up_to_the_largest_and_the_longest_come_last() {
-        let sizes: Vec<_> = sizes(100, 512).collect();
-        assert_eq!(sizes, [(16, 128), (32, 128), (64, 128), (100, 128), (100, 512)]);
-        assert_eq!(super::sizes(10, 64).collect::<Vec<_>>(), [(10, 64)]);
+        assert_eq!(sizes(100, 512), [(16, 128), (32, 128), (64, 128), (100, 128), (100, 512)]);
+        assert_eq!(sizes(10, 64), [(10, 64)]);
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub struct Builder {
     pub(crate) cpu_threads: usize,
     pub(crate) memory_budget: Option<MemoryBudget>,
     pub(crate) memory: PoolSettings,
+    pub(crate) warm_up: bool,
     pub(crate) refusal_traces: Option<PathBuf>,
     pub(crate) progress: Progress,
 }
@@ -67,6 +68,7 @@ impl Default for Builder {
             cpu_threads: threads(),
             memory_budget: None,
             memory: PoolSettings::default(),
+            warm_up: false,
             refusal_traces: None,
             progress: Arc::new(|_| {}),
         }
@@ -169,6 +171,14 @@ impl Builder {
         self
     }
 
+    /// Whether each device runs batches of practice before the engine is ready (default: no). It
+    /// takes some seconds on a GPU: kernels are compiled, the fastest ways chosen, and batch times
+    /// learned, all of which the first requests would otherwise wait for.
+    #[must_use]
+    pub fn warm_up(self, warm_up: bool) -> Self {
+        Self { warm_up, ..self }
+    }
+
     /// A folder into which a trace of a device's memory is written when a batch was refused some:
     /// at most one file a minute, and no more once 16 are there.
     #[must_use]
@@ -209,8 +219,12 @@ impl Builder {
             || Tokenizer::open(&model.folder, &model.pipeline, max_tokens),
             || self.open(&model),
         );
-        let (workers, devices): (Vec<_>, Vec<_>) =
-            devices?.into_iter().map(|device| (device.worker, device.info)).unzip();
+        let (mut workers, mut infos, mut practised) = (Vec::new(), Vec::new(), Vec::new());
+        for device in devices? {
+            workers.push(device.worker);
+            infos.push(device.info);
+            practised.push(device.practised);
+        }
         let Some(first) = workers.first() else {
             let reason = "expected at least one, found none".into();
             return Err(StartError::Setting { setting: "device", reason });
@@ -222,7 +236,7 @@ impl Builder {
             .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
         let batch_tokens: Vec<usize> = workers.iter().map(|device| device.batch_tokens()).collect();
         let largest = batch_tokens.iter().copied().max().unwrap_or_default();
-        let info = self.info(&model, largest, devices);
+        let info = self.info(&model, largest, infos);
         let core = Core::new(Parts {
             tokenizer: tokenizer?,
             tokenizers,
@@ -230,6 +244,7 @@ impl Builder {
             pipeline: model.pipeline,
             default_prompt: self.default_prompt.clone(),
             batch_tokens,
+            practised,
             queue_capacity: self.queue_capacity,
         });
         core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {

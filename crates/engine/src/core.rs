@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
-use vecmill_encoder::{Limits, model::Pipeline};
+use vecmill_encoder::{Limits, Practised, model::Pipeline};
 use vecmill_scheduler::{Full, Job};
 
 use crate::dispatch::{Dispatch, Failed};
@@ -54,12 +54,19 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// Of each device, the most tokens of a batch.
     pub(crate) batch_tokens: Vec<usize>,
+    /// Of each device, how long batches took before the start.
+    pub(crate) practised: Vec<Vec<Practised>>,
     pub(crate) queue_capacity: usize,
 }
 
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let dispatch = Dispatch::new(parts.queue_capacity, &parts.batch_tokens);
+        let mut dispatch = Dispatch::new(parts.queue_capacity, &parts.batch_tokens);
+        for (device, practised) in parts.practised.iter().enumerate() {
+            for batch in practised {
+                dispatch.ran(device, batch.shape.tokens, batch.took);
+            }
+        }
         Arc::new(Self {
             tokenizer: parts.tokenizer,
             tokenizers: parts.tokenizers,

@@ -81,6 +81,8 @@ settings! {
         memory_give_back: GiveBackAfter = "60s",
         /// Make memory ready before it is asked for, by what was wanted of late; false waits for it
         memory_predict: bool = "true",
+        /// Run batches of practice before the first request, so that it need not wait for kernels to be compiled [default: true for serve, false for embed]
+        warm_up: Option<bool>,
         /// Folder for a trace of the memory when a batch gets none
         ///
         /// 'vecmill memory replay' shows what is in it. Names and sizes only, no texts.

@@ -116,6 +116,7 @@ impl Settings for ServeSettings {
     fn resolve(given: &mut Given) -> Option<Self> {
         let (engine, server) = (EngineSettings::resolve(given), ServerSettings::resolve(given));
         let (limits, log) = (LimitSettings::resolve(given), LogSettings::resolve(given));
+        let engine = engine.map(EngineSettings::warm_unless_told);
         let server = server.map(|server| with_keys_of_file(server, given));
         server.iter().for_each(|server| server.check_admin(given));
         Some(Self { engine: engine?, server: server?, limits: limits?, log: log? })
@@ -208,6 +209,11 @@ impl EngineSettings {
         Some(Self { model: model?, usage, batch: batch?, compute: compute? })
     }
 
+    fn warm_unless_told(mut self) -> Self {
+        self.compute.warm_up.get_or_insert(true);
+        self
+    }
+
     /// An engine's builder with these settings.
     pub(crate) fn builder(self) -> Builder {
         let Self { model, usage, batch, compute } = self;
@@ -223,6 +229,9 @@ impl EngineSettings {
             .queue_capacity(compute.queue_capacity.get())
             .memory_give_back(compute.memory_give_back.0)
             .memory_predict(compute.memory_predict);
+        if let Some(warm_up) = compute.warm_up {
+            builder = builder.warm_up(warm_up);
+        }
         if let Some(pooling) = usage.pooling {
             builder = builder.pooling(pooling);
         }

@@ -1,5 +1,7 @@
 //! This machine's processor, in single precision.
 
+use std::time::Duration;
+
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::Model;
 use vecmill_encoder::model::DType;
@@ -13,6 +15,9 @@ use crate::machine::memory_bytes;
 /// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
 const CPU_BATCH_TOKENS: usize = 2048;
 
+/// How long practising may take: nothing is compiled here, only times are learned.
+const WARM_UP: Duration = Duration::from_millis(500);
+
 const NAME: &str = "cpu";
 
 impl Builder {
@@ -24,8 +29,9 @@ impl Builder {
             });
         }
         let terms = self.cpu_terms()?;
-        let worker = self.load(model, NAME, CpuBackend::new(self.cpu_threads)?, terms)?;
-        Ok(Opened { worker, info: cpu_info(self.cpu_threads) })
+        let (worker, practised) =
+            self.load(model, NAME, CpuBackend::new(self.cpu_threads)?, terms)?;
+        Ok(Opened { worker, info: cpu_info(self.cpu_threads), practised })
     }
 
     pub(super) fn cpu_terms(&self) -> Result<Terms, StartError> {
@@ -34,7 +40,8 @@ impl Builder {
             None => memory_bytes().unwrap_or(usize::MAX),
         };
         let footprint = CpuBackend::footprint(self.cpu_threads);
-        Ok(Terms { footprint, budget_bytes, batch_tokens: CPU_BATCH_TOKENS })
+        let (batch_tokens, warm_up) = (CPU_BATCH_TOKENS, WARM_UP);
+        Ok(Terms { footprint, budget_bytes, batch_tokens, warm_up })
     }
 }
 

@@ -1,5 +1,7 @@
 //! NVIDIA GPUs.
 
+use std::time::Duration;
+
 use vecmill_backend_cuda::{CudaBackend, DeviceInfo, MemoryInfo, Unavailable, devices};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Footprint, Model};
@@ -10,6 +12,9 @@ use crate::error::StartError;
 use crate::fetch::cache_folder;
 use crate::info;
 
+/// How long practising may take, after which what remains is compiled and chosen when it comes up.
+const WARM_UP: Duration = Duration::from_secs(20);
+
 /// The GPUs of this machine.
 pub(crate) fn gpus() -> Result<Vec<DeviceInfo>, Unavailable> {
     devices()
@@ -17,7 +22,8 @@ pub(crate) fn gpus() -> Result<Vec<DeviceInfo>, Unavailable> {
 
 /// What a GPU that computes in `format` takes.
 pub(super) fn terms(format: DType, budget_bytes: usize) -> Terms {
-    Terms { footprint: Footprint::gpu(format), budget_bytes, batch_tokens: usize::MAX }
+    let footprint = Footprint::gpu(format);
+    Terms { footprint, budget_bytes, batch_tokens: usize::MAX, warm_up: WARM_UP }
 }
 
 impl Builder {
@@ -31,8 +37,8 @@ impl Builder {
         let device = backend.device().clone();
         let memory = device.memory_info().map_err(|error| missing(error.to_string()))?;
         let terms = terms(format, self.gpu_budget(memory)?);
-        let worker = self.load(model, &name, backend, terms)?;
-        Ok(Opened { worker, info: gpu_info(device.info(), format) })
+        let (worker, practised) = self.load(model, &name, backend, terms)?;
+        Ok(Opened { worker, info: gpu_info(device.info(), format), practised })
     }
 
     /// What was asked for, or most of what is free now: the driver and others need some, too.

@@ -9,9 +9,10 @@ mod memory;
 mod spec;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Demand, Encoder, Fit, Footprint, Model, Shape, fit};
+use vecmill_encoder::{Backend, Demand, Encoder, Fit, Footprint, Model, Practised, Shape, fit};
 use vecmill_memory::Pool;
 
 use crate::builder::Builder;
@@ -31,6 +32,8 @@ pub(crate) use cuda::gpus;
 pub(crate) struct Opened {
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) info: info::Device,
+    /// Batches of practice, if there were any.
+    pub(crate) practised: Vec<Practised>,
 }
 
 /// What a kind of device gives and takes.
@@ -39,6 +42,8 @@ struct Terms {
     budget_bytes: usize,
     /// Tokens of a batch from which on it gets no faster.
     batch_tokens: usize,
+    /// How long practising may take.
+    warm_up: Duration,
 }
 
 impl Builder {
@@ -108,8 +113,8 @@ impl Builder {
         name: &str,
         backend: B,
         terms: Terms,
-    ) -> Result<Arc<dyn Worker>, StartError> {
-        let budget_bytes = terms.budget_bytes;
+    ) -> Result<(Arc<dyn Worker>, Vec<Practised>), StartError> {
+        let Terms { budget_bytes, warm_up, .. } = terms;
         let fit = self.fit_on(model, terms, backend.in_flight())?;
         let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
         let weights = pool.reserve(fit.weights_bytes)?;
@@ -121,15 +126,37 @@ impl Builder {
         let longest = fit.largest.longest;
         let longest = Shape { tokens: longest, sequences: 1, longest };
         drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
+        let practised = if self.warm_up {
+            self.practise(name, &encoder, &pool, fit.largest.tokens, warm_up)?
+        } else {
+            Vec::new()
+        };
         pool.trim();
         let traces = self.refusal_traces.clone().map(RefusalTraces::new);
         let device = worker::Device::new(name, encoder, pool, weights, fit.largest.tokens, traces);
-        Ok(Arc::new(device.map_err(StartError::Thread)?))
+        Ok((Arc::new(device.map_err(StartError::Thread)?), practised))
+    }
+
+    fn practise<B: Backend>(
+        &self,
+        name: &str,
+        encoder: &Encoder<B>,
+        pool: &Pool<B::Source>,
+        most: usize,
+        limit: Duration,
+    ) -> Result<Vec<Practised>, StartError> {
+        let progress = |done, total| {
+            (self.progress)(Stage::WarmingUp { device: name.to_owned(), done, total });
+        };
+        encoder.warm_up(pool, most, limit, &progress).map_err(|error| StartError::NoDevice {
+            device: name.to_owned(),
+            reason: format!("a batch of practice failed: {error}"),
+        })
     }
 
     /// The largest batch of `model` on a device of such `terms`.
     fn fit_on(&self, model: &Model, terms: Terms, in_flight: usize) -> Result<Fit, StartError> {
-        let Terms { footprint, budget_bytes, batch_tokens } = terms;
+        let Terms { footprint, budget_bytes, batch_tokens, .. } = terms;
         let longest_input = model.max_input_tokens();
         let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
         let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };

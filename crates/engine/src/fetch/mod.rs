@@ -51,6 +51,15 @@ pub enum Stage {
         /// Layers in all.
         total: usize,
     },
+    /// A device runs batches of practice.
+    WarmingUp {
+        /// The device.
+        device: String,
+        /// Sizes of batches so far.
+        done: usize,
+        /// Sizes in all.
+        total: usize,
+    },
     /// Ready.
     Ready,
 }

@@ -70,6 +70,7 @@ impl Rig {
             pipeline: model.pipeline,
             default_prompt: Prompt::None,
             batch_tokens: vec![setup.batch_tokens; devices.len()],
+            practised: Vec::new(),
             queue_capacity: 10_000,
         });
         Self { core, devices, trials, threads: Vec::new() }
