@@ -126,7 +126,14 @@ impl CudaBackend {
     /// # Errors
     /// [`OpenError`] says what is missing and what to do.
     pub fn open(ordinal: usize, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
-        let device = Device::open(ordinal)?;
+        Self::on(Device::open(ordinal)?, format, cache)
+    }
+
+    /// As [`open`](Self::open), on a device or a [part](Device::open_part) of one.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn on(device: Device, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
         let unusable =
             |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
         let format = Format::from(format);

@@ -45,6 +45,22 @@ impl Device {
         Ok(Self(Arc::new(Inner { context, info })))
     }
 
+    /// A part of the GPU of that number, with memory and kernels of its own: at least
+    /// `multiprocessors` of them, which no other part of this process has. Memory bandwidth, copy
+    /// engines and clocks are shared. Needs a driver that supports CUDA 12.5.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Unavailable::NoPart`] when other parts leave too little.
+    pub fn open_part(ordinal: usize, multiprocessors: u32) -> Result<Self, Unavailable> {
+        let mut info = driver::device_info(ordinal)?;
+        // What a generation keeps together, as the driver's documentation says.
+        let least = if info.compute_capability.0 >= 9 { 8 } else { 2 };
+        let context = Context::retain(ordinal)?.part(multiprocessors, least)?;
+        info.multiprocessors = context.multiprocessors().unwrap_or(info.multiprocessors);
+        info.free_memory = context.memory_info().ok().map(|(free, _)| free);
+        Ok(Self(Arc::new(Inner { context: Arc::new(context), info })))
+    }
+
     /// Its name in errors and metrics, for example `cuda:0`.
     pub fn name(&self) -> &str {
         self.0.context.name()

@@ -38,6 +38,18 @@ pub enum Unavailable {
         /// What the driver said.
         reason: String,
     },
+    /// A part of a GPU was asked for that is larger than what other parts leave.
+    #[error(
+        "{wanted} multiprocessors are not free there: other parts leave {left}, in groups of {each}"
+    )]
+    NoPart {
+        /// Multiprocessors that were asked for.
+        wanted: u32,
+        /// Those that no part has.
+        left: u32,
+        /// Parts are multiples of so many.
+        each: u32,
+    },
     /// There is no GPU of that number.
     #[error("there is no GPU {ordinal}: the driver shows {count}, counted from 0")]
     NoDevice {

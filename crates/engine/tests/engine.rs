@@ -278,7 +278,7 @@ fn devices_that_can_t_be_used_are_said_at_the_start() {
         let result = on(devices).start();
         assert!(matches!(result, Err(StartError::Setting { setting: "device", .. })), "{result:?}");
     }
-    for absent in [DeviceSpec::Cuda(Some(99)), DeviceSpec::CudaParts { ordinal: 0, sms: 8 }] {
+    for absent in [DeviceSpec::Cuda(Some(99)), DeviceSpec::CudaPart { ordinal: 0, sms: 8 }] {
         let result = on(&[DeviceSpec::Cpu, absent]).start();
         let Err(StartError::NoDevice { device, .. }) = result else { panic!("{result:?}") };
         assert_eq!(device, absent.to_string());

@@ -138,5 +138,26 @@ function_table! {
     optional {
         // From CUDA 12.4 on.
         kernel_parameter = "cuKernelGetParamInfo"(sys::CUkernel, usize, *mut usize, *mut usize);
+
+        green_resource = "cuDeviceGetDevResource"(sys::CUdevice, *mut sys::CUdevResource, c_uint);
+        green_split = "cuDevSmResourceSplitByCount"(
+            *mut sys::CUdevResource,
+            *mut c_uint,
+            *const sys::CUdevResource,
+            *mut sys::CUdevResource,
+            c_uint,
+            c_uint,
+        );
+        green_describe = "cuDevResourceGenerateDesc"(
+            *mut sys::CUdevResourceDesc, *mut sys::CUdevResource, c_uint,
+        );
+        green_create = "cuGreenCtxCreate"(
+            *mut sys::CUgreenCtx, sys::CUdevResourceDesc, sys::CUdevice, c_uint,
+        );
+        green_destroy = "cuGreenCtxDestroy"(sys::CUgreenCtx);
+        // From CUDA 12.5 on.
+        green_stream = "cuGreenCtxStreamCreate"(
+            *mut sys::CUstream, sys::CUgreenCtx, c_uint, c_int,
+        );
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::driver::sys;
 
 use super::api::Api;
+use super::green::Part;
 use super::{check, load};
 use crate::error::{DriverError, Unavailable};
 use crate::probe::DeviceInfo;
@@ -126,9 +127,11 @@ thread_local! {
     static BOUND: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A device's primary context, retained while this lives.
+/// A device's primary context, retained while this lives; or a part of the device, in it.
 #[derive(Debug)]
 pub(crate) struct Context {
+    /// The multiprocessors that streams run on, if not all.
+    part: Option<Part>,
     pub(super) api: &'static Api,
     handle: sys::CUcontext,
     device: sys::CUdevice,
@@ -159,7 +162,32 @@ impl Context {
         check("cuDevicePrimaryCtxRetain", result)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (name, libraries) = (format!("cuda:{ordinal}"), Mutex::default());
-        Ok(Self { api, handle, device, id, name, libraries })
+        Ok(Self { part: None, api, handle, device, id, name, libraries })
+    }
+
+    /// The same, limited to a part of the device: at least `wanted` multiprocessors, in groups of
+    /// at least `least`, that no other part has.
+    pub(crate) fn part(mut self, wanted: u32, least: u32) -> Result<Self, Unavailable> {
+        self.part = Some(Part::new(self.api, self.device, wanted, least)?);
+        self.name = format!("{}/sms={wanted}", self.name);
+        Ok(self)
+    }
+
+    /// Multiprocessors that streams run on, if not all.
+    pub(crate) fn multiprocessors(&self) -> Option<u32> {
+        self.part.as_ref().map(Part::multiprocessors)
+    }
+
+    /// A new stream's handle; the context is bound.
+    pub(super) fn create_stream(&self) -> Result<sys::CUstream, DriverError> {
+        if let Some(part) = &self.part {
+            return part.stream();
+        }
+        let mut handle = std::ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: writes one pointer, to which `handle` has room.
+        check("cuStreamCreate", unsafe { (self.api.stream_create)(&raw mut handle, flags) })?;
+        Ok(handle)
     }
 
     /// The device's name in errors, for example `cuda:0`.
@@ -214,6 +242,7 @@ impl Drop for Context {
             // see below.
             let _ = unsafe { (self.api.library_unload)(library) };
         }
+        drop(self.part.take()); // needs the context
         // SAFETY: retained once by `retain` and released once, here. Whatever belongs to the
         // context held an `Arc` of it and so is gone.
         let _ = unsafe { (self.api.context_release)(self.device) };

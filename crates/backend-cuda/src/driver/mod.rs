@@ -4,7 +4,7 @@
 //! - `context` starts it, asks what devices there are and makes a device's context current;
 //!   `memory`, `virtual_memory` and `ordered` take memory in the driver's three ways, `host` takes
 //!   pinned memory and `parts` cuts it up; `stream` has streams, events, fills and copies,
-//!   and `hold` holds a stream back.
+//!   and `hold` holds a stream back; `green` divides a device into parts.
 //! - `kernel` loads machine code and launches it, and `graph` repeats what a stream was given;
 //!   `tensor_map` describes matrices to Hopper's copy engine.
 //! - `nvrtc` and `cublaslt` are NVIDIA's compiler of kernels and its library of matrix products, with
@@ -25,6 +25,7 @@ mod api;
 mod context;
 pub(crate) mod cublaslt;
 mod graph;
+mod green;
 mod hold;
 mod host;
 mod kernel;

@@ -31,12 +31,8 @@ fn done(call: &'static str, result: u32) -> Result<bool, DriverError> {
 
 impl Stream {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DriverError> {
-        let api = context.bind()?;
-        let mut handle = std::ptr::null_mut();
-        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-        // SAFETY: writes one pointer, to which `handle` has room.
-        check("cuStreamCreate", unsafe { (api.stream_create)(&raw mut handle, flags) })?;
-        Ok(Self { context: Arc::clone(context), handle })
+        context.bind()?;
+        Ok(Self { context: Arc::clone(context), handle: context.create_stream()? })
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use vecmill_backend_cuda::{CudaBackend, DeviceInfo, MemoryInfo, Unavailable, devices};
+use vecmill_backend_cuda::{CudaBackend, Device, DeviceInfo, MemoryInfo, Unavailable, devices};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Footprint, Model};
 
-use super::{MemoryBudget, Opened, Terms, format_name};
+use super::{DeviceSpec, MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
@@ -28,30 +28,61 @@ pub(super) fn terms(format: DType, budget_bytes: usize) -> Terms {
 
 impl Builder {
     pub(super) fn open_gpu(&self, model: &Model, ordinal: usize) -> Result<Opened, StartError> {
-        let name = format!("cuda:{ordinal}");
-        let missing = |reason: String| StartError::NoDevice { device: name.clone(), reason };
-        let format = self.dtype.unwrap_or(DType::F16);
-        let cache = cache_folder(self.cache.as_deref()).map(|folder| folder.join("kernels"));
-        let backend = CudaBackend::open(ordinal, format, cache);
-        let backend = backend.map_err(|reason| missing(reason.to_string()))?;
-        let device = backend.device().clone();
-        let memory = device.memory_info().map_err(|error| missing(error.to_string()))?;
-        let terms = terms(format, self.gpu_budget(memory)?);
-        let (worker, practised) = self.load(model, &name, backend, terms)?;
-        Ok(Opened { worker, info: gpu_info(device.info(), format), practised })
+        let name = DeviceSpec::Cuda(Some(ordinal)).to_string();
+        let device = Device::open(ordinal).map_err(missing(&name))?;
+        let budget = |memory: MemoryInfo| memory.free / 10 * 9;
+        self.open_on(model, &name, device, budget)
     }
 
-    /// What was asked for, or most of what is free now: the driver and others need some, too.
-    fn gpu_budget(&self, memory: MemoryInfo) -> Result<usize, StartError> {
-        self.memory_budget
-            .map_or(Ok(memory.free / 10 * 9), |budget: MemoryBudget| budget.of(Some(memory.total)))
+    /// A part of a GPU; `earlier` ones are as large.
+    pub(super) fn open_part(
+        &self,
+        model: &Model,
+        (ordinal, sms): (usize, u32),
+        earlier: usize,
+    ) -> Result<Opened, StartError> {
+        let mut name = DeviceSpec::CudaPart { ordinal, sms }.to_string();
+        if earlier > 0 {
+            name = format!("{name}#{}", earlier + 1);
+        }
+        let device = Device::open_part(ordinal, sms).map_err(missing(&name))?;
+        let whole = gpus().map_err(missing(&name))?;
+        let whole = whole.into_iter().find(|gpu| gpu.ordinal == ordinal);
+        let parts = whole.map_or(1, |gpu| gpu.multiprocessors / sms.max(1)).max(1) as usize;
+        // Its share of the memory is that of the multiprocessors.
+        let budget = |memory: MemoryInfo| (memory.free / 10 * 9).min(memory.total / parts / 10 * 9);
+        self.open_on(model, &name, device, budget)
+    }
+
+    /// `budget` is what may be taken if nothing else is said: not all, because the driver and
+    /// others need some, too.
+    fn open_on(
+        &self,
+        model: &Model,
+        name: &str,
+        device: Device,
+        budget: impl Fn(MemoryInfo) -> usize,
+    ) -> Result<Opened, StartError> {
+        let format = self.dtype.unwrap_or(DType::F16);
+        let cache = cache_folder(self.cache.as_deref()).map(|folder| folder.join("kernels"));
+        let info = gpu_info(name, device.info(), format);
+        let backend = CudaBackend::on(device, format, cache).map_err(missing(name))?;
+        let memory = backend.device().memory_info().map_err(missing(name))?;
+        let given = self.memory_budget.map(|budget: MemoryBudget| budget.of(Some(memory.total)));
+        let terms = terms(format, given.transpose()?.unwrap_or_else(|| budget(memory)));
+        let (worker, practised) = self.load(model, name, backend, terms)?;
+        Ok(Opened { worker, info, practised })
     }
 }
 
+fn missing<E: std::fmt::Display>(device: &str) -> impl Fn(E) -> StartError {
+    move |reason| StartError::NoDevice { device: device.to_owned(), reason: reason.to_string() }
+}
+
 /// What a GPU is.
-fn gpu_info(gpu: &DeviceInfo, format: DType) -> info::Device {
+fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::Device {
     info::Device {
-        name: format!("cuda:{}", gpu.ordinal),
+        name: name.to_owned(),
         description: describe(gpu),
         dtype: format_name(format).into(),
     }

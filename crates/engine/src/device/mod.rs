@@ -56,9 +56,10 @@ impl Builder {
                 DeviceSpec::Cpu => vec![self.open_cpu(model)?],
                 DeviceSpec::Cuda(None) => self.open_gpus(model)?,
                 DeviceSpec::Cuda(Some(ordinal)) => vec![self.open_gpu(model, *ordinal)?],
-                DeviceSpec::CudaParts { .. } => {
-                    let reason = "parts of a GPU are not supported yet: leave '/sms=…' out".into();
-                    return Err(StartError::NoDevice { device: spec.to_string(), reason });
+                DeviceSpec::CudaPart { ordinal, sms } => {
+                    let same = |device: &&Opened| device.info.name.starts_with(&spec.to_string());
+                    let earlier = opened.iter().filter(same).count();
+                    vec![self.open_part(model, (*ordinal, *sms), earlier)?]
                 }
             };
             for device in more {

@@ -21,18 +21,22 @@ pub enum DeviceSpec {
     Cpu,
     /// `cuda`: all NVIDIA GPUs; `cuda:0`: the one of that number.
     Cuda(Option<usize>),
-    /// `cuda:0/sms=32`: a GPU in parts of at least so many multiprocessors each.
-    CudaParts {
+    /// `cuda:0/sms=32`: a part of a GPU, of at least so many multiprocessors that no other part
+    /// has. Given twice, they are two parts.
+    CudaPart {
         /// The GPU's number.
         ordinal: usize,
-        /// Multiprocessors of a part.
-        sms: usize,
+        /// Multiprocessors.
+        sms: u32,
     },
 }
 
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no device: expected auto, cpu, cuda, or cuda:0 for the first GPU")]
+#[error(
+    "'{0}' is no device: expected auto, cpu, cuda, cuda:0 for the first GPU, or cuda:0/sms=32 for 32 of its \
+     multiprocessors"
+)]
 pub struct DeviceSpecError(String);
 
 impl FromStr for DeviceSpec {
@@ -45,7 +49,7 @@ impl FromStr for DeviceSpec {
             let ordinal = ordinal.parse().ok()?;
             let Some(parts) = parts else { return Some(Self::Cuda(Some(ordinal))) };
             let sms = parts.strip_prefix("sms=")?.parse().ok().filter(|&sms| sms > 0)?;
-            Some(Self::CudaParts { ordinal, sms })
+            Some(Self::CudaPart { ordinal, sms })
         };
         let spec = match text {
             "auto" => Some(Self::Auto),
@@ -64,7 +68,7 @@ impl fmt::Display for DeviceSpec {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(None) => f.write_str("cuda"),
             Self::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
-            Self::CudaParts { ordinal, sms } => write!(f, "cuda:{ordinal}/sms={sms}"),
+            Self::CudaPart { ordinal, sms } => write!(f, "cuda:{ordinal}/sms={sms}"),
         }
     }
 }

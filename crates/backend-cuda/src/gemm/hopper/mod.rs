@@ -215,8 +215,11 @@ impl HopperGemm {
         let kernel = module.kernel(variant.kernel())?;
         kernel.allow_shared(variant.shared_bytes())?;
         // One block fills a multiprocessor, so this many clusters are more than fit.
-        let many = shape(variant, self.device.info().multiprocessors as usize);
+        let multiprocessors = self.device.info().multiprocessors as usize;
+        let many = shape(variant, multiprocessors);
         let clusters = kernel.resident_clusters(many, variant.cluster())?;
+        // The driver answers for the whole device also where this is a part of it.
+        let clusters = clusters.min(multiprocessors / variant.cluster() as usize);
         let made = Loaded { kernel, clusters: clusters.max(1) };
         loaded.insert(variant, made.clone());
         Ok(made)
