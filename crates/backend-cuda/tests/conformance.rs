@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vecmill_backend_cuda::CudaBackend;
+use vecmill_backend_cuda::{CudaBackend, Device};
 use vecmill_encoder::conformance;
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Backend, Batch, Encoder, Model};
@@ -21,8 +21,12 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn backend(format: DType) -> CudaBackend {
+    on(Device::open(0).unwrap(), format)
+}
+
+fn on(device: Device, format: DType) -> CudaBackend {
     let cache = std::env::temp_dir().join("vecmill-test-kernels");
-    CudaBackend::open(0, format, Some(cache)).unwrap()
+    CudaBackend::on(device, format, Some(cache)).unwrap()
 }
 
 /// Beside this file, or below the working folder if the test was built on another machine.
@@ -48,6 +52,44 @@ fn every_operation_is_within_rounding_of_the_reference() {
         let checked = conformance::operations(&backend(format));
         assert!(checked.is_ok(), "{format:?}: {}", checked.unwrap_err());
     }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn so_is_it_on_a_part_of_a_device_and_by_whichever_way_is_faster() {
+    let _guard = alone();
+    let part = on(Device::open_part(0, 16).unwrap(), DType::F16);
+    let checked = conformance::operations(&part);
+    assert!(checked.is_ok(), "{}", checked.unwrap_err());
+    let tuned = backend(DType::F16);
+    tuned.tune(true);
+    let checked = conformance::operations(&tuned);
+    assert!(checked.is_ok(), "while it is tuned: {}", checked.unwrap_err());
+    tuned.tune(false);
+    let checked = conformance::operations(&tuned);
+    assert!(checked.is_ok(), "{}", checked.unwrap_err());
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn practice_leaves_nothing_to_prepare() {
+    let _guard = alone();
+    let model = Model::open(&models()[0]).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let backend = CudaBackend::open(0, DType::F16, Some(cache.path().to_owned())).unwrap();
+    let encoder = Encoder::load(backend, &model, None, &|_, _| {}).unwrap();
+    let pool = Pool::new(encoder.backend().source(), 1 << 30);
+    let practised = encoder.warm_up(&pool, 4096, Duration::from_secs(60), &|_, _| {}).unwrap();
+    println!("{practised:?}");
+    assert!(practised.iter().any(|batch| batch.shape.tokens == 4096));
+    let kernels = || fs::read_dir(cache.path()).unwrap().count();
+    let compiled = kernels();
+    assert!(compiled > 0);
+    for lengths in [&[3][..], &[30; 4], &[20; 200], &[5, 17, 33]] {
+        let batch: Batch = lengths.iter().map(|&length| vec![1; length]).collect();
+        encoder.encode(&batch, &pool, Duration::ZERO).unwrap();
+    }
+    assert_eq!(kernels(), compiled, "nothing is left to compile");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 // Of the same program, so that they have the device for themselves, too.
 #[path = "gpu/gemm.rs"]
 mod gemm;
+#[path = "gpu/parts.rs"]
+mod parts;
 #[path = "gpu/staging.rs"]
 mod staging;
 
