@@ -64,6 +64,9 @@ pub(crate) struct EncodeArguments {
     json: Option<PathBuf>,
 }
 
+/// How long kernels may be compiled and ways chosen, as at the start of a server.
+const PRACTICE: Duration = Duration::from_secs(60);
+
 /// A number format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,27 +102,33 @@ struct Figures {
 
 /// Measures and prints a table.
 pub(crate) fn run(arguments: &EncodeArguments) -> Outcome {
-    let ordinal = arguments.device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-    match (arguments.device.as_str(), arguments.dtype, ordinal) {
-        ("cpu", None | Some(Dtype::Float32), _) => {
+    match (arguments.device.as_str(), arguments.dtype) {
+        ("cpu", None | Some(Dtype::Float32)) => {
             let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             let device = format!("cpu, {threads} threads");
             run_on(CpuBackend::new(threads)?, Dtype::Float32, &device, arguments)
         }
-        ("cpu", Some(_), _) => Err("the CPU computes in float32 only".into()),
-        (_, dtype, Some(ordinal)) => {
+        ("cpu", Some(_)) => Err("the CPU computes in float32 only".into()),
+        (name, dtype) => {
             let dtype = dtype.unwrap_or(Dtype::Float16);
-            let device = Device::open(ordinal)?.info().name.clone();
-            run_on(connect(ordinal, dtype.into())?, dtype, &device, arguments)
+            let device = open(name)?;
+            let description = format!("{}, {name}", device.info().name);
+            let cache = std::env::temp_dir().join("vecmill-kernels");
+            let backend = CudaBackend::on(device, dtype.into(), Some(cache))?;
+            run_on(backend, dtype, &description, arguments)
         }
-        (device, ..) => Err(format!("no device {device:?}: expected cpu or cuda:0").into()),
     }
 }
 
-/// The backend on a GPU.
-fn connect(ordinal: usize, dtype: DType) -> Result<CudaBackend, Box<dyn Error>> {
-    let cache = std::env::temp_dir().join("vecmill-kernels");
-    Ok(CudaBackend::open(ordinal, dtype, Some(cache))?)
+/// A GPU, `cuda:0`, or a part of one, `cuda:0/sms=32`.
+fn open(name: &str) -> Result<Device, Box<dyn Error>> {
+    let unknown = || format!("no device {name:?}: expected cpu, cuda:0 or cuda:0/sms=32");
+    let gpu = name.strip_prefix("cuda:").ok_or_else(unknown)?;
+    let Some((ordinal, multiprocessors)) = gpu.split_once("/sms=") else {
+        return Ok(Device::open(gpu.parse().map_err(|_| unknown())?)?);
+    };
+    let ordinal = ordinal.parse().map_err(|_| unknown())?;
+    Ok(Device::open_part(ordinal, multiprocessors.parse().map_err(|_| unknown())?)?)
 }
 
 fn run_on<B: Backend>(
@@ -131,6 +140,7 @@ fn run_on<B: Backend>(
     let encoder = load(backend, &arguments.model, arguments.tokens)?;
     let pool = Pool::new(encoder.backend().source(), arguments.memory << 20);
     let in_flight = arguments.in_flight.unwrap_or(encoder.backend().in_flight()).max(1);
+    encoder.warm_up(&pool, arguments.tokens, PRACTICE, &|_, _| {})?;
     let bench = Bench { encoder: &encoder, pool: &pool, in_flight, tokens: arguments.tokens };
     let figures = measure(&bench, dtype, arguments)?;
     figures.print(device)?;
