@@ -7,7 +7,7 @@
 //         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE,
 //         bias `[heads, 2 * reach + 1]` by min(max(key - query, -reach), reach) + reach
 //
-// Text before this file: prelude.cuh, mma.cuh, sequences.cuh.
+// Text before this file: prelude.cuh, mma.cuh, sequences.cuh, softmax.cuh.
 // Macros: -DHEAD_SIZE=<multiple of 16, at most 128>; -DT_F16, or -DT_BF16 from sm_80 on. Everything
 //     else is attention_any.cu's.
 // <rows>: 64 or 128 queries per block. 128 reads keys and values from L2 less often, but fills a
@@ -41,8 +41,7 @@ constexpr int WARPS = BLOCK / WARP;
 
 static_assert(HEAD_SIZE % 16 == 0 && HEAD_SIZE <= 128, "attention_any.cu takes other head sizes");
 
-// The depth of one matrix instruction, and how many of those one load of a lane serves.
-constexpr int STEP = 16;
+// How many matrix instructions' depths one load of a lane serves.
 constexpr int LOAD_STEPS = HEAD_SIZE % 32 == 0 ? 2 : 1;
 constexpr int LOADS = HEAD_SIZE / (STEP * LOAD_STEPS);
 // A lane's columns per load; the other three's are beside them.
@@ -60,15 +59,14 @@ struct alignas(16) Stage {
     T values[KEYS * VALUE_STRIDE];
 };
 
-// A warp's 16 * ROW_TILES queries and what is known of them so far. Index 0 of a pair is row
-// g = lane / 4 of a row tile, index 1 is row g + 8.
+// A warp's 16 * ROW_TILES queries and what is known of them so far.
 template <int ROW_TILES>
-struct Rows {
+struct Rows : Weighted<ROW_TILES, COLUMN_TILES> {
     u32 queries[ROW_TILES][LOADS * LOAD_STEPS][4];
-    float outputs[ROW_TILES][COLUMN_TILES][4];
-    float largest[ROW_TILES][2];
-    float totals[ROW_TILES][2];
 };
+
+template <int ROW_TILES>
+using Scores = float[ROW_TILES][KEY_TILES][4];
 
 __device__ __forceinline__ void load_words(const T* from, u32 (&words)[2 * LOAD_STEPS]) {
     if constexpr (LOAD_STEPS == 2) {
@@ -105,17 +103,9 @@ __device__ __forceinline__ void start_rows(Rows<ROW_TILES>& rows, const Head& he
                     fragment[2 + half] = words[2 * step + 1];
                 }
             }
-            rows.largest[m][half] = minus_infinity();
-            rows.totals[m][half] = 0.0f;
-        }
-#pragma unroll
-        for (int n = 0; n < COLUMN_TILES; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                rows.outputs[m][n][i] = 0.0f;
-            }
         }
     }
+    rows.clear();
 }
 
 // One thread's part in filling stages: one 16-byte column of every PASS_ROWS-th row.
@@ -155,10 +145,7 @@ struct Loader {
     }
 };
 
-// `KEY_TILES` tiles of scores of one row tile; only those below `valid` keys are computed.
-template <int ROW_TILES>
-using Scores = float[ROW_TILES][KEY_TILES][4];
-
+// Only scores of tiles that begin below `valid` keys are computed.
 template <bool CUT, int ROW_TILES>
 __device__ __forceinline__ void multiply_keys(
     Scores<ROW_TILES>& scores, const Rows<ROW_TILES>& rows, const Stage& stage, u32 valid
@@ -218,83 +205,7 @@ __device__ __forceinline__ void add_bias(
     }
 }
 
-template <int ROW_TILES>
-__device__ __forceinline__ void correct(
-    Rows<ROW_TILES>& rows, const float (&correction)[ROW_TILES][2]
-) {
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            rows.totals[m][half] *= correction[m][half];
-        }
-#pragma unroll
-        for (int n = 0; n < COLUMN_TILES; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                rows.outputs[m][n][i] *= correction[m][i / 2];
-            }
-        }
-    }
-}
-
-// Scores become weights exp2((score - largest) * scale). A row's `largest` follows its scores only
-// when they are MARGIN powers of two ahead: weights may be up to 2^MARGIN, which costs no
-// precision, and what was summed so far seldom needs correcting. A row's totals stay spread over
-// its four lanes until the end.
-template <bool CUT, int ROW_TILES>
-__device__ __forceinline__ void weigh(
-    Scores<ROW_TILES>& scores, Rows<ROW_TILES>& rows, float scale, u32 valid
-) {
-    constexpr float MARGIN = 8.0f;
-    const u32 column = threadIdx.x % 4 * 2;
-    float correction[ROW_TILES][2];
-    bool corrected = false;
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const float before = rows.largest[m][half];
-            float largest = before;
-#pragma unroll
-            for (int n = 0; n < KEY_TILES; ++n) {
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    if (CUT && n * 8 + column + i % 2 >= valid) {
-                        scores[m][n][i] = minus_infinity();
-                    }
-                    largest = fmaxf(largest, scores[m][n][i]);
-                }
-            }
-            largest = quad_max(largest);
-            const float ahead = (largest - before) * scale;
-            const bool follow = ahead > MARGIN;
-            rows.largest[m][half] = follow ? largest : before;
-            correction[m][half] = follow ? exp2_approx(-ahead) : 1.0f;
-            corrected |= follow;
-        }
-    }
-    if (__any_sync(ALL_LANES, corrected)) {
-        correct(rows, correction);
-    }
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; ++m) {
-#pragma unroll
-        for (int n = 0; n < KEY_TILES; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float& score = scores[m][n][i];
-                if (CUT && n / 2 * STEP >= valid) {
-                    continue;
-                }
-                score = exp2_approx(fmaf(score, scale, -rows.largest[m][i / 2] * scale));
-                rows.totals[m][i / 2] += score;
-            }
-        }
-    }
-}
-
-// outputs += weights * values. Two tiles of accumulators are one tile of factors as they stand.
+// outputs += weights * values.
 template <bool CUT, int ROW_TILES>
 __device__ __forceinline__ void multiply_values(
     Rows<ROW_TILES>& rows, const Scores<ROW_TILES>& weights, const Stage& stage, u32 valid
@@ -309,11 +220,7 @@ __device__ __forceinline__ void multiply_values(
         u32 factors[ROW_TILES][4];
 #pragma unroll
         for (int m = 0; m < ROW_TILES; ++m) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float(&tile)[4] = weights[m][2 * k + i / 2];
-                factors[m][i] = pack2(tile[i % 2 * 2], tile[i % 2 * 2 + 1]);
-            }
+            pack_weights(factors[m], weights[m], k);
         }
 #pragma unroll
         for (int n = 0; n < COLUMN_TILES; n += 2) {
@@ -323,42 +230,6 @@ __device__ __forceinline__ void multiply_values(
             for (int m = 0; m < ROW_TILES; ++m) {
                 multiply_add(rows.outputs[m][n], factors[m], words[0], words[1]);
                 multiply_add(rows.outputs[m][n + 1], factors[m], words[2], words[3]);
-            }
-        }
-    }
-}
-
-// Divides by the totals and stores, 16 bytes per lane where 32 columns are together.
-template <int ROW_TILES>
-__device__ __forceinline__ void finish_rows(
-    const Rows<ROW_TILES>& rows, const Head& head, u32 first
-) {
-    const u32 lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const float inverse = reciprocal_approx(quad_sum(rows.totals[m][half]));
-            const u32 row = first + m * 16 + half * 8 + lane / 4;
-            T* to = head.output + row * head.hidden;
-            const auto word = [&](int n) {
-                const float(&tile)[4] = rows.outputs[m][n];
-                return pack2(tile[2 * half] * inverse, tile[2 * half + 1] * inverse);
-            };
-#pragma unroll
-            for (int n = 0; n + 4 <= COLUMN_TILES; n += 4) {
-                u32 words[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
-                transpose_quad(words);
-                if (row < head.length) {
-                    *reinterpret_cast<uint4*>(to + (n + lane % 4) * 8) =
-                        make_uint4(words[0], words[1], words[2], words[3]);
-                }
-            }
-#pragma unroll
-            for (int n = COLUMN_TILES / 4 * 4; n < COLUMN_TILES; ++n) {
-                if (row < head.length) {
-                    *reinterpret_cast<u32*>(to + n * 8 + lane % 4 * 2) = word(n);
-                }
             }
         }
     }
@@ -376,7 +247,7 @@ __device__ __forceinline__ void attend(
         add_bias<ROW_TILES>(scores, scale, bias, distance);
         scale = 1.0f;
     }
-    weigh<CUT, ROW_TILES>(scores, rows, scale, valid);
+    weigh<CUT>(scores, rows, scale, valid);
     multiply_values<CUT, ROW_TILES>(rows, scores, stage, valid);
 }
 
@@ -389,7 +260,7 @@ __device__ __forceinline__ void attention(
     __shared__ Stage stages[STAGES];
     extern __shared__ float shared_bias[];
     const Tile tile =
-        find_tile<WARPS * WARP_ROWS>(starts, sequences, slots_each, blockIdx.x / heads);
+        find_tile(starts, sequences, slots_each, blockIdx.x / heads, WARPS * WARP_ROWS);
     if (tile.first >= tile.length) {
         return;
     }
@@ -435,7 +306,7 @@ __device__ __forceinline__ void attention(
         }
     }
     if (first < tile.length) {
-        finish_rows(rows, head, first);
+        store_rows(rows, head, first);
     }
 }
 

@@ -230,7 +230,7 @@ __device__ __forceinline__ void attention(
 ) {
     __shared__ Stage stage;
     extern __shared__ float shared_bias[];
-    const Tile tile = find_tile<ROWS>(starts, sequences, slots_each, blockIdx.x / heads);
+    const Tile tile = find_tile(starts, sequences, slots_each, blockIdx.x / heads, ROWS);
     if (tile.first >= tile.length) {
         return;
     }

@@ -100,23 +100,7 @@ struct Schedule {
     }
 };
 
-// A place in the ring of stages.
-struct Ring {
-    u32 stage = 0, phase = 0;
-
-    __device__ void skip(u32 blocks) {
-        stage += blocks;
-        phase ^= stage / STAGES & 1;
-        stage %= STAGES;
-    }
-
-    __device__ void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
-};
+typedef RingOf<STAGES> Ring;
 
 typedef float Accumulators[ROW_BLOCKS][PARTS][PART / 2];
 

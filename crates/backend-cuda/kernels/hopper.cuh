@@ -1,9 +1,10 @@
 // Wrappers of the PTX that only sm_90a has; follows prelude.cuh.
 //
-// - mbarriers: counted arrivals and bytes, waited for by the parity of a phase
+// - mbarriers: counted arrivals and bytes, waited for by the parity of a phase, and rings of them
 // - TMA: copies of boxes between tensors in device memory and shared memory, swizzled by 128 bytes
 // - clusters: ranks, barriers, addresses in the other blocks' shared memory
-// - wgmma: D[64, N] += A[64, 16] * B[N, 16]^T by 128 threads, operands in shared memory
+// - wgmma: D[64, N] += A[64, 16] * B[N, 16]^T by 128 threads, operands in shared memory or A in
+//   registers
 // - stmatrix, ldmatrix, setmaxnreg
 //
 // The choice: one instruction per function, named after it; addresses in shared memory are u32.
@@ -19,10 +20,6 @@ constexpr int WARPGROUP = 128;
 // Bytes of one row of a box, and what its swizzle repeats over: 8 such rows.
 constexpr u32 SWIZZLE_ROW = 128;
 constexpr u32 SWIZZLE_ATOM = 8 * SWIZZLE_ROW;
-
-__device__ __forceinline__ u32 shared_address(const void* pointer) {
-    return (u32)__cvta_generic_to_shared(pointer);
-}
 
 // ---- mbarriers ----
 
@@ -62,6 +59,30 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
         "}\n" ::"r"(barrier),
         "r"(parity)
         : "memory");
+}
+
+// A place in a ring of COUNT stages, each with its barriers: `phase` is the parity to wait for.
+template <u32 COUNT>
+struct RingOf {
+    u32 stage = 0, phase = 0;
+
+    __device__ void skip(u32 stages) {
+        stage += stages;
+        phase ^= stage / COUNT & 1;
+        stage %= COUNT;
+    }
+
+    __device__ void advance() {
+        if (++stage == COUNT) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// Waits for all threads of a warpgroup; each has a `name` of its own, from 1 to 15.
+__device__ __forceinline__ void warpgroup_sync(u32 name) {
+    asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(WARPGROUP) : "memory");
 }
 
 // ---- Clusters ----
@@ -184,13 +205,16 @@ __device__ __forceinline__ void registers_grow() {
 
 // ---- wgmma ----
 
-// Rows of 128 bytes along K, swizzled by 128 bytes, 8 rows to the next atom. Both operands' steps
-// along K stay inside of the atom: 32 bytes, so + 2 for 16 values.
+// Rows of 128 or 64 bytes, swizzled by as many, 8 rows to the next atom. Where they run along K, a
+// step of 16 values stays inside of the atom: 32 bytes, so + 2. Where along N ("transposed", N is
+// all of the row), it is 16 rows.
+template <u32 ROW_BYTES = SWIZZLE_ROW>
 __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
-    constexpr u64 SWIZZLE_128 = 1ull << 62;
-    constexpr u64 STRIDE = (u64)(SWIZZLE_ATOM >> 4) << 32;
+    static_assert(ROW_BYTES == 128 || ROW_BYTES == 64, "the swizzles in use");
+    constexpr u64 SWIZZLE = (ROW_BYTES == 128 ? 1ull : 2ull) << 62;
+    constexpr u64 STRIDE = (u64)(8 * ROW_BYTES >> 4) << 32;
     constexpr u64 UNUSED_LEADING = 1ull << 16;
-    return SWIZZLE_128 | STRIDE | UNUSED_LEADING | (u64)((address & 0x3ffffu) >> 4);
+    return SWIZZLE | STRIDE | UNUSED_LEADING | (u64)((address & 0x3ffffu) >> 4);
 }
 
 __device__ __forceinline__ void wgmma_fence() {
@@ -252,3 +276,21 @@ WGMMA(192, NAMES_90 "%90, %91, %92, %93, %94, %95", 96, 97, 98, THIRTY_TWO(0), T
       THIRTY_TWO(64))
 WGMMA(256, NAMES_120 "%120, %121, %122, %123, %124, %125, %126, %127", 128, 129, 130, THIRTY_TWO(0),
       THIRTY_TWO(32), THIRTY_TWO(64), THIRTY_TWO(96))
+
+// The same with A in registers, a fragment of 16 x 16 for each warp (mma.cuh), and B^T in place of
+// B if TRANSPOSED. Neither may change before the product is complete.
+#define WGMMA_REGISTERS(N, NAMES, A, B, ACCUMULATE, TRANSPOSE, ...)                                \
+    template <bool TRANSPOSED>                                                                     \
+    __device__ __forceinline__ void wgmma(float (&d)[N / 2], const u32 (&a)[4], u64 b,             \
+                                          int accumulate) {                                        \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\n"                     \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16" WGMMA_TYPES NAMES                \
+                     "}, {" A "}, %" #B ", p, 1, 1, %" #TRANSPOSE ";\n}\n"                         \
+                     : __VA_ARGS__                                                                 \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate),        \
+                       "n"((int)TRANSPOSED));                                                      \
+    }
+
+WGMMA_REGISTERS(32, TEN() "%10, %11, %12, %13, %14, %15", "%16, %17, %18, %19", 20, 21, 22,
+                EIGHT(0), EIGHT(8))
+WGMMA_REGISTERS(64, NAMES_30 "%30, %31", "%32, %33, %34, %35", 36, 37, 38, THIRTY_TWO(0))

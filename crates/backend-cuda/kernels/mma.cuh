@@ -43,10 +43,6 @@ __device__ __forceinline__ void multiply_add(
 #endif
 }
 
-__device__ __forceinline__ u32 shared_address(const void* pointer) {
-    return (u32)__cvta_generic_to_shared(pointer);
-}
-
 // Four 8x8 matrices, each transposed: lane i names row i % 8 of matrix i / 8, and
 // gets of each matrix the elements at rows 2t, 2t + 1 and column g, as B wants them.
 __device__ __forceinline__ void load_transposed(u32 (&words)[4], const T* row) {

@@ -138,6 +138,10 @@ __device__ __forceinline__ void store_vector(T* to, const float (&values)[VECTOR
     *reinterpret_cast<uint4*>(to) = pack_vector(values);
 }
 
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+    return (u32)__cvta_generic_to_shared(pointer);
+}
+
 // ---- Reductions: every thread gets the result, the same bits in each ----
 
 __device__ __forceinline__ float warp_sum(float value) {

@@ -6,7 +6,7 @@
 //
 // The choice: no list of tiles is made, on the host or by a kernel of its own. Either each sequence
 // has as many slots as the longest needs, or slot numbers follow from `starts` alone: sequence i's
-// first one is i + starts[i] / ROWS. That leaves each sequence at least ceil(length / ROWS) slots
+// first one is i + starts[i] / rows. That leaves each sequence at least ceil(length / rows) slots
 // and at most one more, a block that ends at once.
 
 #ifdef __CUDACC__
@@ -21,9 +21,8 @@ struct Tile {
 };
 
 // `slots_each`: slots of each sequence, or 0 if they follow from `starts`. For whole warps.
-template <u32 ROWS>
 __device__ __forceinline__ Tile find_tile(
-    const u32* starts, u32 sequences, u32 slots_each, u32 slot
+    const u32* starts, u32 sequences, u32 slots_each, u32 slot, u32 rows
 ) {
     u32 sequence = 0;
     u32 first_slot = 0;
@@ -37,14 +36,14 @@ __device__ __forceinline__ Tile find_tile(
         while (end - sequence > 1) {
             const u32 step = (end - sequence + WARP - 1) / WARP;
             const u32 probe = sequence + lane * step;
-            const bool before = probe < end && probe + starts[probe] / ROWS <= slot;
+            const bool before = probe < end && probe + starts[probe] / rows <= slot;
             sequence += (__popc(__ballot_sync(ALL_LANES, before)) - 1) * step;
             end = min(end, sequence + step);
         }
-        first_slot = sequence + starts[sequence] / ROWS;
+        first_slot = sequence + starts[sequence] / rows;
     }
     const u32 begin = starts[sequence];
-    return Tile{begin, starts[sequence + 1] - begin, (slot - first_slot) * ROWS};
+    return Tile{begin, starts[sequence + 1] - begin, (slot - first_slot) * rows};
 }
 
 // One head's rows of one sequence: keys are `hidden` behind the queries, values behind the keys.
