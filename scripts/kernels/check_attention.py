@@ -1,7 +1,9 @@
-"""Checks attention.cu and attention_any.cu on a GPU against f64, with bounds on the error that are
-derived from the arithmetic, and times them against what bounds them and against PyTorch.
+"""Checks the attention kernels on a GPU against f64, with bounds on the error that are derived from
+the arithmetic, and times them against what bounds them and against PyTorch.
 
-`--sweep` compiles other tile sizes and occupancies too and times those.
+`--hopper` checks attention_sm90.cu alone and times it beside attention.cu; it is part of the rest,
+too, on such a GPU. `--sweep` compiles other tile sizes and occupancies of attention.cu too and times
+those.
 """
 
 import argparse
@@ -14,13 +16,10 @@ from itertools import groupby, pairwise, product
 import cupy
 import numpy as np
 import torch
+from attention import Attention, Bias, HopperAttention, relative_bias, starts_of
 from compile import Compiler
 from harness import (
-    ACCUMULATION,
-    ROUNDOFF,
     TYPES,
-    UNDERFLOW,
-    Kernels,
     Launch,
     Report,
     copy_bandwidth,
@@ -32,116 +31,11 @@ from harness import (
 from torch import Tensor
 
 LENGTHS = ((1, 7, 0, 64, 5, 6, 33, 130, 2), (0,), (512, 300), (128,) * 5, (31, 32, 33, 63, 65, 97))
+# Around the borders of attention_sm90.cu's tiles and jobs, and more keys than its ring has stages.
+HOPPER_LENGTHS = ((63, 64, 65, 0, 127, 128, 129), (255, 256, 257, 1), (1024, 3, 1023), (0, 0, 5, 0))
 TENSOR_CORE_SIZES = (16, 32, 64, 96, 128)
 ODD_SIZES = (7, 20, 80, 100, 192)
-# A tensor core's sum may be cut off instead of rounded.
-TENSOR_CORE_ACCUMULATION = 2.0**-23
-EXPONENTIAL = 2.0**-22
 EXPONENTIALS_PER_CLOCK = 16
-
-
-def starts_of(lengths: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *lengths], device="cuda").cumsum(0).int()
-
-
-@dataclass
-class Bias:
-    """A table `[heads, 2 * reach + 1]`."""
-
-    table: Tensor
-    reach: int
-
-    def expand(self, length: int) -> Tensor:
-        """`[heads, queries, keys]`"""
-        place = torch.arange(length, device="cuda")
-        distance = (place[None, :] - place[:, None]).clamp(-self.reach, self.reach)
-        return self.table.double()[:, distance + self.reach]
-
-
-class Attention:
-    """The kernels of one type and head size, launched as the backend does it."""
-
-    def __init__(
-        self, compiler: Compiler, element: str, head_size: int, heads: int, *defines: str
-    ) -> None:
-        self.element, self.head_size, self.heads = element, head_size, heads
-        self.dtype = TYPES[element]
-        older = torch.cuda.get_device_capability()[0] < 8
-        fitting = head_size % 16 == 0 and head_size <= 128
-        self.tensor_cores = fitting and element != "F32" and not (older and element == "BF16")
-        file = "attention.cu" if self.tensor_cores else "attention_any.cu"
-        self.kernels = Kernels(compiler, file, element, f"-DHEAD_SIZE={head_size}", *defines)
-        large = (128,) if head_size <= 64 else ()
-        self.row_choices = (64, *large) if self.tensor_cores else (32,)
-
-    @property
-    def hidden(self) -> int:
-        return self.heads * self.head_size
-
-    def name(self, rows: int) -> str:
-        return f"attention_{rows if self.tensor_cores else 'any'}"
-
-    def qkv(self, lengths: Sequence[int], factor: float = 1.0) -> Tensor:
-        return random(sum(lengths), 3 * self.hidden, like=self.dtype) * factor
-
-    def run(
-        self,
-        rows: int,
-        qkv: Tensor,
-        starts: Tensor,
-        lengths: Sequence[int],
-        output: Tensor,
-        bias: Bias | None = None,
-        packed: bool | None = None,
-    ) -> None:
-        """`packed` forces one way of counting slots."""
-        each = -(-max(lengths) // rows)
-        slots = sum(lengths) // rows + len(lengths)
-        if not packed and (packed is False or each * len(lengths) <= slots):
-            slots = each * len(lengths)
-        else:
-            each = 0
-        block = 128
-        if not self.tensor_cores:
-            block = max(32, 1 << (self.head_size - 1).bit_length())
-        if slots == 0:
-            return
-        extra = (bias.table, bias.reach) if bias else ()
-        self.kernels.launch(
-            f"vecmill_{self.name(rows)}{'_biased' if bias else ''}",
-            slots * self.heads, block,
-            qkv, starts, output, len(lengths), self.heads, each, *extra,
-            shared=4 * (2 * bias.reach + 1) if bias else 0,
-        )  # fmt: skip
-
-    def expected(self, part: Tensor, bias: Bias | None) -> tuple[Tensor, Tensor]:
-        """One sequence's result in f64, and the error that it may have."""
-        length = len(part)
-        q, k, v = part.double().view(length, 3, self.heads, self.head_size).unbind(1)
-        scale = self.head_size**-0.5
-        added = bias.expand(length) if bias else torch.zeros((), device="cuda").double()
-        scores = torch.einsum("qhd,khd->hqk", q, k) * scale + added
-        sizes = torch.einsum("qhd,khd->hqk", q.abs(), k.abs()) * scale + added.abs()
-        shifted = (scores - scores.amax(-1, keepdim=True)).exp()
-        totals = shifted.sum(-1, keepdim=True)
-        weights = shifted / totals
-        result = torch.einsum("hqk,khd->hqd", weights, v)
-        magnitude = torch.einsum("hqk,khd->hqd", weights, v.abs())
-        accumulation = TENSOR_CORE_ACCUMULATION if self.tensor_cores else ACCUMULATION
-        # An absolute error of a score is a relative error of its weight, and of the total.
-        score_error = (self.head_size + 8) * accumulation * sizes.amax(-1, keepdim=True)
-        relative = 2 * score_error + (2 * length + 12) * accumulation + 2 * EXPONENTIAL
-        stored = ROUNDOFF[self.element]
-        error = relative * magnitude
-        if self.tensor_cores:
-            underflow = UNDERFLOW[self.element] * v.abs().sum(0)[:, None] / totals
-            error += stored * magnitude + underflow
-        bound = error * (1 + stored) + stored * result.abs() + UNDERFLOW[self.element]
-        return tuple(x.transpose(0, 1).reshape(length, -1) for x in (result, bound))
-
-
-def relative_bias(heads: int, reach: int) -> Bias:
-    return Bias(2 * torch.randn(heads, 2 * reach + 1, device="cuda"), reach)
 
 
 def check(
@@ -211,6 +105,21 @@ def check_all(report: Report, compiler: Compiler, element: str) -> None:
     check(report, attention, (8269,), None, factor=1.0)
 
 
+def check_hopper(report: Report, compiler: Compiler, element: str) -> None:
+    for head_size in HopperAttention.HEAD_SIZES:
+        attention = HopperAttention(compiler, element, head_size, heads=3)
+        for lengths in ((128,) * 5, *LENGTHS, *HOPPER_LENGTHS, tuple(lognormal(2000))):
+            for factor in (1.0, 3.0):
+                check(report, attention, lengths, None, factor)
+        attention.heads = 1
+        check(report, attention, (8269,), None, factor=1.0)
+        # Several jobs for each block.
+        attention.heads = 12
+        for lengths in ((128,) * 70, tuple(lognormal(9000))):
+            check(report, attention, lengths, None, factor=1.0)
+        print(f"checked attention_sm90 {element} {head_size}", flush=True)
+
+
 # ---- Times ----
 
 MODELS = {"MiniLM": (12, 32), "bge-base": (12, 64), "bge-large": (16, 64)}
@@ -226,6 +135,13 @@ SHAPES = (
     ("bge-large", (512,) * 64),
     ("bge-large", tuple(lognormal(32768))),
     ("bge-large", (512,)),
+)
+HOPPER_SHAPES = (
+    ("MiniLM", (128,) * 1024),
+    ("MiniLM", tuple(lognormal(131072))),
+    *SHAPES[1:2],
+    *SHAPES[3:],
+    ("bge-large", (16,) * 32),
 )
 
 
@@ -303,20 +219,26 @@ def peers(attention: Attention, lengths: Sequence[int]) -> dict[str, Callable]:
 
 
 def time_shape(
-    attention: Attention, model: str, lengths: Sequence[int], compare: bool, label: str = ""
+    kernels: Sequence[Attention],
+    model: str,
+    lengths: Sequence[int],
+    compare: bool,
+    label: str = "",
 ) -> None:
+    attention = kernels[0]
     floors = Ceilings.measured().floors(attention, lengths)
     limit = max(floors, key=floors.__getitem__)
     columns = [f"{floors[name] * 1e6:8.1f}" for name in floors]
-    for rows in attention.row_choices:
+    for kernel, rows in ((kernel, rows) for kernel in kernels for rows in kernel.row_choices):
 
-        def make(qkv: Tensor, starts: Tensor, output: Tensor, rows: int = rows) -> Launch:
-            return lambda: attention.run(rows, qkv, starts, lengths, output)
+        def make(
+            qkv: Tensor, starts: Tensor, output: Tensor, kernel: Attention = kernel, rows: int = rows
+        ) -> Launch:
+            return lambda: kernel.run(rows, qkv, starts, lengths, output)
 
         seconds = time_launches(attention, lengths, make)
-        columns.append(f"{seconds * 1e6:8.1f} {100 * floors[limit] / seconds:3.0f} %")
-    if len(attention.row_choices) == 1:
-        columns.append(" " * 14)
+        columns.append(f"{kernel.name(rows).removeprefix('attention_'):>8} {seconds * 1e6:6.1f}")
+        columns.append(f"{100 * floors[limit] / seconds:3.0f} %")
     for name, peer in peers(attention, lengths).items() if compare else ():
         try:
             seconds = time_launches(attention, lengths, peer)
@@ -333,15 +255,17 @@ def header() -> None:
         f"{ceilings.operations / 1e12:.0f} TFLOP/s (matrix products), "
         f"{ceilings.exponentials / 1e12:.2f} T exponentials/s"
     )
-    print(f"{'us':38}   memory  products       exp   64 rows  floor  128 rows  floor  PyTorch")
+    print(f"{'us':38}   memory  products       exp   kernels by rows, % of the highest; PyTorch")
 
 
 def time_all(compiler: Compiler, element: str, shapes: Sequence, compare: bool = True) -> None:
     for model, group in groupby(shapes, key=lambda shape: shape[0]):
         heads, head_size = MODELS[model]
-        attention = Attention(compiler, element, head_size, heads)
+        kernels = [Attention(compiler, element, head_size, heads)]
+        if HopperAttention.runs() and element != "F32":
+            kernels.append(HopperAttention(compiler, element, head_size, heads))
         for _, lengths in group:
-            time_shape(attention, model, lengths, compare)
+            time_shape(kernels, model, lengths, compare)
             torch.cuda.empty_cache()
 
 
@@ -356,7 +280,7 @@ def sweep(compiler: Compiler) -> None:
             defines += (f"-DBLOCKS_64={small}", f"-DBLOCKS_128={large}")
             attention = Attention(compiler, "F16", head_size, heads, *defines)
             for lengths in (lengths for name, lengths in SHAPES if name == model):
-                time_shape(attention, model, lengths, compare=False, label=" ".join(defines))
+                time_shape([attention], model, lengths, compare=False, label=" ".join(defines))
 
 
 def main() -> int:
@@ -365,17 +289,22 @@ def main() -> int:
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=list(TYPES))
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--hopper", action="store_true")
     arguments = parser.parse_args()
     compiler = Compiler(arguments.nvrtc)
     report = Report()
     for element in arguments.types:
-        check_all(report, compiler, element)
+        if not arguments.hopper:
+            check_all(report, compiler, element)
+        if HopperAttention.runs() and element != "F32":
+            check_hopper(report, compiler, element)
         torch.cuda.empty_cache()
     if not arguments.no_times:
         report.bandwidth = Ceilings.measured().bytes
         header()
         for element in arguments.types:
             shapes = SHAPES if element != "F32" else (SHAPES[0], SHAPES[2], SHAPES[6])
+            shapes = HOPPER_SHAPES if arguments.hopper else shapes
             time_all(compiler, element, shapes)
     if arguments.sweep:
         header()
