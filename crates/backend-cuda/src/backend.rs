@@ -146,10 +146,9 @@ impl CudaBackend {
             )));
         }
         let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
-        let capability = info.compute_capability;
         let compiler = Arc::new(compiler);
         let hopper = HopperGemm::new(&device, &compiler, format);
-        let kernels = Kernels::new(compiler, format, info.multiprocessors, capability);
+        let kernels = Kernels::new(&device, compiler, format);
         let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
         let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
         let parts = || -> Result<_, SourceError> {

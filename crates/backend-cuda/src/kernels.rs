@@ -1,7 +1,11 @@
 //! The kernels of `kernels/`, compiled for one device and number format, and how each is launched.
 //!
+//! - `attention` chooses among several for it.
+//!
 //! The choice behind it: what a file's head says of grid, block and limits is written here once, in
 //! one function per operation; operands come checked.
+
+mod attention;
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -9,13 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vecmill_encoder::{Activation, Pooling};
 
-use crate::compiler::{
-    ACTIVATION, ATTENTION, ATTENTION_ANY, CompileError, Compiler, LINEAR_ANY, NORM, POOL, Source,
-};
+use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
+use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module};
 use crate::error::{DriverError, LaunchError};
 use crate::gemm::Format;
 use crate::stream::CudaStream;
+use attention::Attention;
+#[cfg(test)]
+pub(crate) use attention::{HOPPER_HEAD_SIZES, hopper_shared_bytes};
 
 /// Why a kernel did not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,22 +44,13 @@ pub(crate) struct Kernels {
     compiler: Arc<Compiler>,
     format: Format,
     multiprocessors: usize,
-    /// From compute capability 8.0 on there are matrix instructions for bf16.
-    since_ampere: bool,
     norm: Arc<Module>,
     pool: Arc<Module>,
     activation: Arc<Module>,
     /// Made with the first layer that needs it.
     linear_any: Mutex<Option<Arc<Module>>>,
-    attention: Mutex<HashMap<(Way, usize), Arc<Module>>>,
+    attention: Attention,
     found: Mutex<HashMap<String, Kernel>>,
-}
-
-/// How attention is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Way {
-    TensorCores,
-    Any,
 }
 
 /// Operands of [`Kernels::embed`].
@@ -94,10 +91,9 @@ pub(crate) struct Heads<'a> {
 impl Kernels {
     /// Compiles what every model needs; attention follows with the first head size.
     pub(crate) fn new(
+        device: &Device,
         compiler: Arc<Compiler>,
         format: Format,
-        multiprocessors: u32,
-        compute_capability: (u32, u32),
     ) -> Result<Self, CompileError> {
         let load = |source| compiler.load(source, format, &[]);
         Ok(Self {
@@ -105,10 +101,9 @@ impl Kernels {
             pool: load(POOL)?,
             activation: load(ACTIVATION)?,
             linear_any: Mutex::default(),
-            attention: Mutex::default(),
+            attention: Attention::new(device, Arc::clone(&compiler), format),
             found: Mutex::default(),
-            multiprocessors: multiprocessors as usize,
-            since_ampere: compute_capability.0 >= 8,
+            multiprocessors: device.info().multiprocessors as usize,
             compiler,
             format,
         })
@@ -261,73 +256,11 @@ impl Kernels {
     pub(crate) fn attention(
         &self,
         stream: &CudaStream,
-        [qkv, output]: [DeviceSpan<'_>; 2],
+        matrices: [DeviceSpan<'_>; 2],
         sequences: Packed<'_>,
         heads: Heads<'_>,
     ) -> Result<(), KernelError> {
-        let Heads { heads, head_size, bias } = heads;
-        let way = self.way(head_size);
-        let (variant, rows, threads) = match way {
-            Way::Any => ("any".to_owned(), 32, head_size.max(32).next_power_of_two()),
-            Way::TensorCores => {
-                let rows = self.rows_per_block(sequences, heads, head_size);
-                (rows.to_string(), rows, 128)
-            }
-        };
-        let (slots, slots_each) = slots(sequences, rows);
-        let mut arguments = vec![
-            Argument::Span(qkv),
-            Argument::Span(sequences.starts),
-            Argument::Span(output),
-            number(sequences.sequences),
-            number(heads),
-            number(slots_each),
-        ];
-        let mut shared_bytes = 0;
-        if let Some((table, reach)) = bias {
-            arguments.extend([Argument::Span(table), number(reach)]);
-            shared_bytes = 4 * (2 * reach + 1);
-        }
-        let suffix = if bias.is_some() { "_biased" } else { "" };
-        let module = self.attention_module(way, head_size)?;
-        let kernel = module.kernel(&name(&format!("vecmill_attention_{variant}{suffix}")))?;
-        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
-        launch(&kernel, stream, heads * slots, threads, shared_bytes, &arguments)
-    }
-
-    fn way(&self, head_size: usize) -> Way {
-        let format = match self.format {
-            Format::F16 => true,
-            Format::Bf16 => self.since_ampere,
-            Format::F32 => false,
-        };
-        if format && head_size.is_multiple_of(16) && head_size <= 128 {
-            Way::TensorCores
-        } else {
-            Way::Any
-        }
-    }
-
-    /// Queries that a block of the tensor cores' kernel has: many, if that leaves blocks enough.
-    fn rows_per_block(&self, sequences: Packed<'_>, heads: usize, head_size: usize) -> usize {
-        let blocks = heads * slots(sequences, 128).0;
-        let many = sequences.longest > 64 && head_size <= 64 && blocks >= 4 * self.multiprocessors;
-        if many { 128 } else { 64 }
-    }
-
-    fn attention_module(&self, way: Way, head_size: usize) -> Result<Arc<Module>, CompileError> {
-        let mut modules = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(&(way, head_size)) {
-            return Ok(Arc::clone(module));
-        }
-        let source: Source = match way {
-            Way::TensorCores => ATTENTION,
-            Way::Any => ATTENTION_ANY,
-        };
-        let defines = [format!("HEAD_SIZE={head_size}")];
-        let module = self.compiler.load(source, self.format, &defines)?;
-        modules.insert((way, head_size), Arc::clone(&module));
-        Ok(module)
+        self.attention.run(stream, matrices, sequences, heads)
     }
 
     fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<Kernel, KernelError> {
@@ -344,15 +277,6 @@ impl Kernels {
     fn vector(&self) -> usize {
         16 / self.format.bytes()
     }
-}
-
-/// Blocks of `rows` queries that a head needs, and those of each sequence, or 0 if a block finds its
-/// sequence by itself: whichever is fewer.
-fn slots(sequences: Packed<'_>, rows: usize) -> (usize, usize) {
-    let each = sequences.longest.div_ceil(rows);
-    let even = sequences.sequences * each;
-    let packed = sequences.tokens / rows + sequences.sequences;
-    if even <= packed { (even, each) } else { (packed, 0) }
 }
 
 /// What kernels call it.

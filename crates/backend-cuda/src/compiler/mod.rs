@@ -38,8 +38,17 @@ pub(crate) const ACTIVATION: Source = source!("prelude.cuh", "activation.cu");
 pub(crate) const LINEAR_ANY: Source = source!("prelude.cuh", "linear_any.cu");
 /// Attention on tensor cores.
 pub(crate) const ATTENTION: Source =
-    source!("prelude.cuh", "mma.cuh", "sequences.cuh", "attention.cu");
-/// Attention for all that the former does not take.
+    source!("prelude.cuh", "mma.cuh", "sequences.cuh", "softmax.cuh", "attention.cu");
+/// Attention on Hopper, of the commonest head sizes.
+pub(crate) const ATTENTION_SM90: Source = source!(
+    "prelude.cuh",
+    "mma.cuh",
+    "hopper.cuh",
+    "sequences.cuh",
+    "softmax.cuh",
+    "attention_sm90.cu"
+);
+/// Attention for all that the others do not take.
 pub(crate) const ATTENTION_ANY: Source =
     source!("prelude.cuh", "sequences.cuh", "attention_any.cu");
 
@@ -168,6 +177,7 @@ mod tests {
 
     use super::*;
     use crate::gemm::used;
+    use crate::kernels::{HOPPER_HEAD_SIZES, hopper_shared_bytes};
 
     #[test]
     fn a_device_newer_than_the_compiler_gets_the_closest_code() {
@@ -244,6 +254,21 @@ mod tests {
         let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
         let compiled = Nvrtc::load().unwrap().compile(source.name(), &source.text(), &options);
         compiled.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn attention_for_hopper_compiles_and_takes_the_shared_memory_it_is_given() {
+        let nvrtc = Nvrtc::load().unwrap();
+        for (size, define) in HOPPER_HEAD_SIZES.into_iter().flat_map(|s| [(s, "F16"), (s, "BF16")])
+        {
+            let mut options = vec!["--std=c++17".to_owned()];
+            options.extend(["--gpu-architecture=sm_90a".to_owned(), format!("-DT_{define}")]);
+            options.push(format!("-DHEAD_SIZE={size}"));
+            let check = format!("static_assert(SHARED_BYTES == {});", hopper_shared_bytes(size));
+            let text = ATTENTION_SM90.text() + &check;
+            assert!(!nvrtc.compile(ATTENTION_SM90.name(), &text, &options).unwrap().is_empty());
+        }
     }
 
     #[test]

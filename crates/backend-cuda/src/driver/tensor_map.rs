@@ -17,11 +17,8 @@ pub(crate) enum TensorElement {
 /// Bytes of an element; all have as many.
 const ELEMENT_BYTES: u64 = 2;
 
-/// Columns of a box: 128 bytes, what the swizzle takes.
-const BOX_COLUMNS: u32 = 64;
-
-/// A description of a row-major matrix without gaps, and of the boxes that are copied of it: 64
-/// columns wide, swizzled by 128 bytes; what lies outside of the matrix reads as zero and is not
+/// A description of a row-major matrix without gaps, and of the boxes that are copied of it: 64 or 32
+/// columns wide, swizzled by the bytes of that; what lies outside of the matrix reads as zero and is not
 /// written. A kernel takes it by value, so it need not outlive the launch; like the span that it
 /// is made from, it borrows the block.
 #[derive(Debug, Clone, Copy)]
@@ -34,14 +31,15 @@ pub(crate) struct TensorMap<'block> {
 
 impl<'block> TensorMap<'block> {
     /// Describes the matrix `[rows, columns]` at the start of `span`. Its rows are multiples of 16
-    /// bytes, as is its address; a box has at most 256 rows.
+    /// bytes, as is its address; a box has at most 256 rows, and 64 or 32 columns.
     pub(crate) fn new(
         context: &Context,
         span: DeviceSpan<'block>,
         element: TensorElement,
         (rows, columns): (usize, usize),
-        box_rows: u32,
+        (box_rows, box_columns): (u32, u32),
     ) -> Result<Self, DriverError> {
+        use sys::CUtensorMapSwizzle as Swizzle;
         use sys::{CUtensorMapDataType as Type, CUtensorMapInterleave as Interleave};
         use sys::{CUtensorMapFloatOOBfill as Fill, CUtensorMapL2promotion as Promotion};
         const CALL: &str = "cuTensorMapEncodeTiled";
@@ -55,7 +53,12 @@ impl<'block> TensorMap<'block> {
             TensorElement::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             TensorElement::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         };
-        let (box_sizes, steps) = ([BOX_COLUMNS, box_rows], [1, 1]);
+        let swizzle = match box_columns {
+            64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+            _ => return Err(DriverError::invalid(CALL)),
+        };
+        let (box_sizes, steps) = ([box_columns, box_rows], [1, 1]);
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
         // SAFETY: writes one map, to which `map` has room at its alignment. Of two dimensions the
         // driver reads two sizes, one distance (that of rows), two box sizes and two steps, which
@@ -72,7 +75,7 @@ impl<'block> TensorMap<'block> {
                 box_sizes.as_ptr(),
                 steps.as_ptr(),
                 Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                swizzle,
                 Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )

@@ -211,7 +211,7 @@ fn a_tensor_map_describes_a_matrix_its_swizzle_and_its_end() {
     let span = fixture.memory.span(matrix_at).unwrap();
     fixture.stream.copy_from_host(&bytes, span).unwrap();
     let describe =
-        |size, box_rows| TensorMap::new(&fixture.context, span, TensorElement::F16, size, box_rows);
+        |size, rows| TensorMap::new(&fixture.context, span, TensorElement::F16, size, (rows, 64));
     let map = describe((rows, columns), 8).unwrap();
     for (row, column) in [(0, 0), (2, 16), (8, 48)] {
         let arguments = [

@@ -34,6 +34,9 @@ use variant::{BLOCK_THREADS, NORM_COLUMNS, OUTPUT_BOX_ROWS, TILE_COLUMNS, Varian
 /// Matrices without gaps have rows of whole 16 bytes, as the copy engine wants them.
 const COLUMN_MULTIPLE: usize = 8;
 
+/// Columns of all boxes.
+const BOX_COLUMNS: u32 = 64;
+
 /// One product and where its operands are; matrices are row-major, without gaps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Product<'a> {
@@ -190,7 +193,8 @@ impl HopperGemm {
         size: (usize, usize),
         box_rows: u32,
     ) -> Result<TensorMap<'a>, KernelError> {
-        Ok(TensorMap::new(self.device.context(), matrix, self.element, size, box_rows)?)
+        let box_size = (box_rows, BOX_COLUMNS);
+        Ok(TensorMap::new(self.device.context(), matrix, self.element, size, box_size)?)
     }
 
     /// Clusters go through the tiles by themselves: no more of them than run at once.

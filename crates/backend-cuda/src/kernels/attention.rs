@@ -1,0 +1,281 @@
+//! Which attention kernel runs for a batch, and in which grid.
+//!
+//! - [`Attention`] launches it.
+//! - [`Way`], [`pays`] and [`rows`] are the rules.
+//!
+//! The choice behind it: a way is a file of `kernels/`, compiled for each head size that comes up.
+//! The rows of blocks and jobs don't change a result's bits, so they follow the batch; ways do, so a
+//! batch changes them only where that is much faster.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Heads, KernelError, Packed, launch, name, number};
+use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
+use crate::device::Device;
+use crate::driver::{Argument, DeviceSpan, Module, TensorElement, TensorMap};
+use crate::gemm::Format;
+use crate::stream::CudaStream;
+
+/// Threads of a block on tensor cores.
+const BLOCK_THREADS: usize = 128;
+/// Threads of a block of `attention_sm90.cu`, which fills a multiprocessor.
+const HOPPER_THREADS: u32 = 640;
+/// Rows of its tiles.
+const HOPPER_TILE: u32 = 64;
+/// Bytes of its ring of queries, and of both rings.
+const HOPPER_RINGS: [u32; 2] = [64 << 10, 192 << 10];
+
+/// Head sizes that `attention_sm90.cu` takes, without a bias.
+pub(crate) const HOPPER_HEAD_SIZES: [usize; 2] = [32, 64];
+
+/// How attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Way {
+    Hopper,
+    TensorCores,
+    Any,
+}
+
+/// What of a batch the rules go by.
+#[derive(Debug, Clone, Copy)]
+struct Lengths {
+    sequences: usize,
+    tokens: usize,
+    longest: usize,
+}
+
+/// What a device and a number format allow.
+#[derive(Debug, Clone, Copy)]
+struct Abilities {
+    tensor_cores: bool,
+    hopper: Option<TensorElement>,
+}
+
+/// Attention on one device, in one format.
+#[derive(Debug)]
+pub(super) struct Attention {
+    device: Device,
+    compiler: Arc<Compiler>,
+    format: Format,
+    abilities: Abilities,
+    modules: Mutex<HashMap<(Way, usize), Arc<Module>>>,
+}
+
+impl Abilities {
+    fn new(architecture: &str, format: Format, since_ampere: bool) -> Self {
+        let (tensor_cores, element) = match format {
+            Format::F16 => (true, Some(TensorElement::F16)),
+            Format::Bf16 => (since_ampere, Some(TensorElement::Bf16)),
+            Format::F32 => (false, None),
+        };
+        Self { tensor_cores, hopper: element.filter(|_| architecture == "sm_90a") }
+    }
+
+    fn way(self, lengths: Lengths, head_size: usize, biased: bool) -> Way {
+        let hopper_takes = HOPPER_HEAD_SIZES.contains(&head_size) && !biased;
+        if self.hopper.is_some() && hopper_takes && pays(lengths) {
+            Way::Hopper
+        } else if self.tensor_cores && head_size.is_multiple_of(16) && head_size <= 128 {
+            Way::TensorCores
+        } else {
+            Way::Any
+        }
+    }
+}
+
+impl Packed<'_> {
+    fn lengths(self) -> Lengths {
+        let Self { sequences, tokens, longest, .. } = self;
+        Lengths { sequences, tokens, longest }
+    }
+}
+
+impl Attention {
+    pub(super) fn new(device: &Device, compiler: Arc<Compiler>, format: Format) -> Self {
+        // From compute capability 8.0 on there are matrix instructions for bf16.
+        let since_ampere = device.info().compute_capability.0 >= 8;
+        Self {
+            device: device.clone(),
+            abilities: Abilities::new(compiler.architecture(), format, since_ampere),
+            compiler,
+            format,
+            modules: Mutex::default(),
+        }
+    }
+
+    pub(super) fn run(
+        &self,
+        stream: &CudaStream,
+        [qkv, output]: [DeviceSpan<'_>; 2],
+        sequences: Packed<'_>,
+        heads: Heads<'_>,
+    ) -> Result<(), KernelError> {
+        let lengths = sequences.lengths();
+        let way = self.abilities.way(lengths, heads.head_size, heads.bias.is_some());
+        if let (Way::Hopper, Some(element)) = (way, self.abilities.hopper) {
+            return self.run_on_hopper(stream, [qkv, output], sequences, heads, element);
+        }
+        let Heads { heads, head_size, bias } = heads;
+        let multiprocessors = self.multiprocessors();
+        let (variant, rows, threads) = match way {
+            Way::Any => ("any".to_owned(), 32, head_size.max(32).next_power_of_two()),
+            _ => {
+                let choices: &[usize] = if head_size <= 64 { &[128, 64] } else { &[64] };
+                let rows = rows(choices, lengths, heads, multiprocessors);
+                (rows.to_string(), rows, BLOCK_THREADS)
+            }
+        };
+        let (slots, slots_each) = slots(lengths, rows);
+        let mut arguments = vec![
+            Argument::Span(qkv),
+            Argument::Span(sequences.starts),
+            Argument::Span(output),
+            number(sequences.sequences),
+            number(heads),
+            number(slots_each),
+        ];
+        let mut shared_bytes = 0;
+        if let Some((table, reach)) = bias {
+            arguments.extend([Argument::Span(table), number(reach)]);
+            shared_bytes = 4 * (2 * reach + 1);
+        }
+        let suffix = if bias.is_some() { "_biased" } else { "" };
+        let module = self.module(way, head_size)?;
+        let kernel = module.kernel(&name(&format!("vecmill_attention_{variant}{suffix}")))?;
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        launch(&kernel, stream, heads * slots, threads, shared_bytes, &arguments)
+    }
+
+    fn run_on_hopper(
+        &self,
+        stream: &CudaStream,
+        [qkv, output]: [DeviceSpan<'_>; 2],
+        sequences: Packed<'_>,
+        Heads { heads, head_size, .. }: Heads<'_>,
+        element: TensorElement,
+    ) -> Result<(), KernelError> {
+        let lengths = sequences.lengths();
+        let rows = rows(&[256, 128, 64], lengths, heads, self.multiprocessors());
+        let (slots, slots_each) = slots(lengths, rows);
+        let size = (sequences.tokens, 3 * heads * head_size);
+        let tile = (HOPPER_TILE, u32::try_from(head_size).unwrap_or(u32::MAX));
+        let map = TensorMap::new(self.device.context(), qkv, element, size, tile)?;
+        let arguments = [
+            Argument::TensorMap(&map),
+            Argument::Span(sequences.starts),
+            Argument::Span(output),
+            number(sequences.sequences),
+            number(heads),
+            number(rows),
+            number(slots),
+            number(slots_each),
+        ];
+        let kernel = self.module(Way::Hopper, head_size)?.kernel(c"vecmill_attention_sm90")?;
+        let blocks = (heads * slots).min(self.multiprocessors());
+        let shared_bytes = hopper_shared_bytes(head_size) as usize;
+        launch(&kernel, stream, blocks, HOPPER_THREADS, shared_bytes, &arguments)
+    }
+
+    fn module(&self, way: Way, head_size: usize) -> Result<Arc<Module>, KernelError> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(&(way, head_size)) {
+            return Ok(Arc::clone(module));
+        }
+        let source = match way {
+            Way::Hopper => ATTENTION_SM90,
+            Way::TensorCores => ATTENTION,
+            Way::Any => ATTENTION_ANY,
+        };
+        let defines = [format!("HEAD_SIZE={head_size}")];
+        let module = self.compiler.load(source, self.format, &defines)?;
+        if way == Way::Hopper {
+            let kernel = module.kernel(c"vecmill_attention_sm90")?;
+            kernel.allow_shared(hopper_shared_bytes(head_size))?;
+        }
+        modules.insert((way, head_size), Arc::clone(&module));
+        Ok(module)
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.device.info().multiprocessors as usize
+    }
+}
+
+/// What `attention_sm90.cu` is faster for: sequences that fill its tiles, on average.
+fn pays(lengths: Lengths) -> bool {
+    lengths.tokens > 0 && lengths.tokens >= HOPPER_TILE as usize * lengths.sequences
+}
+
+/// `SHARED_BYTES` of `attention_sm90.cu`.
+pub(crate) fn hopper_shared_bytes(head_size: usize) -> u32 {
+    let head_size = u32::try_from(head_size).unwrap_or(u32::MAX);
+    let tile = HOPPER_TILE * head_size * 2;
+    let [queries, all] = HOPPER_RINGS;
+    all + 16 * (all / tile) + 16 * (queries / tile) + 1024
+}
+
+/// Queries of a block or job: the most of `choices`, in falling order, that leaves work enough for
+/// all multiprocessors and that a sequence may fill.
+fn rows(choices: &[usize], lengths: Lengths, heads: usize, multiprocessors: usize) -> usize {
+    let least = choices.last().copied().unwrap_or(1);
+    let fits = |&&rows: &&usize| {
+        2 * lengths.longest > rows && heads * slots(lengths, rows).0 >= 4 * multiprocessors
+    };
+    choices.iter().find(fits).copied().unwrap_or(least)
+}
+
+/// Blocks of `rows` queries that a head needs, and those of each sequence, or 0 if a block finds its
+/// sequence by itself: whichever is fewer.
+fn slots(lengths: Lengths, rows: usize) -> (usize, usize) {
+    let each = lengths.longest.div_ceil(rows);
+    let even = lengths.sequences * each;
+    let packed = lengths.tokens / rows + lengths.sequences;
+    if even <= packed { (even, each) } else { (packed, 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn equal(sequences: usize, length: usize) -> Lengths {
+        Lengths { sequences, tokens: sequences * length, longest: length }
+    }
+
+    #[test]
+    fn only_hopper_in_16_bits_has_its_own_way() {
+        let way = |architecture, format, head_size, biased| {
+            Abilities::new(architecture, format, true).way(equal(4, 128), head_size, biased)
+        };
+        assert_eq!(way("sm_90a", Format::F16, 64, false), Way::Hopper);
+        assert_eq!(way("sm_90a", Format::Bf16, 32, false), Way::Hopper);
+        assert_eq!(way("sm_90a", Format::F16, 64, true), Way::TensorCores, "it takes no bias");
+        assert_eq!(way("sm_90a", Format::F16, 96, false), Way::TensorCores);
+        assert_eq!(way("sm_90a", Format::F32, 64, false), Way::Any);
+        assert_eq!(way("sm_100a", Format::F16, 64, false), Way::TensorCores);
+        let turing = Abilities::new("sm_75", Format::Bf16, false);
+        assert_eq!(turing.way(equal(4, 128), 64, false), Way::Any);
+    }
+
+    #[test]
+    fn hopper_takes_what_fills_its_tiles() {
+        assert!(pays(equal(3, 64)) && !pays(equal(3, 63)));
+        assert!(!pays(Lengths { sequences: 0, tokens: 0, longest: 0 }), "a map needs rows");
+    }
+
+    #[test]
+    fn blocks_are_tall_where_sequences_are_long_and_work_is_plenty() {
+        let tallest = |lengths| rows(&[256, 128, 64], lengths, 16, 132);
+        assert_eq!(tallest(equal(64, 512)), 256);
+        assert_eq!(tallest(equal(256, 128)), 128);
+        assert_eq!(tallest(equal(1024, 64)), 64);
+        assert_eq!(tallest(equal(1, 512)), 64);
+    }
+
+    #[test]
+    fn slots_are_even_where_lengths_are() {
+        assert_eq!(slots(equal(64, 512), 256), (128, 2));
+        let mixed = Lengths { sequences: 10, tokens: 600, longest: 500 };
+        assert_eq!(slots(mixed, 128), (14, 0));
+    }
+}
