@@ -312,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
             load_jobs(role, qkv, starts, sequences, heads, rows, slots, slots_each);
         }
     } else {
-        registers_grow<120>();
+        registers_grow<112>();
         compute_jobs(role, output, rows, heads * HEAD_SIZE);
     }
 }
