@@ -1,9 +1,9 @@
 """Checks the attention kernels on a GPU against f64, with bounds on the error that are derived from
 the arithmetic, and times them against what bounds them and against PyTorch.
 
-`--hopper` checks attention_sm90.cu alone and times it beside attention.cu; it is part of the rest,
-too, on such a GPU. `--sweep` compiles other tile sizes and occupancies of attention.cu too and times
-those.
+`--hopper` checks attention_sm90.cu alone and times it beside attention.cu; without, it is part of
+the whole on such a GPU. `--sweep` compiles other tile sizes and occupancies of attention.cu too and
+times those.
 """
 
 import argparse
@@ -231,9 +231,8 @@ def time_shape(
     columns = [f"{floors[name] * 1e6:8.1f}" for name in floors]
     for kernel, rows in ((kernel, rows) for kernel in kernels for rows in kernel.row_choices):
 
-        def make(
-            qkv: Tensor, starts: Tensor, output: Tensor, kernel: Attention = kernel, rows: int = rows
-        ) -> Launch:
+        def make(qkv: Tensor, starts: Tensor, output: Tensor, chosen: tuple = (kernel, rows)):
+            kernel, rows = chosen
             return lambda: kernel.run(rows, qkv, starts, lengths, output)
 
         seconds = time_launches(attention, lengths, make)

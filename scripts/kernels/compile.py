@@ -26,7 +26,11 @@ INCLUDED = {
     "attention_any.cu": ("sequences.cuh",),
 }
 # Head sizes that the attention kernels are compiled for here; any other is possible.
-HEAD_SIZES = {"attention.cu": (16, 32, 64, 96, 128), "attention_any.cu": (20, 64, 128)}
+HEAD_SIZES = {
+    "attention.cu": (16, 32, 64, 96, 128),
+    "attention_sm90.cu": (32, 64),
+    "attention_any.cu": (20, 64, 128),
+}
 LIBRARIES = ("libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12")
 
 
@@ -43,6 +47,8 @@ def variants(file: str, architecture: str, element: str) -> list[list[str]]:
     if file == "attention.cu" and (
         element == "F32" or (element == "BF16" and architecture == "sm_75")
     ):
+        return []
+    if file == "attention_sm90.cu" and (element == "F32" or architecture != "sm_90a"):
         return []
     return [[f"-DHEAD_SIZE={size}"] for size in HEAD_SIZES.get(file, ())] or [[]]
 

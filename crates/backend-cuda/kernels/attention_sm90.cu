@@ -12,14 +12,14 @@
 // slots, slots_each: as attention.cu has them for blocks of so many rows.
 // Grid: at most heads * slots blocks, and at most what is resident at once, one per multiprocessor.
 // Block: 640 threads. Dynamic shared memory: SHARED_BYTES.
-// Tensor map: 2-D of T, {3 * hidden, tokens}, box {HEAD_SIZE, 64}, swizzle 2 * HEAD_SIZE bytes, zero
-//     fill.
+// Tensor map: 2-D of T, {3 * hidden, tokens}, box {HEAD_SIZE, 64}, swizzle of 2 * HEAD_SIZE bytes,
+//     zero fill.
 // Alignment: 16 bytes. Sequences may be empty; heads >= 1; 3 * hidden * longest < 2^32.
 //
-// The choice: one warp loads tiles of 64 rows into two rings, far ahead over the borders of jobs, so
-// that memory is never idle; four warpgroups take the query tiles in turns, so that one's products
-// hide another's exponentials. All of them pass every stage, also those they have no use for: that
-// keeps one order for all. Weights are operands in registers, as they come out of softmax.
+// The choice: one warp loads tiles of 64 rows into two rings, far ahead and across jobs, so that
+// memory is never idle; four warpgroups take the query tiles in turns, so that one's products hide
+// another's exponentials. All of them pass every stage, also those they have no use for: that keeps
+// one order for all. Weights are operands in registers, as they come out of softmax.
 // A row's bits depend on its sequence alone: key tiles begin at the sequence's start.
 
 constexpr int TILE = 64;
@@ -51,6 +51,8 @@ constexpr u32 JOBS = KEY_BARRIERS + 16 * KEY_STAGES;
 // The rest is for aligning the start.
 constexpr u32 SHARED_BYTES = JOBS + sizeof(Job) * QUERY_STAGES + SWIZZLE_ATOM;
 
+static_assert(SHARED_BYTES <= 227 * 1024, "too much shared memory");
+
 // A ring of tiles in shared memory and a role's place in it.
 template <u32 COUNT>
 struct Tiles {
@@ -61,10 +63,12 @@ struct Tiles {
     __device__ __forceinline__ u32 full() const { return barriers + 8 * at.stage; }
     __device__ __forceinline__ u32 empty() const { return full() + 8 * COUNT; }
 
+    // For one warp.
     __device__ __forceinline__ void init_barriers() const {
-        for (u32 i = 0; i < COUNT; ++i) {
-            barrier_init(barriers + 8 * i, 1);
-            barrier_init(barriers + 8 * (COUNT + i), CONSUMERS / WARP);
+        static_assert(COUNT <= WARP, "each lane has a stage");
+        if (threadIdx.x < COUNT) {
+            barrier_init(barriers + 8 * threadIdx.x, 1);
+            barrier_init(barriers + 8 * (COUNT + threadIdx.x), CONSUMERS / WARP);
         }
     }
 
@@ -299,7 +303,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
 ) {
     extern __shared__ u8 dynamic_shared[];
     Role role((shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1));
-    if (threadIdx.x == 0) {
+    if (threadIdx.x < WARP) {
         tensor_prefetch(qkv);
         role.queries.init_barriers();
         role.keys.init_barriers();

@@ -4,8 +4,8 @@
 //! - [`Way`], [`pays`] and [`rows`] are the rules.
 //!
 //! The choice behind it: a way is a file of `kernels/`, compiled for each head size that comes up.
-//! The rows of blocks and jobs don't change a result's bits, so they follow the batch; ways do, so a
-//! batch changes them only where that is much faster.
+//! The rows of blocks and jobs don't change a result's bits, so they follow the batch; ways do, and
+//! follow it only where that is much faster.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -225,8 +225,8 @@ fn rows(choices: &[usize], lengths: Lengths, heads: usize, multiprocessors: usiz
     choices.iter().find(fits).copied().unwrap_or(least)
 }
 
-/// Blocks of `rows` queries that a head needs, and those of each sequence, or 0 if a block finds its
-/// sequence by itself: whichever is fewer.
+/// Blocks of `rows` queries that a head needs, and those of each sequence, or 0 if a block finds
+/// its sequence by itself: whichever is fewer.
 fn slots(lengths: Lengths, rows: usize) -> (usize, usize) {
     let each = lengths.longest.div_ceil(rows);
     let even = lengths.sequences * each;
