@@ -21,7 +21,7 @@ use crate::gemm::Format;
 use crate::stream::CudaStream;
 use attention::Attention;
 #[cfg(test)]
-pub(crate) use attention::{HOPPER_HEAD_SIZES, hopper_shared_bytes};
+pub(crate) use attention::{HOPPER_HEAD_SIZE, hopper_shared_bytes};
 
 /// Why a kernel did not run.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Heads, KernelError, Packed, launch, name, number};
 use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
 use crate::device::Device;
-use crate::driver::{Argument, DeviceSpan, Module, TensorElement, TensorMap};
+use crate::driver::{Argument, DeviceSpan, Kernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
 use crate::stream::CudaStream;
 
@@ -26,8 +26,11 @@ const HOPPER_TILE: u32 = 64;
 /// Bytes of its ring of queries, and of both rings.
 const HOPPER_RINGS: [u32; 2] = [64 << 10, 192 << 10];
 
-/// Head sizes that `attention_sm90.cu` takes, without a bias.
-pub(crate) const HOPPER_HEAD_SIZES: [usize; 2] = [32, 64];
+/// The head size for which `attention_sm90.cu` is faster, without a bias. It takes 32, too, which is
+/// bound by exponentials and loads, not by products.
+pub(crate) const HOPPER_HEAD_SIZE: usize = 64;
+/// Mean length from which on sequences fill its tiles well enough.
+const HOPPER_LENGTH: usize = 96;
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +63,17 @@ pub(super) struct Attention {
     format: Format,
     abilities: Abilities,
     modules: Mutex<HashMap<(Way, usize), Arc<Module>>>,
+    kernels: Mutex<HashMap<Variant, Kernel>>,
+}
+
+/// A kernel of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Variant {
+    way: Way,
+    head_size: usize,
+    /// Rows of a block, where kernels differ by them.
+    rows: usize,
+    biased: bool,
 }
 
 impl Abilities {
@@ -73,7 +87,7 @@ impl Abilities {
     }
 
     fn way(self, lengths: Lengths, head_size: usize, biased: bool) -> Way {
-        let hopper_takes = HOPPER_HEAD_SIZES.contains(&head_size) && !biased;
+        let hopper_takes = head_size == HOPPER_HEAD_SIZE && !biased;
         if self.hopper.is_some() && hopper_takes && pays(lengths) {
             Way::Hopper
         } else if self.tensor_cores && head_size.is_multiple_of(16) && head_size <= 128 {
@@ -101,6 +115,7 @@ impl Attention {
             compiler,
             format,
             modules: Mutex::default(),
+            kernels: Mutex::default(),
         }
     }
 
@@ -118,12 +133,11 @@ impl Attention {
         }
         let Heads { heads, head_size, bias } = heads;
         let multiprocessors = self.multiprocessors();
-        let (variant, rows, threads) = match way {
-            Way::Any => ("any".to_owned(), 32, head_size.max(32).next_power_of_two()),
+        let (rows, threads) = match way {
+            Way::Any => (32, head_size.max(32).next_power_of_two()),
             _ => {
                 let choices: &[usize] = if head_size <= 64 { &[128, 64] } else { &[64] };
-                let rows = rows(choices, lengths, heads, multiprocessors);
-                (rows.to_string(), rows, BLOCK_THREADS)
+                (rows(choices, lengths, heads, multiprocessors), BLOCK_THREADS)
             }
         };
         let (slots, slots_each) = slots(lengths, rows);
@@ -140,9 +154,7 @@ impl Attention {
             arguments.extend([Argument::Span(table), number(reach)]);
             shared_bytes = 4 * (2 * reach + 1);
         }
-        let suffix = if bias.is_some() { "_biased" } else { "" };
-        let module = self.module(way, head_size)?;
-        let kernel = module.kernel(&name(&format!("vecmill_attention_{variant}{suffix}")))?;
+        let kernel = self.kernel(Variant { way, head_size, rows, biased: bias.is_some() })?;
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
         launch(&kernel, stream, heads * slots, threads, shared_bytes, &arguments)
     }
@@ -171,10 +183,33 @@ impl Attention {
             number(slots),
             number(slots_each),
         ];
-        let kernel = self.module(Way::Hopper, head_size)?.kernel(c"vecmill_attention_sm90")?;
+        let variant = Variant { way: Way::Hopper, head_size, rows: 0, biased: false };
+        let kernel = self.kernel(variant)?;
         let blocks = (heads * slots).min(self.multiprocessors());
         let shared_bytes = hopper_shared_bytes(head_size) as usize;
         launch(&kernel, stream, blocks, HOPPER_THREADS, shared_bytes, &arguments)
+    }
+
+    fn kernel(&self, variant: Variant) -> Result<Kernel, KernelError> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = kernels.get(&variant) {
+            return Ok(kernel.clone());
+        }
+        let Variant { way, head_size, rows, biased } = variant;
+        let module = self.module(way, head_size)?;
+        let suffix = if biased { "_biased" } else { "" };
+        let kernel = match way {
+            Way::Hopper => module.kernel(c"vecmill_attention_sm90")?,
+            Way::TensorCores => {
+                module.kernel(&name(&format!("vecmill_attention_{rows}{suffix}")))?
+            }
+            Way::Any => module.kernel(&name(&format!("vecmill_attention_any{suffix}")))?,
+        };
+        if way == Way::Hopper {
+            kernel.allow_shared(hopper_shared_bytes(head_size))?;
+        }
+        kernels.insert(variant, kernel.clone());
+        Ok(kernel)
     }
 
     fn module(&self, way: Way, head_size: usize) -> Result<Arc<Module>, KernelError> {
@@ -189,10 +224,6 @@ impl Attention {
         };
         let defines = [format!("HEAD_SIZE={head_size}")];
         let module = self.compiler.load(source, self.format, &defines)?;
-        if way == Way::Hopper {
-            let kernel = module.kernel(c"vecmill_attention_sm90")?;
-            kernel.allow_shared(hopper_shared_bytes(head_size))?;
-        }
         modules.insert((way, head_size), Arc::clone(&module));
         Ok(module)
     }
@@ -202,9 +233,9 @@ impl Attention {
     }
 }
 
-/// What `attention_sm90.cu` is faster for: sequences that fill its tiles, on average.
+/// What `attention_sm90.cu` is faster for, as measured on an H200.
 fn pays(lengths: Lengths) -> bool {
-    lengths.tokens > 0 && lengths.tokens >= HOPPER_TILE as usize * lengths.sequences
+    lengths.tokens > 0 && lengths.tokens >= HOPPER_LENGTH * lengths.sequences
 }
 
 /// `SHARED_BYTES` of `attention_sm90.cu`.
@@ -248,9 +279,9 @@ mod tests {
             Abilities::new(architecture, format, true).way(equal(4, 128), head_size, biased)
         };
         assert_eq!(way("sm_90a", Format::F16, 64, false), Way::Hopper);
-        assert_eq!(way("sm_90a", Format::Bf16, 32, false), Way::Hopper);
+        assert_eq!(way("sm_90a", Format::Bf16, 64, false), Way::Hopper);
         assert_eq!(way("sm_90a", Format::F16, 64, true), Way::TensorCores, "it takes no bias");
-        assert_eq!(way("sm_90a", Format::F16, 96, false), Way::TensorCores);
+        assert_eq!(way("sm_90a", Format::F16, 32, false), Way::TensorCores);
         assert_eq!(way("sm_90a", Format::F32, 64, false), Way::Any);
         assert_eq!(way("sm_100a", Format::F16, 64, false), Way::TensorCores);
         let turing = Abilities::new("sm_75", Format::Bf16, false);
@@ -259,7 +290,7 @@ mod tests {
 
     #[test]
     fn hopper_takes_what_fills_its_tiles() {
-        assert!(pays(equal(3, 64)) && !pays(equal(3, 63)));
+        assert!(pays(equal(3, 96)) && !pays(equal(3, 95)));
         assert!(!pays(Lengths { sequences: 0, tokens: 0, longest: 0 }), "a map needs rows");
     }
 
