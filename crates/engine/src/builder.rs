@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Model, Pooling};
+use vecmill_encoder::{Model, Pooling, Practised};
 use vecmill_memory::{GiveBack, PoolSettings};
+use vecmill_scheduler::{DeviceSettings, Size, Speed, policy};
 
 use crate::core::{Core, Parts};
 use crate::device::{DeviceSpec, MemoryBudget};
+use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::error::StartError;
 use crate::fetch::{Fetcher, ModelRef, Stage};
@@ -40,6 +42,7 @@ pub struct Builder {
     pub(crate) max_batch_tokens: usize,
     queue_capacity: usize,
     tokenization_workers: usize,
+    policy: String,
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) dtype: Option<DType>,
     pub(crate) cpu_threads: usize,
@@ -63,6 +66,7 @@ impl Default for Builder {
             max_batch_tokens: 16_384,
             queue_capacity: 16_384,
             tokenization_workers: threads(),
+            policy: policy::names().next().unwrap_or_default().to_owned(),
             devices: vec![DeviceSpec::Auto],
             dtype: None,
             cpu_threads: threads(),
@@ -129,6 +133,13 @@ impl Builder {
     #[must_use]
     pub fn tokenization_workers(self, tokenization_workers: usize) -> Self {
         Self { tokenization_workers, ..self }
+    }
+
+    /// Which device gets which work, by the name of a policy (default `earliest-finish`):
+    /// [`vecmill_scheduler::policy`] has them.
+    #[must_use]
+    pub fn policy(self, name: &str) -> Self {
+        Self { policy: name.to_owned(), ..self }
     }
 
     /// Where batches run (default: [`DeviceSpec::Auto`]). Several devices share one queue.
@@ -234,18 +245,31 @@ impl Builder {
             .thread_name(|index| format!("tokenize-{index}"))
             .build()
             .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
-        let batch_tokens: Vec<usize> = workers.iter().map(|device| device.batch_tokens()).collect();
-        let largest = batch_tokens.iter().copied().max().unwrap_or_default();
+        let devices = workers.iter().zip(practised).map(|(device, practised)| {
+            let mut speed = Speed::new();
+            for Practised { shape, took } in practised {
+                speed.observe(
+                    Size::equal(shape.sequences, shape.tokens / shape.sequences.max(1)),
+                    took,
+                );
+            }
+            let (batch_tokens, in_flight) = (device.batch_tokens(), device.in_flight());
+            DeviceSettings { batch_tokens, in_flight, speed }
+        });
+        let devices: Vec<_> = devices.collect();
+        let largest = devices.iter().map(|device| device.batch_tokens).max().unwrap_or_default();
         let info = self.info(&model, largest, infos);
+        let dispatch =
+            Dispatch::new(self.queue_capacity, &self.policy, devices).map_err(|error| {
+                StartError::Setting { setting: "policy", reason: error.to_string() }
+            })?;
         let core = Core::new(Parts {
             tokenizer: tokenizer?,
             tokenizers,
             limits: first.limits(),
             pipeline: model.pipeline,
             default_prompt: self.default_prompt.clone(),
-            batch_tokens,
-            practised,
-            queue_capacity: self.queue_capacity,
+            dispatch,
         });
         core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
             setting: "default prompt",

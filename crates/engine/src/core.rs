@@ -2,14 +2,14 @@
 //! threads draw from.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::ThreadPool;
-use vecmill_encoder::{Limits, Practised, model::Pipeline};
-use vecmill_scheduler::{Full, Job};
+use vecmill_encoder::{Limits, model::Pipeline};
+use vecmill_scheduler::{Job, Terms};
 
-use crate::dispatch::{Dispatch, Failed};
+use crate::dispatch::Dispatch;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pending::{Answer, Finish, Pending};
@@ -31,8 +31,7 @@ pub(crate) struct Core {
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    dispatch: Mutex<Dispatch>,
-    changed: Condvar,
+    pub(crate) dispatch: Dispatch,
 }
 
 /// One tokenised input of a request.
@@ -41,8 +40,14 @@ pub(crate) struct Work {
     pub(crate) tokens: Tokens,
     pub(crate) queued: Instant,
     pub(crate) pending: Arc<Pending>,
-    /// Whether a device has failed at it.
-    pub(crate) failed_before: bool,
+}
+
+/// How a request's inputs become tokens, and on which terms these wait.
+#[derive(Clone)]
+struct Tokenize {
+    prompt: Arc<str>,
+    truncation: Truncation,
+    terms: Terms,
 }
 
 /// The parts of a [`Core`] that its builder chooses.
@@ -52,21 +57,11 @@ pub(crate) struct Parts {
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
-    /// Of each device, the most tokens of a batch.
-    pub(crate) batch_tokens: Vec<usize>,
-    /// Of each device, how long batches took before the start.
-    pub(crate) practised: Vec<Vec<Practised>>,
-    pub(crate) queue_capacity: usize,
+    pub(crate) dispatch: Dispatch,
 }
 
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let mut dispatch = Dispatch::new(parts.queue_capacity, &parts.batch_tokens);
-        for (device, practised) in parts.practised.iter().enumerate() {
-            for batch in practised {
-                dispatch.ran(device, batch.shape.tokens, batch.took);
-            }
-        }
         Arc::new(Self {
             tokenizer: parts.tokenizer,
             tokenizers: parts.tokenizers,
@@ -74,8 +69,7 @@ impl Core {
             default_prompt: parts.default_prompt,
             limits: parts.limits,
             metrics: Metrics::new(),
-            dispatch: Mutex::new(dispatch),
-            changed: Condvar::new(),
+            dispatch: parts.dispatch,
         })
     }
 
@@ -99,24 +93,27 @@ impl Core {
             }
         };
         let inputs = request.inputs.len();
-        if let Err(error) = self.admit(inputs) {
+        let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let terms = self.dispatch.terms(request.priority, deadline);
+        if let Err(error) = self.dispatch.admit(inputs, terms) {
             answer(Err(error));
             return None;
         }
         let pending = Pending::new(inputs, finish, self.releasing(inputs, answer));
+        let how = Tokenize { prompt, truncation: request.truncation, terms };
         if let [Input::Text(text)] = request.inputs.as_slice()
             && text.len() <= TOKENIZED_AT_ONCE
         {
             let inputs = request.inputs.into_iter().enumerate().collect();
-            self.tokenize(inputs, &prompt, request.truncation, &pending);
+            self.tokenize(inputs, &how, &pending);
             return Some(pending);
         }
         let mut rest = request.inputs.into_iter().enumerate();
         for _ in (0..inputs).step_by(INPUTS_PER_TASK) {
             let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
             let (core, pending) = (Arc::clone(self), Arc::clone(&pending));
-            let (prompt, truncation) = (Arc::clone(&prompt), request.truncation);
-            self.tokenizers.spawn(move || core.tokenize(part, &prompt, truncation, &pending));
+            let how = how.clone();
+            self.tokenizers.spawn(move || core.tokenize(part, &how, &pending));
         }
         Some(pending)
     }
@@ -174,55 +171,31 @@ impl Core {
         }
     }
 
-    fn admit(&self, inputs: usize) -> Result<(), RequestError> {
-        let mut dispatch = self.dispatch();
-        if dispatch.closed {
-            return Err(RequestError::Stopped);
-        }
-        dispatch.admit(inputs).map_err(|Full { admitted, .. }| RequestError::Busy {
-            waiting: admitted,
-            retry_after: dispatch.backlog_time(),
-        })
-    }
-
-    /// When what waits now will probably be done.
-    pub(crate) fn retry_after(&self) -> Duration {
-        self.dispatch().backlog_time()
-    }
-
     /// An answer that makes room for other requests when it is given, before its caller hears it.
     fn releasing(self: &Arc<Self>, inputs: usize, answer: Answer) -> Answer {
         let core = Arc::clone(self);
         Box::new(move |result| {
-            core.dispatch().release(inputs);
-            core.changed.notify_all();
+            core.dispatch.release(inputs);
             answer(result);
         })
     }
 
     /// Runs on a tokenising thread.
-    fn tokenize(
-        &self,
-        inputs: Vec<(usize, Input)>,
-        prompt: &str,
-        truncation: Truncation,
-        pending: &Arc<Pending>,
-    ) {
+    fn tokenize(&self, inputs: Vec<(usize, Input)>, how: &Tokenize, pending: &Arc<Pending>) {
         if !pending.wanted() {
             return;
         }
         let started = Instant::now();
         // A tokenizer's regular expressions are not ours: if one panics, the request fails alone.
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let tokenize =
-                |(index, input)| Ok((index, self.tokens(index, input, prompt, truncation)?));
+            let tokenize = |(index, input)| Ok((index, self.tokens(index, input, how)?));
             inputs.into_iter().map(tokenize).collect::<Result<Vec<_>, RequestError>>()
         }));
         match result {
             Ok(Ok(tokens)) => {
                 self.metrics.tokenization.observe(started.elapsed().as_secs_f64());
                 pending.tokenized();
-                self.push(tokens, pending);
+                self.push(tokens, how.terms, pending);
             }
             Ok(Err(error)) => pending.fail(error),
             Err(_) => pending.fail(RequestError::Tokenizer {
@@ -232,13 +205,8 @@ impl Core {
         }
     }
 
-    fn tokens(
-        &self,
-        index: usize,
-        input: Input,
-        prompt: &str,
-        truncation: Truncation,
-    ) -> Result<Tokens, RequestError> {
+    fn tokens(&self, index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
+        let (prompt, truncation) = (&how.prompt, how.truncation);
         let tokens = match input {
             Input::Tokens(ids) => self.tokenizer.limit(index, ids, truncation)?,
             Input::Text(text) if prompt.is_empty() => {
@@ -255,79 +223,12 @@ impl Core {
         Ok(tokens)
     }
 
-    fn push(&self, inputs: Vec<(usize, Tokens)>, pending: &Arc<Pending>) {
+    fn push(&self, inputs: Vec<(usize, Tokens)>, terms: Terms, pending: &Arc<Pending>) {
         let queued = Instant::now();
         let jobs = inputs.into_iter().map(|(index, tokens)| {
-            let pending = Arc::clone(pending);
             let length = tokens.ids.len();
-            Job::new(length, Work { index, tokens, queued, pending, failed_before: false })
+            Job::new(length, Work { index, tokens, queued, pending: Arc::clone(pending) })
         });
-        self.dispatch().push(jobs);
-        self.changed.notify_all();
-    }
-
-    /// Waits for work and takes a batch for a device, of as many tokens as its `warm` memory holds
-    /// where that costs nothing; `None` when the device's work is over.
-    pub(crate) fn next_batch(
-        &self,
-        device: usize,
-        warm: impl Fn() -> usize,
-    ) -> Option<Vec<Job<Work>>> {
-        let mut unwanted = Vec::new();
-        let mut dispatch = self.dispatch();
-        loop {
-            let over = dispatch.is_over(device);
-            let batch = if over {
-                Vec::new()
-            } else {
-                dispatch.next_batch(device, &warm, |work| {
-                    let wanted = work.pending.wanted();
-                    if !wanted {
-                        unwanted.push(Arc::clone(&work.pending));
-                    }
-                    wanted
-                })
-            };
-            if !batch.is_empty() || over || !unwanted.is_empty() {
-                drop(dispatch);
-                unwanted.clear(); // whoever is dropped unanswered releases its room, which takes the lock
-                if !batch.is_empty() {
-                    return Some(batch);
-                }
-                if over {
-                    return None;
-                }
-                dispatch = self.dispatch();
-                continue;
-            }
-            dispatch = self.changed.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Learns from a batch that a device has run.
-    pub(crate) fn ran(&self, device: usize, tokens: usize, took: Duration) {
-        self.dispatch().ran(device, tokens, took);
-    }
-
-    /// Has a batch that a device failed at tried once more, or says that it has been.
-    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<Work>>) -> Failed {
-        let failed = self.dispatch().failed(device, jobs);
-        self.changed.notify_all();
-        failed
-    }
-
-    /// Refuses new requests from now on.
-    pub(crate) fn close(&self) {
-        self.dispatch().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// Inputs and tokens that wait for a device.
-    pub(crate) fn backlog(&self) -> (usize, usize) {
-        self.dispatch().backlog()
-    }
-
-    fn dispatch(&self) -> MutexGuard<'_, Dispatch> {
-        self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
+        self.dispatch.push(terms, jobs);
     }
 }

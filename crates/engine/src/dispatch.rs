@@ -1,142 +1,222 @@
-//! What waits, which device may take it, and how the devices stand: a state machine without threads.
+//! The scheduler between threads: behind a lock, with a clock, and a condition to wait on.
 //!
-//! - All devices draw from one [`Queue`].
-//! - What a device failed at waits apart, for another device to try.
-//! - A device that keeps failing is taken out of service, unless it is the last one.
+//! The choice behind it: what is decided is `vecmill_scheduler`'s, a state machine; here is only what
+//! it does not know. Whatever it drops is let go of outside the lock, because the last part of a
+//! request to go answers it, which takes the lock.
 
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use vecmill_scheduler::{Full, Job, Queue, Size, Speed, budget_for};
+use vecmill_scheduler::policy::{self, UnknownPolicy};
+use vecmill_scheduler::{
+    Batch, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Health, Job, Next, Refused,
+    Scheduler, Settings, Size, Terms,
+};
 
 use crate::core::Work;
-
-/// Batches that a device may fail at, one after the other, before it is taken out of service.
-const FAILURES_IN_A_ROW: u32 = 3;
+use crate::error::RequestError;
 
 /// Accepted inputs and the devices that they wait for.
 pub(crate) struct Dispatch {
-    queue: Queue<Work>,
-    devices: Vec<Standing>,
-    pub(crate) closed: bool,
-}
-
-/// One device, as it has done so far.
-struct Standing {
-    /// The most tokens of a batch there.
-    batch_tokens: usize,
-    speed: Speed,
-    failures: u32,
-    in_service: bool,
-    /// What it failed at.
-    failed: Queue<Work>,
-}
-
-/// What becomes of a batch that a device failed at, and of the device.
-pub(crate) struct Failed {
-    /// Jobs that have failed for the second time.
-    pub(crate) refused: Vec<Job<Work>>,
-    /// Whether the device has been taken out of service.
-    pub(crate) taken_out: bool,
+    scheduler: Mutex<Scheduler<Work>>,
+    /// Something happened that a waiting device may want to know.
+    changed: Condvar,
+    /// From when the scheduler's time is counted.
+    began: Instant,
 }
 
 impl Dispatch {
-    /// For at most `capacity` inputs, and devices with so many tokens per batch.
-    pub(crate) fn new(capacity: usize, batch_tokens: &[usize]) -> Self {
-        let standing = |&batch_tokens: &usize| Standing {
-            batch_tokens,
-            speed: Speed::new(),
-            failures: 0,
-            in_service: true,
-            failed: Queue::new(capacity),
-        };
-        let devices = batch_tokens.iter().map(standing).collect();
-        Self { queue: Queue::new(capacity), devices, closed: false }
+    /// For at most `capacity` inputs.
+    pub(crate) fn new(
+        capacity: usize,
+        policy: &str,
+        devices: Vec<DeviceSettings>,
+    ) -> Result<Self, UnknownPolicy> {
+        let settings = Settings { capacity, ..Settings::default() };
+        let scheduler = Scheduler::new(settings, policy::by_name(policy)?, devices);
+        Ok(Self {
+            scheduler: Mutex::new(scheduler),
+            changed: Condvar::new(),
+            began: Instant::now(),
+        })
     }
 
-    pub(crate) fn admit(&mut self, inputs: usize) -> Result<(), Full> {
-        self.queue.admit(inputs)
+    /// A point in time as the scheduler counts it.
+    fn time_of(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.began)
     }
 
-    pub(crate) fn release(&mut self, inputs: usize) {
-        self.queue.release(inputs);
+    fn now(&self) -> Duration {
+        self.began.elapsed()
     }
 
-    pub(crate) fn push(&mut self, jobs: impl IntoIterator<Item = Job<Work>>) {
-        self.queue.push(jobs);
+    /// The terms of a request, from its own clock to the scheduler's.
+    pub(crate) fn terms(
+        &self,
+        priority: vecmill_scheduler::Priority,
+        deadline: Option<Instant>,
+    ) -> Terms {
+        Terms { priority, deadline: deadline.map(|deadline| self.time_of(deadline)) }
     }
 
-    /// A batch for a device, empty if none waits; `warm` tokens fit the memory that it has ready.
+    /// Makes room for `inputs`, all or none.
+    pub(crate) fn admit(&self, inputs: usize, terms: Terms) -> Result<(), RequestError> {
+        let mut scheduler = self.lock();
+        if scheduler.is_closed() {
+            return Err(RequestError::Stopped);
+        }
+        let now = self.now();
+        scheduler.admit(now, inputs, terms.deadline).map_err(|refused| match refused {
+            Refused::Full(Full { admitted, .. }) => {
+                RequestError::Busy { waiting: admitted, retry_after: scheduler.backlog_time(now) }
+            }
+            Refused::TooLate { predicted, left } => RequestError::TooLate { predicted, left },
+        })
+    }
+
+    /// Makes room for others.
+    pub(crate) fn release(&self, inputs: usize) {
+        self.lock().release(inputs);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn push(&self, terms: Terms, jobs: impl IntoIterator<Item = Job<Work>>) {
+        self.lock().push(self.now(), terms, jobs);
+        self.changed.notify_all();
+    }
+
+    /// Waits for work and moves a batch for a device into `batch`, which is empty; `warm` tokens fit
+    /// the memory that it has ready. `false` when the device's work is over.
     pub(crate) fn next_batch(
-        &mut self,
+        &self,
         device: usize,
         warm: impl Fn() -> usize,
-        mut wanted: impl FnMut(&Work) -> bool,
-    ) -> Vec<Job<Work>> {
-        let limit = self.devices[device].batch_tokens;
-        let alone = !self.others_serve(device);
-        for (index, other) in self.devices.iter_mut().enumerate() {
-            if index != device || alone {
-                let batch = other.failed.next_batch(limit, &mut wanted);
-                if !batch.is_empty() {
-                    return batch;
+        batch: &mut Batch<Work>,
+    ) -> bool {
+        let mut scheduler = self.lock();
+        loop {
+            let now = self.now();
+            let wanted = |work: &Work| work.pending.wanted();
+            let next = scheduler.next_batch(now, device, &warm, wanted, batch);
+            if !batch.dropped.is_empty() {
+                drop(scheduler);
+                let_go(batch);
+                if next == Next::Batch {
+                    return true;
                 }
+                scheduler = self.lock();
+                continue;
             }
+            scheduler = match next {
+                Next::Batch => return true,
+                Next::Over => return false,
+                Next::Wait { until: None } => {
+                    self.changed.wait(scheduler).unwrap_or_else(PoisonError::into_inner)
+                }
+                Next::Wait { until: Some(until) } => {
+                    let pause = until.saturating_sub(now);
+                    let waited = self.changed.wait_timeout(scheduler, pause);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
-        let backlog = self.queue.tokens();
-        let budget = if backlog > limit { budget_for(backlog, limit, warm()) } else { limit };
-        self.queue.next_batch(budget, wanted)
     }
 
-    /// Whether a device's work is over: everything is answered and no more comes, or it is out of
-    /// service.
-    pub(crate) fn is_over(&self, device: usize) -> bool {
-        self.closed && self.queue.admitted() == 0 || !self.devices[device].in_service
+    /// Learns from a batch, or a part of one, that a device has run.
+    pub(crate) fn ran(&self, device: usize, size: Size, took: Duration) {
+        self.lock().ran(self.now(), device, size, took);
+        self.changed.notify_all();
     }
 
-    /// A device has run a batch.
-    pub(crate) fn ran(&mut self, device: usize, tokens: usize, took: Duration) {
-        let device = &mut self.devices[device];
-        device.failures = 0;
-        device.speed.observe(Size { inputs: 1, tokens, squares: 0.0 }, took);
+    /// Has what a device failed at tried once more, or says that it has been.
+    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<Work>>) -> Failed<Work> {
+        let failed = self.lock().failed(self.now(), device, jobs);
+        self.changed.notify_all();
+        failed
     }
 
-    /// A device has failed at a batch: each of its jobs is tried once more, by another device where
-    /// there is one.
-    pub(crate) fn failed(&mut self, device: usize, jobs: Vec<Job<Work>>) -> Failed {
-        let others = self.others_serve(device);
-        let standing = &mut self.devices[device];
-        standing.failures += 1;
-        let taken_out = standing.in_service && others && standing.failures >= FAILURES_IN_A_ROW;
-        standing.in_service &= !taken_out;
-        let (refused, again): (Vec<_>, Vec<_>) =
-            jobs.into_iter().partition(|job| job.payload.failed_before);
-        standing.failed.push(
-            again
-                .into_iter()
-                .map(|job| Job::new(job.tokens, Work { failed_before: true, ..job.payload })),
-        );
-        Failed { refused, taken_out }
+    /// So many inputs that a device had taken will not be run, for no fault of its own.
+    pub(crate) fn gave_up(&self, device: usize, inputs: usize) {
+        self.lock().gave_up(self.now(), device, inputs);
+        self.changed.notify_all();
+    }
+
+    /// Looks for devices that don't move, and for work that is too late.
+    pub(crate) fn check(&self) {
+        let mut batch = Batch::new();
+        self.lock().check(self.now(), &mut batch);
+        let_go(&mut batch);
+        self.changed.notify_all();
+    }
+
+    /// Takes a device out for a reason of which the scheduler knows nothing.
+    pub(crate) fn take_out(&self, device: usize) -> bool {
+        let taken_out = self.lock().take_out(self.now(), device);
+        self.changed.notify_all();
+        taken_out
+    }
+
+    /// A device shall finish what it has begun, and get nothing more.
+    pub(crate) fn drain(&self, device: usize) {
+        self.lock().drain(self.now(), device);
+        self.changed.notify_all();
+    }
+
+    /// A device gets work again.
+    pub(crate) fn restore(&self, device: usize) {
+        self.lock().restore(device);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
+        let policy = policy::by_name(name)?;
+        self.lock().set_policy(self.now(), policy);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    pub(crate) fn policy(&self) -> &'static str {
+        self.lock().policy()
+    }
+
+    /// Refuses new requests from now on.
+    pub(crate) fn close(&self) {
+        self.lock().close();
+        self.changed.notify_all();
     }
 
     /// Inputs and tokens that wait for a device.
     pub(crate) fn backlog(&self) -> (usize, usize) {
-        let queues = || self.devices.iter().map(|device| &device.failed).chain([&self.queue]);
-        (queues().map(Queue::len).sum(), queues().map(Queue::tokens).sum())
+        self.lock().backlog()
     }
 
-    /// How long the devices in service together will take for the backlog.
+    /// When what waits now will probably be done.
     pub(crate) fn backlog_time(&self) -> Duration {
-        let (_, tokens) = self.backlog();
-        let serving = self.devices.iter().filter(|device| device.in_service);
-        let alone =
-            serving.filter_map(|device| device.speed.estimate(tokens, device.batch_tokens, 0.0));
-        let rate: f64 = alone.map(|time| 1.0 / time.as_secs_f64()).sum();
-        let known = if rate > 0.0 { Duration::try_from_secs_f64(1.0 / rate).ok() } else { None };
-        known.unwrap_or(Duration::from_secs(1))
+        let now = self.now();
+        self.lock().backlog_time(now)
     }
 
-    fn others_serve(&self, device: usize) -> bool {
-        let mut others = self.devices.iter().enumerate().filter(|&(index, _)| index != device);
-        others.any(|(_, other)| other.in_service)
+    pub(crate) fn health(&self, device: usize) -> Health {
+        self.lock().health(device)
+    }
+
+    /// Of each device.
+    pub(crate) fn statistics(&self) -> Vec<DeviceStatistics> {
+        let now = self.now();
+        self.lock().statistics(now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scheduler<Work>> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the callers of what was dropped, without the lock.
+fn let_go(batch: &mut Batch<Work>) {
+    for (job, why) in batch.dropped.drain(..) {
+        match why {
+            Dropped::Unwanted => {} // going, it tells by itself
+            Dropped::TooLate => job.payload.pending.fail(RequestError::Expired),
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 
 use vecmill_memory::Statistics;
 use vecmill_memory::trace::Trace;
+use vecmill_scheduler::DeviceStatistics;
+use vecmill_scheduler::policy::UnknownPolicy;
 
 use crate::builder::Builder;
 use crate::core::Core;
@@ -14,6 +16,7 @@ use crate::error::RequestError;
 use crate::info::Info;
 use crate::pending::GiveUpOnDrop;
 use crate::request::{Prompt, Reply, Request, Token};
+use crate::upkeep::Upkeep;
 use crate::worker::{self, Worker};
 
 /// A running model. Clones share it; when the last one is dropped, it shuts down.
@@ -27,6 +30,7 @@ struct Running {
     info: Info,
     devices: Vec<Arc<dyn Worker>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    upkeep: Mutex<Option<Upkeep>>,
 }
 
 impl fmt::Debug for Engine {
@@ -46,7 +50,8 @@ impl Engine {
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
     ) -> std::io::Result<Self> {
-        let running = Running { core, info, devices, threads: Mutex::default() };
+        let upkeep = Mutex::new(Some(Upkeep::start(Arc::clone(&core))?));
+        let running = Running { core, info, devices, threads: Mutex::default(), upkeep };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -118,7 +123,44 @@ impl Engine {
         let running = &self.running;
         let devices = running.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
-        running.core.metrics.write(out, running.core.backlog(), memory)
+        let dispatch = &running.core.dispatch;
+        let scheduling = self.scheduling();
+        running.core.metrics.write(out, dispatch.backlog(), scheduling, memory)
+    }
+
+    /// How each device stands with the scheduler, and what it has done.
+    pub fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
+        let names = self.running.devices.iter().map(|device| device.name().to_owned());
+        names.zip(self.running.core.dispatch.statistics()).collect()
+    }
+
+    /// The policy by which devices get work.
+    pub fn policy(&self) -> &'static str {
+        self.running.core.dispatch.policy()
+    }
+
+    /// Changes the policy; what waits is dealt out anew.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
+        self.running.core.dispatch.set_policy(name)
+    }
+
+    /// Has a device finish what it has begun and gives it nothing more, even if it is the last;
+    /// `false` if there is none of that name.
+    pub fn drain(&self, device: &str) -> bool {
+        self.on_device(device, |index| self.running.core.dispatch.drain(index))
+    }
+
+    /// Gives a device work again that was drained, or is out; `false` if there is none of that name.
+    pub fn restore(&self, device: &str) -> bool {
+        self.on_device(device, |index| self.running.core.dispatch.restore(index))
+    }
+
+    fn on_device(&self, name: &str, act: impl FnOnce(usize)) -> bool {
+        let index = self.running.devices.iter().position(|device| device.name() == name);
+        index.map(act).is_some()
     }
 
     /// The memory of each device.
@@ -147,13 +189,14 @@ impl Engine {
 
 impl Running {
     fn shutdown(&self) {
-        self.core.close();
+        self.core.dispatch.close();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A worker that panicked has already answered its requests, by dropping them.
             let _ = thread.join();
         }
+        drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {
             device.stop();
         }

@@ -89,6 +89,21 @@ pub enum RequestError {
         /// When there will probably be room.
         retry_after: Duration,
     },
+    /// The request's timeout is too short for what waits before it.
+    #[error(
+        "the answer would take {} ms, and may only take {}: allow more time, or try again later", predicted.as_millis(), left.as_millis()
+    )]
+    TooLate {
+        /// How long the devices will take for what waits already.
+        predicted: Duration,
+        /// How long the answer may take.
+        left: Duration,
+    },
+    /// The request's timeout came too near while it waited.
+    #[error(
+        "the answer can't be given within the request's timeout any more: allow more time, or try again later"
+    )]
+    Expired,
     /// Others use the device's memory, and none came free in time.
     #[error(
         "device {device} has no memory for this request now: {reason}; try again in {} s", retry_after.as_secs().max(1)
@@ -133,7 +148,9 @@ impl RequestError {
     /// Who can do something about it.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Busy { .. } | Self::NoMemory { .. } => Fault::Load,
+            Self::Busy { .. } | Self::NoMemory { .. } | Self::TooLate { .. } | Self::Expired => {
+                Fault::Load
+            }
             Self::Stopped | Self::Device { .. } | Self::InputTooLarge { .. } => Fault::Server,
             _ => Fault::Caller,
         }
@@ -145,6 +162,7 @@ impl RequestError {
             Self::Busy { retry_after, .. } | Self::NoMemory { retry_after, .. } => {
                 Some(*retry_after)
             }
+            Self::TooLate { predicted, left } => Some(predicted.saturating_sub(*left)),
             _ => None,
         }
     }

@@ -41,6 +41,7 @@ pub mod plan;
 mod request;
 mod tokenizer;
 mod traces;
+mod upkeep;
 mod worker;
 
 pub use builder::Builder;
@@ -48,7 +49,9 @@ pub use device::{DeviceSpec, DeviceSpecError, MemoryBudget};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
-pub use request::{Embedding, Input, Prompt, Reply, Request, Timings, Token, Truncation};
+pub use request::{Embedding, Input, Priority, Prompt, Reply, Request, Timings, Token, Truncation};
 pub use vecmill_encoder::Pooling;
 pub use vecmill_memory::trace::Trace;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
+pub use vecmill_scheduler::policy::{UnknownPolicy, names as policy_names};
+pub use vecmill_scheduler::{Coefficients, DeviceStatistics, Health};

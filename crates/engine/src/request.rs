@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use vecmill_scheduler::Priority;
+
 /// One thing to turn into a vector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -69,6 +71,11 @@ pub struct Request {
     pub dimensions: Option<usize>,
     /// The prompt for inputs that are text.
     pub prompt: Prompt,
+    /// Whether it goes before others.
+    pub priority: Priority,
+    /// From now on, how long the answer may take to be of any use. A request that can't be answered
+    /// so soon is refused at once, or when that turns out.
+    pub timeout: Option<Duration>,
 }
 
 impl Request {

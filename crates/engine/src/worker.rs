@@ -122,6 +122,8 @@ pub(crate) trait Worker: Send + Sync {
     fn limits(&self) -> Limits;
     /// The most tokens of a batch.
     fn batch_tokens(&self) -> usize;
+    /// Batches that it has at once.
+    fn in_flight(&self) -> usize;
     fn memory(&self) -> Snapshot;
     fn trim_memory(&self) -> usize;
     fn memory_trace(&self) -> Trace;
@@ -144,6 +146,10 @@ impl<B: Backend> Worker for Device<B> {
 
     fn batch_tokens(&self) -> usize {
         self.batch_tokens
+    }
+
+    fn in_flight(&self) -> usize {
+        self.encoder.backend().in_flight()
     }
 
     fn memory(&self) -> Snapshot {

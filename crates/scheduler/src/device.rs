@@ -169,6 +169,7 @@ impl<T> Device<T> {
         View {
             serves: self.condition.serves(),
             free_in: (ready - now).abs(),
+            due_in: ready - now,
             running: self.running.len(),
             running_tokens: self.running_tokens,
             assigned_tokens: self.assigned.tokens(),

@@ -193,7 +193,7 @@ impl Collector for Memory {
     }
 }
 
-fn describe<'e>(
+pub(super) fn describe<'e>(
     out: &'e mut DescriptorEncoder<'_>,
     name: &'e str,
     help: &str,
@@ -204,7 +204,7 @@ fn describe<'e>(
     out.encode_descriptor(name, &format!("{help}."), unit, kind)
 }
 
-fn count<const N: usize>(
+pub(super) fn count<const N: usize>(
     metric: &mut MetricEncoder<'_>,
     labels: &[(&str, &str); N],
     value: u64,

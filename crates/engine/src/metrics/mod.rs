@@ -1,9 +1,11 @@
 //! What an engine counts, in OpenMetrics format.
 //!
 //! Names have the prefix `vecmill_`, base units, and a `device` label where a device did the work.
-//! What happens is counted as it happens; `memory` is read from the pools when metrics are asked for.
+//! What happens is counted as it happens; `memory` is read from the pools,
+//! `scheduling` from the scheduler, when metrics are asked for.
 
 mod memory;
+mod scheduling;
 
 use std::fmt;
 use std::time::Instant;
@@ -15,9 +17,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use vecmill_scheduler::DeviceStatistics;
+
 use crate::error::{Fault, RequestError};
 use crate::pending::Answer;
 use memory::Memory;
+use scheduling::Scheduling;
 
 pub(crate) use memory::Snapshot;
 
@@ -48,7 +53,7 @@ pub(crate) struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
     request: Histogram,
     pub(crate) tokenization: Histogram,
-    queue: Histogram,
+    queue: ByDevice<Histogram>,
     queue_inputs: Gauge,
     queue_tokens: Gauge,
     inputs: ByDevice<Counter>,
@@ -57,7 +62,6 @@ pub(crate) struct Metrics {
     batches: Family<DeviceOutcome, Counter>,
     batch: ByDevice<Histogram>,
     batch_tokens: ByDevice<Histogram>,
-    in_service: ByDevice<Gauge>,
 }
 
 /// 100 µs to 50 s in steps of two.
@@ -77,7 +81,7 @@ impl Metrics {
             requests: Family::default(),
             request: seconds(),
             tokenization: seconds(),
-            queue: seconds(),
+            queue: Family::new_with_constructor(seconds),
             queue_inputs: Gauge::default(),
             queue_tokens: Gauge::default(),
             inputs: Family::default(),
@@ -86,7 +90,6 @@ impl Metrics {
             batches: Family::default(),
             batch: Family::new_with_constructor(seconds),
             batch_tokens: Family::new_with_constructor(tokens),
-            in_service: Family::default(),
         };
         metrics.register_work();
         metrics
@@ -107,7 +110,6 @@ impl Metrics {
         r.register("batches", "Batches run, by outcome: ok, split (in halves, for want of memory), retried (the device failed, and it runs once more) or failed", self.batches.clone());
         r.register_with_unit("batch_duration", "A batch's time on the device: from its start, or from the end of the batch before if that is later, to its vectors on the host", Unit::Seconds, self.batch.clone());
         r.register("batch_size_tokens", "Tokens of a batch", self.batch_tokens.clone());
-        r.register("device_in_service", "1 while a device gets batches, 0 once it failed too often", self.in_service.clone());
     }
 
     /// An answer that is counted when it is given.
@@ -151,15 +153,9 @@ impl Metrics {
         }
     }
 
-    /// Notes whether a device gets batches.
-    pub(crate) fn in_service(&self, device: &str, serves: bool) {
-        let label = Device { device: device.to_owned() };
-        self.in_service.get_or_create(&label).set(serves.into());
-    }
-
-    /// Notes how long an input has waited.
-    pub(crate) fn waited(&self, seconds: f64) {
-        self.queue.observe(seconds);
+    /// Notes how long an input has waited for the device that it runs on.
+    pub(crate) fn waited(&self, device: &str, seconds: f64) {
+        self.queue.get_or_create(&Device { device: device.to_owned() }).observe(seconds);
     }
 
     /// Writes all metrics, without the closing `# EOF`.
@@ -167,12 +163,14 @@ impl Metrics {
         &self,
         out: &mut String,
         backlog: (usize, usize),
+        scheduling: Vec<(String, DeviceStatistics)>,
         memory: Vec<(String, Snapshot)>,
     ) -> fmt::Result {
         self.queue_inputs.set(signed(backlog.0));
         self.queue_tokens.set(signed(backlog.1));
         encode_registry(out, &self.registry)?;
         let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(Scheduling(scheduling)));
         registry.register_collector(Box::new(Memory(memory)));
         encode_registry(out, &registry)
     }

@@ -17,11 +17,10 @@ use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Backend, Batch, EncodeError, Started, finish};
 use vecmill_memory::{LeaseError, Remedy};
-use vecmill_scheduler::Job;
+use vecmill_scheduler::{Failed, Job, Size};
 
 use super::Device;
 use crate::core::{Core, Work};
-use crate::dispatch::Failed;
 use crate::error::RequestError;
 use crate::metrics::{Outcome, Ran};
 use crate::pending::Part;
@@ -51,7 +50,6 @@ impl<'a, B: Backend> Shift<'a, B> {
 
     /// Runs batches until the device's work is over.
     pub(super) fn work(&self) {
-        self.core.metrics.in_service(&self.device.name, true);
         // Entering the backend's threads once, for good, saves two changes of thread per batch.
         let backend = self.device.encoder.backend();
         let Some(queued) = backend.in_flight().checked_sub(2) else {
@@ -78,7 +76,10 @@ impl<'a, B: Backend> Shift<'a, B> {
 
     fn start_batches(&self, then: &dyn Fn(InFlight<B>)) {
         let warm = || self.device.warm_tokens();
-        while let Some(jobs) = self.core.next_batch(self.index, warm) {
+        let mut batch = vecmill_scheduler::Batch::new();
+        while self.core.dispatch.next_batch(self.index, warm, &mut batch) {
+            let jobs = std::mem::take(&mut batch.jobs);
+            batch.clear();
             self.start(jobs, Instant::now() + self.device.patience, then);
         }
     }
@@ -123,7 +124,7 @@ impl<'a, B: Backend> Shift<'a, B> {
         match result {
             Ok(rows) => {
                 self.count(&jobs, Outcome::Ok, took);
-                self.core.ran(self.index, tokens(&jobs), took);
+                self.core.dispatch.ran(self.index, Size::of(&jobs), took);
                 self.answer(jobs, &rows, started, done);
             }
             Err(error) => self.failed(jobs, &error, took),
@@ -136,19 +137,19 @@ impl<'a, B: Backend> Shift<'a, B> {
         let count = |outcome| self.count(&jobs, outcome, took);
         let Failed { refused, taken_out } = match error {
             EncodeError::Backend(_) => {
-                let last = jobs.iter().any(|job| job.payload.failed_before);
+                let last = jobs.iter().any(Job::failed_before);
                 count(if last { Outcome::Failed } else { Outcome::Retried });
                 tracing::warn!(device, inputs = jobs.len(), last, %error, "the device failed");
-                self.core.failed(self.index, jobs)
+                self.core.dispatch.failed(self.index, jobs)
             }
             _ => {
                 count(Outcome::Failed);
+                self.core.dispatch.gave_up(self.index, jobs.len());
                 Failed { refused: jobs, taken_out: false }
             }
         };
         if taken_out {
-            self.core.metrics.in_service(device, false);
-            tracing::error!(device, %error, "the device keeps failing and gets no more batches");
+            tracing::error!(device, %error, "the device keeps failing and is taken out");
         }
         if !refused.is_empty() {
             tracing::error!(device, inputs = refused.len(), %error, "batch failed");
@@ -168,7 +169,7 @@ impl<'a, B: Backend> Shift<'a, B> {
                 RequestError::NoMemory {
                     device: self.device.name.clone(),
                     reason: error.to_string(),
-                    retry_after: self.core.retry_after(),
+                    retry_after: self.core.dispatch.backlog_time(),
                 }
             }
             error => self.broken(error),
@@ -184,7 +185,7 @@ impl<'a, B: Backend> Shift<'a, B> {
         let rows = rows.chunks_exact(self.device.encoder.limits().dimensions);
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
-            self.core.metrics.waited(queue.as_secs_f64());
+            self.core.metrics.waited(&self.device.name, queue.as_secs_f64());
             let wanted = work.pending.finish;
             let vector = finish(row, wanted.dimensions, wanted.normalize);
             if !vector.iter().all(|value| value.is_finite()) {

@@ -12,9 +12,11 @@ use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::conformance::{Trial, Tried};
 use vecmill_encoder::{Model, Shape};
 use vecmill_memory::Statistics;
+use vecmill_scheduler::{DeviceSettings, Speed};
 
 use super::*;
 use crate::core::Parts;
+use crate::dispatch::Dispatch;
 use crate::error::RequestError;
 use crate::request::{Input, Prompt, Reply, Request};
 use crate::tokenizer::Tokenizer;
@@ -69,9 +71,7 @@ impl Rig {
             limits: devices[0].limits(),
             pipeline: model.pipeline,
             default_prompt: Prompt::None,
-            batch_tokens: vec![setup.batch_tokens; devices.len()],
-            practised: Vec::new(),
-            queue_capacity: 10_000,
+            dispatch: dispatch(&devices),
         });
         Self { core, devices, trials, threads: Vec::new() }
     }
@@ -107,7 +107,7 @@ impl Rig {
 
     /// Waits until everything that was asked for has been tokenised.
     fn queued(&self, inputs: usize) {
-        wait_until(|| self.core.backlog().0 >= inputs);
+        wait_until(|| self.core.dispatch.backlog().0 >= inputs);
     }
 
     fn statistics(&self) -> Statistics {
@@ -118,9 +118,22 @@ impl Rig {
         let mut text = String::new();
         let devices = self.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
-        self.core.metrics.write(&mut text, self.core.backlog(), memory).unwrap();
+        let dispatch = &self.core.dispatch;
+        let names = self.devices.iter().map(|device| device.name().to_owned());
+        let scheduling = names.zip(dispatch.statistics()).collect();
+        self.core.metrics.write(&mut text, dispatch.backlog(), scheduling, memory).unwrap();
         text
     }
+}
+
+fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>]) -> Dispatch {
+    let settings = |device: &Arc<Device<_>>| DeviceSettings {
+        batch_tokens: device.batch_tokens(),
+        in_flight: 8, // how many there are is the trials' business
+        speed: Speed::new(),
+    };
+    let devices = devices.iter().map(settings).collect();
+    Dispatch::new(10_000, "earliest-finish", devices).unwrap()
 }
 
 fn device(
@@ -141,7 +154,7 @@ fn device(
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.core.close();
+        self.core.dispatch.close();
         for thread in self.threads.drain(..) {
             thread.join().unwrap();
         }

@@ -23,6 +23,8 @@ pub struct View {
     pub serves: bool,
     /// When it will be done with all that it has taken.
     pub free_in: f64,
+    /// When it should be done with it; below 0 if it is late.
+    pub due_in: f64,
     /// Batches that it has taken and not finished.
     pub running: usize,
     /// Tokens of these.
@@ -162,6 +164,7 @@ pub(crate) mod tests {
     pub(crate) const IDLE: View = View {
         serves: true,
         free_in: 0.0,
+        due_in: 0.0,
         running: 0,
         running_tokens: 0,
         assigned_tokens: 0,

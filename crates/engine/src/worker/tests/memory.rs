@@ -105,8 +105,11 @@ fn batches_are_even_where_that_saves_memory() {
     let answer = rig.ask(100); // 4,000 tokens
     rig.queued(100);
     let take = |warm| {
-        let batch = rig.core.next_batch(0, || warm).unwrap();
-        batch.iter().map(|job| job.tokens).sum::<usize>()
+        let mut batch = vecmill_scheduler::Batch::new();
+        assert!(rig.core.dispatch.next_batch(0, || warm, &mut batch));
+        let size = batch.size();
+        rig.core.dispatch.ran(0, size, Duration::from_millis(1));
+        size.tokens
     };
     assert_eq!(take(2_000), 2_000, "two batches either way");
     assert_eq!(take(1_000), 2_000, "one batch is not split");

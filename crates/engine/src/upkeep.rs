@@ -1,0 +1,42 @@
+//! A thread beside the batches: a few times a second it has the scheduler look for devices that don't
+//! move and for work that is too late, which no event tells.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::core::Core;
+
+/// How late a device that doesn't move is noticed, at most, when nobody asks for work.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    stop: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub(crate) fn start(core: Arc<Core>) -> std::io::Result<Self> {
+        let (stop, stopped) = sync_channel(0);
+        let work = move || {
+            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                core.dispatch.check();
+            }
+        };
+        let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(work)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It panics only where the scheduler does, and then has nothing left to do.
+            let _ = thread.join();
+        }
+    }
+}
