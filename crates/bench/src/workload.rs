@@ -55,7 +55,7 @@ impl Workload {
         let mut now = 0;
         while runs.len() < self.batches {
             while next.at <= now {
-                queue.push(next.texts.iter().map(|&tokens| Job { tokens, payload: tokens }));
+                queue.push(next.texts.iter().map(|&tokens| Job::new(tokens, tokens)));
                 next = arrivals.next_request();
             }
             let idle = free_at.iter().position(|&at| at <= now);

@@ -257,15 +257,10 @@ impl Core {
 
     fn push(&self, inputs: Vec<(usize, Tokens)>, pending: &Arc<Pending>) {
         let queued = Instant::now();
-        let jobs = inputs.into_iter().map(|(index, tokens)| Job {
-            tokens: tokens.ids.len(),
-            payload: Work {
-                index,
-                tokens,
-                queued,
-                pending: Arc::clone(pending),
-                failed_before: false,
-            },
+        let jobs = inputs.into_iter().map(|(index, tokens)| {
+            let pending = Arc::clone(pending);
+            let length = tokens.ids.len();
+            Job::new(length, Work { index, tokens, queued, pending, failed_before: false })
         });
         self.dispatch().push(jobs);
         self.changed.notify_all();

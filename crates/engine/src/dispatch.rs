@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use vecmill_scheduler::{Full, Job, Queue, Speed, budget_for};
+use vecmill_scheduler::{Full, Job, Queue, Size, Speed, budget_for};
 
 use crate::core::Work;
 
@@ -97,7 +97,7 @@ impl Dispatch {
     pub(crate) fn ran(&mut self, device: usize, tokens: usize, took: Duration) {
         let device = &mut self.devices[device];
         device.failures = 0;
-        device.speed.observe(tokens, took);
+        device.speed.observe(Size { inputs: 1, tokens, squares: 0.0 }, took);
     }
 
     /// A device has failed at a batch: each of its jobs is tried once more, by another device where
@@ -110,10 +110,11 @@ impl Dispatch {
         standing.in_service &= !taken_out;
         let (refused, again): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| job.payload.failed_before);
-        standing.failed.push(again.into_iter().map(|job| {
-            let payload = Work { failed_before: true, ..job.payload };
-            Job { payload, ..job }
-        }));
+        standing.failed.push(
+            again
+                .into_iter()
+                .map(|job| Job::new(job.tokens, Work { failed_before: true, ..job.payload })),
+        );
         Failed { refused, taken_out }
     }
 
@@ -127,7 +128,8 @@ impl Dispatch {
     pub(crate) fn backlog_time(&self) -> Duration {
         let (_, tokens) = self.backlog();
         let serving = self.devices.iter().filter(|device| device.in_service);
-        let alone = serving.filter_map(|device| device.speed.estimate(tokens, device.batch_tokens));
+        let alone =
+            serving.filter_map(|device| device.speed.estimate(tokens, device.batch_tokens, 0.0));
         let rate: f64 = alone.map(|time| 1.0 / time.as_secs_f64()).sum();
         let known = if rate > 0.0 { Duration::try_from_secs_f64(1.0 / rate).ok() } else { None };
         known.unwrap_or(Duration::from_secs(1))

@@ -2,24 +2,8 @@
 
 use std::collections::VecDeque;
 
-/// One input, ready to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job<T> {
-    /// Its length.
-    pub tokens: usize,
-    /// Whatever the caller needs to run it and to answer.
-    pub payload: T,
-}
-
-/// The queue has no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{admitted} inputs are admitted already, of at most {capacity}")]
-pub struct Full {
-    /// Inputs admitted and not yet released.
-    pub admitted: usize,
-    /// The most that may be.
-    pub capacity: usize,
-}
+use crate::admission::Full;
+use crate::job::Job;
 
 /// Jobs in order of arrival.
 ///
@@ -129,7 +113,7 @@ mod tests {
     #[test]
     fn a_job_longer_than_the_budget_runs_alone() {
         let mut queue = Queue::new(10);
-        queue.push([500, 10, 20].map(|tokens| Job { tokens, payload: tokens }));
+        queue.push([500, 10, 20].map(|tokens| Job::new(tokens, tokens)));
         let mut sizes = Vec::new();
         while !queue.is_empty() {
             sizes.push(queue.next_batch(100, |_| true).len());
@@ -145,7 +129,7 @@ mod tests {
         ) {
             let mut queue = Queue::new(1000);
             queue.push(jobs.iter().enumerate().map(|(index, &(tokens, wanted))| {
-                Job { tokens, payload: (index, wanted) }
+                Job::new(tokens, (index, wanted))
             }));
             let total: usize = jobs.iter().map(|job| job.0).sum();
             prop_assert_eq!(queue.tokens(), total);

@@ -1,0 +1,114 @@
+//! What is scheduled: inputs, on the terms of the request that they belong to.
+
+use std::time::Duration;
+
+/// One input, ready to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job<T> {
+    /// Its length.
+    pub tokens: usize,
+    /// Whatever the caller needs to run it and to answer.
+    pub payload: T,
+    pub(crate) ticket: Ticket,
+}
+
+impl<T> Job<T> {
+    /// An input that has not been queued yet.
+    pub fn new(tokens: usize, payload: T) -> Self {
+        Self { tokens, payload, ticket: Ticket::default() }
+    }
+
+    /// Whether a device has failed at it.
+    pub fn failed_before(&self) -> bool {
+        self.ticket.failed_on.is_some()
+    }
+}
+
+/// Who waits for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// Somebody does.
+    #[default]
+    Interactive,
+    /// Nobody in particular: it takes what interactive requests leave, and its fair part once it has
+    /// waited long.
+    Bulk,
+}
+
+/// The terms on which a request is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Whether it goes before others.
+    pub priority: Priority,
+    /// When its answer is of no use any more, on the clock that the scheduler is told the time of.
+    pub deadline: Option<Duration>,
+}
+
+/// What a job keeps from the moment it was queued. Times are in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Ticket {
+    pub(crate) arrived: f64,
+    /// Infinite where there is none.
+    pub(crate) deadline: f64,
+    pub(crate) priority: Priority,
+    pub(crate) failed_on: Option<u32>,
+}
+
+impl Ticket {
+    pub(crate) fn new(now: f64, terms: Terms) -> Self {
+        let deadline = terms.deadline.map_or(f64::INFINITY, |deadline| deadline.as_secs_f64());
+        Self { arrived: now, deadline, priority: terms.priority, failed_on: None }
+    }
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Self::new(0.0, Terms::default())
+    }
+}
+
+/// How large a batch is, in all that its time depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Size {
+    /// How many inputs it has.
+    pub inputs: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// The sum of the squares of their lengths, which attention's work goes by.
+    pub squares: f64,
+}
+
+impl Size {
+    /// That of a batch of these jobs.
+    pub fn of<T>(jobs: &[Job<T>]) -> Self {
+        let mut size = Self::default();
+        for job in jobs {
+            size.add(job.tokens);
+        }
+        size
+    }
+
+    /// That of a batch of equal inputs.
+    pub fn equal(inputs: usize, tokens_each: usize) -> Self {
+        let tokens = inputs.saturating_mul(tokens_each);
+        Self { inputs, tokens, squares: float(tokens) * float(tokens_each) }
+    }
+
+    /// One input more.
+    pub fn add(&mut self, tokens: usize) {
+        self.inputs += 1;
+        self.tokens = self.tokens.saturating_add(tokens);
+        self.squares += float(tokens) * float(tokens);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "token counts are far below 2⁵²")]
+pub(crate) fn float(count: usize) -> f64 {
+    count as f64
+}
+
+/// The whole part of a count that was computed; 0 below that.
+#[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "such casts saturate")]
+pub(crate) fn whole(value: f64) -> usize {
+    value as usize
+}

@@ -1,0 +1,150 @@
+//! Work goes to the device that will finish it first: the default.
+//!
+//! The backlog stays in one place until a device can begin. Then the devices' speeds say when all of
+//! them together would be done with it (the level), and how much of it is this device's part:
+//!
+//! - None: another will finish it sooner, so this one waits.
+//! - The front, if this device would finish that first of all.
+//! - Otherwise what lies so far behind that the others would not have done it sooner. A slow device
+//!   so never holds up the oldest work, and never gets more than it can do in time.
+//!
+//! The parts make the devices finish together, which is what bulk work needs; and while little waits,
+//! each input is done as early as it can be. Nothing waits for good: the device that would finish the
+//! front first takes it, and one that is late counts as later the longer it takes.
+
+use super::{Policy, Take, View, level};
+use crate::job::whole;
+
+/// Seconds after which an idle device's speed is measured again: how many times what that takes, and
+/// at least and most. A device that was wrongly taken for slow would otherwise get no work for ever.
+const MEASURE_AFTER: f64 = 50.0;
+const MEASURE_AT_LEAST: f64 = 1.0;
+const MEASURE_AT_MOST: f64 = 30.0;
+
+/// Tokens of the batch that it is measured with.
+const MEASURED_TOKENS: f64 = 64.0;
+
+/// A second batch is taken so long before the first is done, in parts of what a full batch takes and
+/// at least in seconds, unless a full one waits: the later, the fuller it is.
+const AHEAD: f64 = 0.1;
+const AHEAD_SECONDS: f64 = 0.002;
+
+/// Gives work to whoever finishes it first.
+#[derive(Debug)]
+pub struct EarliestFinish;
+
+impl EarliestFinish {
+    pub(super) const NAME: &str = "earliest-finish";
+}
+
+impl Policy for EarliestFinish {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn take(&mut self, device: usize, backlog: usize, devices: &[View]) -> Take {
+        let own = &devices[device];
+        let alone = devices.iter().filter(|view| view.serves).count() == 1;
+        if !alone && own.running == 0 && own.unmeasured > measure_after(own) {
+            return Take::Batch { skip: 0, tokens: 1 };
+        }
+        let waiting = backlog as f64;
+        let part = own.tokens_by(level(devices, waiting)).min(own.limit as f64);
+        let front = is_first(device, waiting, devices);
+        if !front && part < 1.0 {
+            return Take::Wait { seconds: f64::INFINITY };
+        }
+        let ahead = AHEAD_SECONDS.max(AHEAD * own.slope() * own.limit as f64);
+        if own.running > 0 && own.free_in > ahead && part < own.limit as f64 {
+            return Take::Wait { seconds: own.free_in - ahead };
+        }
+        let done = own.done(part);
+        let others =
+            devices.iter().enumerate().filter(|&(other, view)| other != device && view.serves);
+        let skip: f64 =
+            if front { 0.0 } else { others.map(|(_, view)| view.tokens_by(done)).sum() };
+        Take::Batch { skip: whole(skip), tokens: whole(part).max(1) }
+    }
+}
+
+fn measure_after(device: &View) -> f64 {
+    let seconds = MEASURE_AFTER * (device.fixed + device.per_token * MEASURED_TOKENS);
+    seconds.clamp(MEASURE_AT_LEAST, MEASURE_AT_MOST)
+}
+
+/// Whether no device would finish the front of the backlog earlier. Of several that would finish it
+/// at the same time, the first counts.
+fn is_first(device: usize, waiting: f64, devices: &[View]) -> bool {
+    let serving = || devices.iter().enumerate().filter(|(_, view)| view.serves);
+    let least = serving().map(|(_, view)| view.limit).min().unwrap_or(0);
+    let front = waiting.min(least as f64);
+    let finish = |view: &View| view.finish(front);
+    let first = serving().min_by(|(_, a), (_, b)| finish(a).total_cmp(&finish(b)));
+    first.is_none_or(|(first, _)| first == device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::IDLE;
+    use super::*;
+
+    const SLOW: View = View { fixed: 0.05, per_token: 5e-5, ..IDLE };
+
+    fn take(device: usize, backlog: usize, devices: &[View]) -> Take {
+        EarliestFinish.take(device, backlog, devices)
+    }
+
+    fn waits(take: Take) -> bool {
+        matches!(take, Take::Wait { .. })
+    }
+
+    #[test]
+    fn a_slow_device_leaves_little_work_to_a_fast_one_even_if_that_is_busy() {
+        let busy = View { free_in: 0.01, running: 1, ..IDLE };
+        assert!(waits(take(1, 500, &[busy, SLOW])));
+        assert_eq!(take(0, 500, &[IDLE, SLOW]), Take::Batch { skip: 0, tokens: 500 });
+    }
+
+    #[test]
+    fn of_much_work_a_slow_device_takes_what_the_fast_one_comes_to_late() {
+        let busy = View { free_in: 0.001, running: 1, ..IDLE };
+        let Take::Batch { skip, tokens } = take(1, 100_000, &[busy, SLOW]) else {
+            panic!("there is work for both");
+        };
+        let done = SLOW.done(tokens as f64);
+        assert!((busy.tokens_by(done) - skip as f64).abs() < 1.0);
+        assert!(skip + tokens <= 100_000 && tokens == 1000);
+    }
+
+    #[test]
+    fn the_last_of_the_work_is_shared_so_that_all_finish_together() {
+        let devices = [IDLE, IDLE];
+        assert_eq!(take(0, 1000, &devices), Take::Batch { skip: 0, tokens: 500 });
+        assert_eq!(take(1, 1000, &devices), Take::Batch { skip: 500, tokens: 500 });
+    }
+
+    #[test]
+    fn when_those_that_it_waits_for_are_gone_or_late_a_slow_device_takes_the_work() {
+        let gone = View { serves: false, ..IDLE };
+        assert!(!waits(take(1, 500, &[gone, SLOW])));
+        let late = View { free_in: 1.0, ..IDLE };
+        assert!(!waits(take(1, 500, &[late, SLOW])));
+    }
+
+    #[test]
+    fn a_second_batch_is_taken_late_unless_it_is_full() {
+        let busy = View { free_in: 0.1, running: 1, ..IDLE };
+        let Take::Wait { seconds } = take(0, 500, &[busy]) else { panic!("it is early") };
+        assert!(seconds < 0.1 && seconds > 0.09);
+        assert!(!waits(take(0, 5000, &[busy])));
+        assert!(!waits(take(0, 500, &[View { free_in: 0.001, ..busy }])));
+    }
+
+    #[test]
+    fn a_speed_that_is_not_known_for_sure_is_measured_with_a_small_batch() {
+        let unknown = View { unmeasured: f64::INFINITY, per_token: 1.0, ..SLOW };
+        assert_eq!(take(1, 500, &[IDLE, unknown]), Take::Batch { skip: 0, tokens: 1 });
+        let busy = View { running: 1, ..unknown };
+        assert!(waits(take(1, 500, &[IDLE, busy])), "one at a time");
+    }
+}

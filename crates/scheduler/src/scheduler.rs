@@ -1,0 +1,412 @@
+//! The scheduler: what waits, what each device does, and who gets what next.
+//!
+//! - This file takes in what happens: requests, batches that were run or failed at, an operator's
+//!   wishes. `dealing` answers devices that ask for work.
+//!
+//! The choice behind it: devices pull. A device asks when it has room and is told to take a batch or
+//! to wait, so that what is decided is always decided by what is known at the last moment.
+
+mod dealing;
+
+use std::time::Duration;
+
+use crate::admission::{Refused, Room};
+use crate::device::{Device, DeviceSettings};
+use crate::forming::{Backlog, Batch};
+use crate::health::Health;
+use crate::job::{Job, Size, Terms, Ticket, float};
+use crate::policy::{Policy, View, level};
+use crate::speed::Coefficients;
+use crate::statistics::DeviceStatistics;
+
+pub use dealing::Next;
+
+/// What a scheduler goes by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Inputs that may be admitted and not answered.
+    pub capacity: usize,
+    /// Bulk work that has waited so long no longer stands behind interactive work.
+    pub bulk_age: Duration,
+    /// A batch that takes so many times what it should counts as stalled…
+    pub stall_factor: f64,
+    /// …if it takes so much more beside that.
+    pub stall_floor: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            capacity: 8192,
+            bulk_age: Duration::from_secs(5),
+            stall_factor: 10.0,
+            stall_floor: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What becomes of a batch that a device failed at, and of the device.
+#[derive(Debug)]
+pub struct Failed<T> {
+    /// Jobs that have failed for the second time.
+    pub refused: Vec<Job<T>>,
+    /// Whether the device has been taken out.
+    pub taken_out: bool,
+}
+
+/// Everything that is decided about accepted work, as a state machine. The time is handed to it, from
+/// any beginning, and must not run backwards.
+#[derive(Debug)]
+pub struct Scheduler<T> {
+    settings: Settings,
+    policy: Box<dyn Policy>,
+    devices: Vec<Device<T>>,
+    /// What wasn't assigned to a device.
+    common: Backlog<T>,
+    room: Room,
+    closed: bool,
+    /// The mean length of inputs of late, each as often as it has tokens.
+    length: f64,
+    /// The fastest device's model: what is hoped of one that is not known.
+    fastest: Option<Coefficients>,
+    /// The devices as they were seen for the last decision.
+    views: Vec<View>,
+    /// A group on its way between queues.
+    moving: Batch<T>,
+}
+
+/// The share of a new batch in the mean length.
+const NEW_LENGTH: f64 = 0.02;
+
+impl<T> Scheduler<T> {
+    /// For these devices, of which there is at least one.
+    pub fn new(
+        settings: Settings,
+        policy: Box<dyn Policy>,
+        devices: impl IntoIterator<Item = DeviceSettings>,
+    ) -> Self {
+        let devices: Vec<_> = devices.into_iter().map(Device::new).collect();
+        let mut scheduler = Self {
+            room: Room::new(settings.capacity),
+            settings,
+            policy,
+            views: Vec::with_capacity(devices.len()),
+            devices,
+            common: Backlog::new(),
+            closed: false,
+            length: 0.0,
+            fastest: None,
+            moving: Batch::new(),
+        };
+        scheduler.weigh();
+        scheduler
+    }
+
+    /// Makes room for `inputs`, all or none, to be done by a deadline if there is one.
+    ///
+    /// Where nothing is admitted, any number is: a request larger than the capacity could otherwise
+    /// never be served.
+    ///
+    /// # Errors
+    /// [`Refused`] when the capacity does not allow it now, or what waits already takes too long.
+    pub fn admit(
+        &mut self,
+        now: Duration,
+        inputs: usize,
+        deadline: Option<Duration>,
+    ) -> Result<(), Refused> {
+        if let Some(deadline) = deadline {
+            let (predicted, left) = (self.backlog_time(now), deadline.saturating_sub(now));
+            if predicted > left {
+                return Err(Refused::TooLate { predicted, left });
+            }
+        }
+        Ok(self.room.admit(inputs)?)
+    }
+
+    /// Frees the room of `inputs` that have been answered or given up.
+    pub fn release(&mut self, inputs: usize) {
+        self.room.release(inputs);
+    }
+
+    /// Inputs admitted and not yet released.
+    pub fn admitted(&self) -> usize {
+        self.room.admitted()
+    }
+
+    /// Queues what is admitted: a group, kept together if it is small.
+    pub fn push(&mut self, now: Duration, terms: Terms, jobs: impl IntoIterator<Item = Job<T>>) {
+        let now = now.as_secs_f64();
+        self.route(now, Ticket::new(now, terms), jobs);
+    }
+
+    /// A device has run so much of what it had taken, in so much time.
+    pub fn ran(&mut self, now: Duration, device: usize, size: Size, took: Duration) {
+        if size.tokens > 0 {
+            let length = size.squares / float(size.tokens);
+            let share = if self.length > 0.0 { NEW_LENGTH } else { 1.0 };
+            self.length += share * (length - self.length);
+        }
+        let device = &mut self.devices[device];
+        device.settings.speed.observe(size, took);
+        device.condition.succeeded();
+        device.done(now.as_secs_f64(), size.inputs);
+        let counters = &mut device.counters;
+        counters.batches += 1;
+        counters.inputs += size.inputs as u64;
+        counters.tokens += size.tokens as u64;
+        counters.busy += took;
+        self.weigh();
+    }
+
+    /// A device has failed at jobs: each is tried once more, by another device where there is one.
+    pub fn failed(
+        &mut self,
+        now: Duration,
+        device: usize,
+        jobs: impl IntoIterator<Item = Job<T>>,
+    ) -> Failed<T> {
+        let now = now.as_secs_f64();
+        let number = u32::try_from(device).unwrap_or(u32::MAX);
+        let others_serve = self.others_serve(device);
+        let failing = &mut self.devices[device];
+        let (mut refused, mut inputs) = (Vec::new(), 0);
+        for job in jobs {
+            inputs += 1;
+            if job.failed_before() {
+                refused.push(job);
+            } else {
+                failing.counters.retried += 1;
+                failing.failed.push(Ticket { failed_on: Some(number), ..job.ticket }, [job]);
+            }
+        }
+        failing.counters.failures += 1;
+        let taken_out = failing.condition.failed(now, others_serve);
+        failing.done(now, inputs);
+        if taken_out {
+            self.move_assigned(now, device);
+        }
+        Failed { refused, taken_out }
+    }
+
+    /// So many inputs that a device had taken will not be run, for a reason that says nothing about it.
+    pub fn gave_up(&mut self, now: Duration, device: usize, inputs: usize) {
+        self.devices[device].done(now.as_secs_f64(), inputs);
+    }
+
+    /// Something else than its batches says that a device is not to be relied on: it is taken out, if
+    /// another serves. Says whether it was.
+    pub fn take_out(&mut self, now: Duration, device: usize) -> bool {
+        let now = now.as_secs_f64();
+        if !self.devices[device].condition.serves() || !self.others_serve(device) {
+            return false;
+        }
+        self.devices[device].condition.take_out(now);
+        self.move_assigned(now, device);
+        true
+    }
+
+    /// A device shall get no more work, even if it is the last.
+    pub fn drain(&mut self, now: Duration, device: usize) {
+        let draining = &mut self.devices[device];
+        draining.condition.drain(draining.is_idle());
+        self.move_assigned(now.as_secs_f64(), device);
+    }
+
+    /// A device gets work again.
+    pub fn restore(&mut self, device: usize) {
+        self.devices[device].condition.restore();
+        self.weigh();
+    }
+
+    /// The most tokens that a device's batches may have from now on.
+    pub fn set_batch_tokens(&mut self, device: usize, tokens: usize) {
+        self.devices[device].settings.batch_tokens = tokens;
+        self.weigh();
+    }
+
+    /// Goes on by another policy, which gets everything that waits.
+    pub fn set_policy(&mut self, now: Duration, policy: Box<dyn Policy>) {
+        self.policy = policy;
+        let waiting = std::mem::replace(&mut self.common, Backlog::new());
+        self.reroute(now.as_secs_f64(), waiting);
+        for device in 0..self.devices.len() {
+            let waiting = std::mem::replace(&mut self.devices[device].assigned, Backlog::new());
+            self.reroute(now.as_secs_f64(), waiting);
+        }
+    }
+
+    /// Looks after what no event tells: takes out devices that don't move, and work whose deadline has
+    /// passed, which goes to `batch.dropped`.
+    pub fn check(&mut self, now: Duration, batch: &mut Batch<T>) {
+        let now = now.as_secs_f64();
+        self.notice_stalls(now);
+        self.common.expire(now, batch);
+        for device in &mut self.devices {
+            device.assigned.expire(now, batch);
+            device.failed.expire(now, batch);
+        }
+    }
+
+    /// No more will be admitted.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether no more will be admitted.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether everything is answered and no more comes.
+    pub fn is_over(&self) -> bool {
+        self.closed && self.room.admitted() == 0
+    }
+
+    /// Inputs and tokens that wait for a device.
+    pub fn backlog(&self) -> (usize, usize) {
+        let devices = || self.devices.iter();
+        let inputs: usize =
+            devices().map(|device| device.assigned.inputs() + device.failed.inputs()).sum();
+        let tokens: usize =
+            devices().map(|device| device.assigned.tokens() + device.failed.tokens()).sum();
+        (inputs + self.common.inputs(), tokens + self.common.tokens())
+    }
+
+    /// How long the devices that serve will together take for what they run and what waits; a second
+    /// if nothing is known of them.
+    pub fn backlog_time(&mut self, now: Duration) -> Duration {
+        let (_, tokens) = self.backlog();
+        self.look(now.as_secs_f64());
+        let known = self.fastest.is_some();
+        let seconds = if known { level(&self.views, float(tokens)) } else { 1.0 };
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
+    }
+
+    /// The policy's name.
+    pub fn policy(&self) -> &'static str {
+        self.policy.name()
+    }
+
+    /// How a device stands.
+    pub fn health(&self, device: usize) -> Health {
+        self.devices[device].condition.health()
+    }
+
+    /// How each device stands and what it has done.
+    pub fn statistics(&mut self, now: Duration) -> Vec<DeviceStatistics> {
+        self.look(now.as_secs_f64());
+        let figures = |(device, view): (&Device<T>, &View)| {
+            let Device { settings, counters, .. } = device;
+            let assigned = float(view.assigned_tokens);
+            let seconds = view.free_in + view.slope() * assigned;
+            DeviceStatistics {
+                health: device.condition.health(),
+                weight: view.weight,
+                speed: settings.speed.coefficients(),
+                last_error: settings.speed.last_error(),
+                mean_error: settings.speed.mean_error(),
+                batch_tokens: settings.batch_tokens,
+                running_batches: view.running,
+                running_tokens: device.running_tokens(),
+                assigned_tokens: view.assigned_tokens,
+                backlog: Duration::try_from_secs_f64(if device.is_idle() && assigned == 0.0 {
+                    0.0
+                } else {
+                    seconds
+                })
+                .unwrap_or(Duration::MAX),
+                batches: counters.batches,
+                inputs: counters.inputs,
+                tokens: counters.tokens,
+                busy: counters.busy,
+                failures: counters.failures,
+                stalls: counters.stalls,
+                moved: counters.moved,
+                retried: counters.retried,
+            }
+        };
+        self.devices.iter().zip(&self.views).map(figures).collect()
+    }
+
+    /// Queues a group where the policy wants it; in common where no device serves.
+    fn route(&mut self, now: f64, ticket: Ticket, jobs: impl IntoIterator<Item = Job<T>>) {
+        if self.policy.assigns() && self.devices.iter().any(|device| device.condition.serves()) {
+            self.look(now);
+            let device = self.policy.assign(&self.views);
+            self.devices[device].assigned.push(ticket, jobs);
+        } else {
+            self.common.push(ticket, jobs);
+        }
+    }
+
+    fn reroute(&mut self, now: f64, mut waiting: Backlog<T>) {
+        let mut group = std::mem::take(&mut self.moving);
+        while let Some(ticket) = waiting.pop(&mut group) {
+            self.route(now, ticket, group.jobs.drain(..));
+            group.clear();
+        }
+        self.moving = group;
+    }
+
+    /// Has others do what was assigned to a device.
+    fn move_assigned(&mut self, now: f64, device: usize) {
+        let device = &mut self.devices[device];
+        device.counters.moved += device.assigned.inputs() as u64;
+        let waiting = std::mem::replace(&mut device.assigned, Backlog::new());
+        self.reroute(now, waiting);
+    }
+
+    fn others_serve(&self, device: usize) -> bool {
+        let mut others = self.devices.iter().enumerate().filter(|&(index, _)| index != device);
+        others.any(|(_, other)| other.condition.serves())
+    }
+
+    fn notice_stalls(&mut self, now: f64) {
+        for index in 0..self.devices.len() {
+            let device = &self.devices[index];
+            let stalled = self.stalls_at(device).is_some_and(|at| at < now);
+            if stalled && device.condition.serves() && self.others_serve(index) {
+                let device = &mut self.devices[index];
+                device.condition.take_out(now);
+                device.counters.stalls += 1;
+                self.move_assigned(now, index);
+            }
+        }
+    }
+
+    fn stalls_at(&self, device: &Device<T>) -> Option<f64> {
+        device.stalls_at(self.settings.stall_factor, self.settings.stall_floor.as_secs_f64())
+    }
+
+    /// Works out the devices' rates in full batches of inputs as long as those of late: a device that
+    /// happens to run small batches is not slower for that.
+    fn weigh(&mut self) {
+        let mut best = 0.0;
+        self.fastest = None;
+        for device in &mut self.devices {
+            let model = device.model(None);
+            let tokens = float(device.settings.batch_tokens.max(1));
+            device.rate = tokens / (model.fixed + model.marginal(self.length) * tokens).max(1e-12);
+            if device.settings.speed.coefficients().is_some() && device.rate > best {
+                best = device.rate;
+                self.fastest = Some(model);
+            }
+        }
+    }
+
+    /// Looks at all devices.
+    fn look(&mut self, now: f64) {
+        let common = self.common.oldest();
+        let serving = self.devices.iter().filter(|device| device.condition.serves());
+        let rates: f64 = serving.map(|device| device.rate).sum();
+        let (length, fastest) = (self.length, self.fastest);
+        self.views.clear();
+        self.views.extend(self.devices.iter().map(|device| {
+            let waiting_since = device.assigned.oldest().or(common).unwrap_or(now);
+            let view = device.view(now, waiting_since, device.model(fastest), length);
+            let weight = if view.serves && rates > 0.0 { device.rate / rates } else { 0.0 };
+            View { weight, ..view }
+        }));
+    }
+}

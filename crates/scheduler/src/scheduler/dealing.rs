@@ -1,0 +1,244 @@
+//! A device asks for work.
+
+use std::time::Duration;
+
+use super::Scheduler;
+use crate::budget::budget_for;
+use crate::forming::{Batch, Dropped, Lengths, Wish};
+use crate::health::Health;
+use crate::job::Job;
+use crate::policy::Take;
+
+/// What a device is to do that asked for work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Run the batch.
+    Batch,
+    /// Ask again when something has happened, be it a request or whatever another device reports, and
+    /// at the latest at this time.
+    Wait {
+        /// `None` where only an event changes anything.
+        until: Option<Duration>,
+    },
+    /// Stop: everything is answered, and no more comes.
+    Over,
+}
+
+/// A device looks again after at least so many seconds, whatever it waits for.
+const LEAST_PAUSE: f64 = 0.000_5;
+
+/// How much better than others a device has to be at long inputs, or short ones, to be preferred.
+const ADVANTAGE: f64 = 0.1;
+
+/// Batches after which a device's C is worth acting on.
+const C_KNOWN: u64 = 50;
+
+impl<T> Scheduler<T> {
+    /// Work for a device that has room: moved into `batch`, which is empty.
+    ///
+    /// `warm` is how many tokens fit the memory that the device has ready; jobs that `wanted` denies
+    /// are dropped. What was dropped, here or for its deadline, is in `batch` in any case.
+    pub fn next_batch(
+        &mut self,
+        now: Duration,
+        device: usize,
+        warm: impl FnOnce() -> usize,
+        mut wanted: impl FnMut(&T) -> bool,
+        batch: &mut Batch<T>,
+    ) -> Next {
+        let now = now.as_secs_f64();
+        if self.is_over() {
+            return Next::Over;
+        }
+        self.notice_stalls(now);
+        let trial = match self.standing(now, device) {
+            Standing::Works => false,
+            Standing::Tried => true,
+            Standing::Rests { until } => return wait(now, until),
+        };
+        let fastest = self.fastest.unwrap_or_default();
+        let least = |tokens: usize| fastest.fixed + fastest.per_token * tokens as f64;
+        let mut judge = |job: &Job<T>| {
+            if !wanted(&job.payload) {
+                Err(Dropped::Unwanted)
+            } else if job.ticket.deadline < now + least(job.tokens) {
+                Err(Dropped::TooLate)
+            } else {
+                Ok(())
+            }
+        };
+        let mut again = f64::INFINITY;
+        self.take_failed(device, &mut judge, batch);
+        if batch.jobs.is_empty() {
+            again = self.take_waiting(now, device, trial, warm, &mut judge, batch);
+        }
+        if batch.jobs.is_empty() {
+            return wait(now, self.look_again(now, device, again));
+        }
+        let size = batch.size();
+        let cost = self.devices[device].model(self.fastest).seconds(size);
+        self.devices[device].took(now, size, cost);
+        Next::Batch
+    }
+
+    fn standing(&self, now: f64, index: usize) -> Standing {
+        let device = &self.devices[index];
+        let (alone, idle) = (!self.others_serve(index), device.is_idle());
+        let full = Standing::Rests { until: f64::INFINITY };
+        match device.condition.health() {
+            _ if !device.has_room() => full,
+            Health::Serving => Standing::Works,
+            Health::Suspect if idle => Standing::Works,
+            Health::Out if idle && alone => Standing::Works,
+            Health::Out => match device.condition.try_at() {
+                Some(at) if at > now => Standing::Rests { until: at },
+                _ if idle => Standing::Tried,
+                _ => full,
+            },
+            // What is accepted is answered, even if an operator has drained the last device.
+            Health::Draining | Health::Drained if self.closed && alone => Standing::Works,
+            _ => full,
+        }
+    }
+
+    /// What another device failed at, apart from all else, so that an input that devices fail at
+    /// takes no others with it. The device itself tries again only where there is no other.
+    fn take_failed(
+        &mut self,
+        device: usize,
+        judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
+        batch: &mut Batch<T>,
+    ) {
+        let limit = self.devices[device].settings.batch_tokens;
+        let wish = Wish { skip: 0, budget: limit, limit, lengths: Lengths::Any };
+        let alone = !self.others_serve(device);
+        for (index, other) in self.devices.iter_mut().enumerate() {
+            if batch.jobs.is_empty() && other.failed.inputs() > 0 && (index != device || alone) {
+                other.failed.take(&wish, judge, batch);
+            }
+        }
+    }
+
+    /// What was assigned to the device, or its part of what is common; if that is to wait, says for
+    /// how long.
+    fn take_waiting(
+        &mut self,
+        now: f64,
+        device: usize,
+        trial: bool,
+        warm: impl FnOnce() -> usize,
+        judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
+        batch: &mut Batch<T>,
+    ) -> f64 {
+        let from = if trial { self.most_assigned() } else { Some(device) };
+        let from = from.filter(|&from| !self.devices[from].assigned.is_empty());
+        let limit = self.devices[device].settings.batch_tokens;
+        let backlog = match from {
+            Some(from) => self.devices[from].assigned.tokens(),
+            None => self.common.tokens(),
+        };
+        let take = if from.is_none() && self.common.is_empty() {
+            return f64::INFINITY;
+        } else if trial {
+            Take::Batch { skip: 0, tokens: 1 }
+        } else if from.is_some() {
+            Take::Batch { skip: 0, tokens: limit }
+        } else {
+            self.look(now);
+            if self.devices[device].is_idle() {
+                self.views[device].free_in = 0.0; // it is not late: it asks
+            }
+            self.views[device].serves = true;
+            self.policy.take(device, backlog, &self.views)
+        };
+        let (skip, tokens) = match take {
+            Take::Batch { skip, tokens } => (skip, tokens.min(limit)),
+            Take::Wait { seconds } => return seconds.min(self.next_turn(device)),
+        };
+        let full = tokens >= limit && backlog > limit;
+        let budget = if full { budget_for(backlog, limit, warm()) } else { tokens };
+        let lengths = if from.is_none() { self.lengths(device) } else { Lengths::Any };
+        let wish = Wish { skip, budget, limit, lengths };
+        let aged = now - self.settings.bulk_age.as_secs_f64();
+        let backlog = match from {
+            Some(from) => &mut self.devices[from].assigned,
+            None => &mut self.common,
+        };
+        backlog.take(&wish, aged, judge, batch);
+        if from.is_none() { self.next_turn(device) } else { f64::INFINITY }
+    }
+
+    /// The device with the most work of its own, from which one that is tried takes a little.
+    fn most_assigned(&self) -> Option<usize> {
+        let devices = self.devices.iter().enumerate();
+        let most = devices.max_by_key(|(_, device)| device.assigned.tokens());
+        most.map(|(index, _)| index)
+    }
+
+    /// Who shares a batch makes no difference to attention's work, a sum over the inputs: nothing is
+    /// padded. Who runs which inputs does, where devices' C differ relative to their B.
+    fn lengths(&self, device: usize) -> Lengths {
+        let ratio = |index: usize| {
+            let speed = &self.devices[index].settings.speed;
+            let known = speed.coefficients().filter(|_| speed.observed() >= C_KNOWN)?;
+            (known.per_token > 0.0).then_some(known.per_square / known.per_token)
+        };
+        let Some(own) = ratio(device) else { return Lengths::Any };
+        let (mut sum, mut rates) = (0.0, 0.0);
+        for (index, other) in self.devices.iter().enumerate() {
+            if index != device
+                && other.condition.serves()
+                && let Some(ratio) = ratio(index)
+            {
+                sum += other.rate * ratio;
+                rates += other.rate;
+            }
+        }
+        if rates == 0.0 {
+            return Lengths::Any;
+        }
+        let long = 2.0 * self.length;
+        let worse = (1.0 + own * long) / (1.0 + sum / rates * long) - 1.0;
+        let mean = crate::job::whole(self.length);
+        match worse {
+            _ if worse > ADVANTAGE => Lengths::Short(mean),
+            _ if worse < -ADVANTAGE => Lengths::Long(mean),
+            _ => Lengths::Any,
+        }
+    }
+
+    /// When something changes that a waiting device should know, beside what `seconds` says: by then
+    /// others' work may have to be moved.
+    fn look_again(&self, now: f64, device: usize, seconds: f64) -> f64 {
+        let others = self.devices.iter().enumerate().filter(|&(index, _)| index != device);
+        let serving = others.filter(|(_, other)| other.condition.serves());
+        let stalls = serving.filter_map(|(_, other)| self.stalls_at(other));
+        let ahead = stalls.filter(|&at| at >= now);
+        ahead.fold(now + seconds, |at, stall| at.min(stall + LEAST_PAUSE))
+    }
+
+    /// Seconds until one of those that a device leaves work to should be free, or is twice as late as
+    /// it is: nobody is waited for who is gone.
+    fn next_turn(&self, device: usize) -> f64 {
+        let others = self.views.iter().enumerate().filter(|&(index, _)| index != device);
+        let serving = others.filter(|(_, view)| view.serves);
+        let turns = serving.map(|(_, view)| view.free_in.max(LEAST_PAUSE));
+        turns.fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Whether a device may have work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Standing {
+    Works,
+    /// With one batch, to see whether it does again.
+    Tried,
+    /// Until this time, in seconds, or an event.
+    Rests {
+        until: f64,
+    },
+}
+
+fn wait(now: f64, until: f64) -> Next {
+    Next::Wait { until: Duration::try_from_secs_f64(until.max(now + LEAST_PAUSE)).ok() }
+}
