@@ -26,8 +26,8 @@ const MEASURED_TOKENS: f64 = 64.0;
 
 /// A second batch is taken so long before the first is done, in parts of what a full batch takes and
 /// at least in seconds, unless a full one waits: the later, the fuller it is.
-const AHEAD: f64 = 0.1;
-const AHEAD_SECONDS: f64 = 0.002;
+const AHEAD: f64 = 0.05;
+const AHEAD_SECONDS: f64 = 0.001;
 
 /// Gives work to whoever finishes it first.
 #[derive(Debug)]
