@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::forming::{Backlog, Lane};
 use crate::health::Condition;
-use crate::job::{Size, float};
+use crate::job::{Size, float, whole};
 use crate::policy::View;
 use crate::speed::{Coefficients, Speed};
 
@@ -134,8 +134,7 @@ impl<T> Device<T> {
         {
             let all = first.inputs <= inputs;
             let part = if all { 1.0 } else { float(inputs) / float(first.inputs) };
-            let tokens =
-                if all { first.tokens } else { crate::job::whole(part * float(first.tokens)) };
+            let tokens = if all { first.tokens } else { whole(part * float(first.tokens)) };
             let done = first.inputs.min(inputs);
             inputs -= done;
             first.inputs -= done;

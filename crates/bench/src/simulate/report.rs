@@ -109,8 +109,8 @@ fn draw_panel(svg: &mut String, panel: &Panel, groups: &[&[&Row]], top: f64) {
         let value = 10f64.powf(power as f64);
         let _ = write!(
             svg,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\" stroke=\"#e5e5e5\"/>\
-             <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{value}</text>",
+            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e5e5e5\"/>\
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
             WIDTH - 20.0,
             LEFT - 6.0,
             y(value) + 4.0,
