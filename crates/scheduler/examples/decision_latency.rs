@@ -98,14 +98,14 @@ fn time(policy: &str, batch_tokens: usize) -> Result<(f64, Measured), Box<dyn Er
         push(&mut scheduler, now);
     }
     let mut batch = Batch::new();
-    let mut running = vec![Vec::with_capacity(2); DEVICES];
+    let mut running: Vec<Vec<Size>> = (0..DEVICES).map(|_| Vec::with_capacity(2)).collect();
     let (mut device, mut jobs, mut batches) = (0, 0, 0);
     let measured = measure(|| {
         loop {
             device = (device + 1) % DEVICES;
             now += Duration::from_micros(200);
             if running[device].len() == 2 {
-                let size: Size = running[device].remove(0);
+                let size = running[device].remove(0);
                 scheduler.ran(now, device, size, Duration::from_millis(5));
                 for _ in 0..size.inputs {
                     push(&mut scheduler, now);
