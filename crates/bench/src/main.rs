@@ -6,6 +6,7 @@
 //!   own allocators.
 //! - [`encode`] measures an encoder alone, [`load`] a server over HTTP; [`texts`] makes what they embed,
 //!   of realistic [`lengths`].
+//! - [`simulate`] has vecmill's scheduler deal with simulated devices, under each of its policies.
 //! - [`results`] says where a figure came from.
 
 mod encode;
@@ -17,6 +18,7 @@ mod pressure;
 mod record;
 mod replays;
 mod results;
+mod simulate;
 mod sketch;
 mod texts;
 mod workload;
@@ -50,6 +52,8 @@ enum Command {
     Encode(encode::EncodeArguments),
     /// Load a server's /v1/embeddings and tell rate, latency and where the time goes
     Load(load::LoadArguments),
+    /// Compare the scheduler's policies on simulated devices
+    Simulate(simulate::SimulateArguments),
     /// Write texts of a known number of tokens
     Texts(texts::TextsArguments),
     /// Be the neighbour: allocate and free a GPU's memory at random until told to stop
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Pressure(arguments) => pressure::run(&arguments),
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Texts(arguments) => texts::run(&arguments),
         Command::Neighbour(arguments) => pressure::be_neighbour(&arguments),
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::forming::{Backlog, Lane};
 use crate::health::Condition;
-use crate::job::{Size, float};
+use crate::job::{Size, float, whole};
 use crate::policy::View;
 use crate::speed::{Coefficients, Speed};
 
@@ -14,6 +14,9 @@ const MEASURED: u64 = 3;
 
 /// What a device is taken for while nothing at all is known of any.
 const TYPICAL: Coefficients = Coefficients { fixed: 1e-3, per_token: 1e-6, per_square: 0.0 };
+
+/// Seconds of a token where none were measured: no device is infinitely fast.
+const LEAST_PER_TOKEN: f64 = 1e-12;
 
 /// A device as it starts.
 #[derive(Debug, Clone)]
@@ -24,6 +27,18 @@ pub struct DeviceSettings {
     pub in_flight: usize,
     /// What is known of its speed, from an earlier run or from warming it up.
     pub speed: Speed,
+}
+
+/// What a device is looked at by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    pub(crate) now: f64,
+    /// The mean length of inputs, each as often as it has tokens.
+    pub(crate) length: f64,
+    /// What is hoped of a device that is not known.
+    pub(crate) fastest: Option<Coefficients>,
+    /// Batches that all devices have run.
+    pub(crate) batches: u64,
 }
 
 /// A batch that was handed out.
@@ -59,12 +74,12 @@ pub(crate) struct Device<T> {
     /// What it failed at, for another to try.
     pub(crate) failed: Lane<T>,
     pub(crate) counters: Counters,
+    /// How many batches all devices had run when it last had one.
+    pub(crate) measured: u64,
     running: VecDeque<Running>,
     running_tokens: usize,
     /// Since when it runs the first of these, or nothing.
     since: f64,
-    /// When it last took or ran a batch.
-    measured: f64,
     /// Tokens per second in full batches.
     pub(crate) rate: f64,
 }
@@ -78,9 +93,9 @@ impl<T> Device<T> {
             assigned: Backlog::new(),
             failed: Lane::new(),
             counters: Counters::default(),
+            measured: 0,
             running_tokens: 0,
             since: 0.0,
-            measured: 0.0,
             rate: 0.0,
         }
     }
@@ -107,7 +122,6 @@ impl<T> Device<T> {
         if self.is_idle() {
             self.since = now;
         }
-        self.measured = now;
         self.running_tokens += size.tokens;
         self.running.push_back(Running { inputs: size.inputs, tokens: size.tokens, cost });
     }
@@ -115,14 +129,12 @@ impl<T> Device<T> {
     /// So many inputs of what it has taken are done, in whatever way. They may be a part of a batch.
     pub(crate) fn done(&mut self, now: f64, mut inputs: usize) {
         self.since = now;
-        self.measured = now;
         while inputs > 0
             && let Some(first) = self.running.front_mut()
         {
             let all = first.inputs <= inputs;
             let part = if all { 1.0 } else { float(inputs) / float(first.inputs) };
-            let tokens =
-                if all { first.tokens } else { crate::job::whole(part * float(first.tokens)) };
+            let tokens = if all { first.tokens } else { whole(part * float(first.tokens)) };
             let done = first.inputs.min(inputs);
             inputs -= done;
             first.inputs -= done;
@@ -155,17 +167,14 @@ impl<T> Device<T> {
 
     /// How others see it; `waiting_since` is when the oldest work that it might do arrived. One that
     /// is late counts as late by as much again, be it in finishing or in asking for work.
-    pub(crate) fn view(
-        &self,
-        now: f64,
-        waiting_since: f64,
-        model: Coefficients,
-        length: f64,
-    ) -> View {
+    pub(crate) fn view(&self, waiting_since: f64, look: &Look) -> View {
+        let now = look.now;
+        let model = self.model(look.fastest);
         let ready = self.done_at().unwrap_or_else(|| self.since.max(waiting_since).min(now));
         let speed = &self.settings.speed;
         let doubtful = speed.observed() < MEASURED || speed.was_surpassed();
-        let unmeasured = if doubtful { f64::INFINITY } else { now - self.measured };
+        let unmeasured = if doubtful { u64::MAX } else { look.batches - self.measured };
+        let per_token = model.marginal(look.length).max(LEAST_PER_TOKEN);
         View {
             serves: self.condition.serves(),
             free_in: (ready - now).abs(),
@@ -175,7 +184,8 @@ impl<T> Device<T> {
             assigned_tokens: self.assigned.tokens(),
             limit: self.settings.batch_tokens,
             fixed: model.fixed,
-            per_token: model.marginal(length).max(1e-12),
+            per_token,
+            slope: per_token + model.fixed / float(self.settings.batch_tokens.max(1)),
             weight: 0.0,
             unmeasured,
         }
@@ -218,7 +228,9 @@ mod tests {
     #[test]
     fn who_is_late_counts_as_late_by_as_much_again() {
         let mut device = device();
-        let free_in = |device: &Device<()>, now| device.view(now, 0.0, TYPICAL, 1.0).free_in;
+        let free_in = |device: &Device<()>, now| {
+            device.view(0.0, &Look { now, length: 1.0, fastest: None, batches: 0 }).free_in
+        };
         device.took(0.0, Size::equal(1, 10), 1.0);
         assert_eq!([0.25, 1.0, 1.5].map(|now| free_in(&device, now)), [0.75, 0.0, 0.5]);
         device.done(2.0, 1);

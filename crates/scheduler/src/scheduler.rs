@@ -11,7 +11,7 @@ mod dealing;
 use std::time::Duration;
 
 use crate::admission::{Refused, Room};
-use crate::device::{Device, DeviceSettings};
+use crate::device::{Device, DeviceSettings, Look};
 use crate::forming::{Backlog, Batch};
 use crate::health::Health;
 use crate::job::{Job, Size, Terms, Ticket, float};
@@ -69,6 +69,8 @@ pub struct Scheduler<T> {
     length: f64,
     /// The fastest device's model: what is hoped of one that is not known.
     fastest: Option<Coefficients>,
+    /// Batches that all devices have run.
+    batches: u64,
     /// The devices as they were seen for the last decision.
     views: Vec<View>,
     /// A group on its way between queues.
@@ -96,6 +98,7 @@ impl<T> Scheduler<T> {
             closed: false,
             length: 0.0,
             fastest: None,
+            batches: 0,
             moving: Batch::new(),
         };
         scheduler.weigh();
@@ -147,7 +150,9 @@ impl<T> Scheduler<T> {
             let share = if self.length > 0.0 { NEW_LENGTH } else { 1.0 };
             self.length += share * (length - self.length);
         }
+        self.batches += 1;
         let device = &mut self.devices[device];
+        device.measured = self.batches;
         device.settings.speed.observe(size, took);
         device.condition.succeeded();
         device.done(now.as_secs_f64(), size.inputs);
@@ -182,6 +187,7 @@ impl<T> Scheduler<T> {
         }
         failing.counters.failures += 1;
         let taken_out = failing.condition.failed(now, others_serve);
+        failing.measured = self.batches;
         failing.done(now, inputs);
         if taken_out {
             self.move_assigned(now, device);
@@ -299,7 +305,7 @@ impl<T> Scheduler<T> {
         let figures = |(device, view): (&Device<T>, &View)| {
             let Device { settings, counters, .. } = device;
             let assigned = float(view.assigned_tokens);
-            let seconds = view.free_in + view.slope() * assigned;
+            let seconds = view.free_in + view.slope * assigned;
             DeviceStatistics {
                 health: device.condition.health(),
                 weight: view.weight,
@@ -400,11 +406,11 @@ impl<T> Scheduler<T> {
         let common = self.common.oldest();
         let serving = self.devices.iter().filter(|device| device.condition.serves());
         let rates: f64 = serving.map(|device| device.rate).sum();
-        let (length, fastest) = (self.length, self.fastest);
+        let look = Look { now, length: self.length, fastest: self.fastest, batches: self.batches };
         self.views.clear();
         self.views.extend(self.devices.iter().map(|device| {
             let waiting_since = device.assigned.oldest().or(common).unwrap_or(now);
-            let view = device.view(now, waiting_since, device.model(fastest), length);
+            let view = device.view(waiting_since, &look);
             let weight = if view.serves && rates > 0.0 { device.rate / rates } else { 0.0 };
             View { weight, ..view }
         }));

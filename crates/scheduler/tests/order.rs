@@ -7,7 +7,9 @@ mod support;
 use std::time::Duration;
 
 use support::{GPU, World, slower};
-use vecmill_scheduler::{Dropped, Full, Health, Next, Priority, Refused, Size, Terms};
+use vecmill_scheduler::{
+    Coefficients, Dropped, Full, Health, Next, Priority, Refused, Size, Terms,
+};
 
 const BULK: Terms = Terms { priority: Priority::Bulk, deadline: None };
 
@@ -65,6 +67,24 @@ fn small_requests_stay_whole_and_large_ones_are_shared_by_devices() {
     assert_eq!([world.ask(0), world.ask(1)], [Next::Batch; 2]);
     let parts = [last(&world, 0).len(), last(&world, 1).len()];
     assert!(parts.iter().all(|part| (45..=55).contains(part)), "{parts:?}");
+}
+
+#[test]
+fn long_inputs_go_to_the_device_that_is_relatively_good_at_them() {
+    let at_short = Coefficients { per_token: 1e-6, per_square: 1e-8, ..GPU };
+    let at_long = Coefficients { per_token: 2e-6, per_square: 0.0, ..GPU };
+    let mut world = World::known("earliest-finish", &[at_short, at_long]);
+    world.run_load(0.8, Duration::from_secs(5));
+    let first = world.done.len();
+    for id in 0..4000 {
+        let tokens = if id % 2 == 0 { 20 } else { 180 };
+        world.push(BULK, [(id, tokens)]);
+    }
+    world.run(Duration::from_secs(60), |_| None);
+    let of = |device: usize| world.done[first..].iter().filter(move |done| done.1 == device);
+    let long = |device: usize| of(device).filter(|done| done.0 % 2 == 1).count();
+    assert!(long(0) < of(0).count() / 3, "{} of {}", long(0), of(0).count());
+    assert!(long(1) > of(1).count() * 2 / 3, "{} of {}", long(1), of(1).count());
 }
 
 #[test]

@@ -15,19 +15,15 @@
 use super::{Policy, Take, View, level};
 use crate::job::whole;
 
-/// Seconds after which an idle device's speed is measured again: how many times what that takes, and
-/// at least and most. A device that was wrongly taken for slow would otherwise get no work for ever.
-const MEASURE_AFTER: f64 = 50.0;
-const MEASURE_AT_LEAST: f64 = 1.0;
-const MEASURE_AT_MOST: f64 = 30.0;
-
-/// Tokens of the batch that it is measured with.
-const MEASURED_TOKENS: f64 = 64.0;
+/// Batches that others run before an idle device's speed is measured again, with a small one: one that
+/// was wrongly taken for slow would otherwise get no work for ever. So few that the 99th percentile
+/// doesn't notice.
+const MEASURE_AFTER: u64 = 500;
 
 /// A second batch is taken so long before the first is done, in parts of what a full batch takes and
 /// at least in seconds, unless a full one waits: the later, the fuller it is.
-const AHEAD: f64 = 0.1;
-const AHEAD_SECONDS: f64 = 0.002;
+const AHEAD: f64 = 0.05;
+const AHEAD_SECONDS: f64 = 0.001;
 
 /// Gives work to whoever finishes it first.
 #[derive(Debug)]
@@ -45,7 +41,7 @@ impl Policy for EarliestFinish {
     fn take(&mut self, device: usize, backlog: usize, devices: &[View]) -> Take {
         let own = &devices[device];
         let alone = devices.iter().filter(|view| view.serves).count() == 1;
-        if !alone && own.running == 0 && own.unmeasured > measure_after(own) {
+        if !alone && own.running == 0 && own.unmeasured > MEASURE_AFTER {
             return Take::Batch { skip: 0, tokens: 1 };
         }
         let waiting = backlog as f64;
@@ -54,23 +50,19 @@ impl Policy for EarliestFinish {
         if !front && part < 1.0 {
             return Take::Wait { seconds: f64::INFINITY };
         }
-        let ahead = AHEAD_SECONDS.max(AHEAD * own.slope() * own.limit as f64);
+        let ahead = AHEAD_SECONDS.max(AHEAD * own.slope * own.limit as f64);
         if own.running > 0 && own.due_in > ahead && part < own.limit as f64 {
             return Take::Wait { seconds: own.due_in - ahead };
         }
-        let done = own.done(part);
-        let others =
-            devices.iter().enumerate().filter(|&(other, view)| other != device && view.serves);
-        let skip: f64 =
-            if front { 0.0 } else { others.map(|(_, view)| view.tokens_by(done)).sum() };
-        // Rounded, because what one device would do alone comes out a little less than all.
+        let skip = if front { 0.0 } else { left_to_others(device, own.done(part), devices) };
         Take::Batch { skip: whole(skip.round()), tokens: whole(part.round()).max(1) }
     }
 }
 
-fn measure_after(device: &View) -> f64 {
-    let seconds = MEASURE_AFTER * (device.fixed + device.per_token * MEASURED_TOKENS);
-    seconds.clamp(MEASURE_AT_LEAST, MEASURE_AT_MOST)
+/// Tokens that the others will have done by then.
+fn left_to_others(device: usize, done: f64, devices: &[View]) -> f64 {
+    let others = devices.iter().enumerate().filter(|&(index, _)| index != device);
+    others.filter(|(_, view)| view.serves).map(|(_, view)| view.tokens_by(done)).sum()
 }
 
 /// Whether no device would finish the front of the backlog earlier. Of several that would finish it
@@ -89,7 +81,7 @@ mod tests {
     use super::super::tests::IDLE;
     use super::*;
 
-    const SLOW: View = View { fixed: 0.05, per_token: 5e-5, ..IDLE };
+    const SLOW: View = View { fixed: 0.05, per_token: 5e-5, slope: 1e-4, ..IDLE };
 
     fn take(device: usize, backlog: usize, devices: &[View]) -> Take {
         EarliestFinish.take(device, backlog, devices)
@@ -144,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_speed_that_is_not_known_for_sure_is_measured_with_a_small_batch() {
-        let unknown = View { unmeasured: f64::INFINITY, per_token: 1.0, ..SLOW };
+        let unknown = View { unmeasured: u64::MAX, per_token: 1.0, slope: 1.0, ..SLOW };
         assert_eq!(take(1, 500, &[IDLE, unknown]), Take::Batch { skip: 0, tokens: 1 });
         let busy = View { running: 1, ..unknown };
         assert!(waits(take(1, 500, &[IDLE, busy])), "one at a time");

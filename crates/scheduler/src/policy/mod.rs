@@ -37,10 +37,13 @@ pub struct View {
     pub fixed: f64,
     /// What a token costs, in inputs as long as those of late.
     pub per_token: f64,
+    /// What a token costs in full batches: their fixed cost is spread over it.
+    pub slope: f64,
     /// Its share of all devices' tokens per second.
     pub weight: f64,
-    /// For how long its speed hasn't been measured; infinite while it is not known for sure.
-    pub unmeasured: f64,
+    /// Batches that others have run since its speed was measured; the most while that is not known for
+    /// sure.
+    pub unmeasured: u64,
 }
 
 impl View {
@@ -49,19 +52,14 @@ impl View {
         self.free_in + self.fixed + self.per_token * tokens
     }
 
-    /// What a token costs in full batches.
-    pub fn slope(&self) -> f64 {
-        self.per_token + self.fixed / self.limit.max(1) as f64
-    }
-
     /// When it would be done with so many tokens of waiting work.
     pub fn done(&self, tokens: f64) -> f64 {
-        self.free_in + self.fixed + self.slope() * tokens
+        self.free_in + self.fixed + self.slope * tokens
     }
 
     /// The tokens of waiting work that it could have done by then.
     pub fn tokens_by(&self, time: f64) -> f64 {
-        (time - self.free_in - self.fixed).max(0.0) / self.slope()
+        (time - self.free_in - self.fixed).max(0.0) / self.slope
     }
 }
 
@@ -74,8 +72,9 @@ pub fn level(devices: &[View], tokens: f64) -> f64 {
         for device in devices.iter().filter(|device| device.serves) {
             let begin = device.free_in + device.fixed;
             if begin <= level {
-                rate += 1.0 / device.slope();
-                before += begin / device.slope();
+                let each = 1.0 / device.slope;
+                rate += each;
+                before += begin * each;
             }
         }
         // Without those that begin only after the level, it falls; until no more of them do.
@@ -171,8 +170,9 @@ pub(crate) mod tests {
         limit: 1000,
         fixed: 0.001,
         per_token: 1e-6,
+        slope: 2e-6,
         weight: 1.0,
-        unmeasured: 0.0,
+        unmeasured: 0,
     };
 
     #[test]
@@ -191,7 +191,7 @@ pub(crate) mod tests {
         let alone = level(&[IDLE, busy, out], 1000.0);
         assert_eq!(alone, level(&[IDLE], 1000.0), "who begins later takes no part");
         assert!((IDLE.tokens_by(alone) - 1000.0).abs() < 1e-6);
-        let slow = View { per_token: 4e-6, ..IDLE };
+        let slow = View { per_token: 4e-6, slope: 5e-6, ..IDLE };
         let both = level(&[IDLE, slow], 1e6);
         assert!((IDLE.tokens_by(both) + slow.tokens_by(both) - 1e6).abs() < 1e-3);
         assert_eq!(level(&[out], 1.0), f64::INFINITY);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Scheduler;
 use crate::budget::budget_for;
-use crate::forming::{Batch, Dropped, Lengths, Wish};
+use crate::forming::{Backlog, Batch, Dropped, Lengths, Wish};
 use crate::health::Health;
-use crate::job::Job;
+use crate::job::{Job, float, whole};
 use crate::policy::Take;
 
 /// What a device is to do that asked for work.
@@ -57,7 +57,7 @@ impl<T> Scheduler<T> {
             Standing::Rests { until } => return wait(now, until),
         };
         let fastest = self.fastest.unwrap_or_default();
-        let least = |tokens: usize| fastest.fixed + fastest.per_token * tokens as f64;
+        let least = |tokens: usize| fastest.fixed + fastest.per_token * float(tokens);
         let mut judge = |job: &Job<T>| {
             if !wanted(&job.payload) {
                 Err(Dropped::Unwanted)
@@ -68,7 +68,9 @@ impl<T> Scheduler<T> {
             }
         };
         let mut again = f64::INFINITY;
-        self.take_failed(device, &mut judge, batch);
+        if !trial {
+            self.take_failed(device, &mut judge, batch);
+        }
         if batch.jobs.is_empty() {
             again = self.take_waiting(now, device, trial, warm, &mut judge, batch);
         }
@@ -130,49 +132,56 @@ impl<T> Scheduler<T> {
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
         batch: &mut Batch<T>,
     ) -> f64 {
-        let from = if trial { self.most_assigned() } else { Some(device) };
-        let from = from.filter(|&from| !self.devices[from].assigned.is_empty());
-        let limit = self.devices[device].settings.batch_tokens;
-        let backlog = match from {
-            Some(from) => self.devices[from].assigned.tokens(),
-            None => self.common.tokens(),
-        };
-        let take = if from.is_none() && self.common.is_empty() {
+        let source = self.source(device, trial);
+        let backlog = self.queue(source).tokens();
+        if self.queue(source).is_empty() {
             return f64::INFINITY;
-        } else if trial {
-            Take::Batch { skip: 0, tokens: 1 }
-        } else if from.is_some() {
-            Take::Batch { skip: 0, tokens: limit }
-        } else {
-            self.look(now);
-            if self.devices[device].is_idle() {
-                self.views[device].free_in = 0.0; // it is not late: it asks
-            }
-            self.views[device].serves = true;
-            self.policy.take(device, backlog, &self.views)
-        };
-        let (skip, tokens) = match take {
+        }
+        let limit = self.devices[device].settings.batch_tokens;
+        let (skip, tokens) = match self.part(now, device, trial, source) {
             Take::Batch { skip, tokens } => (skip, tokens.min(limit)),
             Take::Wait { seconds } => return seconds.min(self.next_turn(device)),
         };
         let full = tokens >= limit && backlog > limit;
         let budget = if full { budget_for(backlog, limit, warm()) } else { tokens };
-        let lengths = if from.is_none() { self.lengths(device) } else { Lengths::Any };
-        let wish = Wish { skip, budget, limit, lengths };
+        let common = source == Source::Common;
+        let lengths = if common { self.lengths(device) } else { Lengths::Any };
         let aged = now - self.settings.bulk_age.as_secs_f64();
-        let backlog = match from {
-            Some(from) => &mut self.devices[from].assigned,
-            None => &mut self.common,
-        };
-        backlog.take(&wish, aged, judge, batch);
-        if from.is_none() { self.next_turn(device) } else { f64::INFINITY }
+        self.queue(source).take(&Wish { skip, budget, limit, lengths }, aged, judge, batch);
+        if common { self.next_turn(device) } else { f64::INFINITY }
     }
 
-    /// The device with the most work of its own, from which one that is tried takes a little.
-    fn most_assigned(&self) -> Option<usize> {
-        let devices = self.devices.iter().enumerate();
-        let most = devices.max_by_key(|(_, device)| device.assigned.tokens());
-        most.map(|(index, _)| index)
+    /// Where a device's next batch comes from. One that is tried takes a little from whoever has most.
+    fn source(&self, device: usize, trial: bool) -> Source {
+        let most =
+            || (0..self.devices.len()).max_by_key(|&other| self.devices[other].assigned.tokens());
+        let from = if trial { most().unwrap_or(device) } else { device };
+        let empty = self.devices[from].assigned.is_empty();
+        if empty { Source::Common } else { Source::Assigned(from) }
+    }
+
+    fn queue(&mut self, source: Source) -> &mut Backlog<T> {
+        match source {
+            Source::Assigned(device) => &mut self.devices[device].assigned,
+            Source::Common => &mut self.common,
+        }
+    }
+
+    /// How much of it.
+    fn part(&mut self, now: f64, device: usize, trial: bool, source: Source) -> Take {
+        match source {
+            _ if trial => Take::Batch { skip: 0, tokens: 1 },
+            Source::Assigned(_) => Take::Batch { skip: 0, tokens: usize::MAX },
+            Source::Common => {
+                self.look(now);
+                let view = &mut self.views[device];
+                view.serves = true;
+                if view.running == 0 {
+                    view.free_in = 0.0; // it is not late: it asks
+                }
+                self.policy.take(device, self.common.tokens(), &self.views)
+            }
+        }
     }
 
     /// Who shares a batch makes no difference to attention's work, a sum over the inputs: nothing is
@@ -199,7 +208,7 @@ impl<T> Scheduler<T> {
         }
         let long = 2.0 * self.length;
         let worse = (1.0 + own * long) / (1.0 + sum / rates * long) - 1.0;
-        let mean = crate::job::whole(self.length);
+        let mean = whole(self.length);
         match worse {
             _ if worse > ADVANTAGE => Lengths::Short(mean),
             _ if worse < -ADVANTAGE => Lengths::Long(mean),
@@ -225,6 +234,15 @@ impl<T> Scheduler<T> {
         let turns = serving.map(|(_, view)| view.free_in.max(LEAST_PAUSE));
         turns.fold(f64::INFINITY, f64::min)
     }
+}
+
+/// What a batch is taken from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Source {
+    /// What was assigned to a device.
+    Assigned(usize),
+    /// What was not.
+    Common,
 }
 
 /// Whether a device may have work.

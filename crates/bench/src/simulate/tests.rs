@@ -1,0 +1,77 @@
+use super::*;
+
+const FLEETS: [&[f64]; 4] = [&[1.0, 1.0], &[1.0, 0.25], &[1.0, 1.0, 0.5, 0.25], &[1.0, 0.02]];
+
+fn fleet(speeds: &[f64], mishap: Option<Mishap>) -> Vec<Device> {
+    let mut devices: Vec<_> = speeds.iter().map(|&speed| Device::new(speed)).collect();
+    devices.last_mut().unwrap().mishap = mishap;
+    devices
+}
+
+fn row(speeds: &[f64], mishap: Option<Mishap>, load: Option<f64>, policy: &str) -> Row {
+    let work = Work { load, requests: 20_000, seed: 7 };
+    simulate(&fleet(speeds, mishap), &work, policy).unwrap()
+}
+
+#[test]
+fn earliest_finish_is_never_worse_than_the_best_by_a_twentieth() {
+    for speeds in FLEETS {
+        for load in [0.8, 0.95] {
+            let of = |policy: &str| row(speeds, None, Some(load), policy).figures;
+            let ours = of("earliest-finish");
+            for other in policy::names() {
+                let theirs = of(other);
+                assert!(
+                    ours.p99_ms <= 1.05 * theirs.p99_ms && ours.mean_ms <= 1.05 * theirs.mean_ms,
+                    "{speeds:?} at {load}, {other}: {ours:?} {theirs:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn on_unequal_devices_round_robin_uses_a_third_less_and_waits_longer() {
+    for speeds in &FLEETS[1..] {
+        for load in [0.8, 0.95] {
+            let of = |policy: &str| row(speeds, None, Some(load), policy).figures;
+            let (ours, turns) = (of("earliest-finish"), of("round-robin"));
+            assert!(ours.spread <= 0.7 * turns.spread, "{speeds:?} {load}: {ours:?} {turns:?}");
+            assert!(ours.mean_wait_ms <= 0.75 * turns.mean_wait_ms, "{speeds:?} {load}");
+        }
+    }
+}
+
+#[test]
+fn work_that_is_there_at_once_takes_hardly_longer_than_it_must() {
+    for speeds in FLEETS {
+        let ratio = row(speeds, None, None, "earliest-finish").of_least_makespan.unwrap();
+        assert!((0.98..1.1).contains(&ratio), "{speeds:?}: {ratio}");
+    }
+}
+
+#[test]
+fn whatever_befalls_a_device_each_request_is_answered() {
+    for mishap in [Mishap::SlowsDown(3.0), Mishap::Fails, Mishap::Hangs] {
+        for policy in policy::names() {
+            let figures = row(&[1.0, 1.0], Some(mishap), Some(0.4), policy).figures;
+            assert_eq!((figures.answered, figures.refused), (20_000, 0), "{mishap:?} {policy}");
+        }
+    }
+}
+
+#[test]
+fn a_threefold_slowdown_is_learned_and_costs_little() {
+    let slows = Some(Mishap::SlowsDown(3.0));
+    let of = |policy: &str| row(&[1.0, 1.0], slows, Some(0.6), policy).figures;
+    let (ours, turns) = (of("earliest-finish"), of("round-robin"));
+    assert!((ours.weights[1] - 0.25).abs() < 0.03, "{ours:?}");
+    assert!(ours.mean_errors.iter().all(|&error| error < 0.1), "{ours:?}");
+    assert!(ours.p99_ms < 0.2 * turns.p99_ms, "{} and {} ms", ours.p99_ms, turns.p99_ms);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_run() {
+    let run = || row(&[1.0, 0.25], None, Some(0.8), "earliest-finish").figures;
+    assert_eq!(format!("{:?}", run()), format!("{:?}", run()));
+}
