@@ -6,11 +6,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vecmill_engine::convert::DType;
 
 use crate::settings::kind::Bytes;
 use crate::settings::memory::{Budget, GiveBackAfter};
 use crate::settings::value::Value;
-use crate::settings::{EmbedSettings, Flags, PlanSettings, ServeSettings};
+use crate::settings::{ConvertSettings, EmbedSettings, Flags, PlanSettings, ServeSettings};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -141,6 +142,32 @@ run gives the same figures; only the times of 'lease+return' are of this machine
 and the events lease, return and refuse."
 );
 
+macro_rules! convert_examples {
+    () => {
+        "\
+Examples:
+  vecmill convert --dtype float16 --output ./minilm-f16      all-MiniLM-L6-v2 at half its size
+  vecmill convert --model BAAI/bge-m3 --dtype bfloat16 --output ./bge-m3-bf16
+  vecmill convert --model ./my-model --output ./my-model-f16
+  vecmill serve --model-id ./my-model-f16"
+    };
+}
+
+const AFTER_CONVERT: &str = concat!(
+    convert_examples!(),
+    "
+
+Matrices and tables are rounded to the nearest number of the format, and to an even one between two. \
+Biases and norms stay in single precision, which costs next to nothing. A number that the format \
+can't hold is an error: float16 ends at 65504, bfloat16 only where float32 does.
+
+The folder has what vecmill needs of the model, with the weights of each module in one \
+model.safetensors. It is complete or not there, and nothing is overwritten. The CPU computes in \
+float32 whatever the file's format is.
+
+Settings come from flags, variables and the file as for 'vecmill serve'."
+);
+
 const AFTER_DEVICES: &str = "\
 Examples:
   vecmill devices
@@ -169,6 +196,8 @@ pub(crate) enum Command {
     Embed(EmbedArguments),
     /// Say what fits into a device's memory, before it is bought or anything is loaded
     Plan(PlanArguments),
+    /// Write a model with its weights in another number format
+    Convert(ConvertArguments),
     /// Look into how memory was managed
     Memory(MemoryArguments),
     /// List the devices of this machine
@@ -253,7 +282,7 @@ pub(crate) struct PlanArguments {
 
     /// Number format to compute in [default: f16 on a GPU, f32 on the CPU]
     #[arg(long, value_enum, help_heading = "Plan")]
-    pub(crate) dtype: Option<PlanDtype>,
+    pub(crate) dtype: Option<NumberFormat>,
 
     /// Batches that run at once [default: 2 on a GPU, 1 on the CPU]
     #[arg(long, value_name = "N", help_heading = "Plan")]
@@ -276,18 +305,44 @@ pub(crate) enum Place {
     Gpu,
 }
 
-/// Number formats that a plan can be for.
+/// Number formats of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PlanDtype {
+pub(crate) enum NumberFormat {
     /// Single precision
     #[value(alias = "float32")]
     F32,
-    /// Half precision, on GPUs
+    /// Half precision
     #[value(alias = "float16")]
     F16,
-    /// Half precision with the range of single precision, on GPUs
+    /// Half precision with the range of single precision
     #[value(alias = "bfloat16")]
     Bf16,
+}
+
+impl From<NumberFormat> for DType {
+    fn from(format: NumberFormat) -> Self {
+        match format {
+            NumberFormat::F32 => Self::F32,
+            NumberFormat::F16 => Self::F16,
+            NumberFormat::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Arguments of `vecmill convert`.
+#[derive(Debug, Args)]
+#[command(after_help = convert_examples!(), after_long_help = AFTER_CONVERT)]
+pub(crate) struct ConvertArguments {
+    /// Number format of the new weights
+    #[arg(long, value_enum, default_value_t = NumberFormat::F16, help_heading = "Output")]
+    pub(crate) dtype: NumberFormat,
+
+    /// Folder to make and write the model into
+    #[arg(long, short, value_name = "FOLDER", help_heading = "Output", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) output: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) flags: Flags<ConvertSettings>,
 }
 
 /// Arguments of `vecmill memory`.

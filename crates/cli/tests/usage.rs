@@ -24,10 +24,11 @@ fn help_has_examples_and_exit_codes() {
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
     assert!(help.contains("Exit codes:") && help.contains("vecmill serve"), "{help}");
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 8] = [
         &["serve"],
         &["embed"],
         &["plan"],
+        &["convert"],
         &["memory"],
         &["memory", "replay"],
         &["devices"],
