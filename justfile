@@ -57,6 +57,10 @@ clients: venv
 gpu-test:
     cargo test --release -p vecmill-backend-cuda -- --ignored
 
+# One archive that checks vecmill on a GPU machine without Rust; with a model's folder, the model too.
+gpu-bundle model="":
+    bash scripts/gpu-bundle.sh {{quote(model)}}
+
 # The memory pool beside other allocators on a GPU: latency, replays, ten minutes of pressure. Needs PyTorch.
 bench-memory out="target/bench-memory":
     cargo build --release -p vecmill-bench

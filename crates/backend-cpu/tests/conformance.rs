@@ -1,23 +1,9 @@
 //! The CPU against the suite that every backend must pass.
 
-#![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
-
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::Precision;
 use vecmill_encoder::conformance::{self, Trial, Tried};
 use vecmill_encoder::model::DType;
-
-fn models() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut models: Vec<_> = entries.filter(|path| path.join("expected.json").exists()).collect();
-    models.sort();
-    assert!(models.len() >= 14, "{models:?}");
-    models
-}
 
 #[test]
 fn every_operation_is_within_rounding_of_the_reference() {
@@ -28,7 +14,7 @@ fn every_operation_is_within_rounding_of_the_reference() {
 
 #[test]
 fn every_architecture_agrees_with_transformers() {
-    for model in models() {
+    for model in conformance::models().unwrap() {
         let agreement = conformance::model(CpuBackend::new(2).unwrap(), &model).unwrap();
         println!("{} {agreement:?}", model.display());
         let precision = Precision::of(DType::F32);
@@ -38,7 +24,7 @@ fn every_architecture_agrees_with_transformers() {
 
 #[test]
 fn a_text_has_the_same_vector_alone_and_in_a_batch() {
-    for model in models() {
+    for model in conformance::models().unwrap() {
         let difference = conformance::independence(CpuBackend::new(2).unwrap(), &model).unwrap();
         assert_eq!(difference, 0.0, "{}", model.display());
     }
@@ -46,7 +32,7 @@ fn a_text_has_the_same_vector_alone_and_in_a_batch() {
 
 #[test]
 fn padding_changes_no_vector() {
-    for model in models() {
+    for model in conformance::models().unwrap() {
         let padded = || {
             let trial = Trial::default();
             trial.pad();

@@ -14,7 +14,11 @@ use crate::driver;
 #[non_exhaustive]
 pub enum Unavailable {
     /// This machine has no NVIDIA driver, or the loader does not find it.
-    #[error("no NVIDIA driver was found on this machine: looked for {}", shortened(looked_for))]
+    #[error(
+        "no NVIDIA driver was found on this machine: looked for {}; if it has a GPU, install the \
+         driver, or let the container have it (`docker run --gpus all`)",
+        shortened(looked_for)
+    )]
     NoLibrary {
         /// The file names that were tried, in order.
         looked_for: Vec<String>,
@@ -179,7 +183,7 @@ mod tests {
     fn messages_are_plain() {
         let looked_for = vec!["libcuda.so".to_owned(), "libcuda.so.1".to_owned()];
         let none = Unavailable::NoLibrary { looked_for }.to_string();
-        assert!(none.ends_with("looked for libcuda.so and 1 other names"), "{none}");
+        assert!(none.contains("looked for libcuda.so and 1 other names; "), "{none}");
         let reason = "it supports CUDA 11.4".to_owned();
         assert_eq!(
             Unavailable::TooOld { needed: (12, 0), reason }.to_string(),

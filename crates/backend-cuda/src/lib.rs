@@ -1,7 +1,7 @@
 //! NVIDIA GPUs: finding them, their streams and events, and their memory as sources for the pool.
 //!
 //! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]);
-//!   [`libraries`] says it of NVIDIA's libraries beside the driver.
+//!   [`driver_library`] and [`libraries`] say it of the driver and NVIDIA's libraries beside it.
 //! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
 //!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
 //!   one that all batches share.
@@ -40,7 +40,7 @@ pub use gemm::{
     ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
     WEIGHT_ALIGNMENT,
 };
-pub use libraries::{Found, Missing, NvidiaLibrary, libraries};
+pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
 pub use source::{

@@ -20,8 +20,8 @@ pub struct DeviceInfo {
     pub multiprocessors: u32,
     /// Bytes of memory.
     pub total_memory: usize,
-    /// Bytes that nobody uses, beside what a context needs. `None` where no context could be made
-    /// to ask with, because memory is full or another process has the device for itself.
+    /// Bytes that nobody uses, beside what a context needs. Only a device that was
+    /// [opened](crate::Device::open) tells: [`devices`] makes no context to ask with.
     pub free_memory: Option<usize>,
     /// Whether memory can be mapped to reserved addresses, as [`MappedSource`](crate::MappedSource)
     /// does.
@@ -33,10 +33,7 @@ pub struct DeviceInfo {
     pub driver: (u32, u32),
 }
 
-/// The GPUs of this machine, by number.
-///
-/// On a device that this process does not use yet, asking for free memory takes some tenths of a
-/// second.
+/// The GPUs of this machine, by number. Takes nothing of them.
 ///
 /// ```
 /// match vecmill_backend_cuda::devices() {
@@ -48,14 +45,5 @@ pub struct DeviceInfo {
 /// # Errors
 /// [`Unavailable`] says why no GPU can be used.
 pub fn devices() -> Result<Vec<DeviceInfo>, Unavailable> {
-    (0..driver::device_count()?)
-        .map(|ordinal| {
-            let mut info = driver::device_info(ordinal)?;
-            info.free_memory = driver::Context::retain(ordinal)
-                .ok()
-                .and_then(|context| context.memory_info().ok())
-                .map(|(free, _)| free);
-            Ok(info)
-        })
-        .collect()
+    (0..driver::device_count()?).map(driver::device_info).collect()
 }

@@ -1,8 +1,8 @@
 //! A GPU against the suite that every backend must pass, in each number format.
 #![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
+#![expect(clippy::print_stdout, reason = "how close it was is worth seeing")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +11,6 @@ use vecmill_encoder::conformance;
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Backend, Batch, Encoder, Model};
 use vecmill_memory::{Pool, Source};
-
-const FORMATS: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 
 /// The first device, used by one test at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -29,29 +27,72 @@ fn on(device: Device, format: DType) -> CudaBackend {
     CudaBackend::on(device, format, Some(cache)).unwrap()
 }
 
-/// Beside this file, or below the working folder if the test was built on another machine.
-fn models() -> Vec<PathBuf> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
-    let folder = if here.exists() { here } else { PathBuf::from("testdata/models") };
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut models: Vec<_> = entries.filter(|path| path.join("expected.json").exists()).collect();
-    models.sort();
-    assert!(models.len() >= 14, "{models:?}");
-    models
+/// The suite in each number format, so that the name of a test says in which one it failed.
+macro_rules! suite {
+    ($($name:ident: $format:expr),+) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            #[ignore = "needs a CUDA device"]
+            fn every_operation_is_within_rounding_of_the_reference() {
+                operations($format);
+            }
+
+            #[test]
+            #[ignore = "needs a CUDA device"]
+            fn every_architecture_agrees_with_transformers() {
+                architectures($format);
+            }
+
+            #[test]
+            #[ignore = "needs a CUDA device"]
+            fn a_text_has_the_same_vector_alone_and_in_a_batch_up_to_rounding() {
+                independence($format);
+            }
+        }
+    )+};
 }
 
-fn in_each_format(models: &[PathBuf]) -> impl Iterator<Item = (&PathBuf, DType)> {
-    models.iter().flat_map(|model| FORMATS.map(|format| (model, format)))
-}
+suite!(in_float16: DType::F16, in_bfloat16: DType::BF16, in_float32: DType::F32);
 
-#[test]
-#[ignore = "needs a CUDA device"]
-fn every_operation_is_within_rounding_of_the_reference() {
+fn operations(format: DType) {
     let _guard = alone();
-    for format in FORMATS {
-        let checked = conformance::operations(&backend(format));
-        assert!(checked.is_ok(), "{format:?}: {}", checked.unwrap_err());
+    let checked = conformance::operations(&backend(format));
+    assert!(checked.is_ok(), "{}", checked.unwrap_err());
+}
+
+fn architectures(format: DType) {
+    let _guard = alone();
+    let mut off = Vec::new();
+    for model in conformance::models().unwrap() {
+        let backend = backend(format);
+        let precision = backend.precision();
+        let agreement = conformance::model(backend, &model).unwrap();
+        println!("{} {format:?} {agreement:?}", model.display());
+        if !agreement.is_within(precision) {
+            off.push((model, agreement));
+        }
     }
+    assert!(off.is_empty(), "{off:#?}");
+}
+
+/// Batches of other sizes may take other algorithms, whose sums are in another order.
+fn independence(format: DType) {
+    let _guard = alone();
+    for model in conformance::models().unwrap() {
+        let backend = backend(format);
+        let precision = backend.precision();
+        let allowed = 8.0 * precision.storage + 160.0 * precision.accumulation;
+        let difference = conformance::independence(backend, &model).unwrap();
+        println!("{} {format:?} {difference:e}", model.display());
+        assert!(difference <= allowed, "{} {format:?}: {difference:e}", model.display());
+    }
+}
+
+/// A small model.
+fn model() -> Model {
+    Model::open(&conformance::models().unwrap()[0]).unwrap()
 }
 
 #[test]
@@ -74,7 +115,7 @@ fn so_is_it_on_a_part_of_a_device_and_by_whichever_way_is_faster() {
 #[ignore = "needs a CUDA device"]
 fn practice_leaves_nothing_to_prepare() {
     let _guard = alone();
-    let model = Model::open(&models()[0]).unwrap();
+    let model = model();
     let cache = tempfile::tempdir().unwrap();
     let backend = CudaBackend::open(0, DType::F16, Some(cache.path().to_owned())).unwrap();
     let encoder = Encoder::load(backend, &model, None, &|_, _| {}).unwrap();
@@ -94,41 +135,9 @@ fn practice_leaves_nothing_to_prepare() {
 
 #[test]
 #[ignore = "needs a CUDA device"]
-fn every_architecture_agrees_with_transformers() {
-    let _guard = alone();
-    let (models, mut off) = (models(), Vec::new());
-    for (model, format) in in_each_format(&models) {
-        let backend = backend(format);
-        let precision = backend.precision();
-        let agreement = conformance::model(backend, model).unwrap();
-        println!("{} {format:?} {agreement:?}", model.display());
-        if !agreement.is_within(precision) {
-            off.push((model, format, agreement));
-        }
-    }
-    assert!(off.is_empty(), "{off:#?}");
-}
-
-/// Batches of other sizes may take other algorithms, whose sums are in another order.
-#[test]
-#[ignore = "needs a CUDA device"]
-fn a_text_has_the_same_vector_alone_and_in_a_batch_up_to_rounding() {
-    let _guard = alone();
-    for (model, format) in in_each_format(&models()) {
-        let backend = backend(format);
-        let precision = backend.precision();
-        let allowed = 8.0 * precision.storage + 160.0 * precision.accumulation;
-        let difference = conformance::independence(backend, model).unwrap();
-        println!("{} {format:?} {difference:e}", model.display());
-        assert!(difference <= allowed, "{} {format:?}: {difference:e}", model.display());
-    }
-}
-
-#[test]
-#[ignore = "needs a CUDA device"]
 fn a_replayed_batch_gives_the_same_bits_and_takes_no_memory() {
     let _guard = alone();
-    let model = Model::open(&models()[0]).unwrap();
+    let model = model();
     let encoder = Encoder::load(backend(DType::F16), &model, None, &|_, _| {}).unwrap();
     let pool = Pool::new(encoder.backend().source(), 1 << 30);
     let sequences = [vec![1_u32, 2, 3, 4, 5], vec![6, 7], vec![8; 17]];

@@ -1,156 +1,24 @@
-//! The command line: commands, their own arguments, and their help texts.
+//! The command line: commands and their own arguments; [`help`] has the longer help texts.
 //!
 //! What can be set in a file or by the environment as well is in [`crate::settings`].
+
+mod help;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vecmill_engine::convert::DType;
 
+use self::help::{
+    AFTER_COMPLETIONS, AFTER_CONVERT, AFTER_DEVICES, AFTER_EMBED, AFTER_HELP, AFTER_PLAN,
+    AFTER_REPLAY, AFTER_SERVE, CONVERT_EXAMPLES, DEVICES_EXAMPLES, EMBED_EXAMPLES, PLAN_EXAMPLES,
+    REPLAY_EXAMPLES, SERVE_EXAMPLES,
+};
 use crate::settings::kind::Bytes;
 use crate::settings::memory::{Budget, GiveBackAfter};
 use crate::settings::value::Value;
-use crate::settings::{EmbedSettings, Flags, PlanSettings, ServeSettings};
-
-const AFTER_HELP: &str = "\
-Exit codes:
-  0  success, also when the reader of the output wants no more (vecmill embed … | head)
-  1  failure
-  2  wrong usage or settings
-  3  some texts failed, the others are done (vecmill embed)
-
-Try:
-  vecmill serve
-  vecmill embed 'a quick brown fox'
-  vecmill plan --memory 8GiB --device gpu";
-
-macro_rules! serve_examples {
-    () => {
-        "\
-Examples:
-  vecmill serve                                 all-MiniLM-L6-v2 on http://127.0.0.1:3000
-  vecmill serve --model-id BAAI/bge-small-en-v1.5 --port 8080
-  vecmill serve --model-id ./my-model --memory-budget 50%
-  vecmill serve --device cuda:0,cuda:1 --dtype float16
-  VECMILL_API_KEY=key1,key2 vecmill serve --hostname 0.0.0.0
-  vecmill serve --config vecmill.toml"
-    };
-}
-
-const AFTER_SERVE: &str = concat!(
-    serve_examples!(),
-    "
-
-Settings come from flags, then from variables (VECMILL_MODEL_ID, …; an empty one counts as unset; \
-commas separate several values), then from the file, then from the defaults. The file uses the same \
-names:
-
-  model-id = \"BAAI/bge-small-en-v1.5\"
-  port = 8080
-  api-key = [\"key1\", \"key2\"]
-
-Relative paths start at the current folder.
-
-The port answers at once; /ready says when the model is loaded. SIGINT and SIGTERM finish the \
-requests that were accepted; a second one ends at once.
-
-With --admin, the operator can look at the devices' memory:
-  curl http://127.0.0.1:3000/admin/memory
-  curl -X POST http://127.0.0.1:3000/admin/memory/trim
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'
-  vecmill memory replay vecmill-memory-cpu.csv"
-);
-
-macro_rules! embed_examples {
-    () => {
-        "\
-Examples:
-  vecmill embed 'a quick brown fox' 'jumps over'
-  vecmill embed < texts.txt > vectors.jsonl
-  vecmill embed --input docs.jsonl --field body --output vectors.npy
-  vecmill embed --prompt 'query: ' --dimensions 256 -- '-5 degrees outside'"
-    };
-}
-
-const AFTER_EMBED: &str = concat!(
-    embed_examples!(),
-    "
-
-Input is UTF-8 with one text per line, of at most 16 MiB. Output keeps its order. In JSON lines a \
-text becomes
-  {\"index\":0,\"tokens\":5,\"truncated\":false,\"embedding\":[0.1,…]}
-and one that failed
-  {\"index\":1,\"error\":\"…\"}
-In .npy files (float32, one row per text) the row of a text that failed is NaN. Failed texts are \
-also reported on standard error, the others are finished, and the exit code is 3.
-
-A file is complete or not there: it gets its name at the end.
-
-Settings come from flags, variables and the file as for 'vecmill serve'; those of the server alone \
-are ignored."
-);
-
-macro_rules! plan_examples {
-    () => {
-        "\
-Examples:
-  vecmill plan                                    all-MiniLM-L6-v2 on this machine's processor
-  vecmill plan --model-id BAAI/bge-m3 --device gpu --memory 8GiB
-  vecmill plan --model-id ./my-model --memory 25% --json
-  vecmill plan --device gpu --memory 2GiB --in-flight 4 --max-batch-tokens 65536"
-    };
-}
-
-const AFTER_PLAN: &str = concat!(
-    plan_examples!(),
-    "
-
-The device need not be there. The model's files are fetched if they are not, but no weights are \
-loaded. 'vecmill serve' finds its largest batch in the same way, so the two agree.
-
-A batch's texts are packed behind each other, so only its tokens count. Its slab is one piece of \
-memory for everything that the batch needs; each batch in flight has one. What is left over is for \
-growth: a GPU's driver, and other programs, need some, too.
-
-Settings come from flags, variables and the file as for 'vecmill serve'. When not even the longest \
-input fits, the exit code is 1 and the message says how much is missing."
-);
-
-macro_rules! replay_examples {
-    () => {
-        "\
-Examples:
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'     from vecmill serve --admin
-  vecmill memory replay vecmill-memory-cpu.csv
-  vecmill memory replay trace.csv --budget 8GiB --give-back 5m --svg memory.svg
-  vecmill memory replay trace.csv --policy pool,direct --json"
-    };
-}
-
-const AFTER_REPLAY: &str = concat!(
-    replay_examples!(),
-    "
-
-A trace says which leases were taken and returned, when, and how large they were. It is replayed on \
-a device that exists only as numbers, in the trace's own time, so that a day takes seconds and every \
-run gives the same figures; only the times of 'lease+return' are of this machine. Traces come from \
---memory-trace-on-refusal as well, and other programs can write them: they are CSV with a first line
-
-  nanoseconds,event,id,stream,bytes
-
-and the events lease, return and refuse."
-);
-
-const AFTER_DEVICES: &str = "\
-Examples:
-  vecmill devices
-  vecmill devices --json";
-
-const AFTER_COMPLETIONS: &str = "\
-Examples:
-  vecmill completions bash > ~/.local/share/bash-completion/completions/vecmill
-  vecmill completions zsh > ~/.zfunc/_vecmill
-  vecmill completions fish > ~/.config/fish/completions/vecmill.fish";
+use crate::settings::{ConvertSettings, EmbedSettings, Flags, PlanSettings, ServeSettings};
 
 /// Turns text into vectors: an embedding server in one binary
 #[derive(Debug, Parser)]
@@ -169,9 +37,11 @@ pub(crate) enum Command {
     Embed(EmbedArguments),
     /// Say what fits into a device's memory, before it is bought or anything is loaded
     Plan(PlanArguments),
+    /// Write a model with its weights in another number format
+    Convert(ConvertArguments),
     /// Look into how memory was managed
     Memory(MemoryArguments),
-    /// List the devices of this machine
+    /// List the devices of this machine, and the libraries that GPUs need
     Devices(DevicesArguments),
     /// Write a script that completes this command line in a shell
     Completions(CompletionsArguments),
@@ -179,7 +49,7 @@ pub(crate) enum Command {
 
 /// Arguments of `vecmill serve`.
 #[derive(Debug, Args)]
-#[command(after_help = serve_examples!(), after_long_help = AFTER_SERVE)]
+#[command(after_help = SERVE_EXAMPLES, after_long_help = AFTER_SERVE)]
 pub(crate) struct ServeArguments {
     #[command(flatten)]
     pub(crate) flags: Flags<ServeSettings>,
@@ -187,7 +57,7 @@ pub(crate) struct ServeArguments {
 
 /// Arguments of `vecmill embed`.
 #[derive(Debug, Args)]
-#[command(after_help = embed_examples!(), after_long_help = AFTER_EMBED)]
+#[command(after_help = EMBED_EXAMPLES, after_long_help = AFTER_EMBED)]
 pub(crate) struct EmbedArguments {
     /// Texts to embed; without any, they are read from --input or standard input
     #[arg(value_name = "TEXT", conflicts_with_all = ["input", "format", "field", "skip_empty"])]
@@ -241,7 +111,7 @@ pub(crate) enum Format {
 
 /// Arguments of `vecmill plan`.
 #[derive(Debug, Args)]
-#[command(after_help = plan_examples!(), after_long_help = AFTER_PLAN)]
+#[command(after_help = PLAN_EXAMPLES, after_long_help = AFTER_PLAN)]
 pub(crate) struct PlanArguments {
     /// Memory for weights and batches: 8GiB, bytes or, on the CPU, 50% [default there: all of it]
     #[arg(long, value_name = "SIZE", value_parser = parsed::<Budget>, help_heading = "Plan")]
@@ -253,7 +123,7 @@ pub(crate) struct PlanArguments {
 
     /// Number format to compute in [default: f16 on a GPU, f32 on the CPU]
     #[arg(long, value_enum, help_heading = "Plan")]
-    pub(crate) dtype: Option<PlanDtype>,
+    pub(crate) dtype: Option<NumberFormat>,
 
     /// Batches that run at once [default: 2 on a GPU, 1 on the CPU]
     #[arg(long, value_name = "N", help_heading = "Plan")]
@@ -276,23 +146,49 @@ pub(crate) enum Place {
     Gpu,
 }
 
-/// Number formats that a plan can be for.
+/// Number formats of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PlanDtype {
+pub(crate) enum NumberFormat {
     /// Single precision
     #[value(alias = "float32")]
     F32,
-    /// Half precision, on GPUs
+    /// Half precision
     #[value(alias = "float16")]
     F16,
-    /// Half precision with the range of single precision, on GPUs
+    /// Half precision with the range of single precision
     #[value(alias = "bfloat16")]
     Bf16,
 }
 
+impl From<NumberFormat> for DType {
+    fn from(format: NumberFormat) -> Self {
+        match format {
+            NumberFormat::F32 => Self::F32,
+            NumberFormat::F16 => Self::F16,
+            NumberFormat::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Arguments of `vecmill convert`.
+#[derive(Debug, Args)]
+#[command(after_help = CONVERT_EXAMPLES, after_long_help = AFTER_CONVERT)]
+pub(crate) struct ConvertArguments {
+    /// Number format of the new weights
+    #[arg(long, value_enum, default_value_t = NumberFormat::F16, help_heading = "Output")]
+    pub(crate) dtype: NumberFormat,
+
+    /// Folder to make and write the model into
+    #[arg(long, short, value_name = "FOLDER", help_heading = "Output", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) output: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) flags: Flags<ConvertSettings>,
+}
+
 /// Arguments of `vecmill memory`.
 #[derive(Debug, Args)]
-#[command(after_help = replay_examples!())]
+#[command(after_help = REPLAY_EXAMPLES)]
 pub(crate) struct MemoryArguments {
     #[command(subcommand)]
     pub(crate) command: MemoryCommand,
@@ -307,7 +203,7 @@ pub(crate) enum MemoryCommand {
 
 /// Arguments of `vecmill memory replay`.
 #[derive(Debug, Args)]
-#[command(after_help = replay_examples!(), after_long_help = AFTER_REPLAY)]
+#[command(after_help = REPLAY_EXAMPLES, after_long_help = AFTER_REPLAY)]
 pub(crate) struct ReplayArguments {
     /// File with the trace; - is standard input
     #[arg(value_name = "TRACE", value_hint = clap::ValueHint::FilePath)]
@@ -357,7 +253,7 @@ fn parsed<T: Value>(text: &str) -> Result<T, String> {
 
 /// Arguments of `vecmill devices`.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_DEVICES)]
+#[command(after_help = DEVICES_EXAMPLES, after_long_help = AFTER_DEVICES)]
 pub(crate) struct DevicesArguments {
     /// Write JSON instead of a table
     #[arg(long)]

@@ -1,34 +1,61 @@
-//! `vecmill devices`: the places on this machine that can run batches, or why there is no GPU.
+//! `vecmill devices`: the places on this machine that can run batches, the libraries that GPUs need,
+//! and what is missing.
 
 use std::io::{self, Write, stdout};
 
 use serde::Serialize;
-use vecmill_engine::machine::{self, Found};
+use vecmill_engine::machine::{self, Found, Library};
 
 use crate::arguments::DevicesArguments;
 use crate::failure::Failure;
+use crate::units::bytes;
 
 /// What is shown.
 #[derive(Debug, Serialize)]
-struct Devices {
-    devices: Vec<Row>,
+struct Machine {
+    devices: Vec<DeviceRow>,
     /// Why no GPU can be used.
     no_gpu: Option<String>,
+    libraries: Vec<LibraryRow>,
 }
 
 /// One device.
 #[derive(Debug, Serialize)]
-struct Row {
+struct DeviceRow {
     device: String,
     processor: Option<String>,
     details: String,
     memory_bytes: Option<usize>,
+    free_memory_bytes: Option<usize>,
 }
 
-impl From<Found> for Row {
+impl From<Found> for DeviceRow {
     fn from(found: Found) -> Self {
-        let Found { name, description, processor, memory_bytes } = found;
-        Self { device: name, processor, details: description, memory_bytes }
+        let Found { name, description, processor, memory_bytes, free_memory_bytes } = found;
+        Self { device: name, processor, details: description, memory_bytes, free_memory_bytes }
+    }
+}
+
+/// One library.
+#[derive(Debug, Serialize)]
+struct LibraryRow {
+    library: &'static str,
+    /// What GPUs need it for.
+    purpose: &'static str,
+    version: Option<String>,
+    file: Option<String>,
+    /// Where it was looked for, and how to get it.
+    missing: Option<String>,
+}
+
+impl From<Library> for LibraryRow {
+    fn from(library: Library) -> Self {
+        let Library { name: library, purpose, found } = library;
+        let (version, file, missing) = match found {
+            Ok(found) => (Some(found.version), Some(found.file.display().to_string()), None),
+            Err(reason) => (None, None, Some(reason)),
+        };
+        Self { library, purpose, version, file, missing }
     }
 }
 
@@ -39,8 +66,9 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), Failure> {
         Ok(gpus) => (gpus, None),
         Err(reason) => (Vec::new(), Some(reason)),
     };
-    let devices = [cpu].into_iter().chain(gpus).map(Row::from).collect();
-    let found = Devices { devices, no_gpu };
+    let devices = [cpu].into_iter().chain(gpus).map(DeviceRow::from).collect();
+    let libraries = machine::libraries().into_iter().map(LibraryRow::from).collect();
+    let found = Machine { devices, no_gpu, libraries };
     let mut out = io::BufWriter::new(stdout().lock());
     let written = if arguments.json {
         serde_json::to_writer_pretty(&mut out, &found)
@@ -52,29 +80,46 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), Failure> {
     written.and_then(|()| out.flush()).map_err(Failure::Stdout)
 }
 
-fn write_text(out: &mut impl Write, found: &Devices) -> io::Result<()> {
-    write_table(out, &found.devices)?;
-    match &found.no_gpu {
-        Some(reason) => writeln!(out, "\nNo GPU: {reason}."),
-        None => Ok(()),
+fn write_text(out: &mut impl Write, found: &Machine) -> io::Result<()> {
+    let mut devices = vec![["DEVICE", "PROCESSOR", "DETAILS", "MEMORY"].map(str::to_owned)];
+    devices.extend(found.devices.iter().map(|row| {
+        let processor = row.processor.clone().unwrap_or_else(|| "unknown".to_owned());
+        [row.device.clone(), processor, row.details.clone(), memory(row)]
+    }));
+    write_table(out, &devices)?;
+    let mut libraries = vec![["LIBRARY", "VERSION", "FILE"].map(str::to_owned)];
+    libraries.extend(found.libraries.iter().map(|row| {
+        let text = |text: &Option<String>, none: &str| text.as_deref().unwrap_or(none).to_owned();
+        [row.library.to_owned(), text(&row.version, "-"), text(&row.file, "missing")]
+    }));
+    writeln!(out)?;
+    write_table(out, &libraries)?;
+    if let Some(reason) = &found.no_gpu {
+        return writeln!(out, "\nNo GPU: {reason}.");
+    }
+    // Without a GPU it makes no difference.
+    for missing in found.libraries.iter().filter_map(|row| row.missing.as_ref()) {
+        writeln!(out, "\n{missing}.")?;
+    }
+    Ok(())
+}
+
+/// For example `140 GiB, 139 GiB free`.
+fn memory(row: &DeviceRow) -> String {
+    let total = row.memory_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    match row.free_memory_bytes {
+        Some(free) => format!("{total}, {} free", bytes(free)),
+        None => total,
     }
 }
 
-fn write_table(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
-    let unknown = || "unknown".to_owned();
-    let gibibytes = |bytes: usize| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-    let mut lines = vec![["DEVICE", "PROCESSOR", "DETAILS", "MEMORY"].map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
-        let processor = row.processor.clone().unwrap_or_else(unknown);
-        let memory = row.memory_bytes.map_or_else(unknown, gibibytes);
-        [row.device.clone(), processor, row.details.clone(), memory]
-    }));
+/// Writes lines with their columns below each other.
+fn write_table<const N: usize>(out: &mut impl Write, lines: &[[String; N]]) -> io::Result<()> {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-    let widths: Vec<usize> = (0..4).map(|column| width(column).unwrap_or_default()).collect();
-    for line in &lines {
-        let [device, processor, details, memory] = line;
-        let [first, second, third] = [widths[0], widths[1], widths[2]];
-        writeln!(out, "{device:first$}  {processor:second$}  {details:third$}  {memory}")?;
+    let widths: Vec<usize> = (0..N).map(|column| width(column).unwrap_or_default()).collect();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(text, &width)| format!("{text:width$}"));
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())
 }
@@ -83,22 +128,39 @@ fn write_table(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn columns_are_aligned() {
-        let row = |device: &str, memory_bytes| Row {
-            device: device.to_owned(),
-            processor: None,
-            details: "2 threads".to_owned(),
-            memory_bytes,
+    fn device(device: &str, memory_bytes: Option<usize>) -> DeviceRow {
+        let (device, details) = (device.to_owned(), "2 threads".to_owned());
+        let free_memory_bytes = memory_bytes.map(|bytes| bytes / 2);
+        DeviceRow { device, processor: None, details, memory_bytes, free_memory_bytes }
+    }
+
+    fn library(library: &'static str, version: Option<&str>) -> LibraryRow {
+        let missing = version.is_none().then(|| format!("{library} was not found"));
+        let (version, file) = (version.map(str::to_owned), version.map(|_| "/lib.so".to_owned()));
+        LibraryRow { library, purpose: "", version, file, missing }
+    }
+
+    fn text(no_gpu: Option<&str>) -> String {
+        let found = Machine {
+            devices: vec![device("cpu", Some(3 << 30)), device("a-long-name", None)],
+            no_gpu: no_gpu.map(str::to_owned),
+            libraries: vec![library("driver", Some("13.0")), library("NVRTC", None)],
         };
         let mut out = Vec::new();
-        let devices = vec![row("cpu", Some(3 << 29)), row("a-long-name", None)];
-        let no_gpu = Some("there is none".to_owned());
-        write_text(&mut out, &Devices { devices, no_gpu }).unwrap();
-        let expected = "DEVICE       PROCESSOR  DETAILS    MEMORY\n\
-                        cpu          unknown    2 threads  1.5 GiB\n\
-                        a-long-name  unknown    2 threads  unknown\n\n\
-                        No GPU: there is none.\n";
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        write_text(&mut out, &found).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    const TABLES: &str = "DEVICE       PROCESSOR  DETAILS    MEMORY\n\
+                          cpu          unknown    2 threads  3.00 GiB, 1.50 GiB free\n\
+                          a-long-name  unknown    2 threads  unknown\n\n\
+                          LIBRARY  VERSION  FILE\n\
+                          driver   13.0     /lib.so\n\
+                          NVRTC    -        missing\n\n";
+
+    #[test]
+    fn columns_are_aligned_and_what_is_missing_is_said() {
+        assert_eq!(text(None), format!("{TABLES}NVRTC was not found.\n"));
+        assert_eq!(text(Some("there is none")), format!("{TABLES}No GPU: there is none.\n"));
     }
 }

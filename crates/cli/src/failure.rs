@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use vecmill_engine::convert::ConvertError;
 use vecmill_engine::{RequestError, StartError};
 use vecmill_memory::trace::TraceError;
 use vecmill_server::ServeError;
@@ -26,6 +27,9 @@ pub(crate) enum Failure {
     /// The model could not be loaded.
     #[error("the model can't be started: {0}")]
     Start(#[from] StartError),
+    /// The model could not be converted.
+    #[error("the model can't be converted: {0}")]
+    Convert(#[from] ConvertError),
     /// Not even one input fits the memory that a plan is for.
     #[error(transparent)]
     TooSmall(#[from] TooSmall),

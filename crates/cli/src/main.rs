@@ -1,12 +1,14 @@
 //! The `vecmill` binary: arguments become settings, settings become commands.
 //!
 //! - [`arguments`] is the command line, [`settings`] what it, the environment and a file set.
-//! - [`serve`], [`embed`], [`plan`], [`memory`], [`devices`] and [`completions`] are the commands.
+//! - [`serve`], [`embed`], [`plan`], [`convert`], [`memory`], [`devices`] and [`completions`] are the
+//!   commands.
 //! - [`logging`] and [`progress`] write to standard error; results alone go to standard output.
 //! - [`failure`] knows why a command failed and with which exit code.
 
 mod arguments;
 mod completions;
+mod convert;
 mod devices;
 mod embed;
 mod failure;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments, &environment, &progress),
         Command::Embed(arguments) => embed::run(arguments, &environment, &progress),
         Command::Plan(arguments) => plan::run(arguments, &environment, &progress),
+        Command::Convert(arguments) => convert::run(arguments, &environment, &progress),
         Command::Memory(arguments) => memory::run(&arguments, &progress),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

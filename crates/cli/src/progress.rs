@@ -33,7 +33,7 @@ impl Progress {
         let _ = self.above_bars(|| writeln!(stderr().lock(), "{line}"));
     }
 
-    /// Shows the stages of an engine's start.
+    /// Shows the stages of an engine's start, or of a conversion.
     pub(crate) fn of_start(&self) -> Arc<dyn Fn(Stage) + Send + Sync> {
         let progress = self.clone();
         let steps = Mutex::new(BTreeMap::new());
@@ -44,20 +44,24 @@ impl Progress {
     }
 
     fn show(&self, steps: &mut BTreeMap<String, ProgressBar>, stage: Stage) {
-        let (name, done, total) = match stage {
-            Stage::Fetching { file, done, total } => (format!("fetching {file}"), done, total),
+        let (name, done, total, bytes) = match stage {
+            Stage::Fetching { file, done, total } => {
+                (format!("fetching {file}"), done, total, true)
+            }
             Stage::Loading { done, total } => {
-                ("loading weights".to_owned(), done as u64, Some(total as u64))
+                ("loading weights".to_owned(), done as u64, Some(total as u64), false)
+            }
+            Stage::Converting { done, total } => {
+                ("converting weights".to_owned(), done, Some(total), true)
             }
             Stage::WarmingUp { device, done, total } => {
-                (format!("warming up {device}"), done as u64, Some(total as u64))
+                (format!("warming up {device}"), done as u64, Some(total as u64), false)
             }
             _ => {
                 steps.values().for_each(ProgressBar::finish_and_clear);
                 return;
             }
         };
-        let bytes = name.starts_with("fetching");
         let bar = steps.entry(name).or_insert_with_key(|name| self.begin(name, total, bytes));
         if let Some(total) = total {
             bar.set_length(total);

@@ -24,10 +24,11 @@ fn help_has_examples_and_exit_codes() {
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
     assert!(help.contains("Exit codes:") && help.contains("vecmill serve"), "{help}");
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 8] = [
         &["serve"],
         &["embed"],
         &["plan"],
+        &["convert"],
         &["memory"],
         &["memory", "replay"],
         &["devices"],
@@ -126,13 +127,21 @@ fn devices_are_listed_as_a_table_and_as_json() {
     assert_eq!(code, 0);
     assert!(table.starts_with("DEVICE") && table.contains("\ncpu "), "{table}");
     let (_, json, _) = run(&["devices", "--json"]);
-    let devices: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let (devices, no_gpu) = (devices["devices"].as_array().unwrap(), &devices["no_gpu"]);
+    let machine: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (devices, no_gpu) = (machine["devices"].as_array().unwrap(), &machine["no_gpu"]);
     assert_eq!(devices[0]["device"], "cpu");
     assert!(devices[0]["details"].is_string());
     // Either there are GPUs, or it is said why there are none.
     assert_eq!(no_gpu.is_string(), devices.len() == 1, "{no_gpu}");
     assert_eq!(no_gpu.is_string(), table.contains("No GPU: "), "{table}");
+    let libraries = machine["libraries"].as_array().unwrap();
+    let names: Vec<_> = libraries.iter().map(|library| library["library"].as_str()).collect();
+    assert_eq!(names, ["driver", "NVRTC", "cuBLASLt"].map(Some));
+    for library in libraries {
+        let there = [&library["version"], &library["file"]].map(serde_json::Value::is_string);
+        assert_eq!(there, [!library["missing"].is_string(); 2], "{library}");
+    }
+    assert!(libraries[0]["file"].is_string() || no_gpu.is_string(), "no GPU without its driver");
 }
 
 #[test]

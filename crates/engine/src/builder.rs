@@ -14,7 +14,7 @@ use crate::device::{DeviceSpec, MemoryBudget};
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::error::StartError;
-use crate::fetch::{Fetcher, ModelRef, Stage};
+use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
 use crate::info::{Device, Info};
 use crate::machine::threads;
 use crate::request::Prompt;
@@ -215,10 +215,10 @@ impl Builder {
     }
 
     /// The model's folder, fetched if it is not there.
-    pub(crate) fn fetch(&self) -> Result<PathBuf, StartError> {
+    pub(crate) fn fetch(&self) -> Result<PathBuf, FetchError> {
         let fetcher =
             Fetcher::new(self.cache.clone(), self.hub_token.clone(), self.progress.clone());
-        Ok(fetcher.fetch(&self.model)?)
+        fetcher.fetch(&self.model)
     }
 
     fn start_in(&self, folder: &Path) -> Result<Engine, StartError> {

@@ -6,7 +6,8 @@
 //! answer (`pending`). Several devices (`device`) share the queue (`dispatch`).
 //!
 //! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
-//! - [`plan`] says beforehand what fits a memory budget.
+//! - [`plan`] says beforehand what fits a memory budget; [`convert`] writes a model in another number
+//!   format.
 //! - [`Request`] and [`Reply`] are what goes in and comes out; [`RequestError`] and [`StartError`]
 //!   say whose fault it was.
 //!
@@ -27,6 +28,7 @@
 //! ```
 
 mod builder;
+pub mod convert;
 mod core;
 mod device;
 mod dispatch;

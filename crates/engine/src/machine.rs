@@ -1,10 +1,10 @@
 //! What this machine has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vecmill_backend_cuda::DeviceInfo;
+use vecmill_backend_cuda::{self as cuda, DeviceInfo};
 
-use crate::device::{cpu_info, gpus};
+use crate::device::{DeviceSpec, cpu_info, free_memory, gpus};
 
 /// A device of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,9 +17,32 @@ pub struct Found {
     pub processor: Option<String>,
     /// Bytes of memory, where the system tells.
     pub memory_bytes: Option<usize>,
+    /// Bytes of it that nobody uses now: of a GPU, where its driver tells.
+    pub free_memory_bytes: Option<usize>,
 }
 
-/// The CPU, and the GPUs or why there is none.
+/// A library that GPUs need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Library {
+    /// The name that it is known by, for example `NVRTC`.
+    pub name: &'static str,
+    /// What it is needed for.
+    pub purpose: &'static str,
+    /// Where it is, or where it was looked for and how to get it.
+    pub found: Result<LibraryFile, String>,
+}
+
+/// A library that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LibraryFile {
+    /// For example `13.0`; the driver's is the CUDA version that it supports.
+    pub version: String,
+    /// Its path, or its name where the system's loader found it.
+    pub file: PathBuf,
+}
+
+/// The CPU, and the GPUs or why there is none. Asking a GPU that is not in use yet for its free
+/// memory takes some tenths of a second.
 ///
 /// ```
 /// let (cpu, _) = vecmill_engine::machine::devices();
@@ -32,6 +55,7 @@ pub fn devices() -> (Found, Result<Vec<Found>, String>) {
         description: info.description,
         processor: processor(),
         memory_bytes: memory_bytes(),
+        free_memory_bytes: None,
     };
     let gpus = gpus().map_err(|reason| reason.to_string());
     (cpu, gpus.map(|gpus| gpus.iter().map(found).collect()))
@@ -40,11 +64,36 @@ pub fn devices() -> (Found, Result<Vec<Found>, String>) {
 fn found(gpu: &DeviceInfo) -> Found {
     let (major, minor) = gpu.compute_capability;
     Found {
-        name: format!("cuda:{}", gpu.ordinal),
+        name: DeviceSpec::Cuda(Some(gpu.ordinal)).to_string(),
         description: format!("compute capability {major}.{minor}"),
         processor: Some(gpu.name.clone()),
         memory_bytes: Some(gpu.total_memory),
+        free_memory_bytes: free_memory(gpu.ordinal),
     }
+}
+
+/// The libraries that GPUs need: the driver's, and those that are looked for beside it. Opens them.
+///
+/// ```
+/// let [driver, ..] = vecmill_engine::machine::libraries();
+/// assert_eq!(driver.name, "driver");
+/// ```
+pub fn libraries() -> [Library; 3] {
+    let file = |found: cuda::Found| {
+        let (major, minor) = found.version;
+        LibraryFile { version: format!("{major}.{minor}"), file: found.file }
+    };
+    let driver = Library {
+        name: "driver",
+        purpose: "all work on GPUs",
+        found: cuda::driver_library().map(file).map_err(|reason| reason.to_string()),
+    };
+    let [nvrtc, cublaslt] = cuda::libraries().map(|(library, found)| Library {
+        name: library.name(),
+        purpose: library.purpose(),
+        found: found.map(file).map_err(|missing| missing.to_string()),
+    });
+    [driver, nvrtc, cublaslt]
 }
 
 /// Threads that this process may run at once.

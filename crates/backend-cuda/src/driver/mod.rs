@@ -86,7 +86,7 @@ fn load() -> Result<&'static Api, Unavailable> {
 }
 
 /// What the driver's library may be called: first its usual name, then the others that are tried.
-fn library_names() -> Vec<String> {
+pub(crate) fn library_names() -> Vec<String> {
     let usual = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     let others = ["cuda", "nvcuda"].map(cudarc::get_lib_name_candidates).concat();
     let mut names = vec![usual.to_owned()];

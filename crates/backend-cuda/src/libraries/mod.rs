@@ -3,18 +3,21 @@
 //!
 //! - [`open`] finds one and looks its functions up; [`Missing`] says why there is none.
 //! - `places` are the folders that are searched.
-//! - [`libraries`] says what there is, for people.
+//! - [`libraries`] and [`driver_library`] say what there is, for people; `loaded` knows where the
+//!   loader found it.
 //!
 //! The choice behind it: they come with CUDA's toolkit, with a distribution's packages, or with
 //! Python packages that most machines with a GPU have anyway and that the loader doesn't know. All
 //! of those places are searched, so that nobody has to set a path.
 
+mod loaded;
 mod places;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
+use crate::Unavailable;
 use crate::driver;
 use places::{FOLDERS_VARIABLE, Machine, folders};
 
@@ -184,9 +187,10 @@ fn one_of(names: &[String]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
-    /// Its path, or only its name where the loader found it.
+    /// Its path; only its name where the loader found it and the system does not tell where.
     pub file: PathBuf,
-    /// NVRTC: the CUDA version that it is part of. cuBLASLt: its own. Major and minor number.
+    /// The driver: the CUDA version that it supports. NVRTC: the one that it is part of. cuBLASLt:
+    /// its own. Major and minor number.
     pub version: (u32, u32),
 }
 
@@ -203,7 +207,23 @@ pub struct Found {
 /// ```
 pub fn libraries() -> [(NvidiaLibrary, Result<Found, Missing>); 2] {
     [
-        (NvidiaLibrary::Nvrtc, driver::nvrtc::found()),
-        (NvidiaLibrary::CublasLt, driver::cublaslt::found()),
+        (NvidiaLibrary::Nvrtc, driver::nvrtc::found().map(located)),
+        (NvidiaLibrary::CublasLt, driver::cublaslt::found().map(located)),
     ]
+}
+
+/// The driver's library.
+///
+/// # Errors
+/// [`Unavailable`] when there is none that works.
+pub fn driver_library() -> Result<Found, Unavailable> {
+    let version = driver::version()?;
+    let usual = driver::library_names().into_iter().next().unwrap_or_default();
+    Ok(located(Found { file: usual.into(), version }))
+}
+
+/// With its path in place of the name that the loader was given.
+fn located(found: Found) -> Found {
+    let file = loaded::loaded_as(&found.file).unwrap_or(found.file);
+    Found { file, ..found }
 }

@@ -9,7 +9,7 @@ mod report;
 use vecmill_engine::plan::{DType, FitError, Plan, Target};
 use vecmill_engine::{MemoryBudget, StartError};
 
-use crate::arguments::{Place, PlanArguments, PlanDtype};
+use crate::arguments::{NumberFormat, Place, PlanArguments};
 use crate::failure::Failure;
 use crate::logging;
 use crate::progress::Progress;
@@ -56,16 +56,12 @@ pub(crate) fn run(
 fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
     let usage = |message: &str| Err(Failure::Usage(message.to_owned()));
     let mut target = match (arguments.device, arguments.dtype) {
-        (Place::Cpu, Some(PlanDtype::F16 | PlanDtype::Bf16)) => {
+        (Place::Cpu, Some(NumberFormat::F16 | NumberFormat::Bf16)) => {
             return usage("--dtype: the CPU computes in f32: leave it out, or add --device gpu");
         }
         (Place::Cpu, _) => Target::CPU,
         (Place::Gpu, dtype) => {
-            let format = match dtype {
-                None | Some(PlanDtype::F16) => DType::F16,
-                Some(PlanDtype::Bf16) => DType::BF16,
-                Some(PlanDtype::F32) => DType::F32,
-            };
+            let format = dtype.map_or(DType::F16, DType::from);
             Target { place: vecmill_engine::plan::Place::Gpu(format), ..Target::GPU }
         }
     };

@@ -16,7 +16,7 @@ settings! {
         /// Model to run: its id on the Hugging Face hub, or a folder with its files
         ///
         /// owner/name@revision is one way to name a revision, --revision the other.
-        model_id: ModelRef = "sentence-transformers/all-MiniLM-L6-v2",
+        model_id: ModelRef = "sentence-transformers/all-MiniLM-L6-v2" where alias = "model",
         /// Branch, tag or commit of the model on the hub [default: main]
         ///
         /// A folder has none, so it is then ignored.

@@ -78,6 +78,13 @@ pub(crate) struct PlanSettings {
     pub(crate) log: LogSettings,
 }
 
+/// The settings of `vecmill convert`, beside its own arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct ConvertSettings {
+    model: ModelSettings,
+    pub(crate) log: LogSettings,
+}
+
 /// Reads the settings `S` from all sources. With them come warnings for the log.
 pub(crate) fn read<S: Settings>(
     flags: Flags<S>,
@@ -161,6 +168,24 @@ impl PlanSettings {
     /// A builder for this model.
     pub(crate) fn builder(self) -> Builder {
         self.batch.apply(self.model.builder())
+    }
+}
+
+impl Settings for ConvertSettings {
+    fn groups() -> Vec<(&'static str, &'static [Setting])> {
+        vec![group::<ModelSettings>(), group::<LogSettings>()]
+    }
+
+    fn resolve(given: &mut Given) -> Option<Self> {
+        let (model, log) = (ModelSettings::settle(given), LogSettings::resolve(given));
+        Some(Self { model: model?, log: log? })
+    }
+}
+
+impl ConvertSettings {
+    /// A builder for this model.
+    pub(crate) fn builder(self) -> Builder {
+        self.model.builder()
     }
 }
 

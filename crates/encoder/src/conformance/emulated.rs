@@ -331,12 +331,7 @@ fn defects_are_found_in_half_precision_too() {
 
 #[test]
 fn whole_models_agree_as_well_as_their_precision_allows() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let model = entry.unwrap().path();
-        if !model.join("expected.json").exists() {
-            continue;
-        }
+    for model in whole::models().unwrap() {
         for format in [DType::F32, DType::F16, DType::BF16] {
             let backend = Emulated { format, defect: Defect::None };
             let precision = backend.precision();

@@ -5,7 +5,7 @@
 //!   (N. Higham, "Accuracy and Stability of Numerical Algorithms", sections 3.1 and 4.2), computed
 //!   for each element from the operands: not one of them is a number found by trying.
 //! - [`model`] runs a whole model and compares with the vectors stored beside it, which another
-//!   implementation made (`scripts/golden/tiny.py`).
+//!   implementation made (`scripts/golden/tiny.py`); [`models`] finds those that are committed.
 //! - [`Tried`] puts any backend through what tests of its users need.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 
@@ -21,7 +21,7 @@ use crate::model::{Activation, Pooling};
 use stage::Stage;
 
 pub use trial::{Trial, Tried, TriedSource};
-pub use whole::{Agreement, independence, model};
+pub use whole::{Agreement, independence, model, models};
 
 /// A backend's result is off, or it failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Whole models against another implementation's vectors.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -37,6 +37,26 @@ pub struct Agreement {
     pub lowest_cosine: f64,
     /// The largest difference of an element, relative to the expected vector's largest.
     pub largest_difference: f64,
+}
+
+/// The small models that backends are tested with: below `$VECMILL_TESTDATA`, in the checkout that the
+/// test was built from, or below the working folder.
+///
+/// # Errors
+/// When they are not there.
+pub fn models() -> Result<Vec<PathBuf>, Failure> {
+    let named = std::env::var_os("VECMILL_TESTDATA").map(PathBuf::from);
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
+    let data = named.or_else(|| checkout.exists().then_some(checkout));
+    let folder = data.unwrap_or_else(|| "testdata".into()).join("models");
+    let entries = fs::read_dir(&folder).map_err(|error| fixture(&folder, &error))?;
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut models: Vec<_> = folders.filter(|path| path.join("expected.json").exists()).collect();
+    models.sort();
+    if models.is_empty() {
+        return Err(Failure::Fixture(format!("{}: no model is in it", folder.display())));
+    }
+    Ok(models)
 }
 
 /// Encodes every case stored beside the model in `folder`.

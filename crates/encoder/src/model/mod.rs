@@ -2,7 +2,8 @@
 //!
 //! - [`Config`] says what the transformer computes; [`Names`] says what its tensors are called.
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
-//! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files.
+//! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
+//!   [`Weights::write_as`] writes them in another number format.
 //!
 //! The choice behind it: architectures differ in data, not in code. A family is one row of a table
 //! (its configuration's keys, its tensors' names, where its positions start), so that one forward
@@ -10,6 +11,7 @@
 //! against the bytes that are really there before anything is sized by it.
 
 mod config;
+mod convert;
 mod error;
 mod family;
 mod json;
@@ -21,6 +23,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 pub use config::{Activation, Config};
+pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use family::{Family, Names};
 pub use pipeline::{Dense, Pipeline, Pooling};

@@ -4,6 +4,7 @@
 //! error should name the tensor, and because sums of hostile offsets must not overflow.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::json;
 use vecmill_memory::MappedFile;
 
 use super::ModelError;
@@ -18,7 +20,7 @@ use super::json::regular_file;
 use super::tensor::elements;
 
 /// Headers take some 100 bytes a tensor; this is room for tens of thousands.
-const HEADER_LIMIT: u64 = 4 << 20;
+pub(super) const HEADER_LIMIT: u64 = 4 << 20;
 
 /// The header's length stands in front of it.
 const LENGTH_BYTES: usize = size_of::<u64>();
@@ -31,6 +33,13 @@ pub(super) struct Entry {
     pub(super) dtype: Dtype,
     pub(super) shape: Arc<[usize]>,
     pub(super) range: Range<usize>,
+}
+
+impl Entry {
+    /// The tensor as it is stored.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.file.get(self.range.clone()).unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]
@@ -63,6 +72,22 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
         (name, entry)
     };
     Ok(header.tensors.into_iter().map(entry).collect())
+}
+
+/// What stands in front of the data of a file with these tensors: the header and its length.
+///
+/// # Errors
+/// When a name or a shape can't be written as JSON.
+pub(super) fn head(tensors: &BTreeMap<&str, TensorInfo>) -> io::Result<Vec<u8>> {
+    // transformers refuses files that do not say which framework's layout theirs is.
+    let mut header = BTreeMap::from([("__metadata__", json!({"format": "pt"}))]);
+    for (name, info) in tensors {
+        header.insert(name, serde_json::to_value(info)?);
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    // The data after it is to be aligned.
+    header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header].concat())
 }
 
 /// The header's bytes, and where the data is.

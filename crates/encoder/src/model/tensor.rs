@@ -108,27 +108,31 @@ impl TensorView {
 
     /// Its numbers in single precision: borrowed where they are stored so, converted otherwise.
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
-        let bytes = self.bytes();
-        match self.dtype {
-            DType::F32 => match native::<f32>(bytes) {
-                Some(values) => Cow::Borrowed(values),
-                None => Cow::Owned(numbers(bytes, f32::from_le_bytes)),
-            },
-            DType::F16 => Cow::Owned(match native::<f16>(bytes) {
-                Some(values) => values.to_f32_vec(),
-                None => numbers(bytes, |number| f16::from_le_bytes(number).to_f32()),
-            }),
-            DType::BF16 => Cow::Owned(match native::<bf16>(bytes) {
-                Some(values) => values.to_f32_vec(),
-                None => numbers(bytes, |number| bf16::from_le_bytes(number).to_f32()),
-            }),
-        }
+        widened(self.bytes(), self.dtype)
     }
 }
 
 impl fmt::Debug for TensorView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} {:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+/// Little-endian numbers of `dtype` in single precision.
+pub(super) fn widened(bytes: &[u8], dtype: DType) -> Cow<'_, [f32]> {
+    match dtype {
+        DType::F32 => match native::<f32>(bytes) {
+            Some(values) => Cow::Borrowed(values),
+            None => Cow::Owned(numbers(bytes, f32::from_le_bytes)),
+        },
+        DType::F16 => Cow::Owned(match native::<f16>(bytes) {
+            Some(values) => values.to_f32_vec(),
+            None => numbers(bytes, |number| f16::from_le_bytes(number).to_f32()),
+        }),
+        DType::BF16 => Cow::Owned(match native::<bf16>(bytes) {
+            Some(values) => values.to_f32_vec(),
+            None => numbers(bytes, |number| bf16::from_le_bytes(number).to_f32()),
+        }),
     }
 }
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod convert;
 mod weights;
 
 fn test_data() -> PathBuf {

@@ -39,14 +39,17 @@ const PREFIXES: [&str; 9] = [
 #[derive(Debug, Clone)]
 pub struct Weights {
     /// The file that errors about missing tensors name.
-    path: PathBuf,
+    pub(super) path: PathBuf,
     prefix: &'static str,
-    tensors: Arc<BTreeMap<String, Entry>>,
+    pub(super) tensors: Arc<BTreeMap<String, Entry>>,
 }
 
 impl Weights {
     /// Maps `model.safetensors` in `folder`, or the shards that its index names.
-    pub(super) fn open(folder: &Path) -> Result<Self, ModelError> {
+    ///
+    /// # Errors
+    /// When a file is missing or contradicts itself.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join(SINGLE);
         if single.exists() {
             let tensors = Arc::new(container::open(&single)?);
@@ -153,7 +156,7 @@ impl Weights {
     }
 }
 
-fn dtype(dtype: Dtype) -> Option<DType> {
+pub(super) fn dtype(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),

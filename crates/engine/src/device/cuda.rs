@@ -20,6 +20,11 @@ pub(crate) fn gpus() -> Result<Vec<DeviceInfo>, Unavailable> {
     devices()
 }
 
+/// Bytes of a GPU's memory that nobody uses, beside what a context on it takes.
+pub(crate) fn free_memory(ordinal: usize) -> Option<usize> {
+    Device::open(ordinal).ok()?.info().free_memory
+}
+
 /// What a GPU that computes in `format` takes.
 pub(super) fn terms(format: DType, budget_bytes: usize) -> Terms {
     let footprint = Footprint::gpu(format);

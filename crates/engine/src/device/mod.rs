@@ -26,7 +26,7 @@ pub use memory::MemoryBudget;
 pub use spec::{DeviceSpec, DeviceSpecError};
 
 pub(crate) use cpu::cpu_info;
-pub(crate) use cuda::gpus;
+pub(crate) use cuda::{free_memory, gpus};
 
 /// A device with the model on it.
 pub(crate) struct Opened {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::{FetchError, files};
+use super::FetchError;
+use super::files::{self, ModelFiles};
 
 /// What the names of unfinished folders start with.
 const PARTIAL: &str = ".partial-";
@@ -111,14 +112,13 @@ impl Entry {
         source: &Path,
         sha256: Option<&str>,
     ) -> Result<PathBuf, FetchError> {
-        let files = files::list(source)
-            .map_err(|reason| FetchError::Incomplete { path: source.to_owned(), reason })?;
+        let files = ModelFiles::of(source).map_err(FetchError::incomplete(source))?;
         if let Some(expected) = sha256 {
             verify(&source.join(files::WEIGHTS), expected)?;
         }
         let work = self.work_folder()?;
         let staged = work.path().join("model"); // not `work` itself, which only its owner can read
-        for file in &files {
+        for file in files.all() {
             let target = staged.join(file);
             link_or_copy(&source.join(file), &target).map_err(FetchError::cache(&target))?;
         }

@@ -109,4 +109,10 @@ impl FetchError {
         let path = path.to_owned();
         move |error| Self::Cache { path, error }
     }
+
+    /// For `map_err` on what is missing in a folder.
+    pub(crate) fn incomplete(path: &Path) -> impl FnOnce(String) -> Self {
+        let path = path.to_owned();
+        move |reason| Self::Incomplete { path, reason }
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::stays_inside;
 
 /// The weights' file.
-pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The file that names the shards of larger weights.
 const INDEX: &str = "model.safetensors.index.json";
 /// The file that names the folders of a sentence-transformers model.
@@ -79,27 +79,44 @@ impl Folders {
     }
 }
 
-/// The files of the model in `folder`, relative to it, or what is missing.
-pub(super) fn list(folder: &Path) -> Result<Vec<String>, String> {
-    let modules = if folder.join(MODULES).exists() { Some(read(folder, MODULES)?) } else { None };
-    let folders = Folders::parse(modules.as_deref())?;
-    let transformer = folders.transformer.as_str();
-    let mut files = vec![
-        need(folder, join(transformer, "config.json"))?,
-        need(folder, join(transformer, "tokenizer.json"))?,
-    ];
-    files.extend(weights(folder, transformer)?);
-    for (module, has_weights) in &folders.modules {
-        files.push(need(folder, join(module, "config.json"))?);
-        if *has_weights {
-            files.extend(weights(folder, module)?);
+/// The files of a model, relative to its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelFiles {
+    /// Configurations, the tokenizer, prompts: all but weights.
+    pub(crate) settings: Vec<String>,
+    /// Weights by the folders of the modules that they belong to.
+    pub(crate) weights: Vec<(String, Vec<String>)>,
+}
+
+impl ModelFiles {
+    /// Those of the model in `folder`, or what is missing.
+    pub(crate) fn of(folder: &Path) -> Result<Self, String> {
+        let modules =
+            if folder.join(MODULES).exists() { Some(read(folder, MODULES)?) } else { None };
+        let folders = Folders::parse(modules.as_deref())?;
+        let transformer = folders.transformer.as_str();
+        let mut settings = vec![
+            need(folder, join(transformer, "config.json"))?,
+            need(folder, join(transformer, "tokenizer.json"))?,
+        ];
+        let mut weights = vec![(transformer.to_owned(), weights(folder, transformer)?)];
+        for (module, has_weights) in &folders.modules {
+            settings.push(need(folder, join(module, "config.json"))?);
+            if *has_weights {
+                weights.push((module.clone(), self::weights(folder, module)?));
+            }
         }
+        let optional = OPTIONAL.iter().flat_map(|name| [join("", name), join(transformer, name)]);
+        settings.extend(optional.filter(|file| folder.join(file).is_file()));
+        settings.sort_unstable();
+        settings.dedup();
+        Ok(Self { settings, weights })
     }
-    let optional = OPTIONAL.iter().flat_map(|name| [join("", name), join(transformer, name)]);
-    files.extend(optional.filter(|file| folder.join(file).exists()));
-    files.sort_unstable();
-    files.dedup();
-    Ok(files)
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &String> {
+        self.settings.iter().chain(self.weights.iter().flat_map(|(_, files)| files))
+    }
 }
 
 /// The weights in a module's folder: one file, or an index and its shards.
@@ -126,7 +143,8 @@ fn weights(folder: &Path, module: &str) -> Result<Vec<String>, String> {
     Ok(files)
 }
 
-fn join(folder: &str, name: &str) -> String {
+/// The file `name` in a module's folder.
+pub(crate) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 

@@ -17,7 +17,7 @@ use hf_hub::api::sync::{Api, ApiBuilder};
 use hf_hub::{Cache, Repo, RepoType};
 use serde_json::Value;
 
-use super::files::{self, Folders, MODULES};
+use super::files::{Folders, MODULES, ModelFiles};
 use super::{Progress, Stage};
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -115,7 +115,7 @@ impl Hub {
         let is_certain = self.offline
             || snapshot.join(MODULES).exists()
             || folder.join(".no_exist").join(&commit).join(MODULES).exists();
-        (is_certain && files::list(&snapshot).is_ok()).then_some(snapshot)
+        (is_certain && ModelFiles::of(&snapshot).is_ok()).then_some(snapshot)
     }
 
     /// Downloads the model into the hub's cache (or `spare`, if that can't be written to) and gives
@@ -152,7 +152,7 @@ impl Hub {
             return Err(HubError::Refused(reason.to_owned()));
         }
         transfer.run(&snapshot, wanted)?;
-        files::list(&snapshot).map_err(HubError::Refused)?;
+        ModelFiles::of(&snapshot).map_err(HubError::Refused)?;
         let named = transfer.cache.repo(repository(id, revision));
         if let Err(error) = named.create_ref(&listing.commit) {
             tracing::debug!(%error, "the hub's cache can't note the revision");

@@ -11,7 +11,7 @@
 
 mod cache;
 mod error;
-mod files;
+pub(crate) mod files;
 mod hub;
 mod model_ref;
 mod wheel;
@@ -31,7 +31,7 @@ use wheel::Pip;
 const DEFAULT_WEIGHTS_SHA256: &str =
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
 
-/// What is being done while an engine starts.
+/// What is being done while an engine starts, or a model is converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
@@ -59,6 +59,13 @@ pub enum Stage {
         done: usize,
         /// Sizes in all.
         total: usize,
+    },
+    /// The weights are being written in another number format.
+    Converting {
+        /// Bytes so far, as they were stored.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
     },
     /// Ready.
     Ready,

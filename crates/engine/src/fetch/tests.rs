@@ -15,6 +15,7 @@ use zip::write::SimpleFileOptions;
 
 use super::*;
 use fake_hub::{COMMIT, FakeHub, Mood, SECRET};
+use files::ModelFiles;
 
 mod fake_hub;
 
@@ -23,9 +24,9 @@ const ID: &str = "owner/tiny";
 /// A whole model with a module of every kind.
 fn model_files() -> BTreeMap<String, Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-dense");
-    let list = files::list(&folder).unwrap();
-    assert!(list.iter().any(|file| file == "2_Dense/model.safetensors"), "{list:?}");
-    list.into_iter().map(|file| (file.clone(), fs::read(folder.join(file)).unwrap())).collect()
+    let files = ModelFiles::of(&folder).unwrap();
+    assert!(files.all().any(|file| file == "2_Dense/model.safetensors"), "{files:?}");
+    files.all().map(|file| (file.clone(), fs::read(folder.join(file)).unwrap())).collect()
 }
 
 /// A fetcher with its own cache, and all that it reported.
