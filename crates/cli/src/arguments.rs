@@ -288,6 +288,8 @@ pub(crate) enum PlanDtype {
     /// Half precision with the range of single precision, on GPUs
     #[value(alias = "bfloat16")]
     Bf16,
+    /// FP8 (e4m3) for the large matrix products, on Hopper GPUs
+    Fp8,
 }
 
 /// Arguments of `vecmill memory`.

@@ -56,7 +56,7 @@ pub(crate) fn run(
 fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
     let usage = |message: &str| Err(Failure::Usage(message.to_owned()));
     let mut target = match (arguments.device, arguments.dtype) {
-        (Place::Cpu, Some(PlanDtype::F16 | PlanDtype::Bf16)) => {
+        (Place::Cpu, Some(PlanDtype::F16 | PlanDtype::Bf16 | PlanDtype::Fp8)) => {
             return usage("--dtype: the CPU computes in f32: leave it out, or add --device gpu");
         }
         (Place::Cpu, _) => Target::CPU,
@@ -65,6 +65,7 @@ fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
                 None | Some(PlanDtype::F16) => DType::F16,
                 Some(PlanDtype::Bf16) => DType::BF16,
                 Some(PlanDtype::F32) => DType::F32,
+                Some(PlanDtype::Fp8) => DType::F8E4M3,
             };
             Target { place: vecmill_engine::plan::Place::Gpu(format), ..Target::GPU }
         }
