@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Model, Pooling, Practised};
+use vecmill_encoder::{Model, Pooling};
 use vecmill_memory::{GiveBack, PoolSettings};
-use vecmill_scheduler::{DeviceSettings, Size, Speed, policy};
+use vecmill_scheduler::{DeviceSettings, policy};
 
 use crate::core::{Core, Parts};
 use crate::device::{DeviceSpec, MemoryBudget};
@@ -49,6 +50,7 @@ pub struct Builder {
     pub(crate) memory_budget: Option<MemoryBudget>,
     pub(crate) memory: PoolSettings,
     pub(crate) warm_up: bool,
+    pub(crate) batch_latency: Option<Duration>,
     pub(crate) refusal_traces: Option<PathBuf>,
     pub(crate) progress: Progress,
 }
@@ -73,6 +75,7 @@ impl Default for Builder {
             memory_budget: None,
             memory: PoolSettings::default(),
             warm_up: false,
+            batch_latency: None,
             refusal_traces: None,
             progress: Arc::new(|_| {}),
         }
@@ -121,6 +124,14 @@ impl Builder {
     #[must_use]
     pub fn max_batch_tokens(self, max_batch_tokens: usize) -> Self {
         Self { max_batch_tokens, ..self }
+    }
+
+    /// Finds for each device, by batches of practice, how many tokens its batches shall have: so many
+    /// that its speed is nearly full, but none that takes longer than `latency`; and no more than
+    /// [`max_batch_tokens`](Self::max_batch_tokens).
+    #[must_use]
+    pub fn auto_batch_tokens(self, latency: Duration) -> Self {
+        Self { batch_latency: Some(latency), ..self }
     }
 
     /// The most inputs that may be accepted and not yet answered (default 16,384).
@@ -230,11 +241,12 @@ impl Builder {
             || Tokenizer::open(&model.folder, &model.pipeline, max_tokens),
             || self.open(&model),
         );
-        let (mut workers, mut infos, mut practised) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut workers, mut infos, mut speeds, mut kept) = (vec![], vec![], vec![], vec![]);
         for device in devices? {
             workers.push(device.worker);
             infos.push(device.info);
-            practised.push(device.practised);
+            speeds.push(device.speed);
+            kept.push(device.kept);
         }
         let Some(first) = workers.first() else {
             let reason = "expected at least one, found none".into();
@@ -245,14 +257,7 @@ impl Builder {
             .thread_name(|index| format!("tokenize-{index}"))
             .build()
             .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
-        let devices = workers.iter().zip(practised).map(|(device, practised)| {
-            let mut speed = Speed::new();
-            for Practised { shape, took } in practised {
-                speed.observe(
-                    Size::equal(shape.sequences, shape.tokens / shape.sequences.max(1)),
-                    took,
-                );
-            }
+        let devices = workers.iter().zip(speeds).map(|(device, speed)| {
             let (batch_tokens, in_flight) = (device.batch_tokens(), device.in_flight());
             DeviceSettings { batch_tokens, in_flight, speed }
         });
@@ -275,7 +280,7 @@ impl Builder {
             setting: "default prompt",
             reason: error.to_string(),
         })?;
-        Engine::run(core, info, workers).map_err(StartError::Thread)
+        Engine::run(core, info, workers, kept).map_err(StartError::Thread)
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {

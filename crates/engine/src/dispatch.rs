@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use vecmill_scheduler::policy::{self, UnknownPolicy};
 use vecmill_scheduler::{
-    Batch, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Health, Job, Next, Refused,
-    Scheduler, Settings, Size, Terms,
+    Batch, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, Next, Refused, Scheduler,
+    Settings, Size, Terms,
 };
 
 use crate::core::Work;
@@ -149,13 +149,6 @@ impl Dispatch {
         self.changed.notify_all();
     }
 
-    /// Takes a device out for a reason of which the scheduler knows nothing.
-    pub(crate) fn take_out(&self, device: usize) -> bool {
-        let taken_out = self.lock().take_out(self.now(), device);
-        self.changed.notify_all();
-        taken_out
-    }
-
     /// A device shall finish what it has begun, and get nothing more.
     pub(crate) fn drain(&self, device: usize) {
         self.lock().drain(self.now(), device);
@@ -194,10 +187,6 @@ impl Dispatch {
     pub(crate) fn backlog_time(&self) -> Duration {
         let now = self.now();
         self.lock().backlog_time(now)
-    }
-
-    pub(crate) fn health(&self, device: usize) -> Health {
-        self.lock().health(device)
     }
 
     /// Of each device.

@@ -12,6 +12,7 @@ use vecmill_scheduler::policy::UnknownPolicy;
 
 use crate::builder::Builder;
 use crate::core::Core;
+use crate::device::KeptSpeed;
 use crate::error::RequestError;
 use crate::info::Info;
 use crate::pending::GiveUpOnDrop;
@@ -29,6 +30,8 @@ struct Running {
     core: Arc<Core>,
     info: Info,
     devices: Vec<Arc<dyn Worker>>,
+    /// Where each device's speed is kept, if anywhere.
+    kept: Vec<Option<KeptSpeed>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     upkeep: Mutex<Option<Upkeep>>,
 }
@@ -49,9 +52,10 @@ impl Engine {
         core: Arc<Core>,
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
+        kept: Vec<Option<KeptSpeed>>,
     ) -> std::io::Result<Self> {
         let upkeep = Mutex::new(Some(Upkeep::start(Arc::clone(&core))?));
-        let running = Running { core, info, devices, threads: Mutex::default(), upkeep };
+        let running = Running { core, info, devices, kept, threads: Mutex::default(), upkeep };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -195,6 +199,11 @@ impl Running {
         for thread in threads {
             // A worker that panicked has already answered its requests, by dropping them.
             let _ = thread.join();
+        }
+        for (kept, statistics) in self.kept.iter().zip(self.core.dispatch.statistics()) {
+            if let (Some(kept), Some(speed), 1..) = (kept, statistics.speed, statistics.batches) {
+                kept.write(speed);
+            }
         }
         drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use vecmill_engine::{
-    Engine, Info, MemoryStatistics, Prompt, Reply, Request, RequestError, Token, Trace,
+    DeviceStatistics, Engine, Info, MemoryStatistics, Prompt, Reply, Request, RequestError, Token,
+    Trace,
 };
 
 /// The future of a reply. Dropping it gives the request up.
@@ -45,6 +46,16 @@ pub trait Embedder: Send + Sync + 'static {
 
     /// The leases that each device remembers.
     fn memory_trace(&self) -> Vec<(String, Trace)>;
+
+    /// How each device stands with the scheduler.
+    fn scheduling(&self) -> Vec<(String, DeviceStatistics)>;
+
+    /// Has a device finish what it has begun and gives it nothing more; `false` if there is none of
+    /// that name.
+    fn drain(&self, device: &str) -> bool;
+
+    /// Gives a device work again; `false` if there is none of that name.
+    fn restore(&self, device: &str) -> bool;
 }
 
 impl Embedder for Engine {
@@ -79,5 +90,17 @@ impl Embedder for Engine {
 
     fn memory_trace(&self) -> Vec<(String, Trace)> {
         Self::memory_trace(self)
+    }
+
+    fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
+        Self::scheduling(self)
+    }
+
+    fn drain(&self, device: &str) -> bool {
+        Self::drain(self, device)
+    }
+
+    fn restore(&self, device: &str) -> bool {
+        Self::restore(self, device)
     }
 }

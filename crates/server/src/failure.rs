@@ -199,6 +199,9 @@ fn request_verdict(error: &RequestError) -> Verdict {
         RequestError::Busy { .. } => {
             verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
         }
+        RequestError::TooLate { .. } | RequestError::Expired => {
+            verdict((429, 429), LIMITED, Some("deadline_exceeded"), "Overloaded")
+        }
         RequestError::NoMemory { .. } => {
             verdict((503, 503), SERVER, Some("insufficient_memory"), "Overloaded")
         }

@@ -69,6 +69,9 @@ pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeErro
 /// What only the operator is to see and to do.
 fn operators(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
+        .route("/admin/devices", get(admin::devices))
+        .route("/admin/devices/drain", post(admin::drain))
+        .route("/admin/devices/restore", post(admin::restore))
         .route("/admin/memory", get(admin::memory))
         .route("/admin/memory/trim", post(admin::trim))
         .route("/admin/memory/trace", get(admin::trace))

@@ -114,6 +114,26 @@ fn memory_is_told_for_each_device() {
 }
 
 #[test]
+fn devices_are_told_drained_and_restored() {
+    let (server, _) = server(admin());
+    let devices = server.get("/admin/devices").json();
+    let device = &devices["devices"][1];
+    assert_eq!((&device["device"], &device["state"]), (&"cpu".into(), &"serving".into()));
+    assert_eq!(device["speed"]["batch_seconds"], 0.5);
+    let drained = server.post("/admin/devices/drain?device=cpu", "").json();
+    let states = |answer: &serde_json::Value| -> Vec<String> {
+        let devices = answer["devices"].as_array().unwrap();
+        devices.iter().map(|device| device["state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(states(&drained), ["serving", "drained", "serving"]);
+    let restored = server.post("/admin/devices/restore?device=cpu", "").json();
+    assert_eq!(states(&restored), ["serving"; 3]);
+    let error = server.post("/admin/devices/drain?device=tpu:0", "");
+    error.openai_error(404, Some("device_not_found"));
+    server.get("/admin/devices/drain?device=cpu").openai_error(405, Some("method_not_supported"));
+}
+
+#[test]
 fn trimming_gives_back_what_is_unused() {
     let (server, fake) = server(admin());
     let held = fake.pools[0].statistics().held_bytes;

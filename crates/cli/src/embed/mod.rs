@@ -82,6 +82,7 @@ fn request(arguments: &EmbedArguments) -> Request {
         normalize: arguments.normalize,
         dimensions: arguments.dimensions.map(NonZeroUsize::get),
         prompt,
+        ..Request::default()
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use vecmill_engine::{Pooling, fetch::ModelRef};
 use vecmill_server::ApiKey;
 
-use super::kind::{Bytes, Devices, Dtype, Host, LogFilter, Name, Origin, Secret};
+use super::kind::{
+    BatchTokens, Bytes, Devices, Dtype, Host, Latency, LogFilter, Name, Origin, Policy, Secret,
+};
 use super::memory::{Budget, Folder, GiveBackAfter};
 use super::table::settings;
 
@@ -47,8 +49,13 @@ settings! {
 settings! {
     /// What decides how much memory a batch takes.
     BatchSettings("Devices and memory") {
-        /// Most tokens that run in one batch
-        max_batch_tokens: NonZeroUsize = "16384",
+        /// Most tokens that run in one batch; auto finds each device's own by batches of practice
+        ///
+        /// auto is as many as a device needs to be at nearly its full speed, at most 65536, and no
+        /// more than it runs within --max-batch-latency.
+        max_batch_tokens: BatchTokens = "16384",
+        /// How long a batch may take where --max-batch-tokens is auto: 50ms, 1s
+        max_batch_latency: Latency = "50ms",
         /// Threads that compute on the CPU [default: one per core]
         cpu_threads: Option<NonZeroUsize>,
     }
@@ -57,15 +64,21 @@ settings! {
 settings! {
     /// What the model computes with.
     ComputeSettings("Devices and memory") {
-        /// Device to run on: auto, cpu, cuda or cuda:0; repeat it, or use commas, for several
+        /// Device to run on: auto, cpu, cuda, cuda:0 or cuda:0/sms=32; repeat it, or use commas, for several
         ///
         /// auto is all GPUs that can be used, else the CPU; cuda is all NVIDIA GPUs, cuda:0 the first
-        /// one. Several devices share one queue. 'vecmill devices' lists what there is.
+        /// one, cuda:0/sms=32 a part of it with 32 of its multiprocessors. Several devices share one
+        /// queue. 'vecmill devices' lists what there is.
         device: Devices = "auto",
-        /// Number format to compute in: auto, float16, bfloat16 or float32
+        /// Which device gets which work: earliest-finish, weighted, least-loaded or round-robin
+        ///
+        /// docs/scheduling.md says when each is right.
+        policy: Policy = "earliest-finish",
+        /// Number format to compute in: auto, float16, bfloat16, float32 or fp8
         ///
         /// auto is float16 on a GPU. The CPU computes in float32, whatever format the weights are
-        /// stored in.
+        /// stored in. fp8 (e4m3) is for the large matrix products on Hopper GPUs, such as the H100 and
+        /// H200: faster there, and less exact; the last layer and all else stay in float16.
         dtype: Dtype = "auto",
         /// Threads that tokenise [default: one per core]
         tokenization_workers: Option<NonZeroUsize>,

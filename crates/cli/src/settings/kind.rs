@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use vecmill_engine::DeviceSpec;
 use vecmill_engine::plan::DType;
+use vecmill_engine::{DeviceSpec, policy_names};
 
 use crate::settings::value::Value;
 
@@ -45,7 +47,7 @@ pub(crate) struct Dtype(pub(crate) Option<DType>);
 
 impl Value for Dtype {
     const PLACEHOLDER: &'static str = "DTYPE";
-    const EXPECTED: &'static str = "auto, float16, bfloat16 or float32";
+    const EXPECTED: &'static str = "auto, float16, bfloat16, float32 or fp8";
 
     fn parse(text: &str) -> Option<Self> {
         match text {
@@ -53,8 +55,71 @@ impl Value for Dtype {
             "float16" | "f16" => Some(Self(Some(DType::F16))),
             "bfloat16" | "bf16" => Some(Self(Some(DType::BF16))),
             "float32" | "f32" => Some(Self(Some(DType::F32))),
+            "fp8" => Some(Self(Some(DType::F8E4M3))),
             _ => None,
         }
+    }
+}
+
+/// The most tokens of a batch; none is what suits each device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchTokens(pub(crate) Option<NonZeroUsize>);
+
+/// More never pays.
+const AUTO_BATCH_TOKENS: usize = 1 << 16;
+
+impl BatchTokens {
+    /// The most tokens, whatever the device.
+    pub(crate) fn most(self) -> usize {
+        self.0.map_or(AUTO_BATCH_TOKENS, NonZeroUsize::get)
+    }
+}
+
+impl Value for BatchTokens {
+    const PLACEHOLDER: &'static str = "TOKENS";
+    const EXPECTED: &'static str = "a whole number of at least 1, or auto";
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "auto" {
+            Some(Self(None))
+        } else {
+            NonZeroUsize::parse(text).map(Some).map(Self)
+        }
+    }
+}
+
+/// How long something may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Latency(pub(crate) Duration);
+
+impl Value for Latency {
+    const PLACEHOLDER: &'static str = "TIME";
+    const EXPECTED: &'static str = "a time from 1ms to 60s such as 50ms or 1s";
+
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let number = number.parse::<u64>().ok()?;
+        let milliseconds = match unit.trim_start() {
+            "ms" => Some(number),
+            "s" => number.checked_mul(1000),
+            _ => None,
+        };
+        let usable = milliseconds.filter(|time| (1..=60_000).contains(time));
+        usable.map(|time| Self(Duration::from_millis(time)))
+    }
+}
+
+/// A scheduling policy, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Policy(pub(crate) String);
+
+impl Value for Policy {
+    const PLACEHOLDER: &'static str = "POLICY";
+    const EXPECTED: &'static str = "earliest-finish, weighted, least-loaded or round-robin";
+
+    fn parse(text: &str) -> Option<Self> {
+        policy_names().any(|name| name == text).then(|| Self(text.to_owned()))
     }
 }
 
@@ -64,8 +129,8 @@ pub(crate) struct Devices(pub(crate) Vec<DeviceSpec>);
 
 impl Value for Devices {
     const PLACEHOLDER: &'static str = "DEVICE";
-    const EXPECTED: &'static str =
-        "auto, cpu, cuda for all GPUs or cuda:0 for the first one, with commas between several";
+    const EXPECTED: &'static str = "auto, cpu, cuda for all GPUs, cuda:0 for the first one or cuda:0/sms=32 for a part of it, with \
+         commas between several";
     const MANY: bool = true;
 
     fn parse(text: &str) -> Option<Self> {

@@ -162,7 +162,7 @@ impl Settings for PlanSettings {
 impl PlanSettings {
     /// The most tokens that a batch may have.
     pub(crate) fn max_batch_tokens(&self) -> usize {
-        self.batch.max_batch_tokens.get()
+        self.batch.max_batch_tokens.most()
     }
 
     /// A builder for this model.
@@ -191,7 +191,10 @@ impl ConvertSettings {
 
 impl BatchSettings {
     fn apply(&self, builder: Builder) -> Builder {
-        let builder = builder.max_batch_tokens(self.max_batch_tokens.get());
+        let mut builder = builder.max_batch_tokens(self.max_batch_tokens.most());
+        if self.max_batch_tokens.0.is_none() {
+            builder = builder.auto_batch_tokens(self.max_batch_latency.0);
+        }
         match self.cpu_threads {
             Some(threads) => builder.cpu_threads(threads.get()),
             None => builder,
@@ -251,6 +254,7 @@ impl EngineSettings {
             .apply(model.builder())
             .default_prompt(prompt)
             .devices(compute.device.0)
+            .policy(&compute.policy.0)
             .queue_capacity(compute.queue_capacity.get())
             .memory_give_back(compute.memory_give_back.0)
             .memory_predict(compute.memory_predict);

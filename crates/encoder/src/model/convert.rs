@@ -19,6 +19,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use super::safetensors::{self as container, Entry, HEADER_LIMIT};
 use super::tensor::{elements, widened};
 use super::{DType, ModelError, Weights, weights};
+use crate::e4m3;
 
 /// Numbers that are converted at once.
 const PIECE: usize = 1 << 16;
@@ -45,6 +46,12 @@ pub enum ConvertError {
         /// The format asked for.
         format: DType,
     },
+    /// Weights are not stored in this format.
+    #[error(
+        "weights are not stored in FP8, because its scales are chosen when they are loaded: expected \
+         f32, f16 or bf16; 'vecmill serve --dtype fp8' computes in FP8 with any of them"
+    )]
+    Unstored,
     /// The result could not be written.
     #[error("the converted weights can't be written: {0}")]
     Write(#[from] io::Error),
@@ -54,7 +61,7 @@ fn advice(value: f32, format: DType) -> &'static str {
     match format {
         _ if !value.is_finite() => "the weights are broken, fetch them again",
         DType::F16 => "its largest is 65504; choose bfloat16, which has the range of float32",
-        DType::BF16 | DType::F32 => "choose float32",
+        DType::BF16 | DType::F32 | DType::F8E4M3 => "choose float32",
     }
 }
 
@@ -96,13 +103,17 @@ impl Weights {
     /// Returns the number that was changed most, if any was.
     ///
     /// # Errors
-    /// [`ConvertError::OutOfRange`] when `format` can't hold a number; when `into` can't be written.
+    /// [`ConvertError::OutOfRange`] when `format` can't hold a number, [`ConvertError::Unstored`]
+    /// for FP8; when `into` can't be written.
     pub fn write_as(
         &self,
         format: DType,
         into: &mut dyn Write,
         progress: &dyn Fn(usize),
     ) -> Result<Option<Rounding>, ConvertError> {
+        if format == DType::F8E4M3 {
+            return Err(ConvertError::Unstored);
+        }
         let parts = self.parts(format);
         into.write_all(&self.head(&parts)?)?;
         let (mut largest, mut done) = (None, 0);
@@ -156,6 +167,7 @@ impl Part<'_> {
             Some((_, DType::F32)) => Dtype::F32,
             Some((_, DType::F16)) => Dtype::F16,
             Some((_, DType::BF16)) => Dtype::BF16,
+            Some((_, DType::F8E4M3)) => Dtype::F8_E4M3,
             None => self.entry.dtype,
         }
     }
@@ -209,6 +221,11 @@ fn rounded(values: &[f32], format: DType) -> (Vec<u8>, Vec<f32>) {
             let numbers = Vec::<bf16>::from_f32_slice(values);
             let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             (bytes, numbers.to_f32_vec())
+        }
+        DType::F8E4M3 => {
+            let bytes: Vec<u8> = values.iter().copied().map(e4m3::from_f32).collect();
+            let numbers = bytes.iter().copied().map(e4m3::to_f32).collect();
+            (bytes, numbers)
         }
     }
 }

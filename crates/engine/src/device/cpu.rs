@@ -6,7 +6,7 @@ use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::Model;
 use vecmill_encoder::model::DType;
 
-use super::{Opened, Terms, format_name};
+use super::{Identity, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::info;
@@ -22,16 +22,18 @@ const NAME: &str = "cpu";
 
 impl Builder {
     pub(super) fn open_cpu(&self, model: &Model) -> Result<Opened, StartError> {
-        if let Some(DType::F16 | DType::BF16) = self.dtype {
+        if self.dtype.is_some_and(|format| format != DType::F32) {
             return Err(StartError::Setting {
                 setting: "dtype",
                 reason: "the CPU computes in float32: expected auto or float32".into(),
             });
         }
         let terms = self.cpu_terms()?;
-        let (worker, practised) =
-            self.load(model, NAME, CpuBackend::new(self.cpu_threads)?, terms)?;
-        Ok(Opened { worker, info: cpu_info(self.cpu_threads), practised })
+        let info = cpu_info(self.cpu_threads);
+        let (hardware, dtype) = (info.description.clone(), format_name(DType::F32));
+        let identity = Identity { name: NAME, hardware, dtype };
+        let loaded = self.load(model, &identity, CpuBackend::new(self.cpu_threads)?, terms)?;
+        Ok(loaded.described(info))
     }
 
     pub(super) fn cpu_terms(&self) -> Result<Terms, StartError> {

@@ -6,7 +6,7 @@ use vecmill_backend_cuda::{CudaBackend, Device, DeviceInfo, MemoryInfo, Unavaila
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Footprint, Model};
 
-use super::{DeviceSpec, MemoryBudget, Opened, Terms, format_name};
+use super::{DeviceSpec, Identity, MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
@@ -75,8 +75,10 @@ impl Builder {
         let memory = backend.device().memory_info().map_err(missing(name))?;
         let given = self.memory_budget.map(|budget: MemoryBudget| budget.of(Some(memory.total)));
         let terms = terms(format, given.transpose()?.unwrap_or_else(|| budget(memory)));
-        let (worker, practised) = self.load(model, name, backend, terms)?;
-        Ok(Opened { worker, info, practised })
+        let gpu = backend.device().info();
+        let hardware = format!("{} {}, driver {:?}", info.description, gpu.uuid, gpu.driver);
+        let identity = Identity { name, hardware, dtype: format_name(format) };
+        Ok(self.load(model, &identity, backend, terms)?.described(info))
     }
 }
 

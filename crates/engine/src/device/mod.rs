@@ -5,6 +5,7 @@
 
 mod cpu;
 mod cuda;
+mod kept;
 mod memory;
 mod spec;
 
@@ -14,14 +15,16 @@ use std::time::Duration;
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Backend, Demand, Encoder, Fit, Footprint, Model, Practised, Shape, fit};
 use vecmill_memory::Pool;
+use vecmill_scheduler::{Size, Speed, knee};
 
 use crate::builder::Builder;
 use crate::error::StartError;
-use crate::fetch::Stage;
+use crate::fetch::{Stage, cache_folder};
 use crate::info;
 use crate::traces::RefusalTraces;
 use crate::worker::{self, Worker};
 
+pub(crate) use kept::KeptSpeed;
 pub use memory::MemoryBudget;
 pub use spec::{DeviceSpec, DeviceSpecError};
 
@@ -32,9 +35,36 @@ pub(crate) use cuda::{free_memory, gpus};
 pub(crate) struct Opened {
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) info: info::Device,
-    /// Batches of practice, if there were any.
-    pub(crate) practised: Vec<Practised>,
+    /// What is known of its speed already.
+    pub(crate) speed: Speed,
+    /// Where that is kept.
+    pub(crate) kept: Option<KeptSpeed>,
 }
+
+/// A device as it is opened: its name, and what else its speed depends on.
+struct Identity<'a> {
+    name: &'a str,
+    /// Hardware and driver.
+    hardware: String,
+    dtype: &'static str,
+}
+
+/// A model on a device.
+struct Loaded {
+    worker: Arc<dyn Worker>,
+    speed: Speed,
+    kept: Option<KeptSpeed>,
+}
+
+impl Loaded {
+    fn described(self, info: info::Device) -> Opened {
+        let Self { worker, speed, kept } = self;
+        Opened { worker, info, speed, kept }
+    }
+}
+
+/// Tokens of the inputs for which batches are sized.
+const TYPICAL_LENGTH: f64 = 128.0;
 
 /// What a kind of device gives and takes.
 struct Terms {
@@ -111,11 +141,12 @@ impl Builder {
     fn load<B: Backend>(
         &self,
         model: &Model,
-        name: &str,
+        identity: &Identity<'_>,
         backend: B,
         terms: Terms,
-    ) -> Result<(Arc<dyn Worker>, Vec<Practised>), StartError> {
+    ) -> Result<Loaded, StartError> {
         let Terms { budget_bytes, warm_up, .. } = terms;
+        let name = identity.name;
         let fit = self.fit_on(model, terms, backend.in_flight())?;
         let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
         let weights = pool.reserve(fit.weights_bytes)?;
@@ -127,15 +158,44 @@ impl Builder {
         let longest = fit.largest.longest;
         let longest = Shape { tokens: longest, sequences: 1, longest };
         drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
-        let practised = if self.warm_up {
-            self.practise(name, &encoder, &pool, fit.largest.tokens, warm_up)?
-        } else {
-            Vec::new()
-        };
+        let kept = self.kept_speed(identity);
+        let mut speed =
+            kept.as_ref().and_then(KeptSpeed::read).map_or_else(Speed::new, Speed::kept);
+        if self.warm_up || self.batch_latency.is_some() {
+            for Practised { shape, took } in
+                self.practise(name, &encoder, &pool, fit.largest.tokens, warm_up)?
+            {
+                let each = shape.tokens / shape.sequences.max(1);
+                speed.observe(Size::equal(shape.sequences, each), took);
+            }
+        }
         pool.trim();
+        let batch_tokens = self.batch_tokens(&speed, fit.largest);
         let traces = self.refusal_traces.clone().map(RefusalTraces::new);
-        let device = worker::Device::new(name, encoder, pool, weights, fit.largest.tokens, traces);
-        Ok((Arc::new(device.map_err(StartError::Thread)?), practised))
+        let device = worker::Device::new(name, encoder, pool, weights, batch_tokens, traces);
+        let worker = Arc::new(device.map_err(StartError::Thread)?);
+        Ok(Loaded { worker, speed, kept })
+    }
+
+    /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with
+    /// less, or where more would take too long.
+    fn batch_tokens(&self, speed: &Speed, largest: Shape) -> usize {
+        match (self.batch_latency, speed.coefficients()) {
+            (Some(bound), Some(model)) => {
+                knee(&model, TYPICAL_LENGTH, bound, largest.longest, largest.tokens)
+            }
+            _ => largest.tokens,
+        }
+    }
+
+    fn kept_speed(&self, identity: &Identity<'_>) -> Option<KeptSpeed> {
+        let Identity { name, hardware, dtype } = identity;
+        let folder = cache_folder(self.cache.as_deref())?.join("speeds");
+        let (model, revision) = self.model_name();
+        let revision = revision.unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        let of = format!("{name} | {hardware} | {dtype} | {model}@{revision} | vecmill {version}");
+        Some(KeptSpeed::new(&folder, of))
     }
 
     fn practise<B: Backend>(
@@ -193,5 +253,6 @@ pub(crate) fn format_name(format: DType) -> &'static str {
         DType::F32 => "float32",
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
+        DType::F8E4M3 => "fp8",
     }
 }

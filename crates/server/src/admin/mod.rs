@@ -1,9 +1,11 @@
-//! What the operator can see and do: the memory of the devices. [`figures`] writes it down.
+//! What the operator can see and do: the devices ([`devices`]) and their memory, which [`figures`]
+//! writes down.
 //!
 //! The choice behind it: these addresses are off unless [`Settings::admin`](crate::Settings::admin)
 //! says otherwise, ask for a key where there are keys, and answer no web pages. They are not limited
 //! in number like work is, so that they answer when the server is busiest.
 
+mod devices;
 mod figures;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::Embedder;
 use crate::api;
 use crate::failure::Failure;
 use crate::slot::Model;
+pub(crate) use devices::{devices, drain, restore};
 use figures::Figures;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
@@ -53,9 +56,7 @@ pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
 
 /// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill memory replay`.
 pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Response, Failure> {
-    let devices = &model.embedder.info().devices;
-    let known: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
-    let device = device(query.as_deref().unwrap_or_default(), &known)?;
+    let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
     let csv = beside(&model, move |embedder| {
         let traces = embedder.memory_trace().into_iter();
@@ -81,6 +82,13 @@ async fn beside<T: Send + 'static>(
     let embedder = Arc::clone(&model.embedder);
     let answer = tokio::task::spawn_blocking(move || ask(&*embedder));
     answer.await.map_err(|_| Failure::Internal)
+}
+
+/// The model's device that a query asks for.
+fn named_device(model: &Model, query: Option<&str>) -> Result<String, Failure> {
+    let devices = &model.embedder.info().devices;
+    let known: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
+    device(query.unwrap_or_default(), &known)
 }
 
 /// The device that a query asks for.

@@ -1,6 +1,6 @@
 //! The two contracts, and the work they share.
 //!
-//! A handler parses ([`body`], [`fields`]), hands the request to the model through [`embed`], and
+//! A handler parses ([`body`], [`fields`], [`terms`]), hands the request to the model through [`embed`], and
 //! writes the reply ([`reply`]). Everything that a contract has of its own is in [`openai`] or
 //! [`tei`].
 
@@ -9,6 +9,7 @@ mod fields;
 pub(crate) mod openai;
 mod reply;
 pub(crate) mod tei;
+mod terms;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

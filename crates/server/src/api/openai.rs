@@ -16,6 +16,7 @@ use vecmill_engine::Request;
 use super::body::JsonText;
 use super::fields::{self, Field};
 use super::reply::{self, Encoding};
+use super::terms::WaitingTerms;
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
@@ -35,11 +36,12 @@ struct Fields<'a> {
 pub(crate) async fn embeddings(
     State(app): State<Arc<App>>,
     model: Model,
+    terms: WaitingTerms,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
     let (request, encoding) = parse(&body, &app.settings)?;
     drop(body);
-    let (reply, headers) = super::embed(&app, &model, request).await?;
+    let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
     let name = app.model_name(&model).to_owned();
     let body = super::write(reply, move |reply| reply::openai(reply, &name, encoding)).await?;
     Ok((headers, body).into_response())

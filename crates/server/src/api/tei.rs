@@ -13,6 +13,7 @@ use vecmill_engine::{Input, Prompt, Request, RequestError, Token, Truncation};
 use super::body::JsonText;
 use super::fields::{self, Field};
 use super::reply;
+use super::terms::WaitingTerms;
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
@@ -44,11 +45,12 @@ enum Direction {
 pub(crate) async fn embed(
     State(app): State<Arc<App>>,
     model: Model,
+    terms: WaitingTerms,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
     let request = parse_embed(&body, &app.settings)?;
     drop(body);
-    let (reply, headers) = super::embed(&app, &model, request).await?;
+    let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
     let body = super::write(reply, reply::arrays).await?;
     Ok((headers, body).into_response())
 }
@@ -70,6 +72,7 @@ fn parse_embed(body: &str, settings: &Settings) -> Result<Request, Failure> {
         normalize: Some(normalize.unwrap_or(true)),
         dimensions: dimensions.optional("an integer of at least 1")?,
         prompt: prompt(fields.prompt_name)?,
+        ..Request::default()
     })
 }
 

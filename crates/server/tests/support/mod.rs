@@ -8,21 +8,23 @@
     reason = "tests say what must hold by panicking, their helpers too"
 )]
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
-    Device, Embedding, Info, Input, MemoryStatistics, Prompt, Reply, Request, RequestError,
-    Timings, Token, Trace, Truncation,
+    Coefficients, Device, DeviceStatistics, Embedding, Info, Input, MemoryStatistics, Prompt,
+    Reply, Request, RequestError, Timings, Token, Trace, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
+use vecmill_scheduler::{DeviceSettings, Scheduler, Speed, policy};
 use vecmill_server::{Embedder, ModelSlot, ServeError, Server, Settings};
 
 pub(crate) const DIMENSIONS: usize = 4;
@@ -46,6 +48,7 @@ pub(crate) struct Fake {
     info: Arc<Info>,
     /// The memory of each device, in the order of `info`.
     pub(crate) pools: Vec<Pool<HostSource>>,
+    drained: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// Counts a request as waiting while it is held, also when its future is dropped.
@@ -83,6 +86,7 @@ impl Fake {
             gate: Arc::new(Semaphore::new(0)),
             waiting: watch::Sender::new(0),
             finished: Arc::default(),
+            drained: Arc::default(),
             pools: info.devices.iter().map(|_| Pool::new(HostSource, BUDGET)).collect(),
             info: Arc::new(info),
         }
@@ -238,6 +242,29 @@ impl Embedder for Fake {
 
     fn memory_trace(&self) -> Vec<(String, Trace)> {
         self.of_pools(Pool::trace)
+    }
+
+    fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
+        let drained = self.drained.lock().unwrap();
+        let standing = |device: &Device| {
+            let speed = Speed::kept(Coefficients { fixed: 0.5, per_token: 0.25, per_square: 0.0 });
+            let settings = DeviceSettings { batch_tokens: 64, in_flight: 1, speed };
+            let policy = policy::by_name("earliest-finish").unwrap();
+            let mut scheduler = Scheduler::<()>::new(Default::default(), policy, [settings]);
+            if drained.contains(&device.name) {
+                scheduler.drain(Duration::ZERO, 0);
+            }
+            (device.name.clone(), scheduler.statistics(Duration::ZERO)[0])
+        };
+        self.info.devices.iter().map(standing).collect()
+    }
+
+    fn drain(&self, device: &str) -> bool {
+        self.drained.lock().unwrap().insert(device.to_owned())
+    }
+
+    fn restore(&self, device: &str) -> bool {
+        self.drained.lock().unwrap().remove(device)
     }
 }
 

@@ -1,0 +1,95 @@
+//! The devices as the scheduler sees them, and taking one out of service for a while.
+
+use axum::extract::RawQuery;
+use axum::response::Response;
+use serde::Serialize;
+use vecmill_engine::DeviceStatistics;
+
+use super::{beside, json, named_device};
+use crate::Embedder;
+use crate::failure::Failure;
+use crate::slot::Model;
+
+/// One device in numbers.
+#[derive(Serialize)]
+struct Standing {
+    device: String,
+    state: &'static str,
+    weight: f64,
+    /// `null` while it is not known.
+    speed: Option<Speed>,
+    prediction_error: f64,
+    batch_tokens: usize,
+    running_batches: usize,
+    backlog_seconds: f64,
+    batches: u64,
+    tokens: u64,
+    busy_seconds: f64,
+    failures: u64,
+    stalls: u64,
+}
+
+/// `seconds = batch + token · tokens + square · Σ length²`
+#[derive(Serialize)]
+struct Speed {
+    batch_seconds: f64,
+    token_seconds: f64,
+    square_seconds: f64,
+}
+
+impl Standing {
+    fn new(device: String, now: &DeviceStatistics) -> Self {
+        let speed = now.speed.map(|speed| Speed {
+            batch_seconds: speed.fixed,
+            token_seconds: speed.per_token,
+            square_seconds: speed.per_square,
+        });
+        Self {
+            device,
+            state: now.health.name(),
+            weight: now.weight,
+            speed,
+            prediction_error: now.mean_error,
+            batch_tokens: now.batch_tokens,
+            running_batches: now.running_batches,
+            backlog_seconds: now.backlog.as_secs_f64(),
+            batches: now.batches,
+            tokens: now.tokens,
+            busy_seconds: now.busy.as_secs_f64(),
+            failures: now.failures,
+            stalls: now.stalls,
+        }
+    }
+}
+
+/// `GET /admin/devices`: how each device stands.
+pub(crate) async fn devices(model: Model) -> Result<Response, Failure> {
+    let devices = beside(&model, |embedder| embedder.scheduling()).await?;
+    json(devices.into_iter().map(|(device, now)| Standing::new(device, &now)).collect())
+}
+
+/// `POST /admin/devices/drain?device=NAME`: it finishes what it has begun and gets nothing more.
+pub(crate) async fn drain(model: Model, query: RawQuery) -> Result<Response, Failure> {
+    change(model, query, "drained", |embedder, device| embedder.drain(device)).await
+}
+
+/// `POST /admin/devices/restore?device=NAME`: it gets work again.
+pub(crate) async fn restore(model: Model, query: RawQuery) -> Result<Response, Failure> {
+    change(model, query, "restored", |embedder, device| embedder.restore(device)).await
+}
+
+async fn change(
+    model: Model,
+    RawQuery(query): RawQuery,
+    what: &'static str,
+    act: impl FnOnce(&dyn Embedder, &str) -> bool + Send + 'static,
+) -> Result<Response, Failure> {
+    let device = named_device(&model, query.as_deref())?;
+    tracing::info!(device, "{what} on the operator's demand");
+    let devices = beside(&model, move |embedder| {
+        act(embedder, &device);
+        embedder.scheduling()
+    });
+    let devices = devices.await?;
+    json(devices.into_iter().map(|(device, now)| Standing::new(device, &now)).collect())
+}
