@@ -1,9 +1,14 @@
 //! A service's day in small: requests of real lengths that come in bursts, batched by vecmill's own
-//! queue, run by a device whose speed was measured. Time is simulated, so a day takes seconds and is
+//! scheduler, run by a device whose speed was measured. Time is simulated, so a day takes seconds and is
 //! the same each time.
 
+use std::time::Duration;
+
 use vecmill_encoder::Shape;
-use vecmill_scheduler::{Job, Queue};
+use vecmill_scheduler::policy::RoundRobin;
+use vecmill_scheduler::{
+    Batch, DeviceSettings, Job, Next, Scheduler, Settings, Size, Speed, Terms,
+};
 
 use crate::lengths::Lengths;
 use crate::results::whole;
@@ -48,32 +53,51 @@ impl Workload {
     /// Runs until the batches are done.
     pub(crate) fn run(&self) -> Vec<Run> {
         let mut arrivals = Arrivals::new(self);
-        let mut queue = Queue::new(usize::MAX);
+        let mut scheduler = self.scheduler();
+        let mut batch = Batch::new();
         let mut runs: Vec<Run> = Vec::with_capacity(self.batches);
-        let mut free_at = vec![0u64; self.streams as usize];
+        let mut streams: Vec<Option<(u64, Size)>> = vec![None; self.streams as usize];
         let mut next = arrivals.next_request();
         let mut now = 0;
         while runs.len() < self.batches {
+            let time = Duration::from_nanos(now);
             while next.at <= now {
-                queue.push(next.texts.iter().map(|&tokens| Job::new(tokens, tokens)));
+                scheduler.push(time, Terms::default(), next.texts.iter().map(|&n| Job::new(n, ())));
                 next = arrivals.next_request();
             }
-            let idle = free_at.iter().position(|&at| at <= now);
-            if let (Some(stream), false) = (idle, queue.is_empty()) {
-                let jobs = queue.next_batch(self.batch_tokens, |_| true);
-                let busy = free_at.iter().filter(|&&at| at > now).count();
-                let shape = shape(&jobs);
+            for stream in &mut streams {
+                if let Some((_, size)) = stream.take_if(|(end, _)| *end <= now) {
+                    scheduler.ran(time, 0, size, Duration::ZERO);
+                }
+            }
+            batch.clear();
+            let busy = streams.iter().flatten().count();
+            let idle = streams.iter().position(Option::is_none);
+            if let Some(stream) = idle
+                && scheduler.next_batch(time, 0, || 0, |()| true, &mut batch) == Next::Batch
+            {
+                let shape = shape(&batch.jobs);
                 let end = now + self.nanoseconds(shape.tokens, busy);
-                free_at[stream] = end;
+                streams[stream] = Some((end, batch.size()));
                 let stream = u32::try_from(stream).unwrap_or(u32::MAX);
                 runs.push(Run { stream, start: now, end, shape });
                 continue;
             }
-            let freed = free_at.iter().copied().filter(|&at| at > now).min();
-            let wake = if queue.is_empty() { None } else { freed };
-            now = wake.map_or(next.at, |at| at.min(next.at)).max(now + 1);
+            let freed = streams.iter().flatten().map(|(end, _)| *end).min();
+            now = freed.map_or(next.at, |at| at.min(next.at)).max(now + 1);
         }
         runs
+    }
+
+    /// One device, whose streams take what waits as soon as they are free.
+    fn scheduler(&self) -> Scheduler<()> {
+        let device = DeviceSettings {
+            batch_tokens: self.batch_tokens,
+            in_flight: self.streams as usize,
+            speed: Speed::new(),
+        };
+        let settings = Settings { capacity: usize::MAX, ..Settings::default() };
+        Scheduler::new(settings, Box::new(RoundRobin::default()), [device])
     }
 
     /// Batches in flight share the device.
@@ -84,7 +108,7 @@ impl Workload {
     }
 }
 
-fn shape(jobs: &[Job<usize>]) -> Shape {
+fn shape(jobs: &[Job<()>]) -> Shape {
     Shape {
         tokens: jobs.iter().map(|job| job.tokens).sum(),
         sequences: jobs.len(),

@@ -8,6 +8,7 @@ use crate::health::Condition;
 use crate::job::{Size, float, whole};
 use crate::policy::View;
 use crate::speed::{Coefficients, Speed};
+use crate::statistics::DeviceStatistics;
 
 /// Batches that a device has to run before its speed is known for sure.
 const MEASURED: u64 = 3;
@@ -108,10 +109,6 @@ impl<T> Device<T> {
         self.running.len() < self.settings.in_flight
     }
 
-    pub(crate) fn running_tokens(&self) -> usize {
-        self.running_tokens
-    }
-
     /// Its model; that of others, or of some device, while nothing is known.
     pub(crate) fn model(&self, others: Option<Coefficients>) -> Coefficients {
         self.settings.speed.coefficients().or(others).unwrap_or(TYPICAL)
@@ -190,6 +187,33 @@ impl<T> Device<T> {
             unmeasured,
         }
     }
+
+    /// Its figures, as it was seen last.
+    pub(crate) fn statistics(&self, view: &View) -> DeviceStatistics {
+        let Self { settings, counters, .. } = self;
+        let running = if self.is_idle() { 0.0 } else { view.free_in };
+        let assigned = view.slope * float(view.assigned_tokens);
+        DeviceStatistics {
+            health: self.condition.health(),
+            weight: view.weight,
+            speed: settings.speed.coefficients(),
+            last_error: settings.speed.last_error(),
+            mean_error: settings.speed.mean_error(),
+            batch_tokens: settings.batch_tokens,
+            running_batches: view.running,
+            running_tokens: view.running_tokens,
+            assigned_tokens: view.assigned_tokens,
+            backlog: Duration::try_from_secs_f64(running + assigned).unwrap_or(Duration::MAX),
+            batches: counters.batches,
+            inputs: counters.inputs,
+            tokens: counters.tokens,
+            busy: counters.busy,
+            failures: counters.failures,
+            stalls: counters.stalls,
+            moved: counters.moved,
+            retried: counters.retried,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -210,9 +234,9 @@ mod tests {
         assert!(!device.has_room());
         assert_eq!(device.done_at(), Some(9.0));
         device.done(6.5, 4);
-        assert_eq!((device.done_at(), device.running_tokens()), (Some(9.5), 20));
+        assert_eq!((device.done_at(), device.running_tokens), (Some(9.5), 20));
         device.done(10.0, 2);
-        assert_eq!((device.done_at(), device.running_tokens()), (None, 0));
+        assert_eq!((device.done_at(), device.running_tokens), (None, 0));
     }
 
     #[test]
@@ -220,7 +244,7 @@ mod tests {
         let mut device = device();
         device.took(0.0, Size::equal(4, 10), 1.0);
         device.done(0.5, 2);
-        assert_eq!((device.done_at(), device.running_tokens()), (Some(1.0), 20));
+        assert_eq!((device.done_at(), device.running_tokens), (Some(1.0), 20));
         device.done(1.0, 2);
         assert!(device.is_idle());
     }

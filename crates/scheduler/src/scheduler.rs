@@ -302,37 +302,8 @@ impl<T> Scheduler<T> {
     /// How each device stands and what it has done.
     pub fn statistics(&mut self, now: Duration) -> Vec<DeviceStatistics> {
         self.look(now.as_secs_f64());
-        let figures = |(device, view): (&Device<T>, &View)| {
-            let Device { settings, counters, .. } = device;
-            let assigned = float(view.assigned_tokens);
-            let seconds = view.free_in + view.slope * assigned;
-            DeviceStatistics {
-                health: device.condition.health(),
-                weight: view.weight,
-                speed: settings.speed.coefficients(),
-                last_error: settings.speed.last_error(),
-                mean_error: settings.speed.mean_error(),
-                batch_tokens: settings.batch_tokens,
-                running_batches: view.running,
-                running_tokens: device.running_tokens(),
-                assigned_tokens: view.assigned_tokens,
-                backlog: Duration::try_from_secs_f64(if device.is_idle() && assigned == 0.0 {
-                    0.0
-                } else {
-                    seconds
-                })
-                .unwrap_or(Duration::MAX),
-                batches: counters.batches,
-                inputs: counters.inputs,
-                tokens: counters.tokens,
-                busy: counters.busy,
-                failures: counters.failures,
-                stalls: counters.stalls,
-                moved: counters.moved,
-                retried: counters.retried,
-            }
-        };
-        self.devices.iter().zip(&self.views).map(figures).collect()
+        let devices = self.devices.iter().zip(&self.views);
+        devices.map(|(device, view)| device.statistics(view)).collect()
     }
 
     /// Queues a group where the policy wants it; in common where no device serves.
