@@ -15,7 +15,7 @@ SOURCES = ("prelude.cuh", "hopper.cuh", "gemm_sm90_tiles.cuh", "gemm_sm90_epilog
 BLOCK = 384
 
 DEFAULTS = dict(ROW_BLOCKS=2, TILE_COLUMNS=192, PING_PONG=1, STAGES=4, SLOTS=2, CLUSTER_ROWS=1,
-                CLUSTER_COLUMNS=1, RESIDENT=0, NORM=0)
+                CLUSTER_COLUMNS=1, RESIDENT=0, NORM=0, FP8=0, FP8_OUTPUT=0)
 
 
 def config(**macros):

@@ -14,24 +14,31 @@
 //     ROW_BLOCKS       1 or 2 times 64 rows per warpgroup
 //     TILE_COLUMNS     64, 128, 192, 256 or 384; ROW_BLOCKS * TILE_COLUMNS at most 384
 //     PING_PONG        1: the two warpgroups take turns, a tile each; 0: they share each tile
-//     STAGES           depth of the ring of operand blocks, 64 values of K each
-//     SLOTS            2 KiB buffers per warp for the output; divides
+//     STAGES           depth of the ring of operand blocks, 128 bytes of K each
+//     SLOTS            buffers per warp for 16 rows of 64 columns of the output; divides
 //                      ROW_BLOCKS * TILE_COLUMNS / 64
 //     CLUSTER_ROWS     blocks that share W, neighbours along rows
 //     CLUSTER_COLUMNS  blocks that share A, neighbours along columns
-//     RESIDENT         0, or at least inner / 64: W's block stays in shared memory while the rows
+//     RESIDENT         0, or at least the number of blocks of K: W's block stays in shared memory while the rows
 //                      pass; needs CLUSTER_ROWS 1
 //     EPILOGUE         IDENTITY, GELU, ... of enum Activation
 //     NORM             1: the second kernel; columns == TILE_COLUMNS * CLUSTER_COLUMNS
+//     FP8              1: A and W are e4m3. `bias` has two values for each column: what the product
+//                      is multiplied by, and the bias
+//     FP8_OUTPUT       1: D is e4m3, values times E4M3_SCALE
 //
 // Block: 384 threads. Grid: a multiple of the cluster size, at most what is resident at once.
-// Dynamic shared memory: SHARED_BYTES of gemm_sm90_tiles.cuh. T is f16 or bf16. `inner` and
-// `columns` are multiples of 8, `rows` any; `bias` may be null, not with NORM. Alignment: 16 bytes.
+// Dynamic shared memory: SHARED_BYTES of gemm_sm90_tiles.cuh. T is f16 or bf16. Rows of all
+// matrices are multiples of 16 bytes, `rows` is any; `bias` may be null, not with NORM or FP8. Alignment:
+// 16 bytes.
 //
-// Tensor maps: 2-D of T, {columns, rows}, swizzle 128 bytes, zero fill. Boxes, {columns, rows}:
-//     a             {64, TILE_ROWS / CLUSTER_COLUMNS}
-//     w             {64, TILE_COLUMNS / CLUSTER_ROWS}, half of it if that exceeds 256
-//     d, residual   {64, 16}
+// Tensor maps: 2-D, {columns, rows}, swizzle 128 bytes, zero fill. Boxes, {columns, rows}:
+//     a             {128 bytes, TILE_ROWS / CLUSTER_COLUMNS}
+//     w             {128 bytes, TILE_COLUMNS / CLUSTER_ROWS}, half of it if that exceeds 256
+//     d, residual   {64, 16}; d of e4m3 with a swizzle of 64 bytes
+//
+// Tensor cores add e4m3 products with some 14 bits, here over all of K: an error of up to 2^-13 of
+// the partial sums with every 32 terms, where rounding the operands costs up to 2^-4 of each term.
 //
 // The choice: one thread loads, two warpgroups multiply. In ping-pong a tile's epilogue hides
 // behind the other warpgroup's tile; the ring hands blocks over in the order of tiles, and a turn
@@ -132,7 +139,7 @@ __device__ __forceinline__ void multiply(Accumulators& sums, u32 shared, Ring& r
             matrix_descriptor(RESIDENT ? shared + PANEL + block * W_BYTES : stage + A_BYTES);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < K_BLOCK / 16; ++k) {
+        for (int k = 0; k < K_STEPS; ++k) {
 #pragma unroll
             for (int row_block = 0; row_block < ROW_BLOCKS; ++row_block) {
 #pragma unroll

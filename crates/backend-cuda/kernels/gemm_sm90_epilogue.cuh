@@ -27,13 +27,23 @@ __device__ __forceinline__ Piece piece_at(int index, u32 row, u32 column) {
 constexpr int PAIRS = PIECE_COLUMNS / 16;
 
 // Where this lane's row of 8x8 matrices begins in a warp's first slot, for each pair of matrices
-// along columns: rows 0 to 15 of the first, then of the second. Few addresses and constant offsets
-// from them keep the epilogues within the registers.
+// along columns: rows 0 to 15 of the first, then of the second; of e4m3, where its two columns of
+// the first begin. Few addresses and constant offsets from them keep the epilogues within the
+// registers.
 struct MatrixRows {
     u32 at[PAIRS];
 
     __device__ MatrixRows(u32 shared, u32 warp) {
         const u32 lane = threadIdx.x % WARP;
+#if FP8_OUTPUT
+        const u32 row = lane / 4;
+#pragma unroll
+        for (int pair = 0; pair < PAIRS; ++pair) {
+            const u32 chunk = pair ^ row / 2 % 4;
+            at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * PIECE_ROW_BYTES +
+                       chunk * 16 + lane % 4 * 2;
+        }
+#else
         const u32 row = lane % 16;
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
@@ -41,8 +51,25 @@ struct MatrixRows {
             at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * SWIZZLE_ROW +
                        chunk * 16;
         }
+#endif
     }
 };
+
+// Puts two quads beside each other into shared memory; `row` is one of MatrixRows.
+__device__ __forceinline__ void store_quads(u32 row, const float* first, const float* second) {
+#if FP8_OUTPUT
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const u32 to = row + half * 8 * PIECE_ROW_BYTES;
+        store_shared(to, pack2_e4m3(first[2 * half], first[2 * half + 1]));
+        store_shared(to + 8, pack2_e4m3(second[2 * half], second[2 * half + 1]));
+    }
+#else
+    const u32 matrices[4] = {pack2(first[0], first[1]), pack2(first[2], first[3]),
+                             pack2(second[0], second[1]), pack2(second[2], second[3])};
+    store_matrices(row, matrices);
+#endif
+}
 
 // Of a vector that begins at this lane's first column.
 __device__ __forceinline__ float2 load_pair(const float* lane_values, int matrix) {
@@ -68,16 +95,12 @@ __device__ __forceinline__ void store_pieces(Accumulators& values, const TensorM
         __syncwarp();
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            u32 packed[4];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int matrix = piece.first_matrix + 2 * pair + half;
-                float* four = quad(values, piece.row_block, matrix);
-                value(four, piece.row_block, matrix);
-                packed[2 * half] = pack2(four[0], four[1]);
-                packed[2 * half + 1] = pack2(four[2], four[3]);
-            }
-            store_matrices(rows.at[pair] + index % SLOTS * PIECE_BYTES, packed);
+            const int matrix = piece.first_matrix + 2 * pair;
+            float* first = quad(values, piece.row_block, matrix);
+            float* second = quad(values, piece.row_block, matrix + 1);
+            value(first, piece.row_block, matrix);
+            value(second, piece.row_block, matrix + 1);
+            store_quads(rows.at[pair] + index % SLOTS * PIECE_BYTES, first, second);
         }
         fence_async_shared();
         __syncwarp();
@@ -275,20 +298,27 @@ __device__ __forceinline__ void finish(Accumulators& sums, const Operands& with,
                                        u32 warp, u32 row, u32 column, u32, u32&, const Schedule&) {
     const MatrixRows rows(shared, warp);
     const u32 slots = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES;
-    const float* lane_bias = with.bias + column + lane_column();
+    constexpr int PER_COLUMN = FP8 ? 2 : 1;
+    const float* lane_bias = with.bias + PER_COLUMN * (column + lane_column());
     // The columns that have a bias, from this lane's first on.
     const int biased = with.bias ? (int)(with.columns - column - lane_column()) : 0;
-    const auto add_and_activate = [&](float* four, int, int matrix) {
-        float2 add = make_float2(0.0f, 0.0f);
+    const auto scale_add_and_activate = [&](float* four, int, int matrix) {
+        float2 scale = make_float2(1.0f, 1.0f), add = make_float2(0.0f, 0.0f);
         if (matrix * 8 < biased) {
+#if FP8
+            const float4 both = *reinterpret_cast<const float4*>(lane_bias + matrix * 16);
+            scale = make_float2(both.x, both.z);
+            add = make_float2(both.y, both.w);
+#else
             add = load_pair(lane_bias, matrix);
+#endif
         }
-        four[0] = activate<EPILOGUE>(four[0] + add.x);
-        four[1] = activate<EPILOGUE>(four[1] + add.y);
-        four[2] = activate<EPILOGUE>(four[2] + add.x);
-        four[3] = activate<EPILOGUE>(four[3] + add.y);
+        four[0] = activate<EPILOGUE>(fmaf(four[0], scale.x, add.x));
+        four[1] = activate<EPILOGUE>(fmaf(four[1], scale.y, add.y));
+        four[2] = activate<EPILOGUE>(fmaf(four[2], scale.x, add.x));
+        four[3] = activate<EPILOGUE>(fmaf(four[3], scale.y, add.y));
     };
-    store_pieces(sums, with.d, slots, rows, row, column, add_and_activate);
+    store_pieces(sums, with.d, slots, rows, row, column, scale_add_and_activate);
 }
 
 #endif

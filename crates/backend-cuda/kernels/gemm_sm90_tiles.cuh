@@ -8,10 +8,13 @@
 #error "the operands are f16 or bf16"
 #endif
 
-constexpr int K_BLOCK = 64;
+constexpr int K_BLOCK = SWIZZLE_ROW / (FP8 ? sizeof(u8) : sizeof(T));
+// Instructions along a block of K, which take 32 bytes each.
+constexpr int K_STEPS = SWIZZLE_ROW / 32;
 constexpr int PIECE_COLUMNS = 64;
 constexpr int PIECE_ROWS = 16;
-constexpr u32 PIECE_BYTES = PIECE_ROWS * SWIZZLE_ROW;
+constexpr u32 PIECE_ROW_BYTES = PIECE_COLUMNS * (FP8_OUTPUT ? sizeof(u8) : sizeof(T));
+constexpr u32 PIECE_BYTES = PIECE_ROWS * PIECE_ROW_BYTES;
 constexpr int CONSUMERS = 2;
 constexpr int CONSUMER_WARPS = 8;
 constexpr int WARPS_PER_STAGE = PING_PONG ? 4 : 8;
@@ -49,6 +52,7 @@ constexpr u32 EXCHANGE_FULL = RESIDUAL_FULL + (NORM ? 8 * CONSUMER_WARPS * SLOTS
 // The rest is for aligning the start.
 constexpr u32 SHARED_BYTES = EXCHANGE_FULL + 8 * 2 * CONSUMERS + SWIZZLE_ATOM;
 
+static_assert(!NORM || !FP8 && !FP8_OUTPUT, "normalised rows are of T alone");
 static_assert(ROW_BLOCKS * TILE_COLUMNS <= 384, "the accumulators exceed the registers");
 static_assert(PIECES % SLOTS == 0, "slots are reused in one order across tiles");
 static_assert(A_SHARE % 8 == 0 && W_SHARE / W_BOXES % 8 == 0, "boxes are whole swizzle atoms");

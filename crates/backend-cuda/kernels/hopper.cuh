@@ -3,8 +3,8 @@
 // - mbarriers: counted arrivals and bytes, waited for by the parity of a phase, and rings of them
 // - TMA: copies of boxes between tensors in device memory and shared memory, swizzled by 128 bytes
 // - clusters: ranks, barriers, addresses in the other blocks' shared memory
-// - wgmma: D[64, N] += A[64, 16] * B[N, 16]^T by 128 threads, operands in shared memory or A in
-//   registers
+// - wgmma: D[64, N] += A[64, K] * B[N, K]^T by 128 threads, K of 32 bytes, operands in shared
+//   memory or A in registers
 // - stmatrix, ldmatrix, setmaxnreg
 //
 // The choice: one instruction per function, named after it; addresses in shared memory are u32.
@@ -191,6 +191,10 @@ __device__ __forceinline__ void load_matrices(u32 row, u32 (&matrices)[4]) {
                  : "memory");
 }
 
+__device__ __forceinline__ void store_shared(u32 to, u16 value) {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"(value) : "memory");
+}
+
 // ---- Registers of a warpgroup, of which all warps call this ----
 
 template <int COUNT>
@@ -206,7 +210,7 @@ __device__ __forceinline__ void registers_grow() {
 // ---- wgmma ----
 
 // Rows of 128 or 64 bytes, swizzled by as many, 8 rows to the next atom. Where they run along K, a
-// step of 16 values stays inside of the atom: 32 bytes, so + 2. Where along N ("transposed", N is
+// step stays inside of the atom: 32 bytes, so + 2. Where along N ("transposed", N is
 // all of the row), it is 16 rows.
 template <u32 ROW_BYTES = SWIZZLE_ROW>
 __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
@@ -245,6 +249,15 @@ __device__ __forceinline__ void pin(float (&values)[COUNT]) {
 #define WGMMA_TYPES ".f32.f16.f16 {"
 #endif
 
+// Of operands in shared memory; those of 16 bits could be transposed.
+#if FP8
+#define WGMMA_SHARED_TYPES "k32.f32.e4m3.e4m3 {"
+#define WGMMA_SHARED_FLAGS ", p, 1, 1;\n}\n"
+#else
+#define WGMMA_SHARED_TYPES "k16" WGMMA_TYPES
+#define WGMMA_SHARED_FLAGS ", p, 1, 1, 0, 0;\n}\n"
+#endif
+
 // Names of ten operands, and constraints of eight.
 #define TEN(T)                                                                                     \
     "%" #T "0, %" #T "1, %" #T "2, %" #T "3, %" #T "4, %" #T "5, %" #T "6, %" #T "7, %" #T "8, "   \
@@ -259,8 +272,8 @@ __device__ __forceinline__ void pin(float (&values)[COUNT]) {
 #define WGMMA(N, NAMES, A, B, ACCUMULATE, ...)                                                     \
     __device__ __forceinline__ void wgmma(float (&d)[N / 2], u64 a, u64 b, int accumulate) {       \
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\n"                     \
-                     "wgmma.mma_async.sync.aligned.m64n" #N "k16" WGMMA_TYPES NAMES                \
-                     "}, %" #A ", %" #B ", p, 1, 1, 0, 0;\n}\n"                                    \
+                     "wgmma.mma_async.sync.aligned.m64n" #N WGMMA_SHARED_TYPES NAMES               \
+                     "}, %" #A ", %" #B WGMMA_SHARED_FLAGS                                         \
                      : __VA_ARGS__                                                                 \
                      : "l"(a), "l"(b), "r"(accumulate));                                           \
     }

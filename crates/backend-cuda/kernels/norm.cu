@@ -3,16 +3,17 @@
 //
 //     vecmill_embed_<capacity>(const u32* ids, const u32* positions,
 //                              const T* word_table, const T* position_table, const T* type_row,
-//                              const float* gain, const float* bias, T* output,
+//                              const float* gain, const float* bias, T* output, u8* operand,
 //                              u32 rows, u32 columns, float epsilon)
 //         output = norm(word_table[ids] + position_table[positions] + type_row)
 //         `type_row` may be null. Ids are trusted.
 //
 //     vecmill_add_norm_<capacity>(const T* input, const T* residual,
-//                                 const float* gain, const float* bias, T* output,
+//                                 const float* gain, const float* bias, T* output, u8* operand,
 //                                 u32 rows, u32 columns, float epsilon)
 //         output = norm(input + residual)
 //
+// `operand`, with -DFP8_OUTPUT=1: the output in e4m3 times E4M3_SCALE, rounded once; may be null.
 // <capacity>: the smallest of 256, 512, 768, 1024 and 4096 that is at least `columns`, for columns
 //     that fill 16-byte vectors (multiples of 8, of 4 for f32); `any` for all others.
 // Grid: any number of blocks, which share the rows. ceil(rows / R) are enough; R, the rows that a
@@ -135,8 +136,8 @@ __device__ __forceinline__ void standardize(
 // `addends(row)` finds the rows to sum. Gain and bias stay in registers from row to row.
 template <int CAPACITY, class Find>
 __device__ __forceinline__ void normalize_rows(
-    Find addends, const float* gain_row, const float* bias_row, T* output, u32 rows, u32 columns,
-    float epsilon
+    Find addends, const float* gain_row, const float* bias_row, T* output, u8* operand, u32 rows,
+    u32 columns, float epsilon
 ) {
     constexpr int THREADS = Layout<CAPACITY>::THREADS;
     constexpr int SLOTS = Layout<CAPACITY>::SLOTS;
@@ -157,7 +158,7 @@ __device__ __forceinline__ void normalize_rows(
         float x[SLOTS][VECTOR];
         load_sum<SLOTS, THREADS>(addends(row), thread, columns, x);
         standardize<SLOTS, THREADS>(x, thread, columns, epsilon);
-        T* to = output + (u64)row * columns;
+        const u64 at = (u64)row * columns;
 #pragma unroll
         for (int slot = 0; slot < SLOTS; ++slot) {
             const u32 column = (thread + slot * THREADS) * VECTOR;
@@ -166,7 +167,12 @@ __device__ __forceinline__ void normalize_rows(
                 for (int i = 0; i < VECTOR; ++i) {
                     x[slot][i] = fmaf(x[slot][i], gain[slot][i], bias[slot][i]);
                 }
-                store_vector(to + column, x[slot]);
+                store_vector(output + at + column, x[slot]);
+#if FP8_OUTPUT
+                if (operand) {
+                    store_vector_e4m3(operand + at + column, x[slot]);
+                }
+#endif
             }
         }
     }
@@ -176,8 +182,8 @@ __device__ __forceinline__ void normalize_rows(
 // and third from a cache.
 template <class Find>
 __device__ __forceinline__ void normalize_any_rows(
-    Find addends, const float* gain, const float* bias, T* output, u32 rows, u32 columns,
-    float epsilon
+    Find addends, const float* gain, const float* bias, T* output, u8* operand, u32 rows,
+    u32 columns, float epsilon
 ) {
     const u32 lane = threadIdx.x % WARP;
     u32 row = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP;
@@ -198,9 +204,15 @@ __device__ __forceinline__ void normalize_any_rows(
             squares = fmaf(deviation, deviation, squares);
         }
         const float scale = rsqrtf(warp_sum(squares) / (float)columns + epsilon);
-        T* to = output + (u64)row * columns;
+        const u64 at = (u64)row * columns;
         for (u32 column = lane; column < columns; column += WARP) {
-            to[column] = from_float(fmaf((x(column) - mean) * scale, gain[column], bias[column]));
+            const float y = fmaf((x(column) - mean) * scale, gain[column], bias[column]);
+            output[at + column] = from_float(y);
+#if FP8_OUTPUT
+            if (operand) {
+                operand[at + column] = to_e4m3(y);
+            }
+#endif
         }
     }
 }
@@ -210,8 +222,8 @@ __device__ __forceinline__ void normalize_any_rows(
         const u32* __restrict__ ids, const u32* __restrict__ positions,                            \
         const T* __restrict__ word_table, const T* __restrict__ position_table,                    \
         const T* __restrict__ type_row, const float* __restrict__ gain,                            \
-        const float* __restrict__ bias, T* __restrict__ output, u32 rows, u32 columns,             \
-        float epsilon                                                                              \
+        const float* __restrict__ bias, T* __restrict__ output, u8* __restrict__ operand,          \
+        u32 rows, u32 columns, float epsilon                                                       \
     ) {                                                                                            \
         const auto addends = [=](u32 row) {                                                        \
             return Addends{                                                                        \
@@ -220,20 +232,20 @@ __device__ __forceinline__ void normalize_any_rows(
                 type_row,                                                                          \
             };                                                                                     \
         };                                                                                         \
-        NORMALIZE(addends, gain, bias, output, rows, columns, epsilon);                            \
+        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon);                   \
     }
 
 #define ADD_NORM(NAME, NORMALIZE)                                                                  \
     extern "C" __global__ void __launch_bounds__(BLOCK) NAME(                                      \
         const T* __restrict__ input, const T* __restrict__ residual,                               \
         const float* __restrict__ gain, const float* __restrict__ bias, T* __restrict__ output,    \
-        u32 rows, u32 columns, float epsilon                                                       \
+        u8* __restrict__ operand, u32 rows, u32 columns, float epsilon                             \
     ) {                                                                                            \
         const auto addends = [=](u32 row) {                                                        \
             const u64 from = (u64)row * columns;                                                   \
             return Addends{input + from, residual + from, nullptr};                                \
         };                                                                                         \
-        NORMALIZE(addends, gain, bias, output, rows, columns, epsilon);                            \
+        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon);                   \
     }
 
 EMBED(vecmill_embed_256, normalize_rows<256>)

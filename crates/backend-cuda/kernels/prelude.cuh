@@ -1,6 +1,7 @@
 // What every kernel file needs; put in front of it as text, since NVRTC has no headers here.
 //
 // - `T`, the type of stored values, chosen by -DT_F16, -DT_BF16 or -DT_F32, and its conversions
+// - with -DFP8_OUTPUT=1, conversion to e4m3
 // - 16-byte vectors of T
 // - reductions over a warp and over a block
 // - activations
@@ -99,6 +100,25 @@ __device__ __forceinline__ void unpack2(u32 pair, float& low, float& high) {
 }
 #endif
 
+// ---- FP8: e4m3, four bits of exponent and three of mantissa, from compute capability 8.9 on ----
+
+#if FP8_OUTPUT
+// Activations are stored times this. Times a power of two, a floating-point number keeps its digits:
+// values have all of theirs from 2^-7 to 224, and saturate there.
+constexpr float E4M3_SCALE = 2.0f;
+
+// Two scaled values, the first in the lower byte; NaN stays NaN.
+__device__ __forceinline__ u16 pack2_e4m3(float low, float high) {
+    u16 result;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+        : "=h"(result)
+        : "f"(high * E4M3_SCALE), "f"(low * E4M3_SCALE));
+    return result;
+}
+
+__device__ __forceinline__ u8 to_e4m3(float value) { return (u8)pack2_e4m3(value, 0.0f); }
+#endif
+
 // ---- 16 bytes of T at an address divisible by 16 ----
 
 __device__ __forceinline__ void unpack_vector(const uint4& bits, float (&values)[VECTOR]) {
@@ -137,6 +157,19 @@ __device__ __forceinline__ void load_vector(const T* from, float (&values)[VECTO
 __device__ __forceinline__ void store_vector(T* to, const float (&values)[VECTOR]) {
     *reinterpret_cast<uint4*>(to) = pack_vector(values);
 }
+
+#if FP8_OUTPUT
+// Scaled, as 8 bytes at an address divisible by 8.
+__device__ __forceinline__ void store_vector_e4m3(u8* to, const float (&values)[8]) {
+    u32 words[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        words[i] = pack2_e4m3(values[4 * i], values[4 * i + 1]) |
+                   (u32)pack2_e4m3(values[4 * i + 2], values[4 * i + 3]) << 16;
+    }
+    *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+}
+#endif
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) {
     return (u32)__cvta_generic_to_shared(pointer);
