@@ -63,7 +63,7 @@ def shared_bytes(c):
     w = c["TILE_COLUMNS"] * 128
     stage = tile_rows(c) * 128 + (0 if c["RESIDENT"] else w)
     exchange = c["NORM"] and c["CLUSTER_COLUMNS"] > 1
-    total = c["STAGES"] * stage + c["RESIDENT"] * w + 8 * c["SLOTS"] * 2048
+    total = c["STAGES"] * stage + c["RESIDENT"] * w + 8 * c["SLOTS"] * (1024 if c["FP8_OUTPUT"] else 2048)
     total += 4 * group_rows * c["CLUSTER_COLUMNS"] * 8 if exchange else 0
     barriers = 2 * c["STAGES"] + c["RESIDENT"] + 1 + 2 + (8 * c["SLOTS"] if c["NORM"] else 0) + 4
     return total + 8 * barriers + 1024
@@ -140,15 +140,19 @@ class Kernel:
         self.call("cuOccupancyMaxActiveClusters", ctypes.byref(count), self.function, ctypes.byref(launch))
         return count.value
 
-    def map(self, tensor, rows, columns, box_rows):
+    def map(self, tensor, rows, columns, box_rows, box_bytes=128):
         key = (tensor.data_ptr(), rows, columns, box_rows)
         if key not in self.maps:
             memory = ctypes.create_string_buffer(192)
             start = (ctypes.addressof(memory) + 63) // 64 * 64
-            self.call("cuTensorMapEncodeTiled", ctypes.c_void_p(start), self.data_type, 2,
+            size = tensor.element_size()
+            data_type = self.data_type if size == 2 else 0  # bytes
+            swizzle = {64: 2, 128: 3}[box_bytes]
+            self.call("cuTensorMapEncodeTiled", ctypes.c_void_p(start), data_type, 2,
                       ctypes.c_void_p(tensor.data_ptr()), (ctypes.c_uint64 * 2)(columns, rows),
-                      (ctypes.c_uint64 * 1)(columns * 2), (ctypes.c_uint32 * 2)(64, box_rows),
-                      (ctypes.c_uint32 * 2)(1, 1), 0, 3, 3, 0)
+                      (ctypes.c_uint64 * 1)(columns * size),
+                      (ctypes.c_uint32 * 2)(box_bytes // size, box_rows),
+                      (ctypes.c_uint32 * 2)(1, 1), 0, swizzle, 3, 0)
             self.maps[key] = (memory, start)
         return self.maps[key][1]
 
@@ -162,7 +166,7 @@ class Kernel:
         share = c["TILE_COLUMNS"] // c["CLUSTER_ROWS"]
         maps = [self.map(a, rows, inner, tile_rows(c) // c["CLUSTER_COLUMNS"]),
                 self.map(w, columns, inner, share // 2 if share > 256 else share),
-                self.map(d, rows, columns, 16)]
+                self.map(d, rows, columns, 16, 64 * d.element_size())]
         scalars = [ctypes.c_void_p(bias.data_ptr())]
         if c["NORM"]:
             maps.append(self.map(residual, rows, columns, 16))

@@ -143,14 +143,14 @@ def random(*shape: int, like: torch.dtype) -> torch.Tensor:
 def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     """A matrix of NaN with a guard behind it."""
     count = int(np.prod(shape))
-    whole = torch.full((count + GUARD,), float("nan"), dtype=dtype, device="cuda")
+    whole = torch.full((count + GUARD,), float("nan"), device="cuda")
     whole[count:] = 7.0
-    return whole[:count].view(shape)
+    return whole.to(dtype)[:count].view(shape)
 
 
 def guard_intact(output: torch.Tensor) -> bool:
     whole = torch.tensor([], dtype=output.dtype, device="cuda").set_(output.untyped_storage())
-    return bool((whole[output.numel() :] == 7.0).all())
+    return bool((whole[output.numel() :].float() == 7.0).all())
 
 
 @dataclass
