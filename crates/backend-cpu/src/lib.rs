@@ -78,6 +78,7 @@ impl CpuBackend {
         let (arch, threads) = (Arch::new(), threads.max(1));
         Footprint {
             element_bytes: size_of::<f32>(),
+            narrow_bytes: None,
             linear_workspace: 0,
             attention_workspace: Arc::new(move |_, longest, head_size| {
                 attention::workspace(arch, threads, longest, head_size)

@@ -32,6 +32,7 @@ impl Sketch {
         // tensor, so that it would only blur the comparison.
         let footprint = Footprint {
             element_bytes: 2,
+            narrow_bytes: None,
             linear_workspace: 0,
             attention_workspace: Arc::new(|_, _, _| 0),
         };

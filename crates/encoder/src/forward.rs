@@ -82,12 +82,12 @@ impl<B: Backend> Network<B> {
             let (gain, bias) = weights.norm(prefix, config.hidden)?;
             Ok(backend.load_norm(&NormTensors { gain, bias, epsilon: config.epsilon })?)
         };
-        let linear = |parts: &[String], outputs, inputs| -> Result<B::Linear, LoadError> {
+        let tensors = |parts: &[String], outputs, inputs| {
             let parts = parts.iter().map(|prefix| {
                 let (weight, bias) = weights.linear(prefix, outputs, inputs)?;
                 Ok(LinearTensors { weight, bias: Some(bias) })
             });
-            Ok(backend.load_linear(&parts.collect::<Result<Vec<_>, ModelError>>()?)?)
+            parts.collect::<Result<Vec<_>, ModelError>>()
         };
 
         progress(0, config.layers);
@@ -96,6 +96,16 @@ impl<B: Backend> Network<B> {
         for index in 0..config.layers {
             let (hidden, intermediate) = (config.hidden, config.intermediate);
             let name = |part| names.in_layer(index, part);
+            // No layer behind the last one averages its errors.
+            let wide = index + 1 == config.layers;
+            let linear = |parts: &[String], outputs, inputs| -> Result<B::Linear, LoadError> {
+                let parts = tensors(parts, outputs, inputs)?;
+                Ok(if wide {
+                    backend.load_wide_linear(&parts)?
+                } else {
+                    backend.load_linear(&parts)?
+                })
+            };
             layers.push(Layer {
                 qkv: linear(&[names.query, names.key, names.value].map(name), hidden, hidden)?,
                 attention_output: linear(&[name(names.attention_output)], hidden, hidden)?,
@@ -153,7 +163,7 @@ fn load_relative_bias<B: Backend>(
 fn load_dense<B: Backend>(backend: &B, model: &Model) -> Result<Vec<Dense<B>>, LoadError> {
     let load = |dense: &crate::model::Dense| {
         let part = LinearTensors { weight: dense.weight.clone(), bias: dense.bias.clone() };
-        let weights = backend.load_linear(&[part])?;
+        let weights = backend.load_wide_linear(&[part])?;
         Ok(Dense { weights, outputs: dense.outputs(), activation: dense.activation })
     };
     model.pipeline.dense.iter().map(load).collect()

@@ -17,6 +17,7 @@ mod backend;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod e4m3;
 mod encoder;
 mod fit;
 mod forward;
@@ -27,14 +28,15 @@ mod relative;
 mod warm_up;
 
 pub use backend::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Slab, Stream, Workspace,
+    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
+    Linear, LinearAddNorm, LinearTensors, NarrowPrecision, NormTensors, Pool, Precision, Sequences,
+    Slab, Stream, Workspace,
 };
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, Started, finish};
 pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};
-pub use paper::{AttentionWorkspace, Footprint, PaperBackend};
+pub use paper::{AttentionWorkspace, Footprint, PaperBackend, PaperLinear};
 pub use relative::biases_by_distance;
 pub use warm_up::Practised;

@@ -27,6 +27,9 @@ const CUBLAS_WORKSPACE: usize = 32 << 20;
 pub struct Footprint {
     /// As [`Backend::element_bytes`].
     pub element_bytes: usize,
+    /// As [`Backend::narrow_bytes`], if linear layers that
+    /// [suit](LinearTensors::suit_e4m3) it are narrow.
+    pub narrow_bytes: Option<usize>,
     /// As [`Backend::linear_workspace`], for layers of any size.
     pub linear_workspace: usize,
     /// As [`Backend::attention_workspace`].
@@ -40,8 +43,13 @@ impl Footprint {
     /// A GPU that computes in `format`: scratch memory for cuBLASLt, and none for attention, whose
     /// scores stay in registers.
     pub fn gpu(format: DType) -> Self {
+        let (element_bytes, narrow_bytes) = match format {
+            DType::F8E4M3 => (DType::F16.bytes(), Some(format.bytes())),
+            format => (format.bytes(), None),
+        };
         Self {
-            element_bytes: format.bytes(),
+            element_bytes,
+            narrow_bytes,
             linear_workspace: CUBLAS_WORKSPACE,
             attention_workspace: Arc::new(|_, _, _| 0),
         }
@@ -77,13 +85,32 @@ impl PaperBackend {
     }
 
     fn count<'t>(&self, tensors: impl IntoIterator<Item = &'t TensorView>) {
+        self.count_as(self.footprint.element_bytes, tensors);
+    }
+
+    fn count_as<'t>(
+        &self,
+        element_bytes: usize,
+        tensors: impl IntoIterator<Item = &'t TensorView>,
+    ) {
         let bytes = |tensor: &TensorView| {
-            let bytes = tensor.elements() * self.footprint.element_bytes;
+            let bytes = tensor.elements() * element_bytes;
             bytes.next_multiple_of(Region::<HostSource>::ALIGNMENT)
         };
         let bytes = tensors.into_iter().map(bytes).sum();
         self.weight_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    fn load_layer(&self, parts: &[LinearTensors], weight_bytes: usize) {
+        self.count_as(weight_bytes, parts.iter().map(|part| &part.weight));
+        self.count(parts.iter().filter_map(|part| part.bias.as_ref()));
+    }
+}
+
+/// A linear layer on paper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PaperLinear {
+    narrow: bool,
 }
 
 fn only_paper<T>(operation: &'static str) -> Result<T, BackendError> {
@@ -93,7 +120,7 @@ fn only_paper<T>(operation: &'static str) -> Result<T, BackendError> {
 
 impl Backend for PaperBackend {
     type Source = HostSource;
-    type Linear = ();
+    type Linear = PaperLinear;
     type Norm = ();
     type Embeddings = ();
     type RelativeBias = ();
@@ -109,6 +136,14 @@ impl Backend for PaperBackend {
         self.footprint.element_bytes
     }
 
+    fn narrow_bytes(&self) -> usize {
+        self.footprint.narrow_bytes.unwrap_or(self.footprint.element_bytes)
+    }
+
+    fn is_narrow(&self, layer: &PaperLinear) -> bool {
+        layer.narrow
+    }
+
     fn precision(&self) -> Precision {
         Precision::of(DType::F32)
     }
@@ -121,10 +156,16 @@ impl Backend for PaperBackend {
         (self.footprint.attention_workspace)(tokens, longest, head_size)
     }
 
-    fn load_linear(&self, parts: &[LinearTensors]) -> Result<(), BackendError> {
-        self.count(parts.iter().map(|part| &part.weight));
-        self.count(parts.iter().filter_map(|part| part.bias.as_ref()));
-        Ok(())
+    fn load_linear(&self, parts: &[LinearTensors]) -> Result<PaperLinear, BackendError> {
+        let Footprint { element_bytes, narrow_bytes, .. } = self.footprint;
+        let narrow = narrow_bytes.filter(|_| LinearTensors::suit_e4m3(parts));
+        self.load_layer(parts, narrow.unwrap_or(element_bytes));
+        Ok(PaperLinear { narrow: narrow.is_some() })
+    }
+
+    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<PaperLinear, BackendError> {
+        self.load_layer(parts, self.footprint.element_bytes);
+        Ok(PaperLinear { narrow: false })
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<(), BackendError> {

@@ -1,7 +1,8 @@
 //! A forward pass as a list of steps, and the memory plan that follows from it.
 //!
 //! The pass is written once as calls on a [`Program`] ([`crate::forward`]); recording it tells when
-//! each value is born and last read, so lifetimes are derived, never maintained by hand. A plan may
+//! each value is born and last read, and in which formats, so lifetimes and sizes are derived, never
+//! maintained by hand. A plan may
 //! be that of a larger shape: the steps are the same, and each buffer has at least the room that it
 //! needs. Running replays the steps on a backend with every value at its planned offset.
 
@@ -10,18 +11,20 @@ use std::sync::Arc;
 use vecmill_memory::{BufferId, Lease, Plan, Planner};
 
 use crate::backend::{
-    Attention, Backend, BackendError, Buffer, Embed, Indices, Linear, LinearAddNorm, Pool,
+    Attention, Backend, BackendError, Buffer, Copies, Embed, Indices, Linear, LinearAddNorm, Pool,
     Sequences, Slab, Workspace,
 };
 use crate::batch::{Batch, IndexLayout, Shape};
 use crate::model::{Activation, Pooling};
 
-/// A matrix that a step produces.
+/// A matrix that a step produces, to be read by a later one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Value {
     id: BufferId,
     rows: usize,
     columns: usize,
+    /// Its place in [`Program::copies`].
+    index: usize,
 }
 
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub(crate) struct Program<'m, B: Backend> {
     shape: Shape,
     planner: Planner,
     steps: Vec<Step<'m, B>>,
+    /// What was read of each value so far.
+    copies: Vec<Option<Copies>>,
     indices: BufferId,
     result: Value,
 }
@@ -80,8 +85,9 @@ impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn new(backend: &'m B, shape: Shape) -> Self {
         let mut planner = Planner::new();
         let indices = planner.buffer(index_bytes(IndexLayout::of(shape).length), 0..=0);
-        let nothing = Value { id: indices, rows: 0, columns: 0 };
-        Self { backend, shape, planner, steps: Vec::new(), indices, result: nothing }
+        let nothing = Value { id: indices, rows: 0, columns: 0, index: 0 };
+        let (steps, copies) = (Vec::new(), Vec::new());
+        Self { backend, shape, planner, steps, copies, indices, result: nothing }
     }
 
     pub(crate) fn embed(&mut self, tables: &'m B::Embeddings, hidden: usize) -> Value {
@@ -97,7 +103,7 @@ impl<'m, B: Backend> Program<'m, B> {
         outputs: usize,
         activation: Activation,
     ) -> Value {
-        self.read(&[input]);
+        self.read_by(weights, input);
         let output = self.value(input.rows, outputs);
         let bytes = self.backend.linear_workspace(input.rows, input.columns, outputs);
         let scratch = self.scratch(bytes);
@@ -111,7 +117,7 @@ impl<'m, B: Backend> Program<'m, B> {
         heads: usize,
         bias: Option<&'m B::RelativeBias>,
     ) -> Value {
-        self.read(&[qkv]);
+        self.read(qkv, Copies::Wide);
         self.planner.keep_until(self.indices, self.steps.len());
         let hidden = qkv.columns / 3;
         let output = self.value(qkv.rows, hidden);
@@ -129,7 +135,8 @@ impl<'m, B: Backend> Program<'m, B> {
         residual: Value,
         norm: &'m B::Norm,
     ) -> Value {
-        self.read(&[input, residual]);
+        self.read_by(weights, input);
+        self.read(residual, Copies::Wide);
         let Value { rows, columns, .. } = residual;
         let output = self.value(rows, columns);
         let bytes = self.backend.linear_workspace(rows, input.columns, columns);
@@ -139,7 +146,7 @@ impl<'m, B: Backend> Program<'m, B> {
     }
 
     pub(crate) fn pool(&mut self, input: Value, pooling: Pooling) -> Value {
-        self.read(&[input]);
+        self.read(input, Copies::Wide);
         self.planner.keep_until(self.indices, self.steps.len());
         let output = self.value(self.shape.sequences, input.columns);
         self.steps.push(Step::Pool { input, pooling, output });
@@ -148,7 +155,7 @@ impl<'m, B: Backend> Program<'m, B> {
 
     /// Ends the program: `result` stays alive after the last step.
     pub(crate) fn finish(mut self, result: Value) -> Self {
-        self.read(&[result]);
+        self.read(result, Copies::Wide);
         self.result = result;
         self
     }
@@ -173,10 +180,12 @@ impl<'m, B: Backend> Program<'m, B> {
         Planned { program: self, plan }
     }
 
+    /// A value without room: whoever reads it says how much it needs.
     fn value(&mut self, rows: usize, columns: usize) -> Value {
         let step = self.steps.len();
-        let bytes = rows * columns * self.backend.element_bytes();
-        Value { id: self.planner.buffer(bytes, step..=step), rows, columns }
+        self.copies.push(None);
+        let index = self.copies.len() - 1;
+        Value { id: self.planner.buffer(0, step..=step), rows, columns, index }
     }
 
     fn scratch(&mut self, bytes: usize) -> Scratch {
@@ -184,10 +193,23 @@ impl<'m, B: Backend> Program<'m, B> {
         Scratch { id: self.planner.buffer(bytes, step..=step), bytes }
     }
 
-    fn read(&mut self, values: &[Value]) {
-        for value in values {
-            self.planner.keep_until(value.id, self.steps.len());
-        }
+    fn read(&mut self, value: Value, copy: Copies) {
+        let known = &mut self.copies[value.index];
+        let copies = known.map_or(copy, |known| known.and(copy));
+        *known = Some(copies);
+        self.planner.enlarge(value.id, self.backend.end_of(value.buffer(0, copies)));
+        self.planner.keep_until(value.id, self.steps.len());
+    }
+
+    fn read_by(&mut self, layer: &B::Linear, input: Value) {
+        let narrow = self.backend.is_narrow(layer);
+        self.read(input, if narrow { Copies::Narrow } else { Copies::Wide });
+    }
+}
+
+impl Value {
+    fn buffer(self, offset: usize, copies: Copies) -> Buffer {
+        Buffer { offset, rows: self.rows, columns: self.columns, copies }
     }
 }
 
@@ -239,8 +261,7 @@ impl<B: Backend> Planned<'_, B> {
             | Step::Attention { output, scratch, .. } => (*output, Some(self.workspace(scratch))),
             Step::Embed { output, .. } | Step::Pool { output, .. } => (*output, None),
         };
-        let Buffer { offset, rows, columns } = self.buffer(output);
-        let output = offset + rows * columns * self.program.backend.element_bytes();
+        let output = self.program.backend.end_of(self.buffer(output));
         output.max(scratch.map_or(0, |scratch| scratch.offset + scratch.bytes))
     }
 
@@ -280,7 +301,8 @@ impl<B: Backend> Planned<'_, B> {
     }
 
     fn buffer(&self, value: Value) -> Buffer {
-        Buffer { offset: self.plan.offset(value.id), rows: value.rows, columns: value.columns }
+        let copies = self.program.copies[value.index].unwrap_or(Copies::Wide);
+        value.buffer(self.plan.offset(value.id), copies)
     }
 
     fn workspace(&self, scratch: &Scratch) -> Workspace {

@@ -54,6 +54,12 @@ impl Planner {
         *steps = *steps.start()..=step.max(*steps.end());
     }
 
+    /// Makes a buffer larger, if it has less than `bytes`.
+    pub fn enlarge(&mut self, buffer: BufferId, bytes: usize) {
+        let request = &mut self.requests[buffer.0];
+        request.bytes = request.bytes.max(bytes.next_multiple_of(ALIGNMENT));
+    }
+
     /// Places all buffers.
     pub fn plan(&self) -> Plan {
         let mut order: Vec<usize> = (0..self.requests.len()).collect();
@@ -164,6 +170,15 @@ mod tests {
         let plan = planner.plan();
         assert_ne!(plan.offset(first), plan.offset(second));
         assert_eq!(plan.peak_bytes(), 128);
+    }
+
+    #[test]
+    fn enlarging_a_buffer_never_makes_it_smaller() {
+        let mut planner = Planner::new();
+        let buffer = planner.buffer(0, 0..=0);
+        planner.enlarge(buffer, 200);
+        planner.enlarge(buffer, 100);
+        assert_eq!(planner.plan().peak_bytes(), 256);
     }
 
     #[test]

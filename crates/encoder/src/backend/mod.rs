@@ -15,10 +15,11 @@ use std::fmt::Debug;
 use vecmill_memory::Source;
 
 use crate::batch::Shape;
+use crate::e4m3;
 use crate::model::{Activation, DType, TensorView};
 
 pub use operations::{
-    AddNorm, Attention, Buffer, Embed, EmbeddingTensors, Indices, Linear, LinearAddNorm,
+    AddNorm, Attention, Buffer, Copies, Embed, EmbeddingTensors, Indices, Linear, LinearAddNorm,
     LinearTensors, NormTensors, Pool, Sequences, Workspace,
 };
 
@@ -43,25 +44,51 @@ pub struct Precision {
     pub underflow: f64,
     /// Unit roundoff of the format in which sums are accumulated.
     pub accumulation: f64,
+    /// Of linear layers whose operands are narrow.
+    pub narrow: Option<NarrowPrecision>,
+}
+
+/// The rounding errors of linear layers that round their operands to FP8 before they multiply.
+///
+/// Operands are scaled first. An input's scale is a power of two and no less than one. That of a
+/// weight's row may be anything, unless the row's numbers are all of FP8: then it leaves them what
+/// they are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NarrowPrecision {
+    /// Unit roundoff of the operands.
+    pub operands: f64,
+    /// What rounding an input near zero costs at most.
+    pub underflow: f64,
+    /// Unit roundoff of the products' sums.
+    pub accumulation: f64,
 }
 
 impl Precision {
-    /// Storage in `format`, sums in `f32`.
+    /// Storage in `format`, sums in `f32`. With FP8, storage is in half precision.
     pub fn of(format: DType) -> Self {
         let (digits, smallest) = match format {
             DType::F32 => (24, -149),
-            DType::F16 => (11, -24),
+            DType::F16 | DType::F8E4M3 => (11, -24),
             DType::BF16 => (8, -133),
         };
         let power = |exponent| 2.0_f64.powi(exponent);
         let (storage, underflow) = (power(-digits), power(smallest - 1));
-        Self { storage, underflow, accumulation: power(-24) }
+        let narrow = (format == DType::F8E4M3).then_some(NarrowPrecision {
+            operands: e4m3::ROUNDOFF,
+            underflow: e4m3::UNDERFLOW,
+            accumulation: power(-24),
+        });
+        Self { storage, underflow, accumulation: power(-24), narrow }
     }
 
     /// As [`of`](Self::of), with sums on tensor cores, which cut where others round
     /// (M. Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330).
     pub fn of_tensor_cores(format: DType) -> Self {
-        Self { accumulation: 2.0_f64.powi(-23), ..Self::of(format) }
+        // Of products in FP8, 32 at a time are added with at least 13 bits (DeepSeek-AI,
+        // arXiv:2412.19437, section 3.3.2), so that n terms cost less than n + 1 roundings of this.
+        let narrow = |narrow| NarrowPrecision { accumulation: 2.0_f64.powi(-17), ..narrow };
+        let of = Self::of(format);
+        Self { accumulation: 2.0_f64.powi(-23), narrow: of.narrow.map(narrow), ..of }
     }
 }
 
@@ -105,8 +132,30 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// The queue that operations go into, in order.
     fn stream(&self) -> Stream<Self>;
 
-    /// Bytes of one element of a [`Buffer`].
+    /// Bytes of one element of a [`Buffer`]'s wide copy.
     fn element_bytes(&self) -> usize;
+
+    /// Bytes of one element of its narrow copy, where there are such.
+    fn narrow_bytes(&self) -> usize {
+        self.element_bytes()
+    }
+
+    /// The byte behind all copies of a matrix.
+    fn end_of(&self, buffer: Buffer) -> usize {
+        match buffer.copies {
+            Copies::Wide => buffer.offset + buffer.elements() * self.element_bytes(),
+            Copies::Narrow | Copies::Both => {
+                let narrow = buffer.narrow_offset(self.element_bytes());
+                narrow + buffer.elements() * self.narrow_bytes()
+            }
+        }
+    }
+
+    /// Whether a linear layer reads its input's narrow copy.
+    fn is_narrow(&self, layer: &Self::Linear) -> bool {
+        let _ = layer;
+        false
+    }
 
     /// The backend's rounding errors.
     fn precision(&self) -> Precision;
@@ -124,6 +173,15 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// # Errors
     /// When the device can't hold them.
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<Self::Linear, BackendError>;
+
+    /// As [`load_linear`](Self::load_linear), of layers that are never narrow, because their precision
+    /// counts more than their speed.
+    ///
+    /// # Errors
+    /// When the device can't hold them.
+    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<Self::Linear, BackendError> {
+        self.load_linear(parts)
+    }
 
     /// Loads a layer normalisation.
     ///
@@ -249,9 +307,9 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
         let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
-        let activation = Activation::Identity;
-        self.linear(slab, &Linear { input, weights, activation, output, workspace })?;
-        self.add_norm(slab, &AddNorm { input: output, residual, norm, output })
+        let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
+        self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
+        self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
     }
 
     /// Starts copying activations to the host, behind everything before.

@@ -2,7 +2,10 @@
 //!
 //! Offsets come from a plan, so buffers that are alive together never overlap.
 
+use vecmill_memory::ALIGNMENT;
+
 use super::Backend;
+use crate::e4m3;
 use crate::model::{Activation, Pooling, TensorView};
 
 /// A row-major matrix of activations in the slab.
@@ -12,14 +15,47 @@ pub struct Buffer {
     pub offset: usize,
     /// Rows, for example one per token.
     pub rows: usize,
-    /// Elements per row, in the backend's activation format.
+    /// Elements per row.
     pub columns: usize,
+    /// What is kept of it.
+    pub copies: Copies,
 }
 
 impl Buffer {
     /// Rows times columns.
     pub fn elements(self) -> usize {
         self.rows * self.columns
+    }
+
+    /// Where the narrow copy begins: behind the wide one, if there are both.
+    pub fn narrow_offset(self, element_bytes: usize) -> usize {
+        match self.copies {
+            Copies::Both => {
+                self.offset + (self.elements() * element_bytes).next_multiple_of(ALIGNMENT)
+            }
+            Copies::Wide | Copies::Narrow => self.offset,
+        }
+    }
+}
+
+/// The formats in which a matrix is kept, by who reads it: as "wide" activations, and as "narrow"
+/// operands of linear layers that [compute with those](Backend::is_narrow). What each operation
+/// writes is said at its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// In the backend's activation format.
+    Wide,
+    /// In the format of narrow operands.
+    Narrow,
+    /// In both: the wide copy first.
+    Both,
+}
+
+impl Copies {
+    /// What suits the readers of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Both }
     }
 }
 
@@ -83,6 +119,16 @@ pub struct LinearTensors {
     pub bias: Option<TensorView>,
 }
 
+impl LinearTensors {
+    /// Whether layers, stacked as one, [suit](e4m3::suits) FP8.
+    pub fn suit_e4m3(parts: &[Self]) -> bool {
+        let outputs =
+            parts.iter().map(|part| part.weight.shape().first().copied().unwrap_or(0)).sum();
+        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
+        inputs.is_some_and(|inputs| e4m3::suits(inputs, outputs))
+    }
+}
+
 /// `output = norm(words[ids] + positions[positions] + types[0])`
 #[derive(Debug)]
 pub struct Embed<'a, B: Backend> {
@@ -92,7 +138,7 @@ pub struct Embed<'a, B: Backend> {
     pub positions: Indices,
     /// The tables.
     pub tables: &'a B::Embeddings,
-    /// `[tokens, hidden]`
+    /// `[tokens, hidden]`; wide or both.
     pub output: Buffer,
 }
 
@@ -105,7 +151,7 @@ pub struct Linear<'a, B: Backend> {
     pub weights: &'a B::Linear,
     /// Applied to each element.
     pub activation: Activation,
-    /// `[rows, outputs]`
+    /// `[rows, outputs]`; wide, or narrow if the layer is.
     pub output: Buffer,
     /// As [`Backend::linear_workspace`] asked.
     pub workspace: Workspace,
@@ -123,7 +169,7 @@ pub struct Attention<'a, B: Backend> {
     pub heads: usize,
     /// Added to the scores by distance.
     pub bias: Option<&'a B::RelativeBias>,
-    /// `[tokens, hidden]`
+    /// `[tokens, hidden]`; wide or narrow.
     pub output: Buffer,
     /// As [`Backend::attention_workspace`] asked.
     pub workspace: Workspace,
@@ -138,7 +184,7 @@ pub struct AddNorm<'a, B: Backend> {
     pub residual: Buffer,
     /// Gain, bias and epsilon.
     pub norm: &'a B::Norm,
-    /// `[tokens, hidden]`; it may be `input` itself.
+    /// `[tokens, hidden]`; wide or both. Its wide copy may be `input` itself.
     pub output: Buffer,
 }
 
@@ -153,7 +199,8 @@ pub struct LinearAddNorm<'a, B: Backend> {
     pub residual: Buffer,
     /// Gain, bias and epsilon.
     pub norm: &'a B::Norm,
-    /// `[rows, hidden]`, apart from all others; a backend that does not fuse projects into it.
+    /// `[rows, hidden]`, apart from all others, wide or both; a backend that does not fuse projects
+    /// into it.
     pub output: Buffer,
     /// As [`Backend::linear_workspace`] asked.
     pub workspace: Workspace,
@@ -168,6 +215,6 @@ pub struct Pool {
     pub sequences: Sequences,
     /// How they become one.
     pub pooling: Pooling,
-    /// `[sequences, hidden]`
+    /// `[sequences, hidden]`; wide.
     pub output: Buffer,
 }

@@ -3,17 +3,20 @@
 //!
 //! Values lie in the slab as `f32`, rounded to the emulated format wherever a device would store
 //! them: operands, weights, biases, what a linear layer passes to its activation or normalisation,
-//! and the weights of attention.
+//! and the weights of attention. Narrow copies are `f32` as well, rounded to FP8.
 
 use half::{bf16, f16};
 use vecmill_memory::{HostBlock, HostSource};
 
 use super::{operations, reference, whole};
 use crate::backend::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision, Sequences,
+    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
+    Linear, LinearTensors, NarrowPrecision, NormTensors, Pool, Precision, Sequences,
 };
+use crate::e4m3;
 use crate::model::{Activation, DType, Pooling, TensorView};
+
+const FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3];
 
 /// What an emulated backend does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,7 @@ struct Layer {
     weight: Vec<f32>,
     bias: Vec<f32>,
     inputs: usize,
+    narrow: bool,
 }
 
 #[derive(Debug)]
@@ -71,19 +75,46 @@ impl Emulated {
         let coarse = |bits: u16| if self.defect == Defect::Coarse { bits & !3 } else { bits };
         match self.format {
             DType::F32 => value,
-            DType::F16 => f16::from_bits(coarse(f16::from_f32(value).to_bits())).to_f32(),
+            DType::F16 | DType::F8E4M3 => {
+                f16::from_bits(coarse(f16::from_f32(value).to_bits())).to_f32()
+            }
             DType::BF16 => bf16::from_bits(coarse(bf16::from_f32(value).to_bits())).to_f32(),
         }
+    }
+
+    /// `value` as an operand, which is scaled.
+    fn narrow(&self, value: f32) -> f32 {
+        let bits = e4m3::from_f32(4.0 * value);
+        e4m3::to_f32(if self.defect == Defect::Coarse { bits & !1 } else { bits }) / 4.0
     }
 
     fn rounded(&self, tensor: &TensorView) -> Vec<f32> {
         tensor.to_f32().iter().map(|&value| self.round(value)).collect()
     }
 
+    fn layer(&self, parts: &[LinearTensors], narrow: bool) -> Layer {
+        let bias = |part: &LinearTensors| part.bias.as_ref().map(|bias| self.rounded(bias));
+        let round = |&value: &f32| if narrow { self.narrow(value) } else { self.round(value) };
+        let weight =
+            |part: &LinearTensors| part.weight.to_f32().iter().map(round).collect::<Vec<_>>();
+        Layer {
+            weight: parts.iter().flat_map(weight).collect(),
+            bias: parts.iter().filter_map(bias).flatten().collect(),
+            inputs: parts[0].weight.shape()[1],
+            narrow,
+        }
+    }
+
     fn write(&self, slab: &mut HostBlock, to: Buffer, values: impl IntoIterator<Item = f32>) {
         let floats: &mut [f32] = bytemuck::cast_slice_mut(slab.bytes_mut());
-        for (to, value) in floats[to.offset / 4..][..to.elements()].iter_mut().zip(values) {
-            *to = self.round(value);
+        let (wide, narrow) = (to.offset / 4, to.narrow_offset(4) / 4);
+        for (index, value) in values.into_iter().enumerate().take(to.elements()) {
+            if to.copies != Copies::Narrow {
+                floats[wide + index] = self.round(value);
+            }
+            if to.copies != Copies::Wide {
+                floats[narrow + index] = self.narrow(value);
+            }
         }
     }
 
@@ -157,13 +188,17 @@ impl Backend for Emulated {
         0
     }
 
+    fn is_narrow(&self, layer: &Layer) -> bool {
+        layer.narrow
+    }
+
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<Layer, BackendError> {
-        let bias = |part: &LinearTensors| part.bias.as_ref().map(|bias| self.rounded(bias));
-        Ok(Layer {
-            weight: parts.iter().flat_map(|part| self.rounded(&part.weight)).collect(),
-            bias: parts.iter().filter_map(bias).flatten().collect(),
-            inputs: parts[0].weight.shape()[1],
-        })
+        let narrow = self.format == DType::F8E4M3 && LinearTensors::suit_e4m3(parts);
+        Ok(self.layer(parts, narrow))
+    }
+
+    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<Layer, BackendError> {
+        Ok(self.layer(parts, false))
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<Norm, BackendError> {
@@ -215,8 +250,9 @@ impl Backend for Emulated {
     }
 
     fn linear(&self, slab: &mut HostBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
-        let Layer { weight, bias, inputs } = op.weights;
-        let input = read(slab, op.input);
+        let Layer { weight, bias, inputs, narrow } = op.weights;
+        let offset = if *narrow { op.input.narrow_offset(4) } else { op.input.offset };
+        let input = read(slab, Buffer { offset, ..op.input });
         let rows = input.chunks(*inputs).flat_map(|x| {
             weight.chunks(*inputs).zip(bias).map(move |(w, bias)| {
                 let sum = x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
@@ -310,14 +346,14 @@ impl Backend for Emulated {
 
 #[test]
 fn half_precision_is_within_its_tolerances() {
-    for format in [DType::F32, DType::F16, DType::BF16] {
+    for format in FORMATS {
         operations(&Emulated { format, defect: Defect::None }).unwrap();
     }
 }
 
 #[test]
 fn defects_are_found_in_half_precision_too() {
-    for format in [DType::F32, DType::F16, DType::BF16] {
+    for format in FORMATS {
         let found = |defect| operations(&Emulated { format, defect }).unwrap_err().to_string();
         assert!(found(Defect::NoBias).contains("linear"), "{format:?}");
         assert!(found(Defect::OneKeyMore).contains("attention"), "{format:?}");
@@ -332,11 +368,14 @@ fn defects_are_found_in_half_precision_too() {
 #[test]
 fn whole_models_agree_as_well_as_their_precision_allows() {
     for model in whole::models().unwrap() {
-        for format in [DType::F32, DType::F16, DType::BF16] {
+        for format in FORMATS {
             let backend = Emulated { format, defect: Defect::None };
             let precision = backend.precision();
             let agreement = whole::model(backend, &model).unwrap();
-            let finer = Precision { storage: precision.storage / 16.0, ..precision };
+            let narrow = precision
+                .narrow
+                .map(|narrow| NarrowPrecision { operands: narrow.operands / 16.0, ..narrow });
+            let finer = Precision { storage: precision.storage / 16.0, narrow, ..precision };
             assert!(agreement.is_within(precision), "{format:?} {} {agreement:?}", model.display());
             assert!(
                 format == DType::F32 || !agreement.is_within(finer),

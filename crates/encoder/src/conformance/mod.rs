@@ -86,7 +86,9 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
         Activation::Tanh,
     ] {
         stage()?.check_linear(30, 64, 128, activation)?;
+        stage()?.check_two_linear(30, 64, 128, activation)?;
     }
+    stage()?.check_two_linear(70, 384, 1536, Activation::Gelu)?;
     for (heads, head_size) in [(2, 16), (3, 32), (2, 64), (1, 96), (2, 128)] {
         stage()?.check_attention(&LENGTHS, heads, head_size, false)?;
         stage()?.check_attention(&LENGTHS, heads, head_size, true)?;

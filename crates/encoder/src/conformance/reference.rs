@@ -1,6 +1,6 @@
 //! The operations in plain `f64`, and how far from them rounding may lead.
 
-use crate::backend::Precision;
+use crate::backend::{NarrowPrecision, Precision};
 use crate::model::{Activation, Pooling};
 
 /// An exact value and the largest error that rounding can cause.
@@ -25,6 +25,23 @@ impl Bounded {
         let rounding = precision.storage * self.size() + precision.underflow;
         Self { tolerance: self.tolerance + rounding, ..self }
     }
+
+    /// The value, rounded as an operand. What it is rounded to is known, unless an error before may
+    /// carry it past the middle of two numbers.
+    fn narrowed(self, narrow: NarrowPrecision) -> Self {
+        let Self { value, tolerance } = self;
+        let round = |x: f64| {
+            let unit = 2.0 * narrow.operands * 2.0_f64.powf(x.abs().log2().floor());
+            if x == 0.0 { x } else { (x / unit).round_ties_even() * unit }
+        };
+        let rounded = round(value);
+        let (below, above) =
+            (rounded - round(value - tolerance), round(value + tolerance) - rounded);
+        // Numbers next to zero have fewer digits.
+        let lost =
+            if self.size() * narrow.operands < narrow.underflow { narrow.underflow } else { 0.0 };
+        Self { value: rounded, tolerance: below.max(above) + 2.0 * lost }
+    }
 }
 
 pub(super) type Matrix = Vec<Vec<f64>>;
@@ -36,19 +53,34 @@ fn gamma(count: usize, roundoff: f64) -> f64 {
     product / (1.0 - product)
 }
 
+/// What a linear layer makes of its input: itself, or narrow operands. Those are of what was stored,
+/// or of what that was rounded from.
+pub(super) fn operands(
+    x: impl Iterator<Item = Bounded>,
+    precision: Precision,
+    narrow: Option<NarrowPrecision>,
+) -> Vec<Bounded> {
+    x.map(|x| narrow.map_or(x, |narrow| x.stored(precision).narrowed(narrow))).collect()
+}
+
 /// `activation(Σ x·w + b)`, stored; the bias, and the sum before the activation, may have been
 /// stored as well.
 pub(super) fn linear(
-    x: &[f64],
+    x: &[Bounded],
     w: &[f64],
     bias: f64,
     activation: Activation,
     precision: Precision,
+    accumulation: f64,
 ) -> Bounded {
-    let value: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + bias;
-    let sizes: f64 = x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum::<f64>() + bias.abs();
-    let tolerance =
-        gamma(x.len() + 1, precision.accumulation) * sizes + precision.storage * bias.abs();
+    let sum_of = |of: &dyn Fn(Bounded, f64) -> f64| -> f64 {
+        x.iter().zip(w).map(|(&x, &w)| of(x, w)).sum()
+    };
+    let value = sum_of(&|x, w| x.value * w) + bias;
+    let sizes = sum_of(&|x, w| x.size() * w.abs()) + bias.abs();
+    let tolerance = sum_of(&|x, w| x.tolerance * w.abs())
+        + gamma(x.len() + 1, accumulation) * sizes
+        + precision.storage * bias.abs();
     let sum = Bounded { value, tolerance }.stored(precision);
     if activation == Activation::Identity {
         return sum;

@@ -10,9 +10,10 @@ use vecmill_memory::{Lease, Pool};
 use super::reference::{self, Bounded, Matrix};
 use super::{Backend, Failure};
 use crate::backend::{
-    self, AddNorm, Attention, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearAddNorm, LinearTensors, NormTensors, Precision, Sequences, Workspace,
+    self, AddNorm, Attention, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
+    Linear, LinearAddNorm, LinearTensors, NormTensors, Precision, Sequences, Workspace,
 };
+use crate::e4m3;
 use crate::model::{Activation, Pooling, TensorView};
 
 const EPSILON: f32 = 1e-5;
@@ -28,7 +29,7 @@ pub(super) struct Stage<'b, B: Backend> {
     random: Random,
 }
 
-/// Numbers that every number format in use holds exactly: small multiples of 1/32.
+/// Numbers that every number format in use holds exactly: FP8's from -2 to 2.
 struct Random(u64);
 
 impl Random {
@@ -37,7 +38,7 @@ impl Random {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let step = i16::try_from(self.0 >> 57).unwrap_or(0) - 64;
-        f32::from(step) / 32.0
+        e4m3::to_f32(e4m3::from_f32(f32::from(step) / 32.0))
     }
 
     fn numbers(&mut self, count: usize) -> Vec<f32> {
@@ -77,14 +78,19 @@ impl Layer {
         Self { weight, bias }
     }
 
-    fn apply<'a>(
-        &'a self,
-        x: &'a [f64],
+    /// `narrow` says that the layer's operands are.
+    fn apply(
+        &self,
+        x: impl Iterator<Item = Bounded>,
         activation: Activation,
         precision: Precision,
-    ) -> impl Iterator<Item = Bounded> + 'a {
+        narrow: bool,
+    ) -> Vec<Bounded> {
+        let narrow = precision.narrow.filter(|_| narrow);
+        let x = reference::operands(x, precision, narrow);
+        let sums = narrow.map_or(precision.accumulation, |narrow| narrow.accumulation);
         let outputs = self.weight.iter().zip(&self.bias);
-        outputs.map(move |(w, &b)| reference::linear(x, w, b, activation, precision))
+        outputs.map(|(w, &b)| reference::linear(&x, w, b, activation, precision, sums)).collect()
     }
 }
 
@@ -116,7 +122,8 @@ impl<'b, B: Backend> Stage<'b, B> {
         let (residual, y) = self.random(count, columns)?;
         let tensors = self.norm_tensors(columns)?;
         let norm = self.backend.load_norm(&tensors)?;
-        let output = if in_place { input } else { self.buffer(count, columns) };
+        let copies = Copies::Both;
+        let output = if in_place { input } else { self.buffer_of(count, columns, copies) };
         let op = AddNorm { input, residual, norm: &norm, output };
         self.backend.add_norm(self.lease.block_mut(), &op)?;
         let expected = x.iter().zip(&y).flat_map(|(x, y)| {
@@ -142,16 +149,17 @@ impl<'b, B: Backend> Stage<'b, B> {
         let tensors = self.norm_tensors(columns)?;
         let weights = self.backend.load_linear(&[part])?;
         let norm = self.backend.load_norm(&tensors)?;
-        let output = self.buffer(count, columns);
+        let output = self.buffer_of(count, columns, Copies::Both);
         let workspace = self.workspace(self.backend.linear_workspace(count, inputs, columns));
         let op =
             LinearAddNorm { input, weights: &weights, residual, norm: &norm, output, workspace };
         self.backend.linear_add_norm(self.lease.block_mut(), &op)?;
-        let precision = self.backend.precision();
+        let (precision, narrow) = (self.backend.precision(), self.backend.is_narrow(&weights));
         let expected = x.iter().zip(&y).flat_map(|(x, y)| {
             // The sum may be stored as well, where the residual is added with the bias.
-            let projected = layer.apply(x, Activation::Identity, precision);
-            let sums = projected.zip(y).map(|(x, &y)| {
+            let x = x.iter().copied().map(Bounded::exact);
+            let projected = layer.apply(x, Activation::Identity, precision, narrow);
+            let sums = projected.into_iter().zip(y).map(|(x, &y)| {
                 reference::sum(&[x, Bounded::exact(y)], precision).stored(precision)
             });
             self.normalised(sums.map(|sum| [sum]), &tensors)
@@ -185,8 +193,55 @@ impl<'b, B: Backend> Stage<'b, B> {
         let op = Linear { input, weights: &weights, activation, output, workspace };
         self.backend.linear(self.lease.block_mut(), &op)?;
         let (layer, precision) = (Layer::of(&parts), self.backend.precision());
-        let expected = x.iter().flat_map(|x| layer.apply(x, activation, precision));
+        let narrow = self.backend.is_narrow(&weights);
+        let expected = x.iter().flat_map(|x| {
+            layer.apply(x.iter().copied().map(Bounded::exact), activation, precision, narrow)
+        });
         let case = format!("linear {count}×{inputs}→{outputs} {activation:?}");
+        let expected = expected.collect();
+        self.compare(&case, output, expected)
+    }
+
+    /// Two layers, the first of which writes what the second one reads, and nothing else.
+    pub(super) fn check_two_linear(
+        mut self,
+        count: usize,
+        inputs: usize,
+        between: usize,
+        activation: Activation,
+    ) -> Result<(), Failure> {
+        let (input, x) = self.random(count, inputs)?;
+        let mut part = |outputs, inputs| -> Result<LinearTensors, Failure> {
+            let weight = self.random.tensor(&[outputs, inputs])?;
+            Ok(LinearTensors { weight, bias: Some(self.random.tensor(&[outputs])?) })
+        };
+        let parts = [part(between, inputs)?, part(inputs, between)?];
+        let load = |part| self.backend.load_linear(slice::from_ref(part));
+        let (up, down) = (load(&parts[0])?, load(&parts[1])?);
+        let narrow = [&up, &down].map(|layer| self.backend.is_narrow(layer));
+        let copies = if narrow[1] { Copies::Narrow } else { Copies::Wide };
+        let wide = self.buffer_of(count, between, copies);
+        let output = self.buffer(count, inputs);
+        let workspace = self.workspace(self.backend.linear_workspace(count, inputs, between));
+        let op = Linear { input, weights: &up, activation, output: wide, workspace };
+        self.backend.linear(self.lease.block_mut(), &op)?;
+        let workspace = self.workspace(self.backend.linear_workspace(count, between, inputs));
+        let activation_of_last = Activation::Identity;
+        let op = Linear {
+            input: wide,
+            weights: &down,
+            activation: activation_of_last,
+            output,
+            workspace,
+        };
+        self.backend.linear(self.lease.block_mut(), &op)?;
+        let (layers, precision) = (parts.map(|part| Layer::of(&[part])), self.backend.precision());
+        let expected = x.iter().flat_map(|x| {
+            let x = x.iter().copied().map(Bounded::exact);
+            let wide = layers[0].apply(x, activation, precision, narrow[0]);
+            layers[1].apply(wide.into_iter(), activation_of_last, precision, narrow[1])
+        });
+        let case = format!("linear {count}×{inputs}→{between}→{inputs} {activation:?}");
         let expected = expected.collect();
         self.compare(&case, output, expected)
     }
@@ -292,7 +347,7 @@ impl<'b, B: Backend> Stage<'b, B> {
         let last = u32::try_from(count).unwrap_or(1) - 1;
         let ids: Vec<u32> = (0..=last).rev().collect();
         let positions: Vec<u32> = ids.iter().map(|id| id % 9).collect();
-        let output = self.buffer(count, columns);
+        let output = self.buffer_of(count, columns, Copies::Both);
         let op = Embed {
             ids: self.indices(&ids)?,
             positions: self.indices(&positions)?,
@@ -348,7 +403,12 @@ impl<'b, B: Backend> Stage<'b, B> {
     }
 
     fn buffer(&mut self, rows: usize, columns: usize) -> Buffer {
-        Buffer { offset: self.take(rows * columns * self.backend.element_bytes()), rows, columns }
+        self.buffer_of(rows, columns, Copies::Wide)
+    }
+
+    fn buffer_of(&mut self, rows: usize, columns: usize, copies: Copies) -> Buffer {
+        let buffer = Buffer { offset: 0, rows, columns, copies };
+        Buffer { offset: self.take(self.backend.end_of(buffer)), ..buffer }
     }
 
     fn workspace(&mut self, bytes: usize) -> Workspace {

@@ -187,6 +187,14 @@ impl<B: Backend> Backend for Tried<B> {
         self.inner.element_bytes()
     }
 
+    fn narrow_bytes(&self) -> usize {
+        self.inner.narrow_bytes()
+    }
+
+    fn is_narrow(&self, layer: &B::Linear) -> bool {
+        self.inner.is_narrow(layer)
+    }
+
     fn precision(&self) -> Precision {
         self.inner.precision()
     }
@@ -201,6 +209,10 @@ impl<B: Backend> Backend for Tried<B> {
 
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<B::Linear, BackendError> {
         self.inner.load_linear(parts)
+    }
+
+    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<B::Linear, BackendError> {
+        self.inner.load_wide_linear(parts)
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<B::Norm, BackendError> {

@@ -132,10 +132,12 @@ impl Agreement {
     /// Whether a model of a few layers on a backend of such `precision` must agree as well as this.
     ///
     /// What passes from step to step is rounded to the storage format some sixty times in three
-    /// layers; roundings go either way, so that their errors grow by the root of their number. Sums
-    /// over at most 200 terms lose no more than two digits of the accumulation's.
+    /// layers; roundings go either way, so that their errors grow by the root of their number. There
+    /// are fewer operands than that, if they are what is rounded. Sums over at most 200 terms lose no
+    /// more than two digits of the accumulation's.
     pub fn is_within(&self, precision: Precision) -> bool {
-        let allowed = 8.0 * precision.storage + 160.0 * precision.accumulation;
+        let rounding = precision.narrow.map_or(precision.storage, |narrow| narrow.operands);
+        let allowed = 8.0 * rounding + 160.0 * precision.accumulation;
         let angle = (2.0 * (1.0 - self.lowest_cosine).max(0.0)).sqrt();
         self.vectors > 0 && self.largest_difference <= allowed && angle <= allowed
     }

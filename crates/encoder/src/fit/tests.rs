@@ -17,6 +17,7 @@ fn model(name: &str) -> Model {
 fn cpu() -> Footprint {
     Footprint {
         element_bytes: 4,
+        narrow_bytes: None,
         linear_workspace: 0,
         attention_workspace: Arc::new(|_, longest, head_size| 8 * longest * (head_size + 24)),
     }

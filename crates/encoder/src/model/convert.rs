@@ -17,6 +17,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use super::safetensors::{self as container, Entry, HEADER_LIMIT};
+use crate::e4m3;
 use super::tensor::{elements, widened};
 use super::{DType, ModelError, Weights, weights};
 
@@ -54,7 +55,7 @@ fn advice(value: f32, format: DType) -> &'static str {
     match format {
         _ if !value.is_finite() => "the weights are broken, fetch them again",
         DType::F16 => "its largest is 65504; choose bfloat16, which has the range of float32",
-        DType::BF16 | DType::F32 => "choose float32",
+        DType::BF16 | DType::F32 | DType::F8E4M3 => "choose float32",
     }
 }
 
@@ -156,6 +157,7 @@ impl Part<'_> {
             Some((_, DType::F32)) => Dtype::F32,
             Some((_, DType::F16)) => Dtype::F16,
             Some((_, DType::BF16)) => Dtype::BF16,
+            Some((_, DType::F8E4M3)) => Dtype::F8_E4M3,
             None => self.entry.dtype,
         }
     }
@@ -209,6 +211,11 @@ fn rounded(values: &[f32], format: DType) -> (Vec<u8>, Vec<f32>) {
             let numbers = Vec::<bf16>::from_f32_slice(values);
             let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             (bytes, numbers.to_f32_vec())
+        }
+        DType::F8E4M3 => {
+            let bytes: Vec<u8> = values.iter().map(|&value| e4m3::from_f32(value)).collect();
+            let numbers = bytes.iter().map(|&number| e4m3::to_f32(number)).collect();
+            (bytes, numbers)
         }
     }
 }

@@ -11,8 +11,9 @@ use half::{bf16, f16};
 use vecmill_memory::MappedFile;
 
 use super::ModelError;
+use crate::e4m3;
 
-/// A tensor's number format in a file.
+/// A number format, of a tensor in a file or of what a device computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE single precision.
@@ -21,6 +22,9 @@ pub enum DType {
     F16,
     /// The upper half of single precision.
     BF16,
+    /// FP8: [`e4m3`]. Of a device: linear layers multiply such operands, and all else is in half
+    /// precision. No format of files, which would need scales beside it.
+    F8E4M3,
 }
 
 impl DType {
@@ -29,6 +33,7 @@ impl DType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::F8E4M3 => 1,
         }
     }
 }
@@ -133,6 +138,7 @@ pub(super) fn widened(bytes: &[u8], dtype: DType) -> Cow<'_, [f32]> {
             Some(values) => values.to_f32_vec(),
             None => numbers(bytes, |number| bf16::from_le_bytes(number).to_f32()),
         }),
+        DType::F8E4M3 => Cow::Owned(numbers(bytes, |[number]| e4m3::to_f32(number))),
     }
 }
 
