@@ -3,9 +3,10 @@
 //! Each operation is one or two launches behind the others on one stream; nothing waits but
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `linear` has the
-//! linear layers, `ways` remembers what was measured to be faster.
+//! linear layers, `narrow` those in FP8; `ways` remembers what was measured to be faster.
 
 mod linear;
+mod narrow;
 mod ways;
 
 use std::path::PathBuf;
@@ -15,9 +16,9 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
-    Workspace, biases_by_distance,
+    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
+    Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape,
+    TensorView, Workspace, biases_by_distance,
 };
 use vecmill_memory::{Cause, Source, SourceError};
 
@@ -27,7 +28,7 @@ use crate::driver::{DeviceSpan, Graph};
 use crate::error::{DriverError, Unavailable};
 use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
-use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
+use crate::kernels::{Attended, EmbedOperands, Heads, Kernels, NormOperands, Packed, Written};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::{Staged, StagingRing};
 use crate::stream::{CudaEvent, CudaStream};
@@ -71,7 +72,10 @@ pub struct CudaBackend {
     device: Device,
     source: CudaSource,
     stream: CudaStream,
+    /// Of activations, and of all layers that are not narrow.
     format: Format,
+    /// Whether there are narrow copies of activations, and layers that read them.
+    fp8: bool,
     kernels: Kernels,
     gemm: Gemm,
     /// Where the device and the format allow it.
@@ -136,7 +140,7 @@ impl CudaBackend {
     pub fn on(device: Device, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
         let unusable =
             |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
-        let format = Format::from(format);
+        let (fp8, format) = (format == DType::F8E4M3, Format::from(format));
         let info = device.info();
         if format == Format::Bf16 && info.compute_capability.0 < 8 {
             let (major, minor) = info.compute_capability;
@@ -148,7 +152,14 @@ impl CudaBackend {
         let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
         let compiler = Arc::new(compiler);
         let hopper = HopperGemm::new(&device, &compiler, format);
-        let kernels = Kernels::new(&device, compiler, format);
+        if fp8 && hopper.is_none() {
+            let (major, minor) = info.compute_capability;
+            return Err(unusable(format!(
+                "FP8 needs compute capability 9.0 and an NVRTC that knows it (the device has \
+                 {major}.{minor}): choose float16"
+            )));
+        }
+        let kernels = Kernels::new(&device, compiler, format, fp8);
         let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
         let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
         let parts = || -> Result<_, SourceError> {
@@ -165,6 +176,7 @@ impl CudaBackend {
             source,
             stream,
             format,
+            fp8,
             kernels,
             gemm,
             hopper,
@@ -182,6 +194,20 @@ impl CudaBackend {
 
     fn span<'s>(&self, slab: &'s CudaBlock, buffer: Buffer) -> Result<DeviceSpan<'s>, SourceError> {
         slab.span(buffer.offset..buffer.offset + buffer.elements() * self.format.bytes())
+    }
+
+    fn narrow_span<'s>(
+        &self,
+        slab: &'s CudaBlock,
+        buffer: Buffer,
+    ) -> Result<DeviceSpan<'s>, SourceError> {
+        slab.span(buffer.narrow_offset(self.element_bytes())..self.end_of(buffer))
+    }
+
+    /// Where a normalisation writes.
+    fn written<'s>(&self, slab: &'s CudaBlock, output: Buffer) -> Result<Written<'s>, SourceError> {
+        let both = (output.copies == Copies::Both).then(|| self.narrow_span(slab, output));
+        Ok(Written { wide: self.span(slab, output)?, narrow: both.transpose()? })
     }
 
     fn packed<'s>(
@@ -272,8 +298,17 @@ impl Backend for CudaBackend {
         self.format.bytes()
     }
 
+    fn narrow_bytes(&self) -> usize {
+        if self.fp8 { DType::F8E4M3.bytes() } else { self.element_bytes() }
+    }
+
+    fn is_narrow(&self, layer: &CudaLinear) -> bool {
+        layer.is_narrow()
+    }
+
     fn precision(&self) -> Precision {
         match self.format {
+            _ if self.fp8 => Precision::of_tensor_cores(DType::F8E4M3),
             Format::F16 => Precision::of_tensor_cores(DType::F16),
             Format::Bf16 => Precision::of_tensor_cores(DType::BF16),
             Format::F32 => Precision::of(DType::F32),
@@ -294,7 +329,12 @@ impl Backend for CudaBackend {
     }
 
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
-        self.stack(parts).map_err(failed("load a linear layer"))
+        let narrow = self.fp8 && LinearTensors::suit_e4m3(parts);
+        self.stack(parts, narrow).map_err(failed("load a linear layer"))
+    }
+
+    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
+        self.stack(parts, false).map_err(failed("load a linear layer"))
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<CudaNorm, BackendError> {
@@ -375,7 +415,7 @@ impl Backend for CudaBackend {
                 position_table: tables.positions.span()?,
                 type_row: tables.types.as_ref().map(Tensor::span).transpose()?,
             };
-            Ok((operands, tables.norm.operands()?, self.span(slab, op.output)?))
+            Ok((operands, tables.norm.operands()?, self.written(slab, op.output)?))
         };
         let (operands, norm, output) = operands().map_err(failed("embed"))?;
         let size = (op.output.rows, op.output.columns);
@@ -403,24 +443,31 @@ impl Backend for CudaBackend {
             let bias = op.bias.map(|bias| Ok((bias.table.span()?, bias.reach))).transpose()?;
             let head_size = op.output.columns / op.heads.max(1);
             let heads = Heads { heads: op.heads, head_size, bias };
-            let matrices = [self.span(slab, op.qkv)?, self.span(slab, op.output)?];
-            Ok((matrices, self.packed(slab, op.sequences, op.qkv.rows)?, heads))
+            let narrow = op.output.copies != Copies::Wide;
+            let rows = if narrow {
+                self.narrow_span(slab, op.output)?
+            } else {
+                self.span(slab, op.output)?
+            };
+            let output = Attended { rows, narrow };
+            let sequences = self.packed(slab, op.sequences, op.qkv.rows)?;
+            Ok((self.span(slab, op.qkv)?, output, sequences, heads))
         };
-        let (matrices, sequences, heads) = operands().map_err(failed("attention"))?;
-        let attended = self.kernels.attention(&self.stream, matrices, sequences, heads);
+        let (qkv, output, sequences, heads) = operands().map_err(failed("attention"))?;
+        let attended = self.kernels.attention(&self.stream, qkv, output, sequences, heads);
         attended.map_err(failed("attention"))
     }
 
     fn add_norm(&self, slab: &mut CudaBlock, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
         const OPERATION: &str = "add and normalise";
         let operands = || -> Result<_, SourceError> {
-            let matrices = [op.input, op.residual, op.output].map(|at| self.span(slab, at));
-            let [input, residual, output] = matrices;
-            Ok(([input?, residual?, output?], op.norm.operands()?))
+            let addends = [self.span(slab, op.input)?, self.span(slab, op.residual)?];
+            Ok((addends, op.norm.operands()?, self.written(slab, op.output)?))
         };
-        let (matrices, norm) = operands().map_err(failed(OPERATION))?;
+        let (addends, norm, output) = operands().map_err(failed(OPERATION))?;
         let size = (op.output.rows, op.output.columns);
-        self.kernels.add_norm(&self.stream, matrices, norm, size).map_err(failed(OPERATION))
+        let added = self.kernels.add_norm(&self.stream, addends, norm, output, size);
+        added.map_err(failed(OPERATION))
     }
 
     fn pool(&self, slab: &mut CudaBlock, op: &Pool) -> Result<(), BackendError> {

@@ -70,6 +70,22 @@ pub(crate) struct NormOperands<'a> {
     pub(crate) epsilon: f32,
 }
 
+/// Where normalised rows go.
+#[derive(Clone, Copy)]
+pub(crate) struct Written<'a> {
+    pub(crate) wide: DeviceSpan<'a>,
+    /// A second time, in e4m3: only with kernels that were made for that.
+    pub(crate) narrow: Option<DeviceSpan<'a>>,
+}
+
+/// Where the rows of [`Kernels::attention`] go.
+#[derive(Clone, Copy)]
+pub(crate) struct Attended<'a> {
+    pub(crate) rows: DeviceSpan<'a>,
+    /// Whether they are in e4m3.
+    pub(crate) narrow: bool,
+}
+
 /// Which rows belong together, and how many there are.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed<'a> {
@@ -89,15 +105,17 @@ pub(crate) struct Heads<'a> {
 }
 
 impl Kernels {
-    /// Compiles what every model needs; attention follows with the first head size.
+    /// Compiles what every model needs; attention follows with the first head size. With `fp8`,
+    /// normalised rows can be written in e4m3 as well.
     pub(crate) fn new(
         device: &Device,
         compiler: Arc<Compiler>,
         format: Format,
+        fp8: bool,
     ) -> Result<Self, CompileError> {
         let load = |source| compiler.load(source, format, &[]);
         Ok(Self {
-            norm: load(NORM)?,
+            norm: compiler.load(NORM, format, &output_defines(fp8))?,
             pool: load(POOL)?,
             activation: load(ACTIVATION)?,
             linear_any: Mutex::default(),
@@ -114,7 +132,7 @@ impl Kernels {
         stream: &CudaStream,
         operands: &EmbedOperands<'_>,
         norm: NormOperands<'_>,
-        output: DeviceSpan<'_>,
+        output: Written<'_>,
         (rows, columns): (usize, usize),
     ) -> Result<(), KernelError> {
         let arguments = [
@@ -125,7 +143,8 @@ impl Kernels {
             operands.type_row.map_or(Argument::Null, Argument::Span),
             Argument::Span(norm.gain),
             Argument::Span(norm.bias),
-            Argument::Span(output),
+            Argument::Span(output.wide),
+            output.narrow.map_or(Argument::Null, Argument::Span),
             number(rows),
             number(columns),
             Argument::F32(norm.epsilon),
@@ -136,8 +155,9 @@ impl Kernels {
     pub(crate) fn add_norm(
         &self,
         stream: &CudaStream,
-        [input, residual, output]: [DeviceSpan<'_>; 3],
+        [input, residual]: [DeviceSpan<'_>; 2],
         norm: NormOperands<'_>,
+        output: Written<'_>,
         (rows, columns): (usize, usize),
     ) -> Result<(), KernelError> {
         let arguments = [
@@ -145,7 +165,8 @@ impl Kernels {
             Argument::Span(residual),
             Argument::Span(norm.gain),
             Argument::Span(norm.bias),
-            Argument::Span(output),
+            Argument::Span(output.wide),
+            output.narrow.map_or(Argument::Null, Argument::Span),
             number(rows),
             number(columns),
             Argument::F32(norm.epsilon),
@@ -256,11 +277,12 @@ impl Kernels {
     pub(crate) fn attention(
         &self,
         stream: &CudaStream,
-        matrices: [DeviceSpan<'_>; 2],
+        qkv: DeviceSpan<'_>,
+        output: Attended<'_>,
         sequences: Packed<'_>,
         heads: Heads<'_>,
     ) -> Result<(), KernelError> {
-        self.attention.run(stream, matrices, sequences, heads)
+        self.attention.run(stream, (qkv, output), sequences, heads)
     }
 
     fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<Kernel, KernelError> {
@@ -277,6 +299,11 @@ impl Kernels {
     fn vector(&self) -> usize {
         16 / self.format.bytes()
     }
+}
+
+/// The macros of kernels that write e4m3, or do not.
+fn output_defines(narrow: bool) -> Vec<String> {
+    vec![format!("FP8_OUTPUT={}", u8::from(narrow))]
 }
 
 /// What kernels call it.

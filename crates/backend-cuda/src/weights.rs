@@ -55,8 +55,13 @@ impl Weights {
         bytes: impl Fn(f32) -> [u8; N],
     ) -> Result<Tensor, SourceError> {
         let bytes: Vec<u8> = values.iter().flat_map(|&value| bytes(value)).collect();
+        self.store_bytes(&bytes)
+    }
+
+    /// Puts `bytes` onto the device.
+    pub(crate) fn store_bytes(&self, bytes: &[u8]) -> Result<Tensor, SourceError> {
         let tensor = self.place(bytes.len())?;
-        self.stream.copy_from_host(&bytes, tensor.span()?)?;
+        self.stream.copy_from_host(bytes, tensor.span()?)?;
         Ok(tensor)
     }
 

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use vecmill_encoder::{
-    Activation, AddNorm, Backend, BackendError, Buffer, Linear, LinearAddNorm, LinearTensors,
+    Activation, AddNorm, Backend, BackendError, Buffer, Copies, Linear, LinearAddNorm,
+    LinearTensors,
 };
 use vecmill_memory::SourceError;
 
+use super::narrow::NarrowLayer;
 use super::ways::{Size, Way};
 use super::{CudaBackend, failed, scratch};
-use crate::gemm::{self, Format, HopperGemm, HopperProduct};
+use crate::gemm::{self, Format, HopperGemm, HopperProduct, Widths};
 use crate::source::CudaBlock;
 use crate::stopwatch::Stopwatch;
 use crate::weights::Tensor;
@@ -24,18 +26,41 @@ const ROUNDS: usize = 3;
 /// A linear layer on the device.
 #[derive(Debug)]
 pub struct CudaLinear {
+    tensors: LayerTensors,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+#[derive(Debug)]
+enum LayerTensors {
+    Wide(WideLayer),
+    Narrow(NarrowLayer),
+}
+
+/// The tensors of a layer in the activations' format.
+#[derive(Debug)]
+struct WideLayer {
     weight: Tensor,
-    /// In the activations' format, as cuBLASLt adds it.
+    /// As cuBLASLt adds it.
     bias: Tensor,
     /// In `f32`, as our own kernels add it, where there are some.
     wide_bias: Option<Tensor>,
-    inputs: usize,
-    outputs: usize,
+}
+
+impl CudaLinear {
+    pub(super) fn is_narrow(&self) -> bool {
+        matches!(self.tensors, LayerTensors::Narrow(_))
+    }
 }
 
 impl CudaBackend {
-    pub(super) fn stack(&self, parts: &[LinearTensors]) -> Result<CudaLinear, SourceError> {
+    pub(super) fn stack(
+        &self,
+        parts: &[LinearTensors],
+        narrow: bool,
+    ) -> Result<CudaLinear, SourceError> {
         let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
+        let inputs = inputs.unwrap_or(0);
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for part in parts {
             weight.extend_from_slice(&part.weight.to_f32());
@@ -45,13 +70,20 @@ impl CudaBackend {
                 None => bias.resize(bias.len() + outputs, 0.0),
             }
         }
-        let wide = self.hopper.as_ref().map(|_| self.weights.store(&bias, Format::F32));
-        Ok(CudaLinear {
-            weight: self.weights.store(&weight, self.format)?,
-            bias: self.weights.store(&bias, self.format)?,
+        let tensors = if narrow {
+            LayerTensors::Narrow(self.narrow_layer(&weight, &bias, inputs)?)
+        } else {
+            LayerTensors::Wide(self.wide_layer(&weight, &bias)?)
+        };
+        Ok(CudaLinear { tensors, inputs, outputs: bias.len() })
+    }
+
+    fn wide_layer(&self, weight: &[f32], bias: &[f32]) -> Result<WideLayer, SourceError> {
+        let wide = self.hopper.as_ref().map(|_| self.weights.store(bias, Format::F32));
+        Ok(WideLayer {
+            weight: self.weights.store(weight, self.format)?,
+            bias: self.weights.store(bias, self.format)?,
             wide_bias: wide.transpose()?,
-            inputs: inputs.unwrap_or(0),
-            outputs: bias.len(),
         })
     }
 
@@ -60,9 +92,14 @@ impl CudaBackend {
         slab: &CudaBlock,
         op: &Linear<'_, Self>,
     ) -> Result<(), BackendError> {
-        let &CudaLinear { inputs, outputs, .. } = op.weights;
-        let library = self.library_product(slab, op).map_err(failed(OPERATION))?;
-        let Some((hopper, own)) = self.own_product(slab, op).map_err(failed(OPERATION))? else {
+        let &CudaLinear { ref tensors, inputs, outputs } = op.weights;
+        let layer = match tensors {
+            LayerTensors::Narrow(layer) => return self.multiply_narrow(slab, op, layer),
+            LayerTensors::Wide(layer) => layer,
+        };
+        let library = self.library_product(slab, op, layer).map_err(failed(OPERATION))?;
+        let own = self.own_product(slab, op, layer).map_err(failed(OPERATION))?;
+        let Some((hopper, own)) = own else {
             return self.multiply_by_library(&library);
         };
         let size = Size::new(op.input.rows, inputs, outputs, op.activation);
@@ -135,7 +172,9 @@ impl CudaBackend {
         let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
         if let Some(hopper) = &self.hopper
             && hopper.takes_norm(weights.inputs, weights.outputs)
-            && let Some(product) = self.product(slab, input, weights, output)
+            && output.copies == Copies::Wide
+            && let LayerTensors::Wide(layer) = &weights.tensors
+            && let Some(product) = self.product(slab, input, (weights, layer), output)
         {
             let operands = || Ok((product?, self.span(slab, residual)?, norm.operands()?));
             let (product, residual, norm) =
@@ -143,9 +182,9 @@ impl CudaBackend {
             let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
             return computed.map_err(failed(FUSED_OPERATION));
         }
-        let activation = Activation::Identity;
-        self.linear(slab, &Linear { input, weights, activation, output, workspace })?;
-        self.add_norm(slab, &AddNorm { input: output, residual, norm, output })
+        let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
+        self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
+        self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
     }
 
     /// Our own kernels and their operands, where they can compute this layer.
@@ -153,11 +192,13 @@ impl CudaBackend {
         &'a self,
         slab: &'a CudaBlock,
         op: &Linear<'a, Self>,
+        layer: &'a WideLayer,
     ) -> Result<Option<(&'a HopperGemm, HopperProduct<'a>)>, SourceError> {
         let hopper = self.hopper.as_ref();
         let hopper = hopper.filter(|_| HopperGemm::fits(op.weights.inputs, op.weights.outputs));
         let Some(hopper) = hopper else { return Ok(None) };
-        let product = self.product(slab, op.input, op.weights, op.output).transpose()?;
+        let layer = (op.weights, layer);
+        let product = self.product(slab, op.input, layer, op.output).transpose()?;
         Ok(product.map(|product| (hopper, product)))
     }
 
@@ -166,15 +207,16 @@ impl CudaBackend {
         &self,
         slab: &'a CudaBlock,
         input: Buffer,
-        layer: &'a CudaLinear,
+        (&CudaLinear { inputs, outputs, .. }, layer): (&CudaLinear, &'a WideLayer),
         output: Buffer,
     ) -> Option<Result<HopperProduct<'a>, SourceError>> {
         let bias = layer.wide_bias.as_ref()?;
         let operands = || {
             Ok(HopperProduct {
                 rows: input.rows,
-                inputs: layer.inputs,
-                outputs: layer.outputs,
+                inputs,
+                outputs,
+                widths: Widths::Wide,
                 input: self.span(slab, input)?,
                 weight: layer.weight.span()?,
                 bias: bias.span()?,
@@ -188,8 +230,9 @@ impl CudaBackend {
         &self,
         slab: &'a CudaBlock,
         op: &Linear<'a, Self>,
+        WideLayer { weight, bias, .. }: &'a WideLayer,
     ) -> Result<gemm::Linear<'a>, SourceError> {
-        let &CudaLinear { ref weight, ref bias, inputs, outputs, .. } = op.weights;
+        let &CudaLinear { inputs, outputs, .. } = op.weights;
         Ok(gemm::Linear {
             format: self.format,
             rows: op.input.rows,

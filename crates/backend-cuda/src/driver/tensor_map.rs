@@ -12,13 +12,21 @@ use crate::error::DriverError;
 pub(crate) enum TensorElement {
     F16,
     Bf16,
+    /// Copied as the byte that it is.
+    E4m3,
 }
 
-/// Bytes of an element; all have as many.
-const ELEMENT_BYTES: u64 = 2;
+impl TensorElement {
+    pub(crate) fn bytes(self) -> u32 {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::E4m3 => 1,
+        }
+    }
+}
 
-/// A description of a row-major matrix without gaps, and of the boxes that are copied of it: 64 or 32
-/// columns wide, swizzled by the bytes of that; what lies outside of the matrix reads as zero and is not
+/// A description of a row-major matrix without gaps, and of the boxes that are copied of it, 64 or
+/// 128 bytes wide and swizzled by as many; what lies outside of the matrix reads as zero and is not
 /// written. A kernel takes it by value, so it need not outlive the launch; like the span that it
 /// is made from, it borrows the block.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +39,7 @@ pub(crate) struct TensorMap<'block> {
 
 impl<'block> TensorMap<'block> {
     /// Describes the matrix `[rows, columns]` at the start of `span`. Its rows are multiples of 16
-    /// bytes, as is its address; a box has at most 256 rows, and 64 or 32 columns.
+    /// bytes, as is its address; a box has at most 256 rows, and columns of 64 or 128 bytes.
     pub(crate) fn new(
         context: &Context,
         span: DeviceSpan<'block>,
@@ -45,17 +53,18 @@ impl<'block> TensorMap<'block> {
         const CALL: &str = "cuTensorMapEncodeTiled";
         let api = context.bind()?;
         let sizes = [columns as u64, rows as u64];
-        let row_bytes = sizes[0].saturating_mul(ELEMENT_BYTES);
+        let row_bytes = sizes[0].saturating_mul(element.bytes().into());
         if row_bytes.saturating_mul(sizes[1]) > span.bytes() as u64 {
             return Err(DriverError::invalid(CALL));
         }
         let data_type = match element {
             TensorElement::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             TensorElement::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            TensorElement::E4m3 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
-        let swizzle = match box_columns {
-            64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        let swizzle = match box_columns.saturating_mul(element.bytes()) {
+            64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+            128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
             _ => return Err(DriverError::invalid(CALL)),
         };
         let (box_sizes, steps) = ([box_columns, box_rows], [1, 1]);

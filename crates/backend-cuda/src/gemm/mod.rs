@@ -47,7 +47,7 @@ pub use error::GemmError;
 pub use fp8::{Granularity, Scales};
 #[cfg(test)]
 pub(crate) use hopper::used;
-pub(crate) use hopper::{HopperGemm, Product as HopperProduct};
+pub(crate) use hopper::{HopperGemm, Product as HopperProduct, Widths};
 pub use shape::{Bucket, Format};
 pub use tune::Tuned;
 

@@ -17,7 +17,8 @@ pub enum Format {
 impl From<DType> for Format {
     fn from(format: DType) -> Self {
         match format {
-            DType::F16 => Self::F16,
+            // Of what is not an operand of a linear layer.
+            DType::F16 | DType::F8E4M3 => Self::F16,
             DType::BF16 => Self::Bf16,
             DType::F32 => Self::F32,
         }

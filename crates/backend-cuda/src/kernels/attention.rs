@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Heads, KernelError, Packed, launch, name, number};
+use super::{Attended, Heads, KernelError, Packed, launch, name, number, output_defines};
 use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
 use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Module, TensorElement, TensorMap};
@@ -62,15 +62,23 @@ pub(super) struct Attention {
     compiler: Arc<Compiler>,
     format: Format,
     abilities: Abilities,
-    modules: Mutex<HashMap<(Way, usize), Arc<Module>>>,
+    modules: Mutex<HashMap<Part, Arc<Module>>>,
     kernels: Mutex<HashMap<Variant, Kernel>>,
+}
+
+/// What is compiled as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Part {
+    way: Way,
+    head_size: usize,
+    /// Whether the output is in e4m3.
+    narrow: bool,
 }
 
 /// A kernel of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Variant {
-    way: Way,
-    head_size: usize,
+    part: Part,
     /// Rows of a block, where kernels differ by them.
     rows: usize,
     biased: bool,
@@ -122,14 +130,14 @@ impl Attention {
     pub(super) fn run(
         &self,
         stream: &CudaStream,
-        [qkv, output]: [DeviceSpan<'_>; 2],
+        (qkv, output): (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         heads: Heads<'_>,
     ) -> Result<(), KernelError> {
         let lengths = sequences.lengths();
         let way = self.abilities.way(lengths, heads.head_size, heads.bias.is_some());
         if let (Way::Hopper, Some(element)) = (way, self.abilities.hopper) {
-            return self.run_on_hopper(stream, [qkv, output], sequences, heads, element);
+            return self.run_on_hopper(stream, (qkv, output), sequences, heads, element);
         }
         let Heads { heads, head_size, bias } = heads;
         let multiprocessors = self.multiprocessors();
@@ -144,7 +152,7 @@ impl Attention {
         let mut arguments = vec![
             Argument::Span(qkv),
             Argument::Span(sequences.starts),
-            Argument::Span(output),
+            Argument::Span(output.rows),
             number(sequences.sequences),
             number(heads),
             number(slots_each),
@@ -154,7 +162,8 @@ impl Attention {
             arguments.extend([Argument::Span(table), number(reach)]);
             shared_bytes = 4 * (2 * reach + 1);
         }
-        let kernel = self.kernel(Variant { way, head_size, rows, biased: bias.is_some() })?;
+        let part = Part { way, head_size, narrow: output.narrow };
+        let kernel = self.kernel(Variant { part, rows, biased: bias.is_some() })?;
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
         launch(&kernel, stream, heads * slots, threads, shared_bytes, &arguments)
     }
@@ -162,7 +171,7 @@ impl Attention {
     fn run_on_hopper(
         &self,
         stream: &CudaStream,
-        [qkv, output]: [DeviceSpan<'_>; 2],
+        (qkv, output): (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         Heads { heads, head_size, .. }: Heads<'_>,
         element: TensorElement,
@@ -176,15 +185,15 @@ impl Attention {
         let arguments = [
             Argument::TensorMap(&map),
             Argument::Span(sequences.starts),
-            Argument::Span(output),
+            Argument::Span(output.rows),
             number(sequences.sequences),
             number(heads),
             number(rows),
             number(slots),
             number(slots_each),
         ];
-        let variant = Variant { way: Way::Hopper, head_size, rows: 0, biased: false };
-        let kernel = self.kernel(variant)?;
+        let part = Part { way: Way::Hopper, head_size, narrow: output.narrow };
+        let kernel = self.kernel(Variant { part, rows: 0, biased: false })?;
         let blocks = (heads * slots).min(self.multiprocessors());
         let shared_bytes = hopper_shared_bytes(head_size) as usize;
         launch(&kernel, stream, blocks, HOPPER_THREADS, shared_bytes, &arguments)
@@ -195,8 +204,9 @@ impl Attention {
         if let Some(kernel) = kernels.get(&variant) {
             return Ok(kernel.clone());
         }
-        let Variant { way, head_size, rows, biased } = variant;
-        let module = self.module(way, head_size)?;
+        let Variant { part, rows, biased } = variant;
+        let Part { way, head_size, .. } = part;
+        let module = self.module(part)?;
         let suffix = if biased { "_biased" } else { "" };
         let kernel = match way {
             Way::Hopper => module.kernel(c"vecmill_attention_sm90")?,
@@ -212,19 +222,20 @@ impl Attention {
         Ok(kernel)
     }
 
-    fn module(&self, way: Way, head_size: usize) -> Result<Arc<Module>, KernelError> {
+    fn module(&self, part: Part) -> Result<Arc<Module>, KernelError> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(&(way, head_size)) {
+        if let Some(module) = modules.get(&part) {
             return Ok(Arc::clone(module));
         }
-        let source = match way {
+        let source = match part.way {
             Way::Hopper => ATTENTION_SM90,
             Way::TensorCores => ATTENTION,
             Way::Any => ATTENTION_ANY,
         };
-        let defines = [format!("HEAD_SIZE={head_size}")];
+        let mut defines = output_defines(part.narrow);
+        defines.push(format!("HEAD_SIZE={}", part.head_size));
         let module = self.compiler.load(source, self.format, &defines)?;
-        modules.insert((way, head_size), Arc::clone(&module));
+        modules.insert(part, Arc::clone(&module));
         Ok(module)
     }
 

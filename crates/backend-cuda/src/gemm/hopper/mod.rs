@@ -27,15 +27,14 @@ use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorMap};
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
+pub(crate) use variant::Widths;
 #[cfg(test)]
 pub(crate) use variant::used;
-use variant::{BLOCK_THREADS, NORM_COLUMNS, OUTPUT_BOX_ROWS, TILE_COLUMNS, Variant};
+use variant::{BLOCK_ROW_BYTES, BLOCK_THREADS, NORM_COLUMNS, OUTPUT_BOX, TILE_COLUMNS, Variant};
 
-/// Matrices without gaps have rows of whole 16 bytes, as the copy engine wants them.
+/// Matrices of 16-bit numbers without gaps have rows of whole 16 bytes, as the copy engine wants them;
+/// which those of e4m3 do is [`e4m3::suits`](vecmill_encoder::e4m3::suits).
 const COLUMN_MULTIPLE: usize = 8;
-
-/// Columns of all boxes.
-const BOX_COLUMNS: u32 = 64;
 
 /// One product and where its operands are; matrices are row-major, without gaps.
 #[derive(Debug, Clone, Copy)]
@@ -47,10 +46,12 @@ pub(crate) struct Product<'a> {
     pub(crate) input: DeviceSpan<'a>,
     /// `[outputs, inputs]`
     pub(crate) weight: DeviceSpan<'a>,
-    /// `[outputs]`, in `f32`.
+    /// `[outputs]`, in `f32`; for narrow operands `[outputs, 2]`: what the product is multiplied by,
+    /// and the bias.
     pub(crate) bias: DeviceSpan<'a>,
     /// `[rows, outputs]`
     pub(crate) output: DeviceSpan<'a>,
+    pub(crate) widths: Widths,
 }
 
 /// The kernels of one number format on one device of compute capability 9.0.
@@ -128,7 +129,7 @@ impl HopperGemm {
         if product.rows == 0 {
             return Ok(());
         }
-        let variant = Variant::activated(activation);
+        let variant = Variant::activated(activation, product.widths);
         let [input, weight, output] = self.maps(product, variant)?;
         let arguments = [
             Argument::TensorMap(&input),
@@ -143,7 +144,7 @@ impl HopperGemm {
     }
 
     /// `output = norm(input · weightᵀ + bias + residual)`, on `stream` behind the work so far;
-    /// `residual` is as large as the output, and elsewhere.
+    /// `residual` is as large as the output, and elsewhere. Operands are wide.
     pub(crate) fn multiply_norm(
         &self,
         stream: &CudaStream,
@@ -156,7 +157,8 @@ impl HopperGemm {
         }
         let variant = Variant::normalised(product.rows, product.inputs);
         let [input, weight, output] = self.maps(product, variant)?;
-        let residual = self.map(residual, (product.rows, product.outputs), OUTPUT_BOX_ROWS)?;
+        let size = (product.rows, product.outputs);
+        let residual = self.map(residual, self.element, size, OUTPUT_BOX)?;
         let arguments = [
             Argument::TensorMap(&input),
             Argument::TensorMap(&weight),
@@ -179,22 +181,25 @@ impl HopperGemm {
         product: &Product<'a>,
         variant: Variant,
     ) -> Result<[TensorMap<'a>; 3], KernelError> {
-        let &Product { rows, inputs, outputs, input, weight, output, .. } = product;
+        let &Product { rows, inputs, outputs, input, weight, output, widths, .. } = product;
+        let element = |narrow| if narrow { TensorElement::E4m3 } else { self.element };
+        let (factor, sum) = (element(widths.narrow()), element(widths.narrow_output()));
+        let block = |box_rows| (box_rows, BLOCK_ROW_BYTES / factor.bytes());
         Ok([
-            self.map(input, (rows, inputs), variant.input_box_rows())?,
-            self.map(weight, (outputs, inputs), TILE_COLUMNS)?,
-            self.map(output, (rows, outputs), OUTPUT_BOX_ROWS)?,
+            self.map(input, factor, (rows, inputs), block(variant.input_box_rows()))?,
+            self.map(weight, factor, (outputs, inputs), block(TILE_COLUMNS))?,
+            self.map(output, sum, (rows, outputs), OUTPUT_BOX)?,
         ])
     }
 
     fn map<'a>(
         &self,
         matrix: DeviceSpan<'a>,
+        element: TensorElement,
         size: (usize, usize),
-        box_rows: u32,
+        box_size: (u32, u32),
     ) -> Result<TensorMap<'a>, KernelError> {
-        let box_size = (box_rows, BOX_COLUMNS);
-        Ok(TensorMap::new(self.device.context(), matrix, self.element, size, box_size)?)
+        Ok(TensorMap::new(self.device.context(), matrix, element, size, box_size)?)
     }
 
     /// Clusters go through the tiles by themselves: no more of them than run at once.

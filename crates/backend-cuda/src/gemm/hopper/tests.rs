@@ -21,7 +21,7 @@ fn short_batches_and_long_sums_without_activation_are_left_to_the_library() {
 
 #[test]
 fn tiles_cover_the_matrix() {
-    let (plain, norm) = (Variant::activated(Gelu), Variant::normalised(129, 384));
+    let (plain, norm) = (Variant::activated(Gelu, Widths::Wide), Variant::normalised(129, 384));
     assert_eq!(plain.tiles(129, 193), 4);
     assert_eq!(norm.tiles(129, NORM_COLUMNS), 3);
 }
@@ -130,7 +130,8 @@ impl Case {
     fn product(&self) -> Product<'_> {
         let &Self { rows, inputs, outputs, .. } = self;
         let (input, weight, bias) = (self.input.span(), self.weight.span(), self.bias.span());
-        Product { rows, inputs, outputs, input, weight, bias, output: self.output.span() }
+        let (output, widths) = (self.output.span(), Widths::Wide);
+        Product { rows, inputs, outputs, input, weight, bias, output, widths }
     }
 
     /// Some rows of the output; the first and the last are among them.

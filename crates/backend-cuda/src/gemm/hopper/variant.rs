@@ -9,15 +9,14 @@ use vecmill_encoder::Activation;
 pub(super) const BLOCK_THREADS: u32 = 384;
 /// Columns of a tile, and rows of the weight's boxes.
 pub(super) const TILE_COLUMNS: u32 = 192;
-/// Rows of the boxes of output and residual: those of a warp.
-pub(super) const OUTPUT_BOX_ROWS: u32 = 16;
+/// Rows and columns of the boxes of output and residual: a piece of a warp.
+pub(super) const OUTPUT_BOX: (u32, u32) = (16, 64);
 /// Columns of rows that a cluster normalises: each of its two blocks has half of them.
 pub(super) const NORM_COLUMNS: usize = 384;
 
 const CONSUMER_WARPS: u32 = 8;
-/// Bytes of a row of an operand's block, 64 values.
-const BLOCK_ROW_BYTES: u32 = 128;
-const SLOT_BYTES: u32 = 2048;
+/// Bytes of a row of an operand's block.
+pub(super) const BLOCK_ROW_BYTES: u32 = 128;
 
 /// One configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,7 +25,29 @@ pub(crate) struct Variant {
     stages: u32,
     slots: u32,
     cluster_columns: u32,
+    widths: Widths,
     epilogue: Epilogue,
+}
+
+/// What is multiplied, and what comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Widths {
+    /// All in the format of activations.
+    Wide,
+    /// Input and weight in e4m3.
+    Narrow,
+    /// The output as well, for the next layer.
+    NarrowToNarrow,
+}
+
+impl Widths {
+    pub(super) fn narrow(self) -> bool {
+        self != Self::Wide
+    }
+
+    pub(super) fn narrow_output(self) -> bool {
+        self == Self::NarrowToNarrow
+    }
 }
 
 /// What follows the product and the bias.
@@ -37,9 +58,9 @@ enum Epilogue {
 }
 
 impl Variant {
-    pub(super) fn activated(activation: Activation) -> Self {
+    pub(super) fn activated(activation: Activation, widths: Widths) -> Self {
         let epilogue = Epilogue::Activation(activation);
-        Self { row_blocks: 2, stages: 4, slots: 2, cluster_columns: 1, epilogue }
+        Self { row_blocks: 2, stages: 4, slots: 2, cluster_columns: 1, widths, epilogue }
     }
 
     pub(super) fn normalised(rows: usize, inputs: usize) -> Self {
@@ -47,7 +68,8 @@ impl Variant {
         // which counts most behind short sums. Tall ones load each weight for twice the rows.
         let tall = inputs > 768 && rows >= 16_384;
         let (row_blocks, stages, slots) = if tall { (2, 4, 2) } else { (1, 5, 3) };
-        Self { row_blocks, stages, slots, cluster_columns: 2, epilogue: Epilogue::Norm }
+        let (widths, epilogue) = (Widths::Wide, Epilogue::Norm);
+        Self { row_blocks, stages, slots, cluster_columns: 2, widths, epilogue }
     }
 
     /// Blocks of a cluster.
@@ -75,7 +97,9 @@ impl Variant {
             Epilogue::Activation(_) => (0, 0),
         };
         let barriers = 2 * self.stages + 7 + residual_barriers;
-        self.stages * stage + slots * SLOT_BYTES + exchange + 8 * barriers + 8 * BLOCK_ROW_BYTES
+        let (rows, columns) = OUTPUT_BOX;
+        let slot = rows * columns * if self.widths.narrow_output() { 1 } else { 2 };
+        self.stages * stage + slots * slot + exchange + 8 * barriers + 8 * BLOCK_ROW_BYTES
     }
 
     pub(super) fn kernel(self) -> &'static CStr {
@@ -105,6 +129,8 @@ impl Variant {
             ("CLUSTER_COLUMNS", self.cluster_columns),
             ("RESIDENT", 0),
             ("NORM", u32::from(self.epilogue == Epilogue::Norm)),
+            ("FP8", u32::from(self.widths.narrow())),
+            ("FP8_OUTPUT", u32::from(self.widths.narrow_output())),
         ];
         let numbers = numbers.iter().map(|(name, value)| format!("{name}={value}"));
         numbers.chain([format!("EPILOGUE={epilogue}")]).collect()
@@ -120,7 +146,9 @@ impl Variant {
 pub(crate) fn used() -> Vec<Variant> {
     use Activation::{Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
     let activations = [Identity, Gelu, GeluTanh, Relu, Silu, Tanh];
-    let mut variants = activations.map(Variant::activated).to_vec();
+    let widths = [Widths::Wide, Widths::Narrow, Widths::NarrowToNarrow];
+    let activated = |widths| activations.map(|activation| Variant::activated(activation, widths));
+    let mut variants = widths.map(activated).concat();
     variants.extend([Variant::normalised(1, 384), Variant::normalised(1 << 20, 1536)]);
     variants
 }
