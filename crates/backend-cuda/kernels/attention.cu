@@ -1,7 +1,7 @@
 // Self-attention within packed sequences on tensor cores:
 // output = softmax(Q K^T / sqrt(HEAD_SIZE) + bias) V for every sequence and head.
 //
-//     vecmill_attention_<rows>(const T* qkv, const u32* starts, T* output,
+//     vecmill_attention_<rows>(const T* qkv, const u32* starts, Output* output,
 //                              u32 sequences, u32 heads, u32 slots_each)
 //     vecmill_attention_<rows>_biased(the same, then const float* bias, u32 reach)
 //         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE,
@@ -253,7 +253,7 @@ __device__ __forceinline__ void attend(
 
 template <int ROW_TILES, bool BIASED>
 __device__ __forceinline__ void attention(
-    const T* qkv, const u32* starts, T* output, u32 sequences, u32 heads, u32 slots_each,
+    const T* qkv, const u32* starts, Output* output, u32 sequences, u32 heads, u32 slots_each,
     const float* table, u32 reach
 ) {
     constexpr u32 WARP_ROWS = 16 * ROW_TILES;
@@ -320,7 +320,7 @@ __device__ __forceinline__ void attention(
 
 #define ATTENTION(ROWS, BLOCKS)                                                                    \
     extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) vecmill_attention_##ROWS(          \
-        const T* __restrict__ qkv, const u32* __restrict__ starts, T* __restrict__ output,         \
+        const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,    \
         u32 sequences, u32 heads, u32 slots_each                                                   \
     ) {                                                                                            \
         attention<ROWS / (16 * WARPS), false>(                                                     \
@@ -328,7 +328,7 @@ __device__ __forceinline__ void attention(
         );                                                                                         \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) vecmill_attention_##ROWS##_biased( \
-        const T* __restrict__ qkv, const u32* __restrict__ starts, T* __restrict__ output,         \
+        const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,    \
         u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach        \
     ) {                                                                                            \
         attention<ROWS / (16 * WARPS), true>(                                                      \

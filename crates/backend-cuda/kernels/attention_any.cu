@@ -1,7 +1,7 @@
 // Self-attention within packed sequences for f32, and for what attention.cu doesn't take: 16-bit
 // values with other head sizes, bf16 before sm_80.
 //
-//     vecmill_attention_any(const T* qkv, const u32* starts, T* output,
+//     vecmill_attention_any(const T* qkv, const u32* starts, Output* output,
 //                           u32 sequences, u32 heads, u32 slots_each)
 //     vecmill_attention_any_biased(the same, then const float* bias, u32 reach)
 //         as in attention.cu
@@ -63,18 +63,26 @@ __device__ __forceinline__ float4 load_chunk(const T* row, u32 chunk) {
     return make_float4(values[0], values[1], values[2], values[3]);
 }
 
-__device__ __forceinline__ void store_chunk(T* row, u32 chunk, const float4& sum, float factor) {
+__device__ __forceinline__ void store_chunk(Output* row, u32 chunk, const float4& sum,
+                                            float factor) {
     const float values[4] = {sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor};
-    T* to = row + 4 * chunk;
+    Output* to = row + 4 * chunk;
     if constexpr (HEAD_SIZE % 4 != 0) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             if (4 * chunk + i < HEAD_SIZE) {
+#if FP8_OUTPUT
+                to[i] = to_e4m3(values[i]);
+#else
                 to[i] = from_float(values[i]);
+#endif
             }
         }
     } else if (4 * chunk < HEAD_SIZE) {
-#ifdef T_F32
+#if FP8_OUTPUT
+        *reinterpret_cast<u32*>(to) =
+            pack2_e4m3(values[0], values[1]) | (u32)pack2_e4m3(values[2], values[3]) << 16;
+#elif defined(T_F32)
         *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
 #else
         *reinterpret_cast<uint2*>(to) =
@@ -225,7 +233,7 @@ __device__ __forceinline__ void multiply_values(
 
 template <bool BIASED>
 __device__ __forceinline__ void attention(
-    const T* qkv, const u32* starts, T* output, u32 sequences, u32 heads, u32 slots_each,
+    const T* qkv, const u32* starts, Output* output, u32 sequences, u32 heads, u32 slots_each,
     const float* table, u32 reach
 ) {
     __shared__ Stage stage;
@@ -267,7 +275,7 @@ __device__ __forceinline__ void attention(
 #pragma unroll
     for (int r = 0; r < ROWS_EACH; ++r) {
         const u32 row = tile.first + own_row(r);
-        T* to = head.output + row * head.hidden;
+        Output* to = head.output + row * head.hidden;
         if (row < tile.length) {
 #pragma unroll
             for (int c = 0; c < CHUNKS_EACH; ++c) {
@@ -279,14 +287,14 @@ __device__ __forceinline__ void attention(
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_attention_any(
-    const T* __restrict__ qkv, const u32* __restrict__ starts, T* __restrict__ output,
+    const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,
     u32 sequences, u32 heads, u32 slots_each
 ) {
     attention<false>(qkv, starts, output, sequences, heads, slots_each, nullptr, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_attention_any_biased(
-    const T* __restrict__ qkv, const u32* __restrict__ starts, T* __restrict__ output,
+    const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,
     u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach
 ) {
     attention<true>(qkv, starts, output, sequences, heads, slots_each, bias, reach);

@@ -1,7 +1,7 @@
 // Self-attention within packed sequences on Hopper (sm_90a):
 // output = softmax(Q K^T / sqrt(HEAD_SIZE)) V for every sequence and head.
 //
-//     vecmill_attention_sm90(TensorMap qkv, const u32* starts, T* output,
+//     vecmill_attention_sm90(TensorMap qkv, const u32* starts, Output* output,
 //                            u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each)
 //         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE
 //
@@ -260,7 +260,7 @@ __device__ __forceinline__ void attend(Rows& rows, u32 queries, Tiles<KEY_STAGES
 
 // `own`: which of the job's query tiles is this warpgroup's.
 __device__ __forceinline__ void compute_tile(Role& role, const Job& job, u32 own, u32 tiles,
-                                             T* output, u32 hidden) {
+                                             Output* output, u32 hidden) {
     role.queries.pass(own);
     role.queries.await();
     const u32 queries = role.queries.tile();
@@ -270,13 +270,13 @@ __device__ __forceinline__ void compute_tile(Role& role, const Job& job, u32 own
     rows.clear();
     attend(rows, queries, role.keys, job.keys);
     release(in_use);
-    T* const to = output + (u64)job.begin * hidden + job.head * HEAD_SIZE;
+    Output* const to = output + (u64)job.begin * hidden + job.head * HEAD_SIZE;
     const u32 warp = threadIdx.x % WARPGROUP / WARP;
     store_rows(rows, Head{nullptr, to, 3 * hidden, hidden, job.keys},
                job.first + own * TILE + warp * 16);
 }
 
-__device__ __forceinline__ void compute_jobs(Role& role, T* output, u32 rows, u32 hidden) {
+__device__ __forceinline__ void compute_jobs(Role& role, Output* output, u32 rows, u32 hidden) {
     // Tiles before this job, counted by all warpgroups alike.
     u32 turn = 0;
     while (true) {
@@ -298,7 +298,7 @@ __device__ __forceinline__ void compute_jobs(Role& role, T* output, u32 rows, u3
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
-    const __grid_constant__ TensorMap qkv, const u32* __restrict__ starts, T* __restrict__ output,
+    const __grid_constant__ TensorMap qkv, const u32* __restrict__ starts, Output* __restrict__ output,
     u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each
 ) {
     extern __shared__ u8 dynamic_shared[];

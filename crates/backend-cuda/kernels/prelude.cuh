@@ -1,7 +1,7 @@
 // What every kernel file needs; put in front of it as text, since NVRTC has no headers here.
 //
 // - `T`, the type of stored values, chosen by -DT_F16, -DT_BF16 or -DT_F32, and its conversions
-// - with -DFP8_OUTPUT=1, conversion to e4m3
+// - with -DFP8_OUTPUT=1, conversion to e4m3, and that as the type `Output`, which else is T
 // - 16-byte vectors of T
 // - reductions over a warp and over a block
 // - activations
@@ -117,6 +117,11 @@ __device__ __forceinline__ u16 pack2_e4m3(float low, float high) {
 }
 
 __device__ __forceinline__ u8 to_e4m3(float value) { return (u8)pack2_e4m3(value, 0.0f); }
+
+// What kernels that feed linear layers alone write.
+typedef u8 Output;
+#else
+typedef T Output;
 #endif
 
 // ---- 16 bytes of T at an address divisible by 16 ----

@@ -49,14 +49,14 @@ __device__ __forceinline__ Tile find_tile(
 // One head's rows of one sequence: keys are `hidden` behind the queries, values behind the keys.
 struct Head {
     const T* queries;
-    T* output;
+    Output* output;
     u32 stride;
     u32 hidden;
     u32 length;
 };
 
 __device__ __forceinline__ Head find_head(
-    const T* qkv, T* output, const Tile& tile, u32 heads, u32 index
+    const T* qkv, Output* output, const Tile& tile, u32 heads, u32 index
 ) {
     const u32 hidden = heads * HEAD_SIZE;
     const u64 place = (u64)tile.begin * hidden;

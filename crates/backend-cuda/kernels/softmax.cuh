@@ -128,14 +128,39 @@ __device__ __forceinline__ void pack_weights(
 }
 
 // One instruction; of an assignment the compiler makes four here.
-__device__ __forceinline__ void store_words(T* to, const u32 (&words)[4]) {
+__device__ __forceinline__ void store_words(Output* to, const u32 (&words)[4]) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
                  "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
                  : "memory");
 }
 
+// Of pairs of neighbours, four tiles apart or, in e4m3, eight: this lane's 16 bytes of the row.
+template <class Pair>
+__device__ __forceinline__ void gather_words(u32 (&words)[4], Pair pair) {
+#if FP8_OUTPUT
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        words[i] = pair(2 * i) | (u32)pair(2 * i + 1) << 16;
+    }
+    transpose_quad(words);
+    // Now the lower halves are one tile's row, the upper ones the next tile's.
+    const u32 halves[4] = {words[0], words[1], words[2], words[3]};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const u32 low = halves[i % 2 * 2], high = halves[i % 2 * 2 + 1];
+        words[i] = __byte_perm(low, high, i < 2 ? 0x5410 : 0x7632);
+    }
+#else
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        words[i] = pair(i);
+    }
+    transpose_quad(words);
+#endif
+}
+
 // Divides by the totals and stores rows from `first` on, those below `length`; 16 bytes per lane
-// where 32 columns are together.
+// where as many columns as four lanes store so are together.
 template <int ROW_TILES, int COLUMN_TILES>
 __device__ __forceinline__ void store_rows(
     const Weighted<ROW_TILES, COLUMN_TILES>& rows, const Head& head, u32 first
@@ -147,23 +172,30 @@ __device__ __forceinline__ void store_rows(
         for (int half = 0; half < 2; ++half) {
             const float inverse = reciprocal_approx(quad_sum(rows.totals[m][half]));
             const u32 row = first + m * 16 + half * 8 + lane / 4;
-            T* to = head.output + row * head.hidden;
-            const auto word = [&](int n) {
+            Output* to = head.output + row * head.hidden;
+            const auto pair = [&](int n) {
                 const float(&tile)[4] = rows.outputs[m][n];
-                return pack2(tile[2 * half] * inverse, tile[2 * half + 1] * inverse);
+                const float low = tile[2 * half] * inverse, high = tile[2 * half + 1] * inverse;
+#if FP8_OUTPUT
+                return pack2_e4m3(low, high);
+#else
+                return pack2(low, high);
+#endif
             };
+            constexpr int LANE_COLUMNS = 16 / sizeof(Output);
+            constexpr int TOGETHER = 4 * LANE_COLUMNS / 8;
 #pragma unroll
-            for (int n = 0; n + 4 <= COLUMN_TILES; n += 4) {
-                u32 words[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
-                transpose_quad(words);
+            for (int n = 0; n + TOGETHER <= COLUMN_TILES; n += TOGETHER) {
+                u32 words[4];
+                gather_words(words, [&](int i) { return pair(n + i); });
                 if (row < head.length) {
-                    store_words(to + (n + lane % 4) * 8, words);
+                    store_words(to + n * 8 + lane % 4 * LANE_COLUMNS, words);
                 }
             }
 #pragma unroll
-            for (int n = COLUMN_TILES / 4 * 4; n < COLUMN_TILES; ++n) {
+            for (int n = COLUMN_TILES / TOGETHER * TOGETHER; n < COLUMN_TILES; ++n) {
                 if (row < head.length) {
-                    *reinterpret_cast<u32*>(to + n * 8 + lane % 4 * 2) = word(n);
+                    *reinterpret_cast<decltype(pair(n))*>(to + n * 8 + lane % 4 * 2) = pair(n);
                 }
             }
         }
