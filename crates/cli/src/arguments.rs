@@ -146,7 +146,7 @@ pub(crate) enum Place {
     Gpu,
 }
 
-/// Number formats of weights.
+/// Number formats, of weights and of what is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NumberFormat {
     /// Single precision
@@ -158,6 +158,8 @@ pub(crate) enum NumberFormat {
     /// Half precision with the range of single precision
     #[value(alias = "bfloat16")]
     Bf16,
+    /// FP8 (e4m3) for the large matrix products, on Hopper GPUs
+    Fp8,
 }
 
 impl From<NumberFormat> for DType {
@@ -166,6 +168,7 @@ impl From<NumberFormat> for DType {
             NumberFormat::F32 => Self::F32,
             NumberFormat::F16 => Self::F16,
             NumberFormat::Bf16 => Self::BF16,
+            NumberFormat::Fp8 => Self::F8E4M3,
         }
     }
 }

@@ -226,6 +226,19 @@ mod tests {
 
     #[test]
     #[ignore = "needs NVRTC"]
+    fn kernels_that_write_fp8_compile_where_it_is() {
+        let nvrtc = Nvrtc::load().unwrap();
+        for source in [NORM, ATTENTION, ATTENTION_ANY, ATTENTION_SM90] {
+            let options = ["--std=c++17", "--gpu-architecture=sm_90a", "-DT_F16", "-DHEAD_SIZE=64"];
+            let mut options = options.map(str::to_owned).to_vec();
+            options.push("-DFP8_OUTPUT=1".to_owned());
+            let code = nvrtc.compile(source.name(), &source.text(), &options);
+            assert!(!code.unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC"]
     fn every_used_variant_for_hopper_compiles_and_takes_the_shared_memory_it_is_given() {
         let nvrtc = Nvrtc::load().unwrap();
         for (variant, define) in used().into_iter().flat_map(|v| [(v, "T_F16"), (v, "T_BF16")]) {

@@ -74,6 +74,7 @@ enum Dtype {
     Float32,
     Float16,
     Bfloat16,
+    Fp8,
 }
 
 impl From<Dtype> for DType {
@@ -82,6 +83,7 @@ impl From<Dtype> for DType {
             Dtype::Float32 => Self::F32,
             Dtype::Float16 => Self::F16,
             Dtype::Bfloat16 => Self::BF16,
+            Dtype::Fp8 => Self::F8E4M3,
         }
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn run(
 fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
     let usage = |message: &str| Err(Failure::Usage(message.to_owned()));
     let mut target = match (arguments.device, arguments.dtype) {
-        (Place::Cpu, Some(NumberFormat::F16 | NumberFormat::Bf16)) => {
+        (Place::Cpu, Some(NumberFormat::F16 | NumberFormat::Bf16 | NumberFormat::Fp8)) => {
             return usage("--dtype: the CPU computes in f32: leave it out, or add --device gpu");
         }
         (Place::Cpu, _) => Target::CPU,

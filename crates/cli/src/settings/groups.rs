@@ -62,10 +62,11 @@ settings! {
         /// auto is all GPUs that can be used, else the CPU; cuda is all NVIDIA GPUs, cuda:0 the first
         /// one. Several devices share one queue. 'vecmill devices' lists what there is.
         device: Devices = "auto",
-        /// Number format to compute in: auto, float16, bfloat16 or float32
+        /// Number format to compute in: auto, float16, bfloat16, float32 or fp8
         ///
         /// auto is float16 on a GPU. The CPU computes in float32, whatever format the weights are
-        /// stored in.
+        /// stored in. fp8 (e4m3) is for the large matrix products on Hopper GPUs, such as the H100 and
+        /// H200: faster there, and less exact; the last layer and all else stay in float16.
         dtype: Dtype = "auto",
         /// Threads that tokenise [default: one per core]
         tokenization_workers: Option<NonZeroUsize>,

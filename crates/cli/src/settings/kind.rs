@@ -45,7 +45,7 @@ pub(crate) struct Dtype(pub(crate) Option<DType>);
 
 impl Value for Dtype {
     const PLACEHOLDER: &'static str = "DTYPE";
-    const EXPECTED: &'static str = "auto, float16, bfloat16 or float32";
+    const EXPECTED: &'static str = "auto, float16, bfloat16, float32 or fp8";
 
     fn parse(text: &str) -> Option<Self> {
         match text {
@@ -53,6 +53,7 @@ impl Value for Dtype {
             "float16" | "f16" => Some(Self(Some(DType::F16))),
             "bfloat16" | "bf16" => Some(Self(Some(DType::BF16))),
             "float32" | "f32" => Some(Self(Some(DType::F32))),
+            "fp8" => Some(Self(Some(DType::F8E4M3))),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ const NAME: &str = "cpu";
 
 impl Builder {
     pub(super) fn open_cpu(&self, model: &Model) -> Result<Opened, StartError> {
-        if let Some(DType::F16 | DType::BF16) = self.dtype {
+        if self.dtype.is_some_and(|format| format != DType::F32) {
             return Err(StartError::Setting {
                 setting: "dtype",
                 reason: "the CPU computes in float32: expected auto or float32".into(),

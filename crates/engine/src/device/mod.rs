@@ -193,5 +193,6 @@ pub(crate) fn format_name(format: DType) -> &'static str {
         DType::F32 => "float32",
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
+        DType::F8E4M3 => "fp8",
     }
 }
