@@ -9,9 +9,11 @@ failed. Needs what `harness.py` needs.
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import gemm_sm90 as gemm
 import torch
+from attention import Attention, HopperAttention, starts_of
 from compile import Compiler
 from harness import ROUNDOFF, UNDERFLOW, Kernels, Report, poisoned, rotation, seconds_each
 
@@ -84,6 +86,29 @@ def check_norm(report: Report, compiler: Compiler) -> None:
             case = f"{rows} x {columns}, gain {gain_size:.0f}"
             compare(report, f"add_norm_{capacity}", "F16", case, output, want, error)
             compare(report, f"add_norm_{capacity}", "E4M3", case, operand, want, error)
+
+
+# ---- Attention that writes e4m3 ----
+
+
+def check_attention(report: Report, compiler: Compiler) -> None:
+    lengths = (1, 7, 0, 64, 5, 128, 33, 300, 2)
+    starts = starts_of(lengths)
+    kinds = [(HopperAttention, 64), *((Attention, size) for size in (32, 48, 64, 96, 20, 30))]
+    for kind, head_size in kinds:
+        attention = kind(compiler, "F16", head_size, 3, "-DFP8_OUTPUT=1")
+        # As large as saturates, too.
+        for factor in (1.0, 200.0):
+            qkv = attention.qkv(lengths)
+            qkv[:, 2 * attention.hidden :] *= factor
+            parts = [qkv[a:b] for a, b in pairwise(starts.tolist()) if a < b]
+            references = [attention.expected(part, None) for part in parts]
+            want, error = (torch.cat([r[i] for r in references]) for i in range(2))
+            for rows in attention.row_choices:
+                output = poisoned(len(qkv), attention.hidden, dtype=E4M3)
+                attention.run(rows, qkv, starts, lengths, output)
+                name = f"{attention.name(rows)} {head_size}"
+                compare(report, name, "E4M3", f"values times {factor:.0f}", output, want, error)
 
 
 # ---- Products ----
@@ -226,6 +251,7 @@ def main() -> int:
     torch.zeros(1, device="cuda")
     report, compiler = Report(), Compiler(None)
     check_norm(report, compiler)
+    check_attention(report, compiler)
     kernels = compiled()
     check_products(report, kernels)
     print(f"{'kernel':28} {'type':5} cases error/bound  worst case")

@@ -53,7 +53,7 @@ class Norm:
         blocks = min(blocks, -(-rows // self.rows_per_block))
         self.kernels.launch(
             f"vecmill_{name}_{self.capacity}", blocks, 128,
-            *leading, self.gain, self.bias, output, rows, self.columns, EPSILON,
+            *leading, self.gain, self.bias, output, None, rows, self.columns, EPSILON,
         )  # fmt: skip
 
     def expected(self, *addends: Tensor) -> tuple[Tensor, Tensor]:
