@@ -93,6 +93,30 @@ fn a_gpu_takes_half_the_weights_and_scratch_for_its_library() {
     }
 }
 
+#[test]
+fn narrow_copies_are_planned_for_who_reads_them() {
+    let model = model("bert-mean");
+    let bytes = |format| {
+        let paper = PaperBackend::new(Footprint::gpu(format));
+        let encoder = Encoder::load(paper, &model, None, &|_, _| {}).unwrap();
+        let plan = encoder.plan_exactly(Shape { tokens: 64, sequences: 1, longest: 64 });
+        // Behind the indices: rows and queries, keys and values; scratch; attention's output;
+        // scratch; rows; scratch; the wide matrix.
+        let sizes = [1, 2, 4, 6, 8].map(|index| plan.buffers()[index].bytes / 64);
+        let last = plan.buffers().len() - 5; // before scratch, rows, scratch and the result
+        (sizes, plan.buffers()[last].bytes / 64, encoder.backend().weight_bytes())
+    };
+    let (hidden, wide) = (model.config.hidden, model.config.intermediate);
+    let (sizes, last_wide, half) = bytes(DType::F16);
+    assert_eq!(sizes, [2 * hidden, 6 * hidden, 2 * hidden, 2 * hidden, 2 * wide]);
+    assert_eq!(last_wide, 2 * wide);
+    let (sizes, last_wide, weights) = bytes(DType::F8E4M3);
+    assert_eq!(sizes, [3 * hidden, 6 * hidden, hidden, 3 * hidden, wide]);
+    assert_eq!(last_wide, 2 * wide, "the last layer is not narrow");
+    let of_a_layer = 4 * hidden * hidden + 2 * hidden * wide;
+    assert_eq!(half - weights, (model.config.layers - 1) * of_a_layer);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
