@@ -16,9 +16,9 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
-    Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape,
-    TensorView, Workspace, biases_by_distance,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
+    Workspace, biases_by_distance,
 };
 use vecmill_memory::{Cause, Source, SourceError};
 
@@ -28,7 +28,7 @@ use crate::driver::{DeviceSpan, Graph};
 use crate::error::{DriverError, Unavailable};
 use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
-use crate::kernels::{Attended, EmbedOperands, Heads, Kernels, NormOperands, Packed, Written};
+use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::{Staged, StagingRing};
 use crate::stream::{CudaEvent, CudaStream};
@@ -142,22 +142,11 @@ impl CudaBackend {
             |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
         let (fp8, format) = (format == DType::F8E4M3, Format::from(format));
         let info = device.info();
-        if format == Format::Bf16 && info.compute_capability.0 < 8 {
-            let (major, minor) = info.compute_capability;
-            return Err(unusable(format!(
-                "it has no bfloat16 (compute capability {major}.{minor}, expected 8.0 or more): \
-                 choose float16 or float32"
-            )));
-        }
         let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
         let compiler = Arc::new(compiler);
         let hopper = HopperGemm::new(&device, &compiler, format);
-        if fp8 && hopper.is_none() {
-            let (major, minor) = info.compute_capability;
-            return Err(unusable(format!(
-                "FP8 needs compute capability 9.0 and an NVRTC that knows it (the device has \
-                 {major}.{minor}): choose float16"
-            )));
+        if let Some(reason) = missing(format, fp8, info.compute_capability, hopper.is_some()) {
+            return Err(unusable(reason));
         }
         let kernels = Kernels::new(&device, compiler, format, fp8);
         let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
@@ -196,20 +185,6 @@ impl CudaBackend {
         slab.span(buffer.offset..buffer.offset + buffer.elements() * self.format.bytes())
     }
 
-    fn narrow_span<'s>(
-        &self,
-        slab: &'s CudaBlock,
-        buffer: Buffer,
-    ) -> Result<DeviceSpan<'s>, SourceError> {
-        slab.span(buffer.narrow_offset(self.element_bytes())..self.end_of(buffer))
-    }
-
-    /// Where a normalisation writes.
-    fn written<'s>(&self, slab: &'s CudaBlock, output: Buffer) -> Result<Written<'s>, SourceError> {
-        let both = (output.copies == Copies::Both).then(|| self.narrow_span(slab, output));
-        Ok(Written { wide: self.span(slab, output)?, narrow: both.transpose()? })
-    }
-
     fn packed<'s>(
         &self,
         slab: &'s CudaBlock,
@@ -242,6 +217,22 @@ impl CudaBackend {
             CaptureError::Driver(error) => failed("capture")(error.of(self.device.name(), 0)),
         })
     }
+}
+
+/// What a device lacks to compute in `format`, and what to do.
+fn missing(format: Format, fp8: bool, (major, minor): (u32, u32), hopper: bool) -> Option<String> {
+    if format == Format::Bf16 && major < 8 {
+        return Some(format!(
+            "it has no bfloat16 (compute capability {major}.{minor}, expected 8.0 or more): choose \
+             float16 or float32"
+        ));
+    }
+    (fp8 && !hopper).then(|| {
+        format!(
+            "FP8 is for compute capability 9.0, with an NVRTC that knows it (the device has \
+             {major}.{minor}): choose float16"
+        )
+    })
 }
 
 enum CaptureError {
@@ -443,13 +434,7 @@ impl Backend for CudaBackend {
             let bias = op.bias.map(|bias| Ok((bias.table.span()?, bias.reach))).transpose()?;
             let head_size = op.output.columns / op.heads.max(1);
             let heads = Heads { heads: op.heads, head_size, bias };
-            let narrow = op.output.copies != Copies::Wide;
-            let rows = if narrow {
-                self.narrow_span(slab, op.output)?
-            } else {
-                self.span(slab, op.output)?
-            };
-            let output = Attended { rows, narrow };
+            let output = self.attended(slab, op.output)?;
             let sequences = self.packed(slab, op.sequences, op.qkv.rows)?;
             Ok((self.span(slab, op.qkv)?, output, sequences, heads))
         };

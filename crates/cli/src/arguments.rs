@@ -146,7 +146,7 @@ pub(crate) enum Place {
     Gpu,
 }
 
-/// Number formats of weights.
+/// Number formats, of weights and of what is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NumberFormat {
     /// Single precision

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use vecmill_engine::convert::Converted;
 
-use crate::arguments::ConvertArguments;
+use crate::arguments::{ConvertArguments, NumberFormat};
 use crate::failure::Failure;
 use crate::logging;
 use crate::progress::Progress;
@@ -19,6 +19,10 @@ pub(crate) fn run(
     progress: &Progress,
 ) -> Result<(), Failure> {
     let ConvertArguments { dtype, output, flags } = arguments;
+    if dtype == NumberFormat::Fp8 {
+        let message = "--dtype: fp8 is for computing, not for files: expected f16, bf16 or f32";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let (settings, warnings) = settings::read(flags, environment)?;
     logging::start(&settings.log.log_level, false, progress, &warnings);
     let builder = settings.builder().on_progress(progress.of_start());

@@ -1,15 +1,18 @@
-//! Linear layers in FP8: weights and inputs in e4m3, outputs in f16, or in e4m3 for the next layer.
+//! Linear layers in FP8: weights and inputs in e4m3, outputs in f16, or in e4m3 for the next layer;
+//! and where the inputs lie that other operations write for them.
 //!
 //! The choice behind it: a floating-point number that is scaled keeps its digits, so inputs all have
 //! one scale, a power of two, which no kernel has to find out first. Of a weight's row, what counts
 //! is where between two powers of two its numbers come to lie: several scales are tried, and the one
 //! that moves the row least is taken. The kernel multiplies sums back as it adds the bias.
 
-use vecmill_encoder::{BackendError, Copies, Linear, e4m3};
+use vecmill_encoder::{Backend, BackendError, Buffer, Copies, Linear, e4m3};
 use vecmill_memory::SourceError;
 
 use super::{CudaBackend, failed};
+use crate::driver::DeviceSpan;
 use crate::gemm::{Format, HopperProduct, Widths};
+use crate::kernels::{Attended, Written};
 use crate::source::CudaBlock;
 use crate::weights::Tensor;
 
@@ -31,6 +34,35 @@ pub(super) struct NarrowLayer {
 }
 
 impl CudaBackend {
+    fn narrow_span<'s>(
+        &self,
+        slab: &'s CudaBlock,
+        buffer: Buffer,
+    ) -> Result<DeviceSpan<'s>, SourceError> {
+        slab.span(buffer.narrow_offset(self.element_bytes())..self.end_of(buffer))
+    }
+
+    /// Where a normalisation writes.
+    pub(super) fn written<'s>(
+        &self,
+        slab: &'s CudaBlock,
+        output: Buffer,
+    ) -> Result<Written<'s>, SourceError> {
+        let both = (output.copies == Copies::Both).then(|| self.narrow_span(slab, output));
+        Ok(Written { wide: self.span(slab, output)?, narrow: both.transpose()? })
+    }
+
+    /// Where attention writes.
+    pub(super) fn attended<'s>(
+        &self,
+        slab: &'s CudaBlock,
+        output: Buffer,
+    ) -> Result<Attended<'s>, SourceError> {
+        let narrow = output.copies != Copies::Wide;
+        let rows = if narrow { self.narrow_span(slab, output)? } else { self.span(slab, output)? };
+        Ok(Attended { rows, narrow })
+    }
+
     /// Loads `weight` of `inputs` columns, with a bias for each row.
     pub(super) fn narrow_layer(
         &self,
@@ -122,6 +154,7 @@ fn lost(row: &[f32], scale: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::missing;
     use super::*;
 
     fn error(row: &[f32], scale: f32) -> f32 {
@@ -149,6 +182,15 @@ mod tests {
             by_power += error(&row, full.log2().floor().exp2());
         }
         assert!(by_best < by_power, "{by_best} and {by_power}");
+    }
+
+    #[test]
+    fn devices_that_lack_fp8_are_refused_with_what_to_do() {
+        let missing = |fp8, capability, hopper| missing(Format::F16, fp8, capability, hopper);
+        assert_eq!(missing(true, (9, 0), true), None);
+        assert_eq!(missing(false, (8, 0), false), None);
+        let reason = missing(true, (8, 0), false).unwrap();
+        assert!(reason.contains("has 8.0") && reason.contains("choose float16"), "{reason}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! - [`HopperGemm`] says which layers it takes, and computes them; [`Product`] names the operands.
 //! - `variant` has the kernels' configurations.
 //!
+//! Input and weight may be FP8, and the output, if the next layer is to read it.
+//!
 //! The choice behind it: cuBLASLt has no exact GELU and no normalisation to fuse, and each would
 //! read and write the whole output again. Where there is nothing to fuse, sizes decide, by what was
 //! faster on an H200.
