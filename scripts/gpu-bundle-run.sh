@@ -84,11 +84,14 @@ if has_gpu; then
   step "cuda units" tests cuda-lib --include-ignored --test-threads=1 --skip compiles
   step "cuda probe" tests cuda-probe --include-ignored
   step "cuda driver and products" tests cuda-gpu --ignored
-  for format in float16 bfloat16 float32; do
+  formats="float16 bfloat16 float32"
+  # FP8 is for Hopper.
+  [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader --id=0 2>/dev/null)" != 9.0 ] || formats+=" fp8"
+  for format in $formats; do
     step "cuda conformance in $format" tests cuda-conformance --ignored --nocapture "in_$format::"
   done
   step "cuda conformance beside these" tests cuda-conformance --ignored --nocapture \
-    --skip in_float16:: --skip in_bfloat16:: --skip in_float32::
+    --skip in_float16:: --skip in_bfloat16:: --skip in_float32:: --skip in_fp8::
   if [ -n "$quick" ]; then
     skip "cuda kernels for all GPUs" "--quick"
   else
