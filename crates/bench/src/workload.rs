@@ -1,14 +1,10 @@
-//! A service's day in small: requests of real lengths that come in bursts, batched by vecmill's own
-//! scheduler, run by a device whose speed was measured. Time is simulated, so a day takes seconds and is
+//! A service's day in small: requests of real lengths that come in bursts, batched in order of arrival,
+//! run by a device whose speed was measured. Time is simulated, so a day takes seconds and is
 //! the same each time.
 
-use std::time::Duration;
+use std::collections::VecDeque;
 
 use vecmill_encoder::Shape;
-use vecmill_scheduler::policy::RoundRobin;
-use vecmill_scheduler::{
-    Batch, DeviceSettings, Job, Next, Scheduler, Settings, Size, Speed, Terms,
-};
 
 use crate::lengths::Lengths;
 use crate::results::whole;
@@ -53,51 +49,45 @@ impl Workload {
     /// Runs until the batches are done.
     pub(crate) fn run(&self) -> Vec<Run> {
         let mut arrivals = Arrivals::new(self);
-        let mut scheduler = self.scheduler();
-        let mut batch = Batch::new();
+        let mut waiting = VecDeque::new();
         let mut runs: Vec<Run> = Vec::with_capacity(self.batches);
-        let mut streams: Vec<Option<(u64, Size)>> = vec![None; self.streams as usize];
+        let mut free_at = vec![0u64; self.streams as usize];
         let mut next = arrivals.next_request();
         let mut now = 0;
         while runs.len() < self.batches {
-            let time = Duration::from_nanos(now);
             while next.at <= now {
-                scheduler.push(time, Terms::default(), next.texts.iter().map(|&n| Job::new(n, ())));
+                waiting.extend(next.texts);
                 next = arrivals.next_request();
             }
-            for stream in &mut streams {
-                if let Some((_, size)) = stream.take_if(|(end, _)| *end <= now) {
-                    scheduler.ran(time, 0, size, Duration::ZERO);
-                }
-            }
-            batch.clear();
-            let busy = streams.iter().flatten().count();
-            let idle = streams.iter().position(Option::is_none);
-            if let Some(stream) = idle
-                && scheduler.next_batch(time, 0, || 0, |()| true, &mut batch) == Next::Batch
-            {
-                let shape = shape(&batch.jobs);
+            let idle = free_at.iter().position(|&at| at <= now);
+            if let (Some(stream), false) = (idle, waiting.is_empty()) {
+                let shape = self.next_batch(&mut waiting);
+                let busy = free_at.iter().filter(|&&at| at > now).count();
                 let end = now + self.nanoseconds(shape.tokens, busy);
-                streams[stream] = Some((end, batch.size()));
+                free_at[stream] = end;
                 let stream = u32::try_from(stream).unwrap_or(u32::MAX);
                 runs.push(Run { stream, start: now, end, shape });
                 continue;
             }
-            let freed = streams.iter().flatten().map(|(end, _)| *end).min();
-            now = freed.map_or(next.at, |at| at.min(next.at)).max(now + 1);
+            let freed = free_at.iter().copied().filter(|&at| at > now).min();
+            let wake = if waiting.is_empty() { None } else { freed };
+            now = wake.map_or(next.at, |at| at.min(next.at)).max(now + 1);
         }
         runs
     }
 
-    /// One device, whose streams take what waits as soon as they are free.
-    fn scheduler(&self) -> Scheduler<()> {
-        let device = DeviceSettings {
-            batch_tokens: self.batch_tokens,
-            in_flight: self.streams as usize,
-            speed: Speed::new(),
-        };
-        let settings = Settings { capacity: usize::MAX, ..Settings::default() };
-        Scheduler::new(settings, Box::new(RoundRobin::default()), [device])
+    /// The oldest texts that fit together.
+    fn next_batch(&self, waiting: &mut VecDeque<usize>) -> Shape {
+        let mut shape = Shape { tokens: 0, sequences: 0, longest: 0 };
+        while let Some(&tokens) = waiting.front()
+            && shape.tokens + tokens <= self.batch_tokens
+        {
+            waiting.pop_front();
+            shape.tokens += tokens;
+            shape.sequences += 1;
+            shape.longest = shape.longest.max(tokens);
+        }
+        shape
     }
 
     /// Batches in flight share the device.
@@ -105,14 +95,6 @@ impl Workload {
         let share = (others + 1) as f64;
         let seconds = self.seconds + self.seconds_per_token * tokens as f64 * share;
         whole(seconds * 1e9)
-    }
-}
-
-fn shape(jobs: &[Job<()>]) -> Shape {
-    Shape {
-        tokens: jobs.iter().map(|job| job.tokens).sum(),
-        sequences: jobs.len(),
-        longest: jobs.iter().map(|job| job.tokens).max().unwrap_or(0),
     }
 }
 

@@ -171,15 +171,6 @@ impl Speed {
         self.mean_error
     }
 
-    /// How long `tokens` in batches of at most `batch`, of inputs of a length, will take; `None`
-    /// while nothing is known.
-    pub fn estimate(&self, tokens: usize, batch: usize, length: f64) -> Option<Duration> {
-        let model = self.coefficients()?;
-        let batches = tokens.div_ceil(batch.max(1)).max(1);
-        let seconds = model.fixed * float(batches) + model.marginal(length) * float(tokens);
-        Duration::try_from_secs_f64(seconds).ok()
-    }
-
     fn judge(&mut self, predicted: f64, measured: f64) {
         self.last_error = (measured - predicted) / measured;
         self.mean_error += NEW_ERROR * (self.last_error.abs().min(1.0) - self.mean_error);
@@ -380,7 +371,7 @@ mod tests {
         for _ in 0..5 {
             speed.observe(Size::equal(1, 100), Duration::from_millis(10));
         }
-        let seconds = speed.estimate(200, 200, 100.0).unwrap().as_secs_f64();
+        let seconds = speed.coefficients().unwrap().seconds(Size::equal(2, 100));
         assert!((seconds - 0.02).abs() < 1e-9, "{seconds}");
     }
 

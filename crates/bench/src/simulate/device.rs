@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use vecmill_scheduler::{Coefficients, DeviceSettings, Size, Speed, knee};
 
-/// The device that others are compared with: about a GPU with a small model.
-const FULL_SPEED: Coefficients = Coefficients { fixed: 1e-3, per_token: 1e-6, per_square: 5e-10 };
-
 /// Below this speed a device is taken for a processor: slow, but without the cost of launches.
 const PROCESSOR: f64 = 0.1;
 
@@ -47,11 +44,11 @@ pub(crate) struct Device {
 
 impl Device {
     /// A device of a part of full speed.
-    pub(super) fn new(speed: f64) -> Self {
+    pub(super) fn new(speed: f64, full: Coefficients) -> Self {
         let mut model = Coefficients {
-            fixed: FULL_SPEED.fixed / speed,
-            per_token: FULL_SPEED.per_token / speed,
-            per_square: FULL_SPEED.per_square / speed,
+            fixed: full.fixed / speed,
+            per_token: full.per_token / speed,
+            per_square: full.per_square / speed,
         };
         if speed < PROCESSOR {
             model.fixed = PROCESSOR_FIXED;

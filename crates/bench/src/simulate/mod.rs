@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use vecmill_scheduler::policy;
+use vecmill_scheduler::{Coefficients, policy};
 
 use crate::{Outcome, results};
 use device::{Device, Mishap, least_makespan};
@@ -31,12 +31,18 @@ use figures::Figures;
 use traffic::{Arrivals, mean_tokens};
 use world::{Experiment, World};
 
+/// About a GPU with a small model.
+const MODEL: &str = "1e-3,1e-6,5e-10";
+
 /// Arguments of `vecmill-bench simulate`.
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArguments {
     /// Devices by their speed, such as 1,0.25; below 0.1 it is a processor's. May be given several times
     #[arg(long, value_name = "SPEEDS", default_values = ["1,1", "1,0.25", "1,1,0.5,0.25", "1,0.02"])]
     devices: Vec<Fleet>,
+    /// What a batch takes on a device of speed 1, in seconds: A,B,C of A + B · tokens + C · Σ length²
+    #[arg(long, value_name = "A,B,C", default_value = MODEL)]
+    model: Model,
     /// Loads, as parts of what all devices can do together
     #[arg(long, value_delimiter = ',', default_values_t = [0.8, 0.95])]
     loads: Vec<f64>,
@@ -74,6 +80,26 @@ impl FromStr for Fleet {
             _ => Err(format!("`{part}` is no speed: expected numbers above 0, such as 1,0.25")),
         };
         text.split(',').map(speed).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// The time of a batch at full speed.
+#[derive(Debug, Clone, Copy)]
+struct Model(Coefficients);
+
+impl FromStr for Model {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<f64> = text.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+        match parts[..] {
+            [fixed, per_token, per_square] if per_token > 0.0 => {
+                let model = Coefficients { fixed, per_token, per_square };
+                model.are_sound().then_some(Self(model))
+            }
+            _ => None,
+        }
+        .ok_or_else(|| format!("expected three numbers of seconds, such as {MODEL}"))
     }
 }
 
@@ -120,7 +146,8 @@ pub(crate) fn run(arguments: &SimulateArguments) -> Outcome {
     let begin = Instant::now();
     let mut rows = Vec::new();
     for Fleet(speeds) in &arguments.devices {
-        let mut devices: Vec<_> = speeds.iter().map(|&speed| Device::new(speed)).collect();
+        let mut devices: Vec<_> =
+            speeds.iter().map(|&speed| Device::new(speed, arguments.model.0)).collect();
         if let Some(last) = devices.last_mut() {
             last.mishap = arguments.mishap;
         }

@@ -3,7 +3,8 @@ use super::*;
 const FLEETS: [&[f64]; 4] = [&[1.0, 1.0], &[1.0, 0.25], &[1.0, 1.0, 0.5, 0.25], &[1.0, 0.02]];
 
 fn fleet(speeds: &[f64], mishap: Option<Mishap>) -> Vec<Device> {
-    let mut devices: Vec<_> = speeds.iter().map(|&speed| Device::new(speed)).collect();
+    let Model(full) = MODEL.parse().unwrap();
+    let mut devices: Vec<_> = speeds.iter().map(|&speed| Device::new(speed, full)).collect();
     devices.last_mut().unwrap().mishap = mishap;
     devices
 }
@@ -68,6 +69,20 @@ fn a_threefold_slowdown_is_learned_and_costs_little() {
     assert!((ours.weights[1] - 0.25).abs() < 0.03, "{ours:?}");
     assert!(ours.mean_errors.iter().all(|&error| error < 0.1), "{ours:?}");
     assert!(ours.p99_ms < 0.2 * turns.p99_ms, "{} and {} ms", ours.p99_ms, turns.p99_ms);
+}
+
+#[test]
+fn devices_that_wait_for_launches_most_of_the_time_are_used_well_too() {
+    let Model(launches) = "5e-3,2e-7,0".parse().unwrap();
+    let devices = [1.0, 0.25].map(|speed| Device::new(speed, launches));
+    let work = Work { load: Some(0.8), requests: 20_000, seed: 7 };
+    let of = |policy: &str| simulate(&devices, &work, policy).unwrap().figures;
+    let ours = of("earliest-finish");
+    for other in policy::names() {
+        let theirs = of(other);
+        assert!(ours.p99_ms <= 1.05 * theirs.p99_ms, "{other}: {ours:?} {theirs:?}");
+    }
+    assert!("1e-3,0,0".parse::<Model>().is_err() && "1,2".parse::<Model>().is_err());
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Policy for EarliestFinish {
         if own.running > 0 && own.due_in > ahead && part < own.limit as f64 {
             return Take::Wait { seconds: own.due_in - ahead };
         }
-        let skip = if front { 0.0 } else { left_to_others(device, own.done(part), devices) };
+        let skip = if front { 0.0 } else { left_to_others(device, own.finish(part), devices) };
         Take::Batch { skip: whole(skip.round()), tokens: whole(part.round()).max(1) }
     }
 }
@@ -104,7 +104,7 @@ mod tests {
         let Take::Batch { skip, tokens } = take(1, 100_000, &[busy, SLOW]) else {
             panic!("there is work for both");
         };
-        let done = SLOW.done(tokens as f64);
+        let done = SLOW.finish(tokens as f64);
         assert!((busy.tokens_by(done) - skip as f64).abs() < 1.0);
         assert!(skip + tokens <= 100_000 && tokens == 1000);
     }
