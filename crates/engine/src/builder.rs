@@ -15,9 +15,11 @@ use crate::device::{DeviceSpec, MemoryBudget};
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::error::StartError;
+use crate::experiment::Experiment;
 use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
 use crate::info::{Device, Info};
 use crate::machine::threads;
+use crate::metrics;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
 
@@ -44,6 +46,7 @@ pub struct Builder {
     queue_capacity: usize,
     tokenization_workers: usize,
     policy: String,
+    experiment: Option<(Vec<String>, Duration)>,
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) dtype: Option<DType>,
     pub(crate) cpu_threads: usize,
@@ -69,6 +72,7 @@ impl Default for Builder {
             queue_capacity: 16_384,
             tokenization_workers: threads(),
             policy: policy::names().next().unwrap_or_default().to_owned(),
+            experiment: None,
             devices: vec![DeviceSpec::Auto],
             dtype: None,
             cpu_threads: threads(),
@@ -151,6 +155,13 @@ impl Builder {
     #[must_use]
     pub fn policy(self, name: &str) -> Self {
         Self { policy: name.to_owned(), ..self }
+    }
+
+    /// Has policies take turns of `window` each, in place of one, and counts for each in the metrics
+    /// (`vecmill_experiment_*`) what it achieved.
+    #[must_use]
+    pub fn policy_experiment(self, policies: Vec<String>, window: Duration) -> Self {
+        Self { experiment: Some((policies, window)), ..self }
     }
 
     /// Where batches run (default: [`DeviceSpec::Auto`]). Several devices share one queue.
@@ -268,6 +279,9 @@ impl Builder {
             Dispatch::new(self.queue_capacity, &self.policy, devices).map_err(|error| {
                 StartError::Setting { setting: "policy", reason: error.to_string() }
             })?;
+        let experiment = self.experiment.clone().map(|(policies, window)| {
+            Arc::new(Experiment::new(policies, window, metrics::seconds))
+        });
         let core = Core::new(Parts {
             tokenizer: tokenizer?,
             tokenizers,
@@ -275,15 +289,27 @@ impl Builder {
             pipeline: model.pipeline,
             default_prompt: self.default_prompt.clone(),
             dispatch,
+            experiment: experiment.clone(),
         });
         core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
             setting: "default prompt",
             reason: error.to_string(),
         })?;
-        Engine::run(core, info, workers, kept).map_err(StartError::Thread)
+        Engine::run(core, info, workers, kept, experiment).map_err(StartError::Thread)
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {
+        if let Some((policies, window)) = &self.experiment {
+            let reason = match policies.iter().find_map(|name| policy::by_name(name).err()) {
+                Some(unknown) => Some(unknown.to_string()),
+                None if policies.len() < 2 => Some("expected at least two policies".to_owned()),
+                None if window.is_zero() => Some("expected a window above zero".to_owned()),
+                None => None,
+            };
+            if let Some(reason) = reason {
+                return Err(StartError::Setting { setting: "policy experiment", reason });
+            }
+        }
         let counts = [
             ("max batch tokens", self.max_batch_tokens),
             ("queue capacity", self.queue_capacity),

@@ -11,6 +11,7 @@ use vecmill_scheduler::{Job, Terms};
 
 use crate::dispatch::Dispatch;
 use crate::error::RequestError;
+use crate::experiment::Experiment;
 use crate::metrics::Metrics;
 use crate::pending::{Answer, Finish, Pending};
 use crate::request::{Input, Prompt, Request, Truncation};
@@ -58,6 +59,7 @@ pub(crate) struct Parts {
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
     pub(crate) dispatch: Dispatch,
+    pub(crate) experiment: Option<Arc<Experiment>>,
 }
 
 impl Core {
@@ -68,7 +70,7 @@ impl Core {
             pipeline: parts.pipeline,
             default_prompt: parts.default_prompt,
             limits: parts.limits,
-            metrics: Metrics::new(),
+            metrics: Metrics::new(parts.experiment),
             dispatch: parts.dispatch,
         })
     }

@@ -14,6 +14,7 @@ use crate::builder::Builder;
 use crate::core::Core;
 use crate::device::KeptSpeed;
 use crate::error::RequestError;
+use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::pending::GiveUpOnDrop;
 use crate::request::{Prompt, Reply, Request, Token};
@@ -53,8 +54,11 @@ impl Engine {
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
         kept: Vec<Option<KeptSpeed>>,
+        experiment: Option<Arc<Experiment>>,
     ) -> std::io::Result<Self> {
-        let upkeep = Mutex::new(Some(Upkeep::start(Arc::clone(&core))?));
+        let names = devices.iter().map(|device| device.name().to_owned()).collect();
+        let upkeep = Upkeep::start(Arc::clone(&core), experiment, names)?;
+        let upkeep = Mutex::new(Some(upkeep));
         let running = Running { core, info, devices, kept, threads: Mutex::default(), upkeep };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;

@@ -34,6 +34,7 @@ mod device;
 mod dispatch;
 mod engine;
 mod error;
+mod experiment;
 pub mod fetch;
 mod info;
 pub mod machine;

@@ -1,5 +1,6 @@
 //! A thread beside the batches: a few times a second it has the scheduler look for devices that don't
-//! move and for work that is too late, which no event tells.
+//! move and for work that is too late, which no event tells; and it changes the policy when an
+//! experiment's turn ends.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -7,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::experiment::Experiment;
 
 /// How late a device that doesn't move is noticed, at most, when nobody asks for work.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -19,16 +21,35 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(crate) fn start(core: Arc<Core>) -> std::io::Result<Self> {
+    /// Looks after the devices called `devices`, and after the experiment on them if there is one.
+    pub(crate) fn start(
+        core: Arc<Core>,
+        experiment: Option<Arc<Experiment>>,
+        devices: Vec<String>,
+    ) -> std::io::Result<Self> {
         let (stop, stopped) = sync_channel(0);
         let work = move || {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 core.dispatch.check();
+                if let Some(experiment) = &experiment {
+                    take_turns(&core, experiment, &devices);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(work)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
+}
+
+fn take_turns(core: &Core, experiment: &Experiment, devices: &[String]) {
+    let policy = experiment.policy(experiment.turn());
+    if core.dispatch.policy() != policy
+        && let Err(error) = core.dispatch.set_policy(policy)
+    {
+        tracing::warn!(%error, "the experiment goes on without a policy");
+    }
+    let busy = core.dispatch.statistics().into_iter().map(|device| device.busy);
+    experiment.look(devices.iter().cloned().zip(busy));
 }
 
 impl Drop for Upkeep {

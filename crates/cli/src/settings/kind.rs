@@ -123,6 +123,21 @@ impl Value for Policy {
     }
 }
 
+/// Scheduling policies that take turns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Policies(pub(crate) Vec<String>);
+
+impl Value for Policies {
+    const PLACEHOLDER: &'static str = "POLICIES";
+    const EXPECTED: &'static str = "two or more of earliest-finish, weighted, least-loaded and round-robin, with commas between";
+
+    fn parse(text: &str) -> Option<Self> {
+        let names = text.split(',').map(|name| Policy::parse(name.trim()).map(|policy| policy.0));
+        let names: Vec<String> = names.collect::<Option<_>>()?;
+        (names.len() > 1).then_some(Self(names))
+    }
+}
+
 /// Devices to run on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Devices(pub(crate) Vec<DeviceSpec>);

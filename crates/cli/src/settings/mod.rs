@@ -32,7 +32,7 @@ use groups::{
     BatchSettings, ComputeSettings, LimitSettings, LogSettings, ModelSettings, ServerSettings,
     UseSettings,
 };
-use kind::{Dtype, Host};
+use kind::{Dtype, Host, Policies};
 use problem::Source;
 use table::{Group, Setting};
 use value::Value;
@@ -258,6 +258,9 @@ impl EngineSettings {
             .queue_capacity(compute.queue_capacity.get())
             .memory_give_back(compute.memory_give_back.0)
             .memory_predict(compute.memory_predict);
+        if let Some(Policies(policies)) = compute.policy_experiment {
+            builder = builder.policy_experiment(policies, compute.policy_window.0);
+        }
         if let Some(warm_up) = compute.warm_up {
             builder = builder.warm_up(warm_up);
         }

@@ -8,6 +8,7 @@ mod memory;
 mod scheduling;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode_registry};
@@ -20,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use vecmill_scheduler::DeviceStatistics;
 
 use crate::error::{Fault, RequestError};
+use crate::experiment::Experiment;
 use crate::pending::Answer;
 use memory::Memory;
 use scheduling::Scheduling;
@@ -62,10 +64,11 @@ pub(crate) struct Metrics {
     batches: Family<DeviceOutcome, Counter>,
     batch: ByDevice<Histogram>,
     batch_tokens: ByDevice<Histogram>,
+    experiment: Option<Arc<Experiment>>,
 }
 
 /// 100 µs to 50 s in steps of two.
-fn seconds() -> Histogram {
+pub(crate) fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(1e-4, 2.0, 20))
 }
 
@@ -75,7 +78,8 @@ fn tokens() -> Histogram {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// Of an engine, and of the experiment in it if there is one.
+    pub(crate) fn new(experiment: Option<Arc<Experiment>>) -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix(PREFIX),
             requests: Family::default(),
@@ -90,8 +94,12 @@ impl Metrics {
             batches: Family::default(),
             batch: Family::new_with_constructor(seconds),
             batch_tokens: Family::new_with_constructor(tokens),
+            experiment,
         };
         metrics.register_work();
+        if let Some(experiment) = &metrics.experiment {
+            experiment.register(&mut metrics.registry);
+        }
         metrics
     }
 
@@ -116,7 +124,11 @@ impl Metrics {
     pub(crate) fn counting(&self, answer: Answer) -> Answer {
         let (requests, duration, started) =
             (self.requests.clone(), self.request.clone(), Instant::now());
+        let asked = self.experiment.clone().map(|experiment| (experiment.turn(), experiment));
         Box::new(move |result| {
+            if let (Some((turn, experiment)), Ok(reply)) = (&asked, &result) {
+                experiment.answered(*turn, reply, started.elapsed());
+            }
             let outcome = match &result {
                 Ok(_) => "ok",
                 Err(RequestError::GivenUp) => "given_up",

@@ -72,6 +72,7 @@ impl Rig {
             pipeline: model.pipeline,
             default_prompt: Prompt::None,
             dispatch: dispatch(&devices),
+            experiment: None,
         });
         Self { core, devices, trials, threads: Vec::new() }
     }
