@@ -14,7 +14,8 @@ const SHORT: [&str; 6] = ["--seconds", "0.3", "--warm-up", "0.1", "--repeats", "
 fn ab(arguments: &[&[&str]]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vecmill"));
     command.args(["ab", "--model-id", MODEL, "--device", "cpu", "--cpu-threads", "1"]);
-    let output = command.args(arguments.concat()).env_clear().stdin(Stdio::null()).output().unwrap();
+    let output =
+        command.args(arguments.concat()).env_clear().stdin(Stdio::null()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -28,14 +29,24 @@ fn an_open_load_is_reported_as_table_page_and_json() {
     let search = ["--slo", "1s", "--find-max", "--interference"];
     let (code, table, err) = ab(&[&BOTH, &SHORT, &output, &search]);
     assert_eq!(code, 0, "{err}");
-    for part in ["40 % of the capacity", "p99 latency (ms)", "earliest-finish beside round-robin:", "too few"] {
+    for part in [
+        "40 % of the capacity",
+        "p99 latency (ms)",
+        "earliest-finish beside round-robin:",
+        "too few",
+    ] {
         assert!(table.contains(part), "{part} is missing: {table}");
     }
 
     let figures: Value = serde_json::from_str(&read_to_string(figures).unwrap()).unwrap();
     assert!(figures["command"].as_str().unwrap().starts_with("vecmill ab "));
     let figures = &figures["figures"];
-    let order: Vec<&str> = figures["passes"].as_array().unwrap().iter().map(|pass| pass["policy"].as_str().unwrap()).collect();
+    let order: Vec<&str> = figures["passes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pass| pass["policy"].as_str().unwrap())
+        .collect();
     assert_eq!(order, ["round-robin", "earliest-finish", "earliest-finish", "round-robin"]);
     for pass in figures["passes"].as_array().unwrap() {
         let number = |name: &str| pass[name].as_f64().unwrap();
@@ -46,7 +57,11 @@ fn an_open_load_is_reported_as_table_page_and_json() {
         assert!(share > 0.05 && share < 1.01, "{pass}");
     }
     let requests = |pass: usize| figures["passes"][pass]["requests"].as_u64();
-    assert_eq!((requests(0), requests(3)), (requests(1), requests(2)), "both got the same requests");
+    assert_eq!(
+        (requests(0), requests(3)),
+        (requests(1), requests(2)),
+        "both got the same requests"
+    );
     assert!(figures["max_loads"][0]["load"].as_f64().unwrap() > 0.0);
     assert!(figures["interference"][0]["factor"].as_f64().unwrap() > 0.1);
 
@@ -91,10 +106,19 @@ fn mistakes_are_named_before_a_model_is_loaded() {
     for (arguments, said) in [
         (vec!["--policies", "round-robin"], "expected two or more, found 1"),
         (vec!["--policies", "round-robin,round-robin"], "expected two or more, found 1"),
-        (vec!["--policies", "round-robin,fastest"], "no policy 'fastest': choose from earliest-finish,"),
+        (
+            vec!["--policies", "round-robin,fastest"],
+            "no policy 'fastest': choose from earliest-finish,",
+        ),
         (vec!["--policies", "weighted,round-robin", "--load", "-1"], "--load"),
-        (vec!["--policies", "weighted,round-robin", "--load=0"], "--load: expected a part of the capacity"),
-        (vec!["--policies", "weighted,round-robin", "--repeats", "1"], "--repeats: expected 2 or more"),
+        (
+            vec!["--policies", "weighted,round-robin", "--load=0"],
+            "--load: expected a part of the capacity",
+        ),
+        (
+            vec!["--policies", "weighted,round-robin", "--repeats", "1"],
+            "--repeats: expected 2 or more",
+        ),
         (vec!["--policies", "weighted,round-robin", "--find-max"], "--slo"),
         (vec!["--load", "0.5"], "--policies"),
     ] {

@@ -55,7 +55,9 @@ pub enum AbError {
         what: String,
     },
     /// The devices did not come to rest.
-    #[error("the devices were still busy {seconds} s after a pass: raise --drain, or lower the load")]
+    #[error(
+        "the devices were still busy {seconds} s after a pass: raise --drain, or lower the load"
+    )]
     Restless {
         /// How long was waited.
         seconds: u64,

@@ -60,9 +60,8 @@ impl Figures {
     /// Of requests that were due, or answered, from the second `from` to the second `to`.
     pub(super) fn new(sent: &[Sent], work: Vec<Work>, (from, to): (f64, f64)) -> Self {
         let due: Vec<&Sent> = sent.iter().filter(|sent| sent.at >= from).collect();
-        let in_time = |sent: &&Sent| {
-            sent.fate == Fate::Answered && (from..=to).contains(&sent.answered())
-        };
+        let in_time =
+            |sent: &&Sent| sent.fate == Fate::Answered && (from..=to).contains(&sent.answered());
         let answered: Vec<&Sent> = sent.iter().filter(in_time).collect();
         let tokens: usize = answered.iter().map(|sent| sent.tokens).sum();
         let count = |fate| due.iter().filter(|sent| sent.fate == fate).count();
@@ -72,9 +71,8 @@ impl Figures {
             values
         };
         let latencies = sorted(|sent| sent.latency);
-        let mean = |of: fn(&Sent) -> f64| {
-            divided(due.iter().map(|sent| of(sent)).sum(), due.len() as f64)
-        };
+        let mean =
+            |of: fn(&Sent) -> f64| divided(due.iter().map(|sent| of(sent)).sum(), due.len() as f64);
         let shares: Vec<f64> = work.iter().map(|device| device.share).collect();
         Self {
             seconds: to - from,

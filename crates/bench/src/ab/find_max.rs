@@ -28,9 +28,7 @@ pub(super) fn holds(figures: &Figures, slo: Duration) -> bool {
 }
 
 /// Bisects: the highest load at which `holds` said yes, 0 if it never did.
-pub(super) fn search(
-    mut holds: impl FnMut(f64) -> Result<bool, AbError>,
-) -> Result<f64, AbError> {
+pub(super) fn search(mut holds: impl FnMut(f64) -> Result<bool, AbError>) -> Result<f64, AbError> {
     let (mut low, mut high) = (0.0, HIGHEST);
     for _ in 0..STEPS {
         let load = (low + high) / 2.0;

@@ -96,7 +96,14 @@ impl<'a> Generator<'a> {
             let late = Instant::now().saturating_duration_since(due).as_secs_f64();
             flight.send(index, request);
             let (at, tokens) = (request.at, request.tokens());
-            sent.push(Sent { at, late, latency: 0.0, waiting: 0.0, tokens, fate: Fate::Unanswered });
+            sent.push(Sent {
+                at,
+                late,
+                latency: 0.0,
+                waiting: 0.0,
+                tokens,
+                fate: Fate::Unanswered,
+            });
         }
         let last = Instant::now();
         let Flight { runtime, answers, sender, .. } = flight;
@@ -162,7 +169,8 @@ impl<'a> Generator<'a> {
 
 impl<'a> Flight<'a> {
     fn new(generator: &'a Generator<'a>) -> Result<Self, AbError> {
-        let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("answers").build()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(2).thread_name("answers").build()?;
         let (sender, answers) = mpsc::channel();
         Ok(Self { generator, runtime, sender, answers })
     }
@@ -202,9 +210,7 @@ fn collect(
 ) -> Result<(), AbError> {
     loop {
         let answer = match limit {
-            Some(limit) => {
-                answers.recv_timeout(limit.saturating_duration_since(Instant::now()))
-            }
+            Some(limit) => answers.recv_timeout(limit.saturating_duration_since(Instant::now())),
             None => answers.recv().map_err(RecvTimeoutError::from),
         };
         let Ok((index, when, answer)) = answer else { break };

@@ -144,7 +144,10 @@ mod tests {
     /// A look at one device of so many tokens and so many seconds of work.
     fn look((at, tokens, busy): (f64, u64, f64)) -> Look {
         let busy = Duration::from_secs_f64(busy);
-        Look { at, devices: vec![Counters { name: "cpu".into(), tokens, batches: tokens / 100, busy }] }
+        Look {
+            at,
+            devices: vec![Counters { name: "cpu".into(), tokens, batches: tokens / 100, busy }],
+        }
     }
 
     #[test]

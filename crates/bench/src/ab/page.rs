@@ -80,6 +80,7 @@ impl Report {
         let _ = writeln!(page, "<h2>Comparison</h2>\n<div class=\"wide\"><table>");
         row(page, "th", heading(&self.experiment.policies).iter().map(|cell| (cell.as_str(), "")));
         for of in self.rows() {
+            let cells = line(&of);
             // The ratios' classes are those of the verdicts behind them.
             let plain = 1 + of.means.len();
             let verdicts = of.verdicts.iter().flat_map(|verdict| {
@@ -91,7 +92,6 @@ impl Report {
                 ["", class]
             });
             let classes = std::iter::repeat_n("", plain).chain(verdicts);
-            let cells = line(&of);
             row(page, "td", cells.iter().map(String::as_str).zip(classes));
         }
         let _ = writeln!(page, "</table></div>");
@@ -99,7 +99,8 @@ impl Report {
 
     fn write_devices(&self, page: &mut String) {
         let Some(capacity) = &self.capacity else { return };
-        let _ = writeln!(page, "<h2>Devices that never have to wait</h2>\n<div class=\"wide\"><table>");
+        let _ =
+            writeln!(page, "<h2>Devices that never have to wait</h2>\n<div class=\"wide\"><table>");
         let mut heads = vec!["device", "tokens/s", "busy share (%)", "own speed (tokens/s)"];
         if !self.interference.is_empty() {
             heads.extend(["own speed alone (tokens/s)", "left of it beside the others"]);
@@ -164,7 +165,9 @@ fn row<'a>(page: &mut String, tag: &str, cells: impl Iterator<Item = (&'a str, &
 /// Rules that give the plots the page's colours.
 fn repaint() -> String {
     let rule = |colour: &str, name: &str| {
-        format!("svg [fill='{colour}'] {{ fill: var({name}); }} svg [stroke='{colour}'] {{ stroke: var({name}); }}\n")
+        format!(
+            "svg [fill='{colour}'] {{ fill: var({name}); }} svg [stroke='{colour}'] {{ stroke: var({name}); }}\n"
+        )
     };
     let colours = [(INK, "--ink"), (MUTED, "--muted"), (FAINT, "--faint"), ("#ffffff", "--back")];
     colours.map(|(colour, name)| rule(colour, name)).concat()

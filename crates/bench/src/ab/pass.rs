@@ -42,9 +42,8 @@ pub(super) fn bulk(
     generator.send(&first, Instant::now(), None)?;
     let traffic = Traffic::bulk(mix, repeat, requests);
     let start = Instant::now();
-    let (sent, looks) = observe(generator.engine, (start, 0.0, STEP), || {
-        generator.send(&traffic, start, None)
-    })?;
+    let (sent, looks) =
+        observe(generator.engine, (start, 0.0, STEP), || generator.send(&traffic, start, None))?;
     let makespan = sent.iter().map(Sent::answered).fold(0.0, f64::max);
     Ok(Figures::new(&sent, work(&looks, makespan), (0.0, makespan)))
 }

@@ -53,7 +53,12 @@ fn curve(points: impl Iterator<Item = (f64, f64)>) -> Path {
 }
 
 /// A dot for each pass, from left to right as they were taken, and the mean with its interval.
-pub(super) fn dots(title: &str, unit: &'static str, policies: &[String], arms: &[Vec<f64>]) -> String {
+pub(super) fn dots(
+    title: &str,
+    unit: &'static str,
+    policies: &[String],
+    arms: &[Vec<f64>],
+) -> String {
     let names = policies.iter().map(String::as_str);
     let mut svg = plot(title, names);
     let highest = arms.iter().flatten().copied().fold(0.0, f64::max);
@@ -72,7 +77,8 @@ pub(super) fn dots(title: &str, unit: &'static str, policies: &[String], arms: &
         svg.path(&path, colour(arm), r#" fill-opacity="0.75""#);
         if let Some(estimate) = bootstrap::mean(values) {
             let x = left + column * 0.84;
-            let (low, mean, top) = (up.at(estimate.low), up.at(estimate.value), up.at(estimate.high));
+            let (low, mean, top) =
+                (up.at(estimate.low), up.at(estimate.value), up.at(estimate.high));
             let mut path = curve([(x, low), (x, top)].into_iter());
             for (y, half) in [(low, 6.0), (top, 6.0), (mean, 12.0)] {
                 path.start(x - half, y);
@@ -105,9 +111,8 @@ pub(super) fn busy(policy: &str, passes: &[&Figures]) -> String {
             passes.iter().map(|pass| &pass.devices[device].busy_shares[..]).collect();
         let slices = shares.iter().map(|shares| shares.len()).min().unwrap_or(0);
         let across = Scale::across(AREA, 0.0, slices as f64);
-        let mean = |slice: usize| {
-            100.0 * divided(shares.iter().map(|shares| shares[slice]).sum(), count)
-        };
+        let mean =
+            |slice: usize| 100.0 * divided(shares.iter().map(|shares| shares[slice]).sum(), count);
         let points = (0..slices).map(|slice| (across.at(slice as f64 + 0.5), up.at(mean(slice))));
         stroke(&mut svg, &curve(points), colour(device), 2.0, 1.0);
     }
@@ -125,7 +130,8 @@ pub(super) fn latencies(report: &Report) -> String {
     let up = Scale::up(AREA, high - low);
     draw_decades(&mut svg, (low, high));
     let across = Scale::across(AREA, 0.0, NINES as f64);
-    for (at, label) in [(0.0, "0"), (0.301, "50 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %")] {
+    for (at, label) in [(0.0, "0"), (0.301, "50 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %")]
+    {
         let x = across.at(at);
         svg.line((x, AREA.bottom()), (x, AREA.bottom() + 4.0), INK, false);
         svg.text((x, AREA.bottom() + 17.0), Anchor::Middle, SMALL, label);

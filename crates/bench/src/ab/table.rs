@@ -56,7 +56,12 @@ impl Report {
         let mut lines = vec![heads.map(str::to_owned).to_vec()];
         for device in &self.interference {
             let factor = format!("{:.2}", device.factor);
-            lines.push(vec![device.name.clone(), number(device.alone), number(device.together), factor]);
+            lines.push(vec![
+                device.name.clone(),
+                number(device.alone),
+                number(device.together),
+                factor,
+            ]);
         }
         lines
     }

@@ -50,8 +50,13 @@ Settings come from flags, variables and the file as for 'vecmill serve'."
 #[command(after_help = examples!(), after_long_help = AFTER)]
 pub(crate) struct AbArguments {
     /// Policies to compare, by name; the first is what the others are compared with
-    #[arg(long, value_name = "A,B", value_delimiter = ',', help_heading = "Comparison",
-        required_unless_present = "write_trace")]
+    #[arg(
+        long,
+        value_name = "A,B",
+        value_delimiter = ',',
+        help_heading = "Comparison",
+        required_unless_present = "write_trace"
+    )]
     pub(crate) policies: Vec<String>,
     /// Passes of each policy; 5 or more to conclude from
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Comparison")]

@@ -11,10 +11,10 @@ use std::path::Path;
 use vecmill_bench::ab::{self, Experiment, Load, Mix, Report, Traffic};
 
 use crate::failure::Failure;
+use crate::logging;
 use crate::new_file::{NewFile, check_writable, write_whole};
 use crate::progress::Progress;
 use crate::settings::{self, Environment};
-use crate::logging;
 use arguments::AbArguments;
 
 /// Part of the capacity when no load is given: busy, but not at the limit.

@@ -1,9 +1,9 @@
 //! Where each lease lay, and for how long.
 
 use super::super::addresses::{AddressMap, Arrangement, Piece};
-use super::axis::{Marks, Scale, draw_left, draw_below};
+use super::axis::{Marks, Scale, draw_below, draw_left};
 use super::svg::{Area, Path, Svg};
-use super::{Frame, IDLE, COLOURS};
+use super::{COLOURS, Frame, IDLE};
 
 /// Pieces narrower than this on average are drawn without gaps, which would hide them.
 const MIN_WIDTH_FOR_GAPS: f64 = 4.0;

@@ -3,7 +3,7 @@
 use super::super::Comparison;
 use super::super::units::{bytes, count};
 use super::svg::{Anchor, Area, Path, Svg};
-use super::{ASKED, BUDGET, Frame, IDLE, MARGIN, ROUNDED, COLOURS, TEXT, WIDTH};
+use super::{ASKED, BUDGET, COLOURS, Frame, IDLE, MARGIN, ROUNDED, TEXT, WIDTH};
 
 const BOX: f64 = 14.0;
 const LINE: f64 = 22.0;

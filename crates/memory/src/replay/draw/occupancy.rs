@@ -2,7 +2,7 @@
 
 use super::super::report::Report;
 use super::super::series::{Sample, Series};
-use super::axis::{Marks, Scale, draw_left, draw_below};
+use super::axis::{Marks, Scale, draw_below, draw_left};
 use super::svg::{Area, Path, Svg};
 use super::{ASKED, BUDGET, Frame, IDLE, INK, ROUNDED};
 
