@@ -86,6 +86,11 @@ pub(crate) fn whole(value: f64) -> u64 {
     whole
 }
 
+/// A number of things for people: `12,500`.
+pub(crate) fn count(things: usize) -> String {
+    HumanCount(things as u64).to_string()
+}
+
 /// A number for people: three digits or more, `0.125`, `12.5`, `12,500`.
 pub(crate) fn number(value: f64) -> String {
     if !value.is_finite() {

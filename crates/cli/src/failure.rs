@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use vecmill_engine::convert::ConvertError;
 use vecmill_bench::ab::{AbError, TraceError as RequestTraceError};
+use vecmill_engine::convert::ConvertError;
 use vecmill_engine::{RequestError, StartError};
 use vecmill_memory::trace::TraceError;
 use vecmill_server::ServeError;

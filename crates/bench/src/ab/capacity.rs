@@ -91,9 +91,9 @@ pub(super) fn interference(
     let mut all = Vec::new();
     for (index, device) in together.devices.iter().enumerate() {
         let others = || together.devices.iter().filter(|other| other.name != device.name);
-        others().for_each(|other| drop(engine.drain(&other.name)));
+        others().for_each(|other| _ = engine.drain(&other.name));
         let capacity = measure(&device.name);
-        others().for_each(|other| drop(engine.restore(&other.name)));
+        others().for_each(|other| _ = engine.restore(&other.name));
         let alone = capacity?.devices[index].own_speed;
         let (name, together) = (device.name.clone(), device.own_speed);
         all.push(Interference { name, alone, together, factor: divided(together, alone) });

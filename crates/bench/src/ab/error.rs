@@ -34,7 +34,7 @@ pub enum AbError {
     /// The part that is dropped is all there is.
     #[error(
         "the requests end after {seconds:.3} s, but the first {warm_up:.3} s of a pass are dropped: give a longer \
-         trace, or a shorter --warm-up"
+         trace, or a shorter --settle"
     )]
     NothingLeft {
         /// When the last request is sent.

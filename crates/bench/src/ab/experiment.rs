@@ -76,12 +76,7 @@ impl Experiment {
             ("--load", load, load > 0.0 && load <= 10.0, "a part of the capacity, such as 0.8"),
             ("--bulk", bulk as f64, bulk > 0, "a number of requests above 0"),
             ("--seconds", self.seconds, self.seconds > 0.0 && self.seconds <= 86_400.0, above_zero),
-            (
-                "--warm-up",
-                self.warm_up,
-                (0.0..=3600.0).contains(&self.warm_up),
-                "0 or more seconds",
-            ),
+            ("--settle", self.warm_up, (0.0..=3600.0).contains(&self.warm_up), "0 or more seconds"),
             ("--repeats", self.repeats as f64, self.repeats >= 2, "2 or more; 5 to conclude from"),
             (
                 "--large",

@@ -53,12 +53,15 @@ pub(super) enum Verdict {
     NoDifferenceShown,
     /// There is nothing to divide by.
     NotComparable,
+    /// Of fewer passes no interval holds the truth as often as it should.
+    TooFewPasses,
 }
 
 impl Verdict {
-    fn of(ratio: Option<Estimate>, more_is_better: bool) -> Self {
+    fn of(ratio: Option<Estimate>, passes: usize, more_is_better: bool) -> Self {
         match ratio {
             None => Self::NotComparable,
+            Some(_) if passes < ENOUGH => Self::TooFewPasses,
             Some(ratio) if ratio.low <= 1.0 && ratio.high >= 1.0 => Self::NoDifferenceShown,
             Some(ratio) if (ratio.low > 1.0) == more_is_better => Self::Better,
             Some(_) => Self::Worse,
@@ -71,6 +74,7 @@ impl Verdict {
             Self::Worse => "worse",
             Self::NoDifferenceShown => "no difference shown",
             Self::NotComparable => "not comparable",
+            Self::TooFewPasses => "too few passes",
         }
     }
 }
@@ -137,7 +141,7 @@ impl Report {
             mix.large * 100.0
         );
         let what = trace.as_ref().map_or(made, |trace| {
-            format!("a trace of {} requests", results::number(trace.arrivals.len() as f64))
+            format!("a trace of {} requests", results::count(trace.arrivals.len()))
         });
         let capacity = self.capacity.as_ref().map_or(0.0, |capacity| capacity.tokens_per_second);
         let capacity = results::number(capacity);
@@ -148,7 +152,7 @@ impl Report {
             }
             Load::Recorded => what,
             Load::Bulk(requests) => {
-                format!("{} requests at once; {what}", results::number(requests as f64))
+                format!("{} requests at once; {what}", results::count(requests))
             }
         }
     }
@@ -205,22 +209,20 @@ impl Report {
         let rows = self.rows();
         let policies = &self.experiment.policies;
         let verdict = |arm: usize| {
-            let of = |verdict: Verdict| {
-                let names: Vec<&str> = rows
-                    .iter()
-                    .filter(|row| row.verdicts[arm] == verdict)
-                    .map(|row| row.metric.as_str())
-                    .collect();
-                if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+            let named = |verdict: Verdict| {
+                let of = rows.iter().filter(|row| row.verdicts[arm] == verdict);
+                of.map(|row| row.metric.as_str()).collect::<Vec<_>>().join(", ")
             };
-            format!(
-                "{} beside {}: better in {}; worse in {}; no difference shown in {}.",
-                policies[arm + 1],
-                policies[0],
-                of(Verdict::Better),
-                of(Verdict::Worse),
-                of(Verdict::NoDifferenceShown),
-            )
+            let kinds = [Verdict::Better, Verdict::Worse, Verdict::NoDifferenceShown];
+            let found: Vec<String> = kinds
+                .into_iter()
+                .map(|kind| (kind, named(kind)))
+                .filter(|(_, names)| !names.is_empty())
+                .map(|(kind, names)| format!("{} in {names}", kind.words()))
+                .collect();
+            let found =
+                if found.is_empty() { "nothing can be said".into() } else { found.join("; ") };
+            format!("{} beside {}: {found}.", policies[arm + 1], policies[0])
         };
         (0..policies.len() - 1).map(verdict).collect()
     }
@@ -233,7 +235,9 @@ impl Report {
              {repeats} passes of each policy, paired by their requests."
         )];
         if *repeats < ENOUGH {
-            notes.push(format!("Only {repeats} passes of each policy: too few to conclude from, take {ENOUGH} or more."));
+            notes.push(format!(
+                "Of {repeats} passes nothing can be concluded: take {ENOUGH} or more."
+            ));
         }
         if self.is_emulated() {
             notes.push(
@@ -274,7 +278,8 @@ impl Row {
         let means = arms.iter().map(|values| bootstrap::mean(values)).collect();
         let ratios: Vec<Option<Estimate>> =
             arms.iter().skip(1).map(|values| bootstrap::ratio(values, &arms[0])).collect();
-        let verdicts = ratios.iter().map(|ratio| Verdict::of(*ratio, more_is_better)).collect();
+        let verdict = |ratio: &Option<Estimate>| Verdict::of(*ratio, arms[0].len(), more_is_better);
+        let verdicts = ratios.iter().map(verdict).collect();
         Self { metric, unit, more_is_better, means, ratios, verdicts }
     }
 }
@@ -296,5 +301,7 @@ mod tests {
         assert_eq!(row(true, noise, base).verdicts, [Verdict::NoDifferenceShown]);
         assert_eq!(row(true, base, base).verdicts, [Verdict::NoDifferenceShown]);
         assert_eq!(row(true, base, [0.0; 5]).verdicts, [Verdict::NotComparable]);
+        let few = Row::new("x".into(), "", true, vec![base[..4].into(), less[..4].into()]);
+        assert_eq!(few.verdicts, [Verdict::TooFewPasses]);
     }
 }

@@ -92,7 +92,7 @@ pub(crate) struct AbArguments {
     pub(crate) seconds: f64,
     /// Seconds of a pass before that, which are dropped
     #[arg(long, value_name = "N", default_value_t = 2.0, help_heading = "Load")]
-    pub(crate) warm_up: f64,
+    pub(crate) settle: f64,
     /// How long answers may take beyond a pass's end
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s", help_heading = "Load")]
     pub(crate) drain: Duration,

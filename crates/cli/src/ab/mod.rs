@@ -30,7 +30,7 @@ pub(crate) fn run(
         check_writable(path)?;
     }
     if let (Some(path), Some(rate)) = (&arguments.write_trace, arguments.rate) {
-        let seconds = arguments.warm_up + arguments.seconds;
+        let seconds = arguments.settle + arguments.seconds;
         let traffic = Traffic::poisson(arguments.mix(), 0, rate, seconds);
         let file = NewFile::create(path).and_then(|mut file| {
             traffic.write(&mut file)?;
@@ -88,7 +88,7 @@ impl AbArguments {
             mix: self.mix(),
             load,
             seconds: self.seconds,
-            warm_up: self.warm_up,
+            warm_up: self.settle,
             drain: self.drain,
             repeats: self.repeats,
             slo: self.slo,
