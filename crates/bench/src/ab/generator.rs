@@ -67,7 +67,7 @@ pub(super) struct Generator<'a> {
 
 /// The requests of one pass on their way.
 struct Flight<'a> {
-    generator: &'a Generator<'a>,
+    engine: &'a Engine,
     runtime: Runtime,
     sender: Sender<Answer>,
     answers: Receiver<Answer>,
@@ -81,21 +81,43 @@ impl<'a> Generator<'a> {
     }
 
     /// Sends each request when it is due, counted from `start`, and waits for the answers: for at
-    /// most `drain` after the last request, if that is given.
+    /// most `drain` after the last request.
     pub(super) fn send(
         &self,
         traffic: &Traffic,
         start: Instant,
+        drain: Duration,
+    ) -> Result<Vec<Sent>, AbError> {
+        let requests = traffic.arrivals.iter().map(|arrival| self.request(arrival));
+        self.send_all(traffic, requests, start, Some(drain))
+    }
+
+    /// Sends requests that are all due at once, and waits for all answers. They are made before:
+    /// that may take longer than a device takes for them.
+    pub(super) fn send_at_once(
+        &self,
+        traffic: &Traffic,
+        requests: Vec<Request>,
+        start: Instant,
+    ) -> Result<Vec<Sent>, AbError> {
+        self.send_all(traffic, requests.into_iter(), start, None)
+    }
+
+    fn send_all(
+        &self,
+        traffic: &Traffic,
+        requests: impl Iterator<Item = Request>,
+        start: Instant,
         drain: Option<Duration>,
     ) -> Result<Vec<Sent>, AbError> {
-        let flight = Flight::new(self)?;
+        let flight = Flight::new(self.engine)?;
         let mut sent = Vec::with_capacity(traffic.arrivals.len());
-        for (index, request) in traffic.arrivals.iter().enumerate() {
-            let due = start + Duration::from_secs_f64(request.at);
+        for ((index, arrival), request) in traffic.arrivals.iter().enumerate().zip(requests) {
+            let due = start + Duration::from_secs_f64(arrival.at);
             wait_until(due);
             let late = Instant::now().saturating_duration_since(due).as_secs_f64();
             flight.send(index, request);
-            let (at, tokens) = (request.at, request.tokens());
+            let (at, tokens) = (arrival.at, arrival.tokens());
             sent.push(Sent {
                 at,
                 late,
@@ -123,13 +145,13 @@ impl<'a> Generator<'a> {
         tokens: usize,
         end: Instant,
     ) -> Result<(), AbError> {
-        let flight = Flight::new(self)?;
+        let flight = Flight::new(self.engine)?;
         let mut sizes = Vec::new();
         let mut missing = 0;
         for (index, request) in requests.enumerate() {
             sizes.push(request.tokens());
             missing += request.tokens();
-            flight.send(index, &request);
+            flight.send(index, self.request(&request));
             while missing >= tokens {
                 let left = end.saturating_duration_since(Instant::now());
                 let Ok((index, _, answer)) = flight.answers.recv_timeout(left) else { break };
@@ -159,7 +181,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    fn request(&self, request: &Arrival) -> Request {
+    pub(super) fn request(&self, request: &Arrival) -> Request {
         let input = |&length: &usize| {
             Input::Tokens(self.ids.iter().copied().cycle().take(length).collect())
         };
@@ -168,15 +190,15 @@ impl<'a> Generator<'a> {
 }
 
 impl<'a> Flight<'a> {
-    fn new(generator: &'a Generator<'a>) -> Result<Self, AbError> {
+    fn new(engine: &'a Engine) -> Result<Self, AbError> {
         let runtime =
             Builder::new_multi_thread().worker_threads(2).thread_name("answers").build()?;
         let (sender, answers) = mpsc::channel();
-        Ok(Self { generator, runtime, sender, answers })
+        Ok(Self { engine, runtime, sender, answers })
     }
 
-    fn send(&self, index: usize, request: &Arrival) {
-        let answer = self.generator.engine.embed(self.generator.request(request));
+    fn send(&self, index: usize, request: Request) {
+        let answer = self.engine.embed(request);
         let sender = self.sender.clone();
         self.runtime.spawn(async move {
             let answer = answer.await.map(|reply| reply.timings);

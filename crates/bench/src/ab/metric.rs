@@ -50,11 +50,13 @@ pub(super) const EFFICIENCY: Metric = Metric {
 };
 
 /// What counts under a load that comes whatever comes back.
-pub(super) const OPEN: [Metric; 9] =
-    [THROUGHPUT, REQUESTS, MEAN, P50, P95, P99, WAITING, SPREAD, VARIATION];
+pub(super) const OPEN: [Metric; 7] = [THROUGHPUT, REQUESTS, MEAN, P50, P95, P99, WAITING];
 
 /// What counts for work that is there all at once.
-pub(super) const BULK: [Metric; 5] = [MAKESPAN, THROUGHPUT, EFFICIENCY, SPREAD, VARIATION];
+pub(super) const BULK: [Metric; 3] = [MAKESPAN, THROUGHPUT, EFFICIENCY];
+
+/// What counts where there are several devices.
+pub(super) const BALANCE: [Metric; 2] = [SPREAD, VARIATION];
 
 const fn milliseconds(name: &'static str, of: fn(&Figures) -> f64) -> Metric {
     Metric { name, unit: "ms", more_is_better: false, of }

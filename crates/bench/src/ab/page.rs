@@ -1,12 +1,12 @@
 //! A report as one HTML page that needs nothing else.
 //!
 //! The plots have the colours of a light page; on a dark one the style sheet exchanges those of text
-//! and lines. Colours of arms and devices can be read on both.
+//! and lines, and the one of the arms' and devices' that is too dark.
 
 use std::fmt::Write;
 
 use vecmill_memory::replay::draw::svg::escape;
-use vecmill_memory::replay::draw::{FAINT, INK, MUTED};
+use vecmill_memory::replay::draw::{COLOURS, FAINT, INK, MUTED};
 
 use super::metric::{EFFICIENCY, MAKESPAN, Metric, P99, SPREAD, THROUGHPUT, WAITING};
 use super::plots;
@@ -16,9 +16,9 @@ use crate::results::number;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --back: #ffffff; --card: #f7f8fa; --ink: #22272e; --muted: #57606a; --faint: #e7eaee;
-  --good: #00704e; --bad: #b3261e; }
+  --good: #00704e; --bad: #b3261e; --blue: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --back: #14181d; --card: #1c2229; --ink: #e6edf3; --muted: #a3adb8;
-  --faint: #343c46; --good: #4cc9a0; --bad: #ff8a80; } }
+  --faint: #343c46; --good: #4cc9a0; --bad: #ff8a80; --blue: #4fa8e0; } }
 body { margin: 0 auto; max-width: 1180px; padding: 24px; background: var(--back); color: var(--ink);
   font: 15px/1.5 system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 32px 0 8px; }
@@ -128,23 +128,24 @@ impl Report {
                 policies.iter().map(|policy| self.values(metric, policy)).collect();
             plots::dots(title, metric.unit, policies, &arms)
         };
-        let bulk = std::ptr::eq(self.metrics(), super::metric::BULK.as_slice());
         let mut all = vec![dots("Throughput of each pass", THROUGHPUT)];
-        if bulk {
+        if self.is_bulk() {
             all.push(dots("Makespan of each pass", MAKESPAN));
             all.push(dots("Throughput relative to the sum of the devices' own speeds", EFFICIENCY));
         } else {
             all.push(dots("Mean waiting for a device in each pass", WAITING));
             all.push(dots("99th percentile of latency in each pass", P99));
         }
-        all.push(dots("Spread of busy shares: largest less smallest", SPREAD));
+        if self.info.devices.len() > 1 {
+            all.push(dots("Spread of busy shares: largest less smallest", SPREAD));
+        }
         if let Some(promise) = self.promise().filter(|_| !self.max_loads.is_empty()) {
             let arms: Vec<Vec<f64>> =
                 policies.iter().map(|policy| self.max_loads_of(policy)).collect();
             let title = format!("Highest load with {promise}, of the capacity");
             all.push(plots::dots(&title, "%", policies, &arms));
         }
-        if !bulk {
+        if !self.is_bulk() {
             all.push(plots::latencies(self));
         }
         all.extend(policies.iter().map(|policy| plots::busy(policy, &self.passes_of(policy))));
@@ -169,7 +170,13 @@ fn repaint() -> String {
             "svg [fill='{colour}'] {{ fill: var({name}); }} svg [stroke='{colour}'] {{ stroke: var({name}); }}\n"
         )
     };
-    let colours = [(INK, "--ink"), (MUTED, "--muted"), (FAINT, "--faint"), ("#ffffff", "--back")];
+    let colours = [
+        (INK, "--ink"),
+        (MUTED, "--muted"),
+        (FAINT, "--faint"),
+        ("#ffffff", "--back"),
+        (COLOURS[0], "--blue"),
+    ];
     colours.map(|(colour, name)| rule(colour, name)).concat()
 }
 

@@ -27,7 +27,7 @@ pub(super) fn open(
     let start = Instant::now();
     let step = (until - warm_up) / SLICES;
     let (sent, looks) = observe(generator.engine, (start, warm_up, step), || {
-        generator.send(traffic, start, Some(drain))
+        generator.send(traffic, start, drain)
     })?;
     Ok(Figures::new(&sent, work(&looks, until), (warm_up, until)))
 }
@@ -38,12 +38,18 @@ pub(super) fn bulk(
     (mix, repeat): (Mix, u64),
     requests: usize,
 ) -> Result<Figures, AbError> {
-    let first = Traffic::bulk(mix, repeat, requests.div_ceil(WARM_UP_PART));
-    generator.send(&first, Instant::now(), None)?;
-    let traffic = Traffic::bulk(mix, repeat, requests);
+    let made = |requests: usize| {
+        let traffic = Traffic::bulk(mix, repeat, requests);
+        let made = traffic.arrivals.iter().map(|arrival| generator.request(arrival)).collect();
+        (traffic, made)
+    };
+    let (traffic, made_first) = made(requests.div_ceil(WARM_UP_PART));
+    generator.send_at_once(&traffic, made_first, Instant::now())?;
+    let (traffic, made) = made(requests);
     let start = Instant::now();
-    let (sent, looks) =
-        observe(generator.engine, (start, 0.0, STEP), || generator.send(&traffic, start, None))?;
+    let (sent, looks) = observe(generator.engine, (start, 0.0, STEP), || {
+        generator.send_at_once(&traffic, made, start)
+    })?;
     let makespan = sent.iter().map(Sent::answered).fold(0.0, f64::max);
     Ok(Figures::new(&sent, work(&looks, makespan), (0.0, makespan)))
 }

@@ -10,7 +10,7 @@ use super::capacity::{Capacity, Interference};
 use super::experiment::{Experiment, Load};
 use super::figures::Figures;
 use super::find_max::MaxLoad;
-use super::metric::{BULK, Metric, OPEN};
+use super::metric::{BALANCE, BULK, Metric, OPEN};
 use crate::results;
 
 /// Passes of an arm from which on conclusions are drawn.
@@ -157,9 +157,18 @@ impl Report {
         }
     }
 
-    /// The metrics that suit the load.
-    pub(super) fn metrics(&self) -> &'static [Metric] {
-        if matches!(self.experiment.load, Load::Bulk(_)) { &BULK } else { &OPEN }
+    /// Whether the work came all at once.
+    pub(super) fn is_bulk(&self) -> bool {
+        matches!(self.experiment.load, Load::Bulk(_))
+    }
+
+    /// The metrics that suit the load and the devices.
+    fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = if self.is_bulk() { BULK.to_vec() } else { OPEN.to_vec() };
+        if self.info.devices.len() > 1 {
+            metrics.extend(BALANCE);
+        }
+        metrics
     }
 
     /// The passes of an arm in the order of their repeats.
@@ -258,7 +267,7 @@ impl Report {
             }
         }
         let late = self.passes.iter().map(|pass| pass.p99_late).fold(0.0, f64::max);
-        if late > LATE && !matches!(self.experiment.load, Load::Bulk(_)) {
+        if late > LATE && !self.is_bulk() {
             notes.push(format!(
                 "The generator sent 1 % of a pass's requests more than {:.1} ms late; latencies count from when they were due.",
                 late * 1e3

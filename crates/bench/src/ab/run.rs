@@ -91,7 +91,8 @@ impl<'a> Laboratory<'a> {
         let Self { generator, experiment, capacity: Some(together) } = self else {
             return Ok(Vec::new());
         };
-        if !experiment.interference {
+        // A lone device is alone already.
+        if !experiment.interference || together.devices.len() < 2 {
             return Ok(Vec::new());
         }
         capacity::interference(generator, together, |name| {
