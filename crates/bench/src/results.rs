@@ -6,16 +6,33 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use indicatif::HumanCount;
 use serde::Serialize;
+
+/// Where figures come from.
+#[derive(Debug, Serialize)]
+pub(crate) struct Origin {
+    pub(crate) command: String,
+    pub(crate) processor: Option<String>,
+    pub(crate) unix_seconds: u64,
+}
 
 /// A result as it is kept.
 #[derive(Debug, Serialize)]
 struct Result<'a, T> {
-    command: String,
     device: &'a str,
-    processor: Option<String>,
-    unix_seconds: u64,
+    #[serde(flatten)]
+    origin: Origin,
     figures: &'a T,
+}
+
+impl Origin {
+    /// Of figures that were made just now.
+    pub(crate) fn now() -> Self {
+        let unix_seconds =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        Self { command: command(), processor: processor(), unix_seconds }
+    }
 }
 
 /// Writes `figures` to `file`, if there is one.
@@ -25,18 +42,25 @@ pub(crate) fn write<T: Serialize>(
     figures: &T,
 ) -> std::result::Result<(), Box<dyn Error>> {
     let Some(file) = file else { return Ok(()) };
-    let unix_seconds =
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let result =
-        Result { command: command(), device, processor: processor(), unix_seconds, figures };
-    fs::write(file, serde_json::to_string_pretty(&result)? + "\n")?;
+    fs::write(file, json(device, figures)?)?;
     Ok(())
+}
+
+/// `figures` as they are kept.
+pub(crate) fn json<T: Serialize>(device: &str, figures: &T) -> serde_json::Result<String> {
+    let result = Result { device, origin: Origin::now(), figures };
+    Ok(serde_json::to_string_pretty(&result)? + "\n")
 }
 
 /// The command line, without the folder that the program happens to be in.
 fn command() -> String {
-    let program = "vecmill-bench".to_owned();
-    std::iter::once(program).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(program) = words.first_mut()
+        && let Some(name) = Path::new(program).file_stem()
+    {
+        *program = name.to_string_lossy().into_owned();
+    }
+    words.join(" ")
 }
 
 fn processor() -> Option<String> {
@@ -60,6 +84,25 @@ pub(crate) fn whole(value: f64) -> u64 {
     #[expect(clippy::cast_sign_loss, reason = "such casts saturate")]
     let whole = value as u64;
     whole
+}
+
+/// A number of things for people: `12,500`.
+pub(crate) fn count(things: usize) -> String {
+    HumanCount(things as u64).to_string()
+}
+
+/// A number for people: three digits or more, `0.125`, `12.5`, `12,500`.
+pub(crate) fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "–".into();
+    }
+    match value.abs() {
+        size if size >= 999.5 => HumanCount(whole(value.round())).to_string(),
+        size if size >= 99.95 => format!("{value:.0}"),
+        size if size >= 9.995 => format!("{value:.1}"),
+        size if size >= 0.9995 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
 }
 
 /// The values below which so many per cent of the samples lie. Sorts the samples.

@@ -15,6 +15,7 @@ use self::help::{
     AFTER_REPLAY, AFTER_SERVE, CONVERT_EXAMPLES, DEVICES_EXAMPLES, EMBED_EXAMPLES, PLAN_EXAMPLES,
     REPLAY_EXAMPLES, SERVE_EXAMPLES,
 };
+use crate::ab::arguments::AbArguments;
 use crate::settings::kind::Bytes;
 use crate::settings::memory::{Budget, GiveBackAfter};
 use crate::settings::value::Value;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Write a model with its weights in another number format
     Convert(ConvertArguments),
+    /// Compare scheduling policies on this machine's devices
+    Ab(AbArguments),
     /// Look into how memory was managed
     Memory(MemoryArguments),
     /// List the devices of this machine, and the libraries that GPUs need

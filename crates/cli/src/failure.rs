@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use vecmill_bench::ab::{AbError, TraceError as RequestTraceError};
 use vecmill_engine::convert::ConvertError;
 use vecmill_engine::{RequestError, StartError};
 use vecmill_memory::trace::TraceError;
@@ -41,6 +42,17 @@ pub(crate) enum Failure {
         /// What is wrong, and in which line.
         source: TraceError,
     },
+    /// A trace of requests is not one.
+    #[error("{}: {source}", path.display())]
+    RequestTrace {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        source: RequestTraceError,
+    },
+    /// Policies could not be compared.
+    #[error(transparent)]
+    Ab(#[from] AbError),
     /// The thread that loads the model ended without a word.
     #[error(
         "loading the model ended in a bug of vecmill's; the lines above say more, please report"
@@ -95,6 +107,7 @@ impl Failure {
         match self {
             failure if failure.is_closed_pipe() => ExitCode::SUCCESS,
             Self::Usage(_) | Self::Settings(_) | Self::Request(_) => ExitCode::from(2),
+            Self::Ab(error) if error.is_usage() => ExitCode::from(2),
             Self::SomeTexts { .. } => ExitCode::from(3),
             _ => ExitCode::FAILURE,
         }

@@ -1,11 +1,12 @@
 //! The `vecmill` binary: arguments become settings, settings become commands.
 //!
 //! - [`arguments`] is the command line, [`settings`] what it, the environment and a file set.
-//! - [`serve`], [`embed`], [`plan`], [`convert`], [`memory`], [`devices`] and [`completions`] are the
-//!   commands.
+//! - [`serve`], [`embed`], [`plan`], [`convert`], [`ab`], [`memory`], [`devices`] and [`completions`]
+//!   are the commands.
 //! - [`logging`] and [`progress`] write to standard error; results alone go to standard output.
 //! - [`failure`] knows why a command failed and with which exit code.
 
+mod ab;
 mod arguments;
 mod completions;
 mod convert;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Embed(arguments) => embed::run(arguments, &environment, &progress),
         Command::Plan(arguments) => plan::run(arguments, &environment, &progress),
         Command::Convert(arguments) => convert::run(arguments, &environment, &progress),
+        Command::Ab(arguments) => ab::run(arguments, &environment, &progress),
         Command::Memory(arguments) => memory::run(&arguments, &progress),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

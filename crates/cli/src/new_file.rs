@@ -5,6 +5,8 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use crate::failure::Failure;
+
 /// A file that gets its name when it is complete, and goes away if that never comes.
 #[derive(Debug)]
 pub(crate) struct NewFile(BufWriter<NamedTempFile>);
@@ -50,4 +52,23 @@ impl Seek for NewFile {
 /// The folder that a file is in.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Refuses a file that can't be written before what goes into it is waited for.
+pub(crate) fn check_writable(path: &Path) -> Result<(), Failure> {
+    let kind = match path {
+        path if path.is_dir() => io::ErrorKind::IsADirectory,
+        path if !folder_of(path).is_dir() => io::ErrorKind::NotFound,
+        _ => return Ok(()),
+    };
+    Err(Failure::Write { path: path.to_owned(), source: kind.into() })
+}
+
+/// Writes a whole file.
+pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    // What a link points to is replaced, not the link.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut file = NewFile::create(&path)?;
+    file.write_all(contents)?;
+    file.finish(&path)
 }

@@ -104,6 +104,12 @@ impl Progress {
         if visible { self.bar(Some(total), template) } else { ProgressBar::hidden() }
     }
 
+    /// A bar for the measurements of an experiment.
+    pub(crate) fn of_passes(&self) -> ProgressBar {
+        let template = "{bar:30} {pos}/{len} {msg}, {eta} left";
+        if self.on_terminal { self.bar(Some(0), template) } else { ProgressBar::hidden() }
+    }
+
     /// A counter of texts; `total` bytes of them are to come, if that is known.
     pub(crate) fn of_texts(&self, total: Option<u64>, shown: bool) -> Texts {
         let template = match total {

@@ -24,11 +24,12 @@ fn help_has_examples_and_exit_codes() {
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
     assert!(help.contains("Exit codes:") && help.contains("vecmill serve"), "{help}");
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
         &["serve"],
         &["embed"],
         &["plan"],
         &["convert"],
+        &["ab"],
         &["memory"],
         &["memory", "replay"],
         &["devices"],

@@ -17,7 +17,7 @@ use vecmill_memory::{PoolSettings, SimulatedDevice};
 
 use crate::arguments::{MemoryArguments, MemoryCommand, Policy, ReplayArguments};
 use crate::failure::Failure;
-use crate::new_file::{NewFile, folder_of};
+use crate::new_file::{check_writable, write_whole};
 use crate::progress::Progress;
 use crate::units::bytes;
 use counted::Counted;
@@ -50,16 +50,6 @@ fn replay(arguments: &ReplayArguments, progress: &Progress) -> Result<(), Failur
             .map_err(|source| Failure::Write { path: path.clone(), source })?;
     }
     write(arguments, &trace, &comparison).map_err(Failure::Stdout)
-}
-
-/// Refuses a file that can't be written before the replay is waited for.
-fn check_writable(path: &Path) -> Result<(), Failure> {
-    let kind = match path {
-        path if path.is_dir() => io::ErrorKind::IsADirectory,
-        path if !folder_of(path).is_dir() => io::ErrorKind::NotFound,
-        _ => return Ok(()),
-    };
-    Err(Failure::Write { path: path.to_owned(), source: kind.into() })
 }
 
 fn read(path: &Path) -> Result<Trace, Failure> {
@@ -108,14 +98,6 @@ fn manager(policy: Policy, budget: usize, settings: PoolSettings) -> Box<dyn Man
         Policy::Naive => Box::new(Naive::new(device.in_place(false))),
         Policy::Direct => Box::new(PerTensor::new(device.in_place(false))),
     }
-}
-
-fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
-    // What a link points to is replaced, not the link.
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut file = NewFile::create(&path)?;
-    file.write_all(contents)?;
-    file.finish(&path)
 }
 
 fn write(arguments: &ReplayArguments, trace: &Trace, comparison: &Comparison) -> io::Result<()> {

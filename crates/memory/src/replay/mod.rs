@@ -31,7 +31,7 @@
 
 mod addresses;
 mod direct;
-mod draw;
+pub mod draw;
 mod histogram;
 mod manager;
 mod naive;

@@ -1,9 +1,9 @@
 //! Where each lease lay, and for how long.
 
 use super::super::addresses::{AddressMap, Arrangement, Piece};
-use super::axis::{Marks, Scale, draw_bytes, draw_time};
+use super::axis::{Marks, Scale, draw_below, draw_left};
 use super::svg::{Area, Path, Svg};
-use super::{Frame, IDLE, STREAMS};
+use super::{COLOURS, Frame, IDLE};
 
 /// Pieces narrower than this on average are drawn without gaps, which would hide them.
 const MIN_WIDTH_FOR_GAPS: f64 = 4.0;
@@ -16,7 +16,7 @@ pub(super) fn draw(
     arrangement: &Arrangement,
     frame: &Frame<'_>,
 ) {
-    draw_bytes(svg, area, frame.map_marks, frame.map);
+    draw_left(svg, area, frame.map_marks, frame.map);
     let (from, to) = (map.from as f64, map.to as f64);
     let (across, up) = (Scale::across(area, from, to), Scale::up(area, frame.map));
     let place = |piece: &Piece, offset: u64, bytes: usize| {
@@ -25,8 +25,8 @@ pub(super) fn draw(
         Area { x: left, y: high, width: (right - left).max(0.3), height: low - high }
     };
     let mut idle = Path::default();
-    let mut given: Vec<Path> = STREAMS.iter().map(|_| Path::default()).collect();
-    let mut asked: Vec<Path> = STREAMS.iter().map(|_| Path::default()).collect();
+    let mut given: Vec<Path> = COLOURS.iter().map(|_| Path::default()).collect();
+    let mut asked: Vec<Path> = COLOURS.iter().map(|_| Path::default()).collect();
     let mut wide = 0.0;
     for (piece, &offset) in map.pieces.iter().zip(&arrangement.offsets) {
         let whole = place(piece, offset, piece.bytes);
@@ -43,9 +43,9 @@ pub(super) fn draw(
     let gaps = wide > MIN_WIDTH_FOR_GAPS * leases as f64;
     let look = if gaps { r##" stroke="#ffffff" stroke-width="0.5""## } else { "" };
     svg.path(&idle, IDLE, r##" stroke="#ffffff" stroke-width="0.5""##);
-    for ((given, asked), colour) in given.iter().zip(&asked).zip(STREAMS) {
+    for ((given, asked), colour) in given.iter().zip(&asked).zip(COLOURS) {
         svg.path(given, colour, &format!(r#" fill-opacity="0.4"{look}"#));
         svg.path(asked, colour, look);
     }
-    draw_time(svg, area, Marks::time(to - from, frame.time_marks), from, to);
+    draw_below(svg, area, Marks::time(to - from, frame.time_marks), from, to);
 }

@@ -6,7 +6,7 @@ use super::{FAINT, INK, SMALL};
 
 /// Maps values to a side of an area.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scale {
+pub struct Scale {
     low: f64,
     high: f64,
     at_low: f64,
@@ -15,17 +15,17 @@ pub(super) struct Scale {
 
 impl Scale {
     /// A scale along the lower edge of `area`.
-    pub(super) fn across(area: Area, low: f64, high: f64) -> Self {
+    pub fn across(area: Area, low: f64, high: f64) -> Self {
         Self { low, high, at_low: area.x, at_high: area.right() }
     }
 
     /// A scale up the left edge of `area`, from 0.
-    pub(super) fn up(area: Area, high: f64) -> Self {
+    pub fn up(area: Area, high: f64) -> Self {
         Self { low: 0.0, high, at_low: area.bottom(), at_high: area.y }
     }
 
     /// Where `value` is.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub fn at(&self, value: f64) -> f64 {
         let part = (value - self.low) / (self.high - self.low).max(f64::MIN_POSITIVE);
         self.at_low + part.clamp(0.0, 1.0) * (self.at_high - self.at_low)
     }
@@ -33,7 +33,7 @@ impl Scale {
 
 /// Marks on a scale, at multiples of a step.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Marks {
+pub struct Marks {
     step: f64,
     unit: f64,
     name: &'static str,
@@ -41,7 +41,7 @@ pub(super) struct Marks {
 
 impl Marks {
     /// Marks for bytes from 0 to `high`: about five, at round numbers of MiB or GiB.
-    pub(super) fn bytes(high: f64) -> Self {
+    pub fn bytes(high: f64) -> Self {
         let (unit, name) = if high >= 2.0 * GIB { (GIB, "GiB") } else { (MIB, "MiB") };
         let mut step = MIB;
         while high / step > 6.0 {
@@ -51,7 +51,7 @@ impl Marks {
     }
 
     /// Marks for a time of `nanoseconds`: about `wanted`, at round numbers of a unit that suits it.
-    pub(super) fn time(nanoseconds: f64, wanted: f64) -> Self {
+    pub fn time(nanoseconds: f64, wanted: f64) -> Self {
         let units = [
             (3.6e12, "hours"),
             (60e9, "minutes"),
@@ -61,19 +61,21 @@ impl Marks {
         ];
         let suits = units.into_iter().find(|(unit, _)| nanoseconds >= 2.0 * unit);
         let (unit, name) = suits.unwrap_or((1.0, "nanoseconds"));
-        let exact = (nanoseconds / unit / wanted).max(f64::MIN_POSITIVE);
-        let power = 10f64.powf(exact.log10().floor());
-        let round = [1.0, 2.0, 5.0].into_iter().find(|round| round * power >= exact);
-        Self { step: round.unwrap_or(10.0) * power * unit, unit, name }
+        Self { step: round_step(nanoseconds / unit / wanted) * unit, unit, name }
+    }
+
+    /// Marks from 0 to `high`: about `wanted`, at round numbers of `unit`.
+    pub fn numbers(high: f64, wanted: f64, unit: &'static str) -> Self {
+        Self { step: round_step(high / wanted), unit: 1.0, name: unit }
     }
 
     /// What the marks count.
-    pub(super) fn unit(&self) -> &'static str {
+    pub fn unit(&self) -> &'static str {
         self.name
     }
 
     /// The first multiple of the step at or above `value`.
-    pub(super) fn above(&self, value: f64) -> f64 {
+    pub fn above(&self, value: f64) -> f64 {
         (value / self.step - 1e-9).ceil() * self.step
     }
 
@@ -88,6 +90,14 @@ impl Marks {
     }
 }
 
+/// The next of 1, 2, 5, 10, … at or above `exact`.
+fn round_step(exact: f64) -> f64 {
+    let exact = exact.max(f64::MIN_POSITIVE);
+    let power = 10f64.powf(exact.log10().floor());
+    let round = [1.0, 2.0, 5.0].into_iter().find(|round| round * power >= exact);
+    round.unwrap_or(10.0) * power
+}
+
 /// How many decimals tell multiples of `step` apart.
 fn decimals(step: f64) -> usize {
     (0..6)
@@ -100,7 +110,7 @@ fn decimals(step: f64) -> usize {
 }
 
 /// Draws lines across `area` at each mark, with labels to its left.
-pub(super) fn draw_bytes(svg: &mut Svg, area: Area, marks: Marks, high: f64) {
+pub fn draw_left(svg: &mut Svg, area: Area, marks: Marks, high: f64) {
     let scale = Scale::up(area, high);
     for (value, label) in marks.labels(0.0, high) {
         let y = scale.at(value);
@@ -111,8 +121,8 @@ pub(super) fn draw_bytes(svg: &mut Svg, area: Area, marks: Marks, high: f64) {
     svg.text((area.x - 8.0, area.y - 10.0), Anchor::End, font, marks.unit());
 }
 
-/// Draws a time axis below `area`.
-pub(super) fn draw_time(svg: &mut Svg, area: Area, marks: Marks, low: f64, high: f64) {
+/// Draws an axis below `area`.
+pub fn draw_below(svg: &mut Svg, area: Area, marks: Marks, low: f64, high: f64) {
     let scale = Scale::across(area, low, high);
     svg.line((area.x, area.bottom()), (area.right(), area.bottom()), INK, false);
     for (value, label) in marks.labels(low, high) {

@@ -3,7 +3,7 @@
 use super::super::Comparison;
 use super::super::units::{bytes, count};
 use super::svg::{Anchor, Area, Path, Svg};
-use super::{ASKED, BUDGET, Frame, IDLE, MARGIN, ROUNDED, STREAMS, TEXT, WIDTH};
+use super::{ASKED, BUDGET, COLOURS, Frame, IDLE, MARGIN, ROUNDED, TEXT, WIDTH};
 
 const BOX: f64 = 14.0;
 const LINE: f64 = 22.0;
@@ -72,9 +72,9 @@ pub(super) fn of_maps(svg: &mut Svg, y: f64, comparison: &Comparison) -> f64 {
         y += LINE;
     }
     let mut legend = Legend { svg, x: MARGIN, y };
-    for (index, colour) in STREAMS.iter().enumerate() {
+    for (index, colour) in COLOURS.iter().enumerate() {
         let streams: Vec<u32> =
-            comparison.streams.iter().copied().skip(index).step_by(STREAMS.len()).collect();
+            comparison.streams.iter().copied().skip(index).step_by(COLOURS.len()).collect();
         match streams[..] {
             [] => {}
             [stream] => legend.entry(colour, 1.0, &format!("stream {stream}")),
@@ -82,7 +82,7 @@ pub(super) fn of_maps(svg: &mut Svg, y: f64, comparison: &Comparison) -> f64 {
             [first, ..] => legend.entry(colour, 1.0, &format!("streams {first}, …")),
         }
     }
-    legend.entry(STREAMS[0], 0.4, "pale: beyond what was asked for");
+    legend.entry(COLOURS[0], 0.4, "pale: beyond what was asked for");
     legend.entry(IDLE, 1.0, "held, but idle");
     legend.y + BOX
 }

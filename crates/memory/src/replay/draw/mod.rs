@@ -1,6 +1,6 @@
 //! A comparison as a picture: what each manager held over time, and where each lease lay in it.
 //!
-//! - `svg` writes shapes, `axis` scales and their marks.
+//! - [`svg`] writes shapes, [`axis`] scales and their marks; other reports draw with them, too.
 //! - `occupancy` draws the curves, `addresses` the maps, `legend` says what their colours mean;
 //!   this file arranges them: a column for each manager, all with the same scales, so that heights
 //!   can be compared across.
@@ -9,10 +9,10 @@
 //! written by hand because it is little.
 
 mod addresses;
-mod axis;
+pub mod axis;
 mod legend;
 mod occupancy;
-mod svg;
+pub mod svg;
 
 use std::time::Duration;
 
@@ -22,23 +22,27 @@ use super::{Comparison, Report};
 use axis::Marks;
 use svg::{Anchor, Area, Font, Svg};
 
-const INK: &str = "#22272e";
-const MUTED: &str = "#57606a";
-const FAINT: &str = "#e7eaee";
+/// The colour of lines and names.
+pub const INK: &str = "#22272e";
+/// The colour of explanations.
+pub const MUTED: &str = "#57606a";
+/// The colour of lines in the background.
+pub const FAINT: &str = "#e7eaee";
 const ASKED: &str = "#3d4b63";
 const ROUNDED: &str = "#8fa6c8";
 const IDLE: &str = "#d5dae1";
 const BUDGET: &str = "#b3261e";
 
-/// Colours of streams that people with any kind of colour vision tell apart, from Okabe and Ito's
-/// palette.
-const STREAMS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
+/// Colours that people with any kind of colour vision tell apart, from Okabe and Ito's palette.
+pub const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
 
 const TITLE: Font = Font { size: 20, bold: true, colour: INK };
 const HEADING: Font = Font { size: 15, bold: true, colour: INK };
-const NAME: Font = Font { size: 14, bold: true, colour: INK };
+/// The font of a panel's name.
+pub const NAME: Font = Font { size: 14, bold: true, colour: INK };
 const TEXT: Font = Font { size: 13, bold: false, colour: MUTED };
-const SMALL: Font = Font { size: 12, bold: false, colour: MUTED };
+/// The font of marks and explanations.
+pub const SMALL: Font = Font { size: 12, bold: false, colour: MUTED };
 
 const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 28.0;
@@ -63,9 +67,9 @@ struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Which of [`STREAMS`] a stream has: they are dealt out in order of the streams' numbers.
+    /// Which of [`COLOURS`] a stream has: they are dealt out in order of the streams' numbers.
     fn colour(&self, stream: u32) -> usize {
-        self.streams.binary_search(&stream).unwrap_or(0) % STREAMS.len()
+        self.streams.binary_search(&stream).unwrap_or(0) % COLOURS.len()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::report::Report;
 use super::super::series::{Sample, Series};
-use super::axis::{Marks, Scale, draw_bytes, draw_time};
+use super::axis::{Marks, Scale, draw_below, draw_left};
 use super::svg::{Area, Path, Svg};
 use super::{ASKED, BUDGET, Frame, IDLE, INK, ROUNDED};
 
@@ -18,7 +18,7 @@ const LAYERS: [(Value, &str); 3] = [
 
 /// Draws a report's curves.
 pub(super) fn draw(svg: &mut Svg, area: Area, report: &Report, frame: &Frame<'_>) {
-    draw_bytes(svg, area, frame.held_marks, frame.held);
+    draw_left(svg, area, frame.held_marks, frame.held);
     let across = Scale::across(area, 0.0, frame.nanoseconds);
     let up = Scale::up(area, frame.held);
     for (value, colour) in LAYERS {
@@ -32,7 +32,7 @@ pub(super) fn draw(svg: &mut Svg, area: Area, report: &Report, frame: &Frame<'_>
         svg.line((area.x, y), (area.right(), y), BUDGET, true);
     }
     let marks = Marks::time(frame.nanoseconds, frame.time_marks);
-    draw_time(svg, area, marks, 0.0, frame.nanoseconds);
+    draw_below(svg, area, marks, 0.0, frame.nanoseconds);
 }
 
 fn outline(series: &Series, value: Value, across: Scale, up: Scale) -> Path {

@@ -1,51 +1,63 @@
-//! The few shapes of SVG that the pictures are made of.
+//! The few shapes of SVG that pictures are made of.
 
 use std::fmt::Write;
 
 /// Which end of a text is where it is put.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Anchor {
+pub enum Anchor {
+    /// Its left end.
     Start,
+    /// Its middle.
     Middle,
+    /// Its right end.
     End,
 }
 
 /// A text's look.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Font {
-    pub(super) size: u32,
-    pub(super) bold: bool,
-    pub(super) colour: &'static str,
+pub struct Font {
+    /// Pixels.
+    pub size: u32,
+    /// Whether it is heavy.
+    pub bold: bool,
+    /// Its colour, as CSS has it.
+    pub colour: &'static str,
 }
 
-/// A rectangle; `y` is its upper edge.
+/// A rectangle.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Area {
-    pub(super) x: f64,
-    pub(super) y: f64,
-    pub(super) width: f64,
-    pub(super) height: f64,
+pub struct Area {
+    /// Its left edge.
+    pub x: f64,
+    /// Its upper edge.
+    pub y: f64,
+    /// From left to right.
+    pub width: f64,
+    /// From top to bottom.
+    pub height: f64,
 }
 
 impl Area {
-    pub(super) fn right(self) -> f64 {
+    /// Its right edge.
+    pub fn right(self) -> f64 {
         self.x + self.width
     }
 
-    pub(super) fn bottom(self) -> f64 {
+    /// Its lower edge.
+    pub fn bottom(self) -> f64 {
         self.y + self.height
     }
 }
 
 /// A picture being drawn. Writing to a string can't fail, so results of `write!` are dropped.
 #[derive(Debug, Default)]
-pub(super) struct Svg {
+pub struct Svg {
     body: String,
 }
 
 impl Svg {
     /// A straight line; `dashed` lines are thicker.
-    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
+    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
         let dash = if dashed { r#" stroke-width="1.5" stroke-dasharray="6 4""# } else { "" };
         let _ = writeln!(
             self.body,
@@ -57,7 +69,8 @@ impl Svg {
         );
     }
 
-    pub(super) fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
+    /// A text, with one of its ends at a place.
+    pub fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
@@ -74,14 +87,14 @@ impl Svg {
     }
 
     /// A filled shape; `look` is further attributes.
-    pub(super) fn path(&mut self, path: &Path, fill: &str, look: &str) {
+    pub fn path(&mut self, path: &Path, fill: &str, look: &str) {
         if !path.0.is_empty() {
             let _ = writeln!(self.body, r#"<path d="{}" fill="{fill}"{look}/>"#, path.0);
         }
     }
 
     /// The whole file, `title` for readers who hear it.
-    pub(super) fn finish(self, width: f64, height: f64, title: &str) -> String {
+    pub fn finish(self, width: f64, height: f64, title: &str) -> String {
         let (title, width, height) = (escape(title), Short(width), Short(height));
         format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif">
@@ -96,26 +109,45 @@ impl Svg {
 
 /// A shape's outline. Many shapes of one colour in one path take a third of the space.
 #[derive(Debug, Default)]
-pub(super) struct Path(String);
+pub struct Path(String);
 
 impl Path {
-    pub(super) fn start(&mut self, x: f64, y: f64) {
+    /// Begins an outline.
+    pub fn start(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "M{} {}", Short(x), Short(y));
     }
 
-    pub(super) fn across(&mut self, x: f64) {
+    /// A line to the left or right.
+    pub fn across(&mut self, x: f64) {
         let _ = write!(self.0, "H{}", Short(x));
     }
 
-    pub(super) fn up_or_down(&mut self, y: f64) {
+    /// A line up or down.
+    pub fn up_or_down(&mut self, y: f64) {
         let _ = write!(self.0, "V{}", Short(y));
     }
 
-    pub(super) fn close(&mut self) {
+    /// A line to a place.
+    pub fn to(&mut self, x: f64, y: f64) {
+        let _ = write!(self.0, "L{} {}", Short(x), Short(y));
+    }
+
+    /// A circle's outline.
+    pub fn circle(&mut self, x: f64, y: f64, radius: f64) {
+        self.start(x - radius, y);
+        for width in [2.0 * radius, -2.0 * radius] {
+            let _ = write!(self.0, "a{r} {r} 0 1 0 {} 0", Short(width), r = Short(radius));
+        }
+        self.close();
+    }
+
+    /// A line to where the outline began.
+    pub fn close(&mut self) {
         self.0.push('z');
     }
 
-    pub(super) fn rectangle(&mut self, area: Area) {
+    /// A rectangle's outline.
+    pub fn rectangle(&mut self, area: Area) {
         self.start(area.x, area.y);
         self.across(area.right());
         self.up_or_down(area.bottom());
@@ -136,7 +168,7 @@ impl std::fmt::Display for Short {
 }
 
 /// Text that can't be taken for markup.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

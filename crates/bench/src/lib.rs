@@ -1,0 +1,85 @@
+//! vecmill's experiments, each a command that prints a table and writes its figures as JSON.
+//!
+//! - [`workload`] simulates a service's traffic; [`record`] turns it into memory traces, of whole
+//!   batches and of single tensors, with the plans of a [`sketch`] of a model.
+//! - [`latency`], [`replays`] and [`pressure`] measure the memory pool on a GPU, beside the driver's
+//!   own allocators.
+//! - [`ab`] compares scheduling policies on a running engine, for `vecmill ab`.
+//! - [`encode`] measures an encoder alone, [`load`] a server over HTTP; [`texts`] makes what they embed,
+//!   of realistic [`lengths`].
+//! - [`simulate`] has vecmill's scheduler deal with simulated devices, under each of its policies.
+//! - [`results`] says where a figure came from.
+
+pub mod ab;
+mod encode;
+mod latency;
+mod lengths;
+mod load;
+mod managers;
+mod pressure;
+mod record;
+mod replays;
+mod results;
+mod simulate;
+mod sketch;
+mod texts;
+mod workload;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// Measure vecmill: its encoder, its server, its memory pool
+#[derive(Debug, Parser)]
+#[command(name = "vecmill-bench", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the memory traces of a simulated service: of batches and of tensors
+    Trace(record::TraceArguments),
+    /// Time lease and return on a GPU, beside cuMemAllocAsync and cuMemAlloc
+    Latency(latency::LatencyArguments),
+    /// Run traces through the pool and the usual ways of managing a GPU's memory
+    Replay(replays::ReplayArguments),
+    /// Ten minutes of random sizes, spikes to the budget and a neighbour that takes the rest
+    Pressure(pressure::PressureArguments),
+    /// Time an encoder alone: tokens on the host to vectors on the host
+    Encode(encode::EncodeArguments),
+    /// Load a server's /v1/embeddings and tell rate, latency and where the time goes
+    Load(load::LoadArguments),
+    /// Compare the scheduler's policies on simulated devices
+    Simulate(simulate::SimulateArguments),
+    /// Write texts of a known number of tokens
+    Texts(texts::TextsArguments),
+    /// Be the neighbour: allocate and free a GPU's memory at random until told to stop
+    Neighbour(pressure::NeighbourArguments),
+}
+
+/// Does what the command line asks for.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Trace(arguments) => record::run(&arguments),
+        Command::Latency(arguments) => latency::run(&arguments),
+        Command::Replay(arguments) => replays::run(&arguments),
+        Command::Pressure(arguments) => pressure::run(&arguments),
+        Command::Encode(arguments) => encode::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Texts(arguments) => texts::run(&arguments),
+        Command::Neighbour(arguments) => pressure::be_neighbour(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            results::complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
