@@ -118,7 +118,8 @@ impl<T> Scheduler<T> {
         inputs: usize,
         deadline: Option<Duration>,
     ) -> Result<(), Refused> {
-        if let Some(deadline) = deadline {
+        // While nothing is known of any device's speed, there is nothing to go by.
+        if let Some(deadline) = deadline.filter(|_| self.fastest.is_some()) {
             let (predicted, left) = (self.backlog_time(now), deadline.saturating_sub(now));
             if predicted > left {
                 return Err(Refused::TooLate { predicted, left });

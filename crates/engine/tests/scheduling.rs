@@ -1,0 +1,132 @@
+//! A running engine and its scheduler: warming up, draining, deadlines, policies that take turns.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what must hold by panicking")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::{
+    Builder, DeviceSpec, Engine, Health, Priority, Request, RequestError, StartError, policy_names,
+};
+
+fn builder() -> Builder {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
+    Engine::builder()
+        .model(ModelRef::Folder(models.join("bert-mean")))
+        .cache(std::env::temp_dir().join("vecmill-test-scheduling"))
+        .devices(vec![DeviceSpec::Cpu])
+        .cpu_threads(1)
+        .tokenization_workers(1)
+}
+
+fn ask(engine: &Engine) -> Result<usize, RequestError> {
+    engine.embed_blocking(Request::new(["a quick brown fox"])).map(|reply| reply.embeddings.len())
+}
+
+fn metrics(engine: &Engine) -> String {
+    let mut text = String::new();
+    engine.write_metrics(&mut text).unwrap();
+    text
+}
+
+fn wait_for(holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never happened");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn practice_tells_how_fast_a_device_is_and_how_large_its_batches_should_be() {
+    let engine = builder().auto_batch_tokens(Duration::from_secs(10)).start().unwrap();
+    let (_, standing) = &engine.scheduling()[0];
+    assert!(standing.speed.is_some(), "{standing:?}");
+    let longest = engine.info().max_input_tokens;
+    assert!((longest..=2048).contains(&standing.batch_tokens), "{standing:?}");
+    assert_eq!(ask(&engine).unwrap(), 1);
+    let (_, standing) = &engine.scheduling()[0];
+    assert_eq!((standing.health, standing.batches), (Health::Serving, 1));
+    assert!(metrics(&engine).contains("vecmill_device_weight_ratio{device=\"cpu\"} 1.0"));
+}
+
+#[test]
+fn a_drained_device_gets_no_work_until_it_is_restored() {
+    let engine = builder().start().unwrap();
+    assert!(engine.drain("cpu") && !engine.drain("tpu"));
+    assert_eq!(engine.scheduling()[0].1.health, Health::Drained);
+    let waiting = {
+        let engine = engine.clone();
+        std::thread::spawn(move || ask(&engine))
+    };
+    wait_for(|| metrics(&engine).contains("vecmill_queue_inputs 1"));
+    assert!(!waiting.is_finished());
+    assert!(engine.restore("cpu"));
+    assert_eq!(waiting.join().unwrap().unwrap(), 1);
+}
+
+#[test]
+fn what_is_accepted_is_answered_also_when_an_engine_stops_drained() {
+    let engine = builder().start().unwrap();
+    engine.drain("cpu");
+    let waiting = {
+        let engine = engine.clone();
+        std::thread::spawn(move || ask(&engine))
+    };
+    wait_for(|| metrics(&engine).contains("vecmill_queue_inputs 1"));
+    engine.shutdown();
+    assert_eq!(waiting.join().unwrap().unwrap(), 1);
+}
+
+#[test]
+fn an_answer_that_would_come_too_late_is_refused() {
+    let engine = builder().start().unwrap();
+    let within = |timeout| Request {
+        timeout: Some(timeout),
+        priority: Priority::Bulk,
+        ..Request::new(["a quick brown fox"])
+    };
+    engine.embed_blocking(within(Duration::from_secs(60))).unwrap();
+    engine.drain("cpu");
+    let began = Instant::now();
+    let late = engine.embed_blocking(within(Duration::from_millis(30)));
+    let Err(RequestError::Expired | RequestError::TooLate { .. }) = late else {
+        panic!("{late:?} after {:?}", began.elapsed());
+    };
+}
+
+#[test]
+fn policies_take_turns_and_metrics_tell_them_apart() {
+    let policies = vec!["round-robin".to_owned(), "earliest-finish".to_owned()];
+    let window = Duration::from_millis(300);
+    let engine = builder().policy_experiment(policies.clone(), window).start().unwrap();
+    wait_for(|| {
+        ask(&engine).unwrap();
+        let text = metrics(&engine);
+        let counted = |policy: &String| {
+            text.contains(&format!("vecmill_experiment_requests_total{{policy=\"{policy}\"}}"))
+        };
+        policies.iter().all(counted)
+    });
+    assert!(policies.iter().any(|policy| policy == engine.policy()));
+}
+
+#[test]
+fn every_policy_serves_and_unknown_ones_are_refused() {
+    let engine = builder().start().unwrap();
+    for policy in policy_names() {
+        engine.set_policy(policy).unwrap();
+        assert_eq!((engine.policy(), ask(&engine).unwrap()), (policy, 1));
+    }
+    assert!(engine.set_policy("random").unwrap_err().to_string().contains("earliest-finish"));
+    let start = |builder: Builder| builder.start().map(|_| ()).unwrap_err();
+    let window = Duration::from_secs(1);
+    for wrong in [
+        builder().policy("random"),
+        builder().policy_experiment(vec!["weighted".to_owned()], window),
+        builder().policy_experiment(vec!["weighted".to_owned(), "random".to_owned()], window),
+    ] {
+        assert!(matches!(start(wrong), StartError::Setting { .. }));
+    }
+}
