@@ -202,13 +202,16 @@ impl Report {
     pub(super) fn rows(&self) -> Vec<Row> {
         let policies = &self.experiment.policies;
         let of = |metric: &Metric| {
-            let values = policies.iter().map(|policy| self.values(*metric, policy)).collect();
-            Row::new(metric.name.to_owned(), metric.unit, metric.more_is_better, values)
+            let values: Vec<Vec<f64>> =
+                policies.iter().map(|policy| self.values(*metric, policy)).collect();
+            Row::new(metric.name.to_owned(), metric.unit, metric.more_is_better, &values)
         };
         let mut rows: Vec<Row> = self.metrics().iter().map(of).collect();
         if let Some(promise) = self.promise().filter(|_| !self.max_loads.is_empty()) {
-            let values = policies.iter().map(|policy| self.max_loads_of(policy)).collect();
-            rows.push(Row::new(format!("highest load, {promise}"), "% of capacity", true, values));
+            let values: Vec<Vec<f64>> =
+                policies.iter().map(|policy| self.max_loads_of(policy)).collect();
+            let name = format!("highest load, {promise}");
+            rows.push(Row::new(name, "% of capacity", true, &values));
         }
         rows
     }
@@ -283,7 +286,7 @@ impl Report {
 }
 
 impl Row {
-    fn new(metric: String, unit: &'static str, more_is_better: bool, arms: Vec<Vec<f64>>) -> Self {
+    fn new(metric: String, unit: &'static str, more_is_better: bool, arms: &[Vec<f64>]) -> Self {
         let means = arms.iter().map(|values| bootstrap::mean(values)).collect();
         let ratios: Vec<Option<Estimate>> =
             arms.iter().skip(1).map(|values| bootstrap::ratio(values, &arms[0])).collect();
@@ -298,7 +301,7 @@ mod tests {
     use super::*;
 
     fn row(more_is_better: bool, values: [f64; 5], base: [f64; 5]) -> Row {
-        Row::new("x".into(), "", more_is_better, vec![base.into(), values.into()])
+        Row::new("x".into(), "", more_is_better, &[base.into(), values.into()])
     }
 
     #[test]
@@ -310,7 +313,7 @@ mod tests {
         assert_eq!(row(true, noise, base).verdicts, [Verdict::NoDifferenceShown]);
         assert_eq!(row(true, base, base).verdicts, [Verdict::NoDifferenceShown]);
         assert_eq!(row(true, base, [0.0; 5]).verdicts, [Verdict::NotComparable]);
-        let few = Row::new("x".into(), "", true, vec![base[..4].into(), less[..4].into()]);
+        let few = Row::new("x".into(), "", true, &[base[..4].into(), less[..4].into()]);
         assert_eq!(few.verdicts, [Verdict::TooFewPasses]);
     }
 }
