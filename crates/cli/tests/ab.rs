@@ -75,7 +75,9 @@ fn an_open_load_is_reported_as_table_page_and_json() {
 fn work_that_comes_all_at_once_is_timed() {
     let (code, table, err) = ab(&[&BOTH, &SHORT, &["--bulk", "300"]]);
     assert_eq!(code, 0, "{err}");
-    for part in ["300 requests at once", "makespan (s)", "of the devices' own speeds (%)"] {
+    for part in
+        ["300 requests at once", "makespan (s)", "efficiency (% of the devices' own speeds)"]
+    {
         assert!(table.contains(part), "{part} is missing: {table}");
     }
 }

@@ -43,8 +43,8 @@ const VARIATION: Metric = Metric {
 pub(super) const MAKESPAN: Metric =
     Metric { name: "makespan", unit: "s", more_is_better: false, of: |pass| pass.seconds };
 pub(super) const EFFICIENCY: Metric = Metric {
-    name: "of the devices' own speeds",
-    unit: "%",
+    name: "efficiency",
+    unit: "% of the devices' own speeds",
     more_is_better: true,
     of: |pass| pass.efficiency.unwrap_or(f64::NAN) * 100.0,
 };

@@ -131,7 +131,8 @@ impl Report {
         let mut all = vec![dots("Throughput of each pass", THROUGHPUT)];
         if self.is_bulk() {
             all.push(dots("Makespan of each pass", MAKESPAN));
-            all.push(dots("Throughput relative to the sum of the devices' own speeds", EFFICIENCY));
+            let efficiency = Metric { unit: "%", ..EFFICIENCY };
+            all.push(dots("Throughput relative to the sum of the devices' own speeds", efficiency));
         } else {
             all.push(dots("Mean waiting for a device in each pass", WAITING));
             all.push(dots("99th percentile of latency in each pass", P99));

@@ -97,7 +97,7 @@ fn base(svg: &mut Svg, text: &str) {
     svg.text((AREA.x, AREA.bottom() + 33.0), Anchor::Start, SMALL, text);
 }
 
-/// The devices' busy shares over an arm's passes: their mean at each moment.
+/// The devices' busy shares over an arm's passes: their mean at each part of the pass.
 pub(super) fn busy(policy: &str, passes: &[&Figures]) -> String {
     let title = format!("Busy share of each device over a pass: {policy}");
     let devices = passes.first().map_or(&[][..], |pass| &pass.devices);
@@ -109,10 +109,13 @@ pub(super) fn busy(policy: &str, passes: &[&Figures]) -> String {
     for device in 0..devices.len() {
         let shares: Vec<&[f64]> =
             passes.iter().map(|pass| &pass.devices[device].busy_shares[..]).collect();
-        let slices = shares.iter().map(|shares| shares.len()).min().unwrap_or(0);
+        // Passes of bulk work last as long as they last: they are laid over each other as a whole.
+        let slices = shares.iter().map(|shares| shares.len()).max().unwrap_or(0);
         let across = Scale::across(AREA, 0.0, slices as f64);
-        let mean =
-            |slice: usize| 100.0 * divided(shares.iter().map(|shares| shares[slice]).sum(), count);
+        let mean = |slice: usize| {
+            let at = |shares: &&[f64]| shares.get(slice * shares.len() / slices).copied();
+            100.0 * divided(shares.iter().filter_map(at).sum(), count)
+        };
         let points = (0..slices).map(|slice| (across.at(slice as f64 + 0.5), up.at(mean(slice))));
         stroke(&mut svg, &curve(points), colour(device), 2.0, 1.0);
     }

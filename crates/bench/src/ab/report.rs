@@ -16,6 +16,9 @@ use crate::results;
 /// Passes of an arm from which on conclusions are drawn.
 const ENOUGH: usize = 5;
 
+/// The part of the time that a device is at work which never has to wait.
+const SATURATED: f64 = 0.9;
+
 /// Seconds that a generator may be late.
 const LATE: f64 = 1e-3;
 
@@ -195,7 +198,7 @@ impl Report {
     /// What was promised, in words: `p99 within 100 ms`.
     pub(super) fn promise(&self) -> Option<String> {
         let slo = self.experiment.slo?;
-        Some(format!("p99 within {} ms", results::number(slo.as_secs_f64() * 1e3)))
+        Some(format!("p99 within {} ms", slo.as_secs_f64() * 1e3))
     }
 
     /// Each metric of all arms, and how the arms differ.
@@ -256,6 +259,15 @@ impl Report {
                 "Emulated heterogeneity: parts of one GPU share memory bandwidth, caches, copy engines and clocks."
                     .into(),
             );
+        }
+        for device in self.capacity.iter().flat_map(|capacity| &capacity.devices) {
+            if device.busy_share < SATURATED {
+                notes.push(format!(
+                    "{} was at work for {:.0} % of the measurement of the capacity only, which may so be too low.",
+                    device.name,
+                    device.busy_share * 100.0
+                ));
+            }
         }
         for policy in policies {
             let passes = self.passes_of(policy);
