@@ -13,7 +13,7 @@ const MEDIAN: f64 = 40.0;
 const SPREAD: f64 = 0.92;
 
 /// A text has a word between the tokens that begin and end it.
-const SHORTEST: usize = 3;
+pub(crate) const SHORTEST: usize = 3;
 
 /// Lengths of texts, the tokens that begin and end them included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -106,8 +106,8 @@ fn a_trace_that_was_written_can_be_run() {
 #[test]
 fn mistakes_are_named_before_a_model_is_loaded() {
     for (arguments, said) in [
-        (vec!["--policies", "round-robin"], "expected two or more, found 1"),
-        (vec!["--policies", "round-robin,round-robin"], "expected two or more, found 1"),
+        (vec!["--policies", "round-robin"], "expected two or more, each once, found 1"),
+        (vec!["--policies", "round-robin,round-robin"], "expected two or more, each once, found 1"),
         (
             vec!["--policies", "round-robin,fastest"],
             "no policy 'fastest': choose from earliest-finish,",
@@ -121,6 +121,11 @@ fn mistakes_are_named_before_a_model_is_loaded() {
             "--repeats: expected 2 or more",
         ),
         (vec!["--policies", "weighted,round-robin", "--find-max"], "--slo"),
+        (
+            vec!["--policies", "weighted,round-robin", "--longest=2"],
+            "--longest: expected 3 or more",
+        ),
+        (vec!["--write-trace", "nowhere.csv", "--rate=-1"], "--rate: expected a number above 0"),
         (vec!["--load", "0.5"], "--policies"),
     ] {
         let (code, out, err) = ab(&[&arguments]);

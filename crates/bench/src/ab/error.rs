@@ -8,9 +8,9 @@ use vecmill_scheduler::policy;
 #[non_exhaustive]
 pub enum AbError {
     /// There is nothing to compare.
-    #[error("--policies: expected two or more, found {found}: name them like {example}", example = EXAMPLE)]
+    #[error("--policies: expected two or more, each once, found {found}: name them like {example}", example = EXAMPLE)]
     TooFewPolicies {
-        /// Those given, without repetitions.
+        /// Those given, each counted once.
         found: usize,
     },
     /// No policy has this name.

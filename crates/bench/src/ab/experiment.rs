@@ -7,6 +7,7 @@ use vecmill_scheduler::policy;
 use super::error::AbError;
 use super::find_max::STEPS;
 use super::traffic::{Mix, Traffic};
+use crate::lengths::SHORTEST;
 
 /// A comparison of policies.
 #[derive(Debug, Clone)]
@@ -64,6 +65,14 @@ impl Experiment {
         for name in &self.policies {
             policy::by_name(name).map_err(|error| AbError::unknown_policy(error.0))?;
         }
+        self.check_load()
+    }
+
+    /// Checks what concerns the requests alone.
+    ///
+    /// # Errors
+    /// [`AbError`] says what to give instead.
+    pub fn check_load(&self) -> Result<(), AbError> {
         let (rate, load, bulk) = match self.load {
             Load::Rate(rate) => (rate, 1.0, 1),
             Load::Capacity(load) => (1.0, load, 1),
@@ -83,6 +92,12 @@ impl Experiment {
                 self.mix.large,
                 (0.0..=1.0).contains(&self.mix.large),
                 "a part from 0 to 1",
+            ),
+            (
+                "--longest",
+                self.mix.longest as f64,
+                self.mix.longest >= SHORTEST,
+                "3 or more tokens, which the shortest inputs have",
             ),
         ] {
             if !right {

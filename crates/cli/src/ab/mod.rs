@@ -29,16 +29,17 @@ pub(crate) fn run(
     for path in [&arguments.html, &arguments.json, &arguments.write_trace].into_iter().flatten() {
         check_writable(path)?;
     }
+    let experiment = arguments.experiment()?;
     if let (Some(path), Some(rate)) = (&arguments.write_trace, arguments.rate) {
-        let seconds = arguments.settle + arguments.seconds;
-        let traffic = Traffic::poisson(arguments.mix(), 0, rate, seconds);
+        experiment.check_load()?;
+        let seconds = experiment.warm_up + experiment.seconds;
+        let traffic = Traffic::poisson(experiment.mix, 0, rate, seconds);
         let file = NewFile::create(path).and_then(|mut file| {
             traffic.write(&mut file)?;
             file.finish(path)
         });
         return file.map_err(|source| Failure::Write { path: path.clone(), source });
     }
-    let experiment = arguments.experiment()?;
     experiment.check()?;
     let AbArguments { html, json, flags, .. } = arguments;
     let (settings, warnings) = settings::read(flags, environment)?;
