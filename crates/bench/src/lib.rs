@@ -1,14 +1,14 @@
 //! vecmill's experiments, each a command that prints a table and writes its figures as JSON.
 //!
-//! - [`workload`] simulates a service's traffic; [`record`] turns it into memory traces, of whole
-//!   batches and of single tensors, with the plans of a [`sketch`] of a model.
-//! - [`latency`], [`replays`] and [`pressure`] measure the memory pool on a GPU, beside the driver's
+//! - `workload` simulates a service's traffic; `record` turns it into memory traces, of whole
+//!   batches and of single tensors, with the plans of a `sketch` of a model.
+//! - `latency`, `replays` and `pressure` measure the memory pool on a GPU, beside the driver's
 //!   own allocators.
 //! - [`ab`] compares scheduling policies on a running engine, for `vecmill ab`.
-//! - [`encode`] measures an encoder alone, [`load`] a server over HTTP; [`texts`] makes what they embed,
-//!   of realistic [`lengths`].
-//! - [`simulate`] has vecmill's scheduler deal with simulated devices, under each of its policies.
-//! - [`results`] says where a figure came from.
+//! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
+//!   of realistic `lengths`.
+//! - `simulate` has vecmill's scheduler deal with simulated devices, under each of its policies.
+//! - `results` says where a figure came from.
 
 pub mod ab;
 mod encode;
