@@ -96,8 +96,7 @@ impl<B: Backend> Network<B> {
         for index in 0..config.layers {
             let (hidden, intermediate) = (config.hidden, config.intermediate);
             let name = |part| names.in_layer(index, part);
-            // No layer behind the last one averages its errors.
-            let wide = index + 1 == config.layers;
+            let wide = is_wide(index, config.layers);
             let linear = |parts: &[String], outputs, inputs| -> Result<B::Linear, LoadError> {
                 let parts = tensors(parts, outputs, inputs)?;
                 Ok(if wide {
@@ -128,6 +127,13 @@ impl<B: Backend> Network<B> {
             dense: load_dense(backend, model)?,
         })
     }
+}
+
+/// Whether a layer is never narrow.
+fn is_wide(index: usize, layers: usize) -> bool {
+    // Nothing averages errors of the last, and all layers pass on those of the first: docs/kernels.md
+    // has the figures, for all-MiniLM-L6-v2 cosines of at least 0.993 instead of 0.975.
+    index < (layers / 3).min(2) || index + 1 == layers
 }
 
 fn load_embeddings<B: Backend>(backend: &B, model: &Model) -> Result<B::Embeddings, LoadError> {
@@ -179,4 +185,17 @@ pub enum LoadError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_wide;
+
+    #[test]
+    fn layers_at_both_ends_are_wide_and_most_are_narrow_in_deep_models() {
+        let wide = |layers| (0..layers).filter(|&index| is_wide(index, layers)).collect::<Vec<_>>();
+        assert_eq!(wide(24), [0, 1, 23]);
+        assert_eq!(wide(6), [0, 1, 5]);
+        assert_eq!((wide(3), wide(2), wide(1)), (vec![0, 2], vec![1], vec![0]));
+    }
 }

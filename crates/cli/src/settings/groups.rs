@@ -83,7 +83,8 @@ settings! {
         ///
         /// auto is float16 on a GPU. The CPU computes in float32, whatever format the weights are
         /// stored in. fp8 (e4m3) is for the large matrix products on Hopper GPUs, such as the H100 and
-        /// H200: faster there, and less exact; the last layer and all else stay in float16.
+        /// H200: faster there, and less exact; the first two layers, the last one and all else stay
+        /// in float16.
         dtype: Dtype = "auto",
         /// Threads that tokenise [default: one per core]
         tokenization_workers: Option<NonZeroUsize>,
