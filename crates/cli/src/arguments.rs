@@ -17,7 +17,8 @@ use self::help::{
 };
 use crate::ab::arguments::AbArguments;
 use crate::settings::kind::Bytes;
-use crate::settings::memory::{Budget, GiveBackAfter};
+use crate::settings::memory::Budget;
+use crate::settings::time::GiveBackAfter;
 use crate::settings::value::Value;
 use crate::settings::{ConvertSettings, EmbedSettings, Flags, PlanSettings, ServeSettings};
 

@@ -7,11 +7,11 @@ use vecmill_engine::{Pooling, fetch::ModelRef};
 use vecmill_server::ApiKey;
 
 use super::kind::{
-    BatchTokens, Bytes, Devices, Dtype, Host, Latency, LogFilter, Name, Origin, Policies, Policy,
-    Secret,
+    BatchTokens, Bytes, Devices, Dtype, Host, LogFilter, Name, Origin, Policies, Policy, Secret,
 };
-use super::memory::{Budget, Folder, GiveBackAfter};
+use super::memory::{Budget, Folder};
 use super::table::settings;
+use super::time::{GiveBackAfter, Latency, Window};
 
 settings! {
     /// Which model, and how it is used.
@@ -77,8 +77,8 @@ settings! {
         policy: Policy = "earliest-finish",
         /// Policies that take turns, for /metrics to compare: round-robin,earliest-finish
         policy_experiment: Option<Policies>,
-        /// How long a turn of --policy-experiment is: 60s
-        policy_window: Latency = "60s",
+        /// How long a turn of --policy-experiment is: 60s, 5m
+        policy_window: Window = "60s",
         /// Number format to compute in: auto, float16, bfloat16, float32 or fp8
         ///
         /// auto is float16 on a GPU. The CPU computes in float32, whatever format the weights are

@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
-use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use vecmill_engine::plan::DType;
@@ -85,28 +84,6 @@ impl Value for BatchTokens {
         } else {
             NonZeroUsize::parse(text).map(Some).map(Self)
         }
-    }
-}
-
-/// How long something may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Latency(pub(crate) Duration);
-
-impl Value for Latency {
-    const PLACEHOLDER: &'static str = "TIME";
-    const EXPECTED: &'static str = "a time from 1ms to 60s such as 50ms or 1s";
-
-    fn parse(text: &str) -> Option<Self> {
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at(digits);
-        let number = number.parse::<u64>().ok()?;
-        let milliseconds = match unit.trim_start() {
-            "ms" => Some(number),
-            "s" => number.checked_mul(1000),
-            _ => None,
-        };
-        let usable = milliseconds.filter(|time| (1..=60_000).contains(time));
-        usable.map(|time| Self(Duration::from_millis(time)))
     }
 }
 
@@ -271,6 +248,28 @@ mod tests {
     use vecmill_engine::fetch::ModelRef;
 
     use super::*;
+
+    #[test]
+    fn batches_are_as_large_as_is_said_or_as_suits_the_device() {
+        assert_eq!(BatchTokens::parse("512").map(BatchTokens::most), Some(512));
+        assert_eq!(BatchTokens::parse("auto").map(BatchTokens::most), Some(AUTO_BATCH_TOKENS));
+        for wrong in ["0", "", "Auto", "-1"] {
+            assert_eq!(BatchTokens::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn policies_are_known_and_an_experiment_has_two() {
+        for name in policy_names() {
+            assert!(Policy::parse(name).is_some() && Policy::EXPECTED.contains(name), "{name}");
+        }
+        assert_eq!(Policy::parse("random"), None);
+        let both = Policies::parse("round-robin, weighted").map(|policies| policies.0);
+        assert_eq!(both, Some(vec!["round-robin".to_owned(), "weighted".to_owned()]));
+        for wrong in ["round-robin", "round-robin,random", ""] {
+            assert_eq!(Policies::parse(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_are_bytes_with_binary_units() {

@@ -1,9 +1,8 @@
 //! The types of settings about memory.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use vecmill_engine::{GiveBack, MemoryBudget};
+use vecmill_engine::MemoryBudget;
 
 use crate::settings::kind::Bytes;
 use crate::settings::value::Value;
@@ -23,35 +22,6 @@ impl Value for Budget {
         };
         let percent: u8 = number.trim_end().parse().ok()?;
         (1..=100).contains(&percent).then_some(Self(MemoryBudget::Percent(percent)))
-    }
-}
-
-/// When unused memory is given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct GiveBackAfter(pub(crate) GiveBack);
-
-/// Longer than this is as good as never.
-const LONGEST: u64 = 24 * 60 * 60;
-
-impl Value for GiveBackAfter {
-    const PLACEHOLDER: &'static str = "TIME";
-    const EXPECTED: &'static str = "a time from 1s to 24h such as 60s or 5m, or never";
-
-    fn parse(text: &str) -> Option<Self> {
-        if text == "never" {
-            return Some(Self(GiveBack::Never));
-        }
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at(digits);
-        let unit: u64 = match unit.trim_start() {
-            "s" => 1,
-            "m" | "min" => 60,
-            "h" => 60 * 60,
-            _ => return None,
-        };
-        let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
-        let usable = (1..=LONGEST).contains(&seconds);
-        usable.then(|| Self(GiveBack::After(Duration::from_secs(seconds))))
     }
 }
 
@@ -81,27 +51,6 @@ mod tests {
         assert_eq!(budget("75 %"), Some(MemoryBudget::Percent(75)));
         for wrong in ["0%", "101%", "300%", "%", "half", "-1%", "8GB", "8G", "0.5"] {
             assert_eq!(budget(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn memory_is_given_back_after_a_time_or_never() {
-        let seconds = |text| match GiveBackAfter::parse(text)?.0 {
-            GiveBack::After(time) => Some(time.as_secs()),
-            GiveBack::Never => Some(u64::MAX),
-        };
-        for (text, expected) in [
-            ("60s", 60),
-            ("5m", 300),
-            ("90 min", 5400),
-            ("24h", 86_400),
-            ("1s", 1),
-            ("never", u64::MAX),
-        ] {
-            assert_eq!(seconds(text), Some(expected), "{text}");
-        }
-        for wrong in ["", "60", "0s", "s", "-1s", "1.5h", "25h", "2d", "Never", "99999999999999h"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }
 

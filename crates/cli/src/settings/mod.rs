@@ -2,7 +2,7 @@
 //!
 //! The parts, in the order in which a value meets them: the definitions in [`groups`], by the macro
 //! of [`table`], say each setting once; [`flags`], [`file`] and the environment are read as text and
-//! merged ([`given`]); each text is parsed by its setting's type ([`value`], [`kind`], [`memory`]); what
+//! merged ([`given`]); each text is parsed by its setting's type ([`value`], [`kind`], [`memory`], [`time`]); what
 //! is wrong is collected, from all sources, and reported together ([`problem`]).
 //!
 //! The choice behind it: nobody should have to start a server five times to find five mistakes.
@@ -15,6 +15,7 @@ pub(crate) mod kind;
 pub(crate) mod memory;
 mod problem;
 mod table;
+pub(crate) mod time;
 pub(crate) mod value;
 
 use std::net::IpAddr;

@@ -108,7 +108,7 @@ fn all_problems_are_reported_each_with_its_place() {
         [
             "FILE:2: prot: no such setting; did you mean 'port'?",
             "FILE:5: server: no such setting: 'vecmill serve --help' lists them all",
-            "VECMILL_MAX_BATCH_TOKENS 'many': expected a whole number of at least 1",
+            "VECMILL_MAX_BATCH_TOKENS 'many': expected a whole number of at least 1, or auto",
             "--dtype 'int8': expected auto, float16, bfloat16, float32 or fp8",
             "--port '70000': expected a port from 0 to 65535",
             "FILE:3: auto-truncate 'maybe': expected true or false",
