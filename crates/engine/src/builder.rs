@@ -245,6 +245,10 @@ impl Builder {
 
     fn start_in(&self, folder: &Path) -> Result<Engine, StartError> {
         self.check()?;
+        let policy = policy::by_name(&self.policy).map_err(|error| StartError::Setting {
+            setting: "policy",
+            reason: error.to_string(),
+        })?;
         let model = Model::open(folder)?;
         let max_tokens = model.max_input_tokens();
         // The tokenizer's file and the weights are read side by side: each takes about as long.
@@ -275,10 +279,7 @@ impl Builder {
         let devices: Vec<_> = devices.collect();
         let largest = devices.iter().map(|device| device.batch_tokens).max().unwrap_or_default();
         let info = self.info(&model, largest, infos);
-        let dispatch =
-            Dispatch::new(self.queue_capacity, &self.policy, devices).map_err(|error| {
-                StartError::Setting { setting: "policy", reason: error.to_string() }
-            })?;
+        let dispatch = Dispatch::new(self.queue_capacity, policy, devices);
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });

@@ -7,7 +7,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vecmill_scheduler::policy::{self, UnknownPolicy};
+use vecmill_scheduler::policy::{self, Policy, UnknownPolicy};
 use vecmill_scheduler::{
     Batch, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, Next, Refused, Scheduler,
     Settings, Size, Terms,
@@ -29,16 +29,15 @@ impl Dispatch {
     /// For at most `capacity` inputs.
     pub(crate) fn new(
         capacity: usize,
-        policy: &str,
+        policy: Box<dyn Policy>,
         devices: Vec<DeviceSettings>,
-    ) -> Result<Self, UnknownPolicy> {
+    ) -> Self {
         let settings = Settings { capacity, ..Settings::default() };
-        let scheduler = Scheduler::new(settings, policy::by_name(policy)?, devices);
-        Ok(Self {
-            scheduler: Mutex::new(scheduler),
+        Self {
+            scheduler: Mutex::new(Scheduler::new(settings, policy, devices)),
             changed: Condvar::new(),
             began: Instant::now(),
-        })
+        }
     }
 
     /// A point in time as the scheduler counts it.

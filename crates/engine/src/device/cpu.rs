@@ -6,7 +6,7 @@ use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::Model;
 use vecmill_encoder::model::DType;
 
-use super::{Identity, Opened, Terms, format_name};
+use super::{Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::info;
@@ -30,10 +30,8 @@ impl Builder {
         }
         let terms = self.cpu_terms()?;
         let info = cpu_info(self.cpu_threads);
-        let (hardware, dtype) = (info.description.clone(), format_name(DType::F32));
-        let identity = Identity { name: NAME, hardware, dtype };
-        let loaded = self.load(model, &identity, CpuBackend::new(self.cpu_threads)?, terms)?;
-        Ok(loaded.described(info))
+        let hardware = info.description.clone();
+        self.load(model, info, &hardware, CpuBackend::new(self.cpu_threads)?, terms)
     }
 
     pub(super) fn cpu_terms(&self) -> Result<Terms, StartError> {

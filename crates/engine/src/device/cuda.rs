@@ -6,7 +6,7 @@ use vecmill_backend_cuda::{CudaBackend, Device, DeviceInfo, MemoryInfo, Unavaila
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Footprint, Model};
 
-use super::{DeviceSpec, Identity, MemoryBudget, Opened, Terms, format_name};
+use super::{DeviceSpec, MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
@@ -77,8 +77,7 @@ impl Builder {
         let terms = terms(format, given.transpose()?.unwrap_or_else(|| budget(memory)));
         let gpu = backend.device().info();
         let hardware = format!("{} {}, driver {:?}", info.description, gpu.uuid, gpu.driver);
-        let identity = Identity { name, hardware, dtype: format_name(format) };
-        Ok(self.load(model, &identity, backend, terms)?.described(info))
+        self.load(model, info, &hardware, backend, terms)
     }
 }
 

@@ -41,28 +41,6 @@ pub(crate) struct Opened {
     pub(crate) kept: Option<KeptSpeed>,
 }
 
-/// A device as it is opened: its name, and what else its speed depends on.
-struct Identity<'a> {
-    name: &'a str,
-    /// Hardware and driver.
-    hardware: String,
-    dtype: &'static str,
-}
-
-/// A model on a device.
-struct Loaded {
-    worker: Arc<dyn Worker>,
-    speed: Speed,
-    kept: Option<KeptSpeed>,
-}
-
-impl Loaded {
-    fn described(self, info: info::Device) -> Opened {
-        let Self { worker, speed, kept } = self;
-        Opened { worker, info, speed, kept }
-    }
-}
-
 /// Tokens of the inputs for which batches are sized.
 const TYPICAL_LENGTH: f64 = 128.0;
 
@@ -137,16 +115,18 @@ impl Builder {
         found.into_iter().map(|gpu| self.open_gpu(model, gpu.ordinal)).collect()
     }
 
-    /// Loads the model onto a backend, for batches as large as the budget allows.
+    /// Loads the model onto a backend, for batches as large as the budget allows. `hardware` is what
+    /// beside name and number format the device's speed depends on.
     fn load<B: Backend>(
         &self,
         model: &Model,
-        identity: &Identity<'_>,
+        info: info::Device,
+        hardware: &str,
         backend: B,
         terms: Terms,
-    ) -> Result<Loaded, StartError> {
+    ) -> Result<Opened, StartError> {
         let Terms { budget_bytes, warm_up, .. } = terms;
-        let name = identity.name;
+        let name = info.name.as_str();
         let fit = self.fit_on(model, terms, backend.in_flight())?;
         let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
         let weights = pool.reserve(fit.weights_bytes)?;
@@ -158,7 +138,7 @@ impl Builder {
         let longest = fit.largest.longest;
         let longest = Shape { tokens: longest, sequences: 1, longest };
         drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
-        let kept = self.kept_speed(identity);
+        let kept = self.kept_speed(&info, hardware);
         let mut speed =
             kept.as_ref().and_then(KeptSpeed::read).map_or_else(Speed::new, Speed::kept);
         if self.warm_up || self.batch_latency.is_some() {
@@ -174,7 +154,7 @@ impl Builder {
         let traces = self.refusal_traces.clone().map(RefusalTraces::new);
         let device = worker::Device::new(name, encoder, pool, weights, batch_tokens, traces);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
-        Ok(Loaded { worker, speed, kept })
+        Ok(Opened { worker, info, speed, kept })
     }
 
     /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with
@@ -188,8 +168,8 @@ impl Builder {
         }
     }
 
-    fn kept_speed(&self, identity: &Identity<'_>) -> Option<KeptSpeed> {
-        let Identity { name, hardware, dtype } = identity;
+    fn kept_speed(&self, info: &info::Device, hardware: &str) -> Option<KeptSpeed> {
+        let info::Device { name, dtype, .. } = info;
         let folder = cache_folder(self.cache.as_deref())?.join("speeds");
         let (model, revision) = self.model_name();
         let revision = revision.unwrap_or_default();

@@ -12,7 +12,7 @@ use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::conformance::{Trial, Tried};
 use vecmill_encoder::{Model, Shape};
 use vecmill_memory::Statistics;
-use vecmill_scheduler::{DeviceSettings, Speed};
+use vecmill_scheduler::{DeviceSettings, Speed, policy};
 
 use super::*;
 use crate::core::Parts;
@@ -134,7 +134,7 @@ fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>]) -> Dispatch {
         speed: Speed::new(),
     };
     let devices = devices.iter().map(settings).collect();
-    Dispatch::new(10_000, "earliest-finish", devices).unwrap()
+    Dispatch::new(10_000, policy::by_name("earliest-finish").unwrap(), devices)
 }
 
 fn device(
