@@ -159,6 +159,7 @@ class HopperAttention(Attention):
         output: Tensor,
         bias: Bias | None = None,
         packed: bool | None = None,
+        backwards: bool = False,
     ) -> None:
         assert bias is None
         slots, each = count_slots(lengths, rows, packed)
@@ -170,6 +171,6 @@ class HopperAttention(Attention):
         self.kernels.launch(
             "vecmill_attention_sm90", min(slots * self.heads, self.processors), 640,
             TensorMap(qkv, 64, self.head_size), starts, output,
-            len(lengths), self.heads, rows, slots, each,
+            len(lengths), self.heads, rows, slots, each, int(backwards),
             shared=shared,
         )  # fmt: skip

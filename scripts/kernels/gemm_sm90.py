@@ -36,6 +36,12 @@ CONFIGS = {
     "co128x256": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0),
     "co128x256c2x1": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2),
     "co128x256c1x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_COLUMNS=2),
+    "co256x128": config(TILE_COLUMNS=128, PING_PONG=0),
+    "co256x128c2x1": config(TILE_COLUMNS=128, PING_PONG=0, CLUSTER_ROWS=2),
+    "co256x128c1x2": config(TILE_COLUMNS=128, PING_PONG=0, CLUSTER_COLUMNS=2),
+    "co256x192": config(PING_PONG=0, STAGES=3),
+    "co256x192c2x1": config(PING_PONG=0, STAGES=3, CLUSTER_ROWS=2),
+    "co128x256c2x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2, CLUSTER_COLUMNS=2),
     "co256x192c1x2": config(PING_PONG=0, STAGES=3, CLUSTER_COLUMNS=2),
     "co128x64": config(ROW_BLOCKS=1, TILE_COLUMNS=64, PING_PONG=0, STAGES=6, SLOTS=1),
 }
@@ -49,6 +55,12 @@ NORM_CONFIGS = {
     "n768:pp64x192c1x4": config(NORM=1, ROW_BLOCKS=1, SLOTS=3, CLUSTER_COLUMNS=4),
     "n768:co128x192c1x4": config(NORM=1, ROW_BLOCKS=1, PING_PONG=0, SLOTS=1, CLUSTER_COLUMNS=4),
     "n1024:co128x256c1x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, STAGES=3, CLUSTER_COLUMNS=4),
+    "n768:pp128x192c2x4": config(NORM=1, SLOTS=1, CLUSTER_ROWS=2, CLUSTER_COLUMNS=4),
+    "n768:pp64x192c2x4": config(NORM=1, ROW_BLOCKS=1, SLOTS=3, CLUSTER_ROWS=2, CLUSTER_COLUMNS=4),
+    "n1024:co128x256c2x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, STAGES=3, CLUSTER_ROWS=2, CLUSTER_COLUMNS=4),
+    "n1024:co128x256c2x4s4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, SLOTS=1, CLUSTER_ROWS=2, CLUSTER_COLUMNS=4),
+    "n768:co128x192c2x4": config(NORM=1, ROW_BLOCKS=1, PING_PONG=0, SLOTS=1, CLUSTER_ROWS=2, CLUSTER_COLUMNS=4),
+    "n1024:pp64x256c2x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, STAGES=4, CLUSTER_ROWS=2, CLUSTER_COLUMNS=4),
     "n1024:pp64x256c1x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, STAGES=4, CLUSTER_COLUMNS=4),
 }
 
@@ -157,7 +169,7 @@ class Kernel:
         return self.maps[key][1]
 
     def __call__(self, a, w, bias, d, rows, stream, residual=None, gain=None, beta=None,
-                 epsilon=1e-12, most_clusters=None):
+                 epsilon=1e-12, most_clusters=None, backwards=0):
         c = self.c
         columns, inner = w.shape
         tall, wide = tile_rows(c) * c["CLUSTER_ROWS"], c["TILE_COLUMNS"] * c["CLUSTER_COLUMNS"]
@@ -172,7 +184,7 @@ class Kernel:
             maps.append(self.map(residual, rows, columns, 16))
             scalars += [ctypes.c_void_p(gain.data_ptr()), ctypes.c_void_p(beta.data_ptr()),
                         ctypes.c_float(epsilon)]
-        scalars += [ctypes.c_uint32(x) for x in (rows, columns, inner)]
+        scalars += [ctypes.c_uint32(x) for x in (rows, columns, inner, backwards)]
         pointers = maps + [ctypes.addressof(s) for s in scalars]
         arguments = (ctypes.c_void_p * len(pointers))(*pointers)
         self.call("cuLaunchKernel", self.function, clusters * self.cluster, 1, 1, BLOCK, 1, 1,

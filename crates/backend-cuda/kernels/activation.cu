@@ -43,6 +43,7 @@ __device__ __forceinline__ void activate_all(T* values, u64 count) {
 
 #define ACTIVATE(NAME, ACTIVATION)                                                                 \
     extern "C" __global__ void __launch_bounds__(BLOCK) NAME(T* values, u64 count) {               \
+        await_previous_kernel();                                                                   \
         activate_all<ACTIVATION>(values, count);                                                   \
     }
 

@@ -323,6 +323,7 @@ __device__ __forceinline__ void attention(
         const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,    \
         u32 sequences, u32 heads, u32 slots_each                                                   \
     ) {                                                                                            \
+        await_previous_kernel();                                                                   \
         attention<ROWS / (16 * WARPS), false>(                                                     \
             qkv, starts, output, sequences, heads, slots_each, nullptr, 0                          \
         );                                                                                         \
@@ -331,6 +332,7 @@ __device__ __forceinline__ void attention(
         const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,    \
         u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach        \
     ) {                                                                                            \
+        await_previous_kernel();                                                                   \
         attention<ROWS / (16 * WARPS), true>(                                                      \
             qkv, starts, output, sequences, heads, slots_each, bias, reach                         \
         );                                                                                         \

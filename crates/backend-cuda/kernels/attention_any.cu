@@ -290,6 +290,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_attention_any(
     const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,
     u32 sequences, u32 heads, u32 slots_each
 ) {
+    await_previous_kernel();
     attention<false>(qkv, starts, output, sequences, heads, slots_each, nullptr, 0);
 }
 
@@ -297,5 +298,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_attention_any_biased
     const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,
     u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach
 ) {
+    await_previous_kernel();
     attention<true>(qkv, starts, output, sequences, heads, slots_each, bias, reach);
 }

@@ -2,7 +2,8 @@
 // output = softmax(Q K^T / sqrt(HEAD_SIZE)) V for every sequence and head.
 //
 //     vecmill_attention_sm90(TensorMap qkv, const u32* starts, Output* output,
-//                            u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each)
+//                            u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each,
+//                            u32 backwards)
 //         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE
 //
 // Text before this file: prelude.cuh, mma.cuh, hopper.cuh, sequences.cuh, softmax.cuh.
@@ -10,6 +11,7 @@
 // rows: 64, 128 or 256, queries of a job; results don't depend on it. Many read keys and values
 //     from L2 less often, few make more jobs.
 // slots, slots_each: as attention.cu has them for blocks of so many rows.
+// backwards: the last jobs first, as those rows that the kernel before wrote last are still in L2.
 // Grid: at most heads * slots blocks, and at most what is resident at once, one per multiprocessor.
 // Block: 640 threads. Dynamic shared memory: SHARED_BYTES.
 // Tensor map: 2-D of T, {3 * hidden, tokens}, box {HEAD_SIZE, 64}, swizzle of 2 * HEAD_SIZE bytes,
@@ -155,9 +157,10 @@ __device__ __forceinline__ void load_job(Role& role, const TensorMap& qkv, const
 
 __device__ __forceinline__ void load_jobs(Role& role, const TensorMap& qkv, const u32* starts,
                                           u32 sequences, u32 heads, u32 rows, u32 slots,
-                                          u32 slots_each) {
+                                          u32 slots_each, bool backwards) {
     const bool leads = threadIdx.x % WARP == 0;
-    for (u32 index = blockIdx.x; index < heads * slots; index += gridDim.x) {
+    for (u32 turn = blockIdx.x; turn < heads * slots; turn += gridDim.x) {
+        const u32 index = backwards ? heads * slots - 1 - turn : turn;
         const Tile tile = find_tile(starts, sequences, slots_each, index / heads, rows);
         if (leads && tile.first < tile.length) {
             const Job job{tile.begin, tile.length, tile.first, index % heads};
@@ -299,7 +302,7 @@ __device__ __forceinline__ void compute_jobs(Role& role, Output* output, u32 row
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
     const __grid_constant__ TensorMap qkv, const u32* __restrict__ starts, Output* __restrict__ output,
-    u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each
+    u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each, u32 backwards
 ) {
     extern __shared__ u8 dynamic_shared[];
     Role role((shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1));
@@ -310,10 +313,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
         barrier_init_fence();
     }
     __syncthreads();
+    await_previous_kernel();
     if (threadIdx.x >= CONSUMERS) {
         registers_shrink<32>();
         if (threadIdx.x < CONSUMERS + WARP) {
-            load_jobs(role, qkv, starts, sequences, heads, rows, slots, slots_each);
+            load_jobs(role, qkv, starts, sequences, heads, rows, slots, slots_each, backwards);
         }
     } else {
         registers_grow<112>();

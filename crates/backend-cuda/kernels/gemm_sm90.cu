@@ -5,10 +5,12 @@
 //     D = layer_norm(A * W^T + bias + residual) * gain + beta      over whole rows
 //
 //     vecmill_gemm_sm90     (TensorMap a, TensorMap w, TensorMap d, const float* bias,
-//                            u32 rows, u32 columns, u32 inner)
+//                            u32 rows, u32 columns, u32 inner, u32 backwards)
 //     vecmill_gemm_norm_sm90(TensorMap a, TensorMap w, TensorMap d, TensorMap residual,
 //                            const float* bias, const float* gain, const float* beta,
-//                            float epsilon, u32 rows, u32 columns, u32 inner)
+//                            float epsilon, u32 rows, u32 columns, u32 inner, u32 backwards)
+//
+// `backwards`: the last rows first, as those which the kernel before wrote last are still in L2.
 //
 // One module is one configuration, by macros:
 //     ROW_BLOCKS       1 or 2 times 64 rows per warpgroup
@@ -236,7 +238,7 @@ __device__ __forceinline__ void init_barriers(u32 shared) {
 __device__ __forceinline__ void run(const Operands& with) {
     extern __shared__ u8 dynamic_shared[];
     const u32 shared = (shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1);
-    const Schedule schedule(with.rows, with.columns);
+    const Schedule schedule(with.rows, with.columns, with.backwards);
     const u32 k_blocks = (with.inner + K_BLOCK - 1) / K_BLOCK;
     if (threadIdx.x == 0) {
         tensor_prefetch(with.a);
@@ -249,6 +251,7 @@ __device__ __forceinline__ void run(const Operands& with) {
     if (CLUSTER > 1) {
         cluster_sync();
     }
+    await_previous_kernel();
     if (threadIdx.x < WARPGROUP) {
         registers_shrink<40>();
         if (threadIdx.x == 0) {
@@ -276,15 +279,15 @@ extern "C" __global__ void SHAPE vecmill_gemm_norm_sm90(
     const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w,
     const __grid_constant__ TensorMap d, const __grid_constant__ TensorMap residual,
     const float* bias, const float* gain, const float* beta, float epsilon, u32 rows, u32 columns,
-    u32 inner) {
-    run({a, w, d, residual, bias, gain, beta, epsilon, rows, columns, inner});
+    u32 inner, u32 backwards) {
+    run({a, w, d, residual, bias, gain, beta, epsilon, rows, columns, inner, backwards});
 }
 #else
 extern "C" __global__ void SHAPE vecmill_gemm_sm90(const __grid_constant__ TensorMap a,
                                                    const __grid_constant__ TensorMap w,
                                                    const __grid_constant__ TensorMap d,
                                                    const float* bias, u32 rows, u32 columns,
-                                                   u32 inner) {
-    run({a, w, d, d, bias, nullptr, nullptr, 0.0f, rows, columns, inner});
+                                                   u32 inner, u32 backwards) {
+    run({a, w, d, d, bias, nullptr, nullptr, 0.0f, rows, columns, inner, backwards});
 }
 #endif

@@ -8,7 +8,7 @@ struct Operands {
     const TensorMap &a, &w, &d, &residual;
     const float *bias, *gain, *beta;
     float epsilon;
-    u32 rows, columns, inner;
+    u32 rows, columns, inner, backwards;
 };
 
 struct Piece {

@@ -70,8 +70,9 @@ struct Tile {
 struct Schedule {
     u32 row_groups, column_groups, first, step, count;
     u32 row_rank, column_rank;
+    bool backwards;
 
-    __device__ Schedule(u32 rows, u32 columns) {
+    __device__ Schedule(u32 rows, u32 columns, bool backwards) : backwards(backwards) {
         const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
         row_rank = rank / CLUSTER_COLUMNS;
         column_rank = rank % CLUSTER_COLUMNS;
@@ -96,11 +97,12 @@ struct Schedule {
 
     __device__ Tile operator[](u32 index) const {
         const u32 tile = first + index * step;
-        const u32 row_group = RESIDENT ? tile % row_groups : tile / column_groups;
+        const u32 turn = RESIDENT ? tile % row_groups : tile / column_groups;
+        const u32 row_group = backwards ? row_groups - 1 - turn : turn;
         const u32 column_group = RESIDENT ? tile / row_groups : tile % column_groups;
         return {(row_group * CLUSTER_ROWS + row_rank) * TILE_ROWS,
                 (column_group * CLUSTER_COLUMNS + column_rank) * TILE_COLUMNS,
-                index == 0 || row_group == 0};
+                index == 0 || turn == 0};
     }
 };
 

@@ -53,6 +53,7 @@ __device__ __forceinline__ void linear(
         const T* __restrict__ input, const T* __restrict__ weight, const T* __restrict__ bias,     \
         T* __restrict__ output, u32 rows, u32 inputs, u32 outputs                                  \
     ) {                                                                                            \
+        await_previous_kernel();                                                                   \
         linear<ACTIVATION>(input, weight, bias, output, rows, inputs, outputs);                    \
     }
 

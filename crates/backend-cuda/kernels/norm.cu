@@ -232,6 +232,7 @@ __device__ __forceinline__ void normalize_any_rows(
                 type_row,                                                                          \
             };                                                                                     \
         };                                                                                         \
+        await_previous_kernel();                                                                   \
         NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon);                   \
     }
 
@@ -245,6 +246,7 @@ __device__ __forceinline__ void normalize_any_rows(
             const u64 from = (u64)row * columns;                                                   \
             return Addends{input + from, residual + from, nullptr};                                \
         };                                                                                         \
+        await_previous_kernel();                                                                   \
         NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon);                   \
     }
 

@@ -184,6 +184,7 @@ __device__ __forceinline__ void pool_one(
         const T* __restrict__ input, const u32* __restrict__ starts, OUT* __restrict__ output,     \
         u32 columns                                                                                \
     ) {                                                                                            \
+        await_previous_kernel();                                                                   \
         POOL_AS(input, starts, output, columns);                                                   \
     }
 
@@ -200,6 +201,7 @@ POOL(vecmill_pool_last_f32, float, pool_one<true>)
 extern "C" __global__ void __launch_bounds__(FINISH_BLOCK) vecmill_finish(
     const float* pooled, float* output, u32 sequences, u32 columns, u32 dimensions, u32 normalize
 ) {
+    await_previous_kernel();
     const u32 sequence = (blockIdx.x * FINISH_BLOCK + threadIdx.x) / WARP;
     if (sequence >= sequences) {
         return;

@@ -2,6 +2,7 @@
 //
 // - `T`, the type of stored values, chosen by -DT_F16, -DT_BF16 or -DT_F32, and its conversions
 // - with -DFP8_OUTPUT=1, conversion to e4m3, and that as the type `Output`, which else is T
+// - waiting for the kernel before
 // - 16-byte vectors of T
 // - reductions over a warp and over a block
 // - activations
@@ -31,6 +32,14 @@ constexpr u32 ALL_LANES = 0xffffffffu;
 constexpr int VECTOR = 16 / sizeof(T);
 
 #ifdef __CUDACC__
+
+// Returns when the kernel before in the stream has ended and all that it wrote is there. Where
+// blocks may start sooner (`Launch::early`), nothing in device memory is touched before.
+__device__ __forceinline__ void await_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // ---- Conversions: all round to nearest, ties to even ----
 

@@ -32,6 +32,7 @@ use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::{Staged, StagingRing};
 use crate::stream::{CudaEvent, CudaStream};
+use crate::sweeps::Sweeps;
 use crate::weights::{Tensor, Weights};
 pub use linear::CudaLinear;
 use ways::Ways;
@@ -81,6 +82,7 @@ pub struct CudaBackend {
     /// Where the device and the format allow it.
     hopper: Option<HopperGemm>,
     ways: Ways,
+    sweeps: Sweeps,
     weights: Weights,
     staging: Mutex<StagingRing>,
     graphs: Graphs,
@@ -161,6 +163,7 @@ impl CudaBackend {
             staging: Mutex::new(staging),
             graphs: Graphs::default(),
             ways: Ways::default(),
+            sweeps: Sweeps::default(),
             device,
             source,
             stream,
@@ -409,6 +412,7 @@ impl Backend for CudaBackend {
             Ok((operands, tables.norm.operands()?, self.written(slab, op.output)?))
         };
         let (operands, norm, output) = operands().map_err(failed("embed"))?;
+        self.sweeps.forwards();
         let size = (op.output.rows, op.output.columns);
         self.kernels.embed(&self.stream, &operands, norm, output, size).map_err(failed("embed"))
     }
@@ -439,7 +443,8 @@ impl Backend for CudaBackend {
             Ok((self.span(slab, op.qkv)?, output, sequences, heads))
         };
         let (qkv, output, sequences, heads) = operands().map_err(failed("attention"))?;
-        let attended = self.kernels.attention(&self.stream, qkv, output, sequences, heads);
+        let (rows, sweeps) = ((qkv, output), &self.sweeps);
+        let attended = self.kernels.attention(&self.stream, rows, sequences, heads, sweeps);
         attended.map_err(failed("attention"))
     }
 
@@ -451,6 +456,7 @@ impl Backend for CudaBackend {
         };
         let (addends, norm, output) = operands().map_err(failed(OPERATION))?;
         let size = (op.output.rows, op.output.columns);
+        self.sweeps.forwards();
         let added = self.kernels.add_norm(&self.stream, addends, norm, output, size);
         added.map_err(failed(OPERATION))
     }

@@ -19,6 +19,7 @@ use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module};
 use crate::error::{DriverError, LaunchError};
 use crate::gemm::Format;
 use crate::stream::CudaStream;
+use crate::sweeps::Sweeps;
 use attention::Attention;
 #[cfg(test)]
 pub(crate) use attention::{HOPPER_HEAD_SIZE, hopper_shared_bytes};
@@ -274,15 +275,16 @@ impl Kernels {
         launch(&self.kernel(&module, &name)?, stream, blocks, 256, 0, &arguments)
     }
 
+    /// From queries, keys and values to the output.
     pub(crate) fn attention(
         &self,
         stream: &CudaStream,
-        qkv: DeviceSpan<'_>,
-        output: Attended<'_>,
+        rows: (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         heads: Heads<'_>,
+        sweeps: &Sweeps,
     ) -> Result<(), KernelError> {
-        self.attention.run(stream, (qkv, output), sequences, heads)
+        self.attention.run(stream, rows, sequences, heads, sweeps)
     }
 
     fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<Kernel, KernelError> {
@@ -335,6 +337,6 @@ fn launch(
     arguments: &[Argument<'_>],
 ) -> Result<(), KernelError> {
     let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
-    let launch = Launch { blocks, threads, shared_bytes };
+    let launch = Launch { blocks, threads, shared_bytes, early: true };
     Ok(kernel.launch(stream.raw(), launch, arguments)?)
 }

@@ -30,6 +30,7 @@ mod source;
 mod staging;
 mod stopwatch;
 mod stream;
+mod sweeps;
 mod weights;
 
 pub use backend::{CudaBackend, CudaEmbeddings, CudaLinear, CudaNorm, CudaRelativeBias, OpenError};

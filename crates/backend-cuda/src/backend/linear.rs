@@ -9,19 +9,15 @@ use vecmill_encoder::{
 use vecmill_memory::SourceError;
 
 use super::narrow::NarrowLayer;
-use super::ways::{Size, Way};
+use super::ways::{Size, Then};
 use super::{CudaBackend, failed, scratch};
 use crate::gemm::{self, Format, HopperGemm, HopperProduct, Widths};
 use crate::source::CudaBlock;
-use crate::stopwatch::Stopwatch;
+use crate::stopwatch;
 use crate::weights::Tensor;
 
 const OPERATION: &str = "linear";
 const FUSED_OPERATION: &str = "linear, add and normalise";
-
-/// Runs between two looks at the device's clock, and how often it is looked at.
-const REPEATS: u32 = 8;
-const ROUNDS: usize = 3;
 
 /// A linear layer on the device.
 #[derive(Debug)]
@@ -43,8 +39,8 @@ struct WideLayer {
     weight: Tensor,
     /// As cuBLASLt adds it.
     bias: Tensor,
-    /// In `f32`, as our own kernels add it, where there are some.
-    wide_bias: Option<Tensor>,
+    /// In `f32`, as our own kernels add it.
+    wide_bias: Tensor,
 }
 
 impl CudaLinear {
@@ -79,11 +75,10 @@ impl CudaBackend {
     }
 
     fn wide_layer(&self, weight: &[f32], bias: &[f32]) -> Result<WideLayer, SourceError> {
-        let wide = self.hopper.as_ref().map(|_| self.weights.store(bias, Format::F32));
         Ok(WideLayer {
             weight: self.weights.store(weight, self.format)?,
             bias: self.weights.store(bias, self.format)?,
-            wide_bias: wide.transpose()?,
+            wide_bias: self.weights.store(bias, Format::F32)?,
         })
     }
 
@@ -102,15 +97,13 @@ impl CudaBackend {
         let Some((hopper, own)) = own else {
             return self.multiply_by_library(&library);
         };
-        let size = Size::new(op.input.rows, inputs, outputs, op.activation);
+        let size = Size::new(op.input.rows, (inputs, outputs), Then::Activation(op.activation));
         if self.ways.tuning() && self.ways.known(size).is_none() {
-            self.measure(size, &library, (hopper, &own))?;
+            self.measure(size, &library, (hopper, own))?;
         }
         let rule = || HopperGemm::pays(op.input.rows, inputs, outputs, op.activation);
-        let way = self.ways.known(size);
-        if way.map_or_else(rule, |way| way == Way::Own) {
-            let computed = hopper.multiply(&self.stream, &own, op.activation);
-            return computed.map_err(failed(OPERATION));
+        if self.ways.is_own(size).unwrap_or_else(rule) {
+            return self.multiply_by_own(hopper, own, op.activation);
         }
         self.multiply_by_library(&library)
     }
@@ -120,37 +113,37 @@ impl CudaBackend {
         &self,
         size: Size,
         library: &gemm::Linear<'_>,
-        (hopper, own): (&HopperGemm, &HopperProduct<'_>),
+        (hopper, own): (&HopperGemm, HopperProduct<'_>),
     ) -> Result<(), BackendError> {
         if self.kernels.suit_tensor_cores(library.inputs, library.outputs) {
             self.gemm.tune(&self.stream, library).map_err(failed(OPERATION))?;
         }
         let library_time = self.time(|| self.multiply_by_library(library))?;
-        let multiply = || hopper.multiply(&self.stream, own, library.activation);
-        let own_time = self.time(|| multiply().map_err(failed(OPERATION)))?;
-        self.ways.keep(size, library_time, Some(own_time));
+        let own_time = self.time(|| self.multiply_by_own(hopper, own, library.activation))?;
+        self.ways.keep(size, library_time, own_time);
         Ok(())
     }
 
-    /// The shortest time that the device takes for what `work` gives to the stream.
+    /// The time that the device takes for what `work` gives to the stream, when that lasts.
     fn time(
         &self,
-        mut work: impl FnMut() -> Result<(), BackendError>,
+        work: impl FnMut() -> Result<(), BackendError>,
     ) -> Result<Duration, BackendError> {
-        work()?; // compiles, chooses
-        let mut shortest = Duration::MAX;
-        for _ in 0..ROUNDS {
-            let stopwatch = Stopwatch::start(&self.device, &self.stream);
-            let stopwatch = stopwatch.map_err(failed(OPERATION))?;
-            for _ in 0..REPEATS {
-                work()?;
-            }
-            shortest = shortest.min(stopwatch.stop().map_err(failed(OPERATION))?);
-        }
-        Ok(shortest / REPEATS)
+        stopwatch::lasting(&self.device, &self.stream, failed(OPERATION), work)
+    }
+
+    pub(super) fn multiply_by_own(
+        &self,
+        hopper: &HopperGemm,
+        product: HopperProduct<'_>,
+        activation: Activation,
+    ) -> Result<(), BackendError> {
+        let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
+        hopper.multiply(&self.stream, &product, activation).map_err(failed(OPERATION))
     }
 
     fn multiply_by_library(&self, product: &gemm::Linear<'_>) -> Result<(), BackendError> {
+        self.sweeps.forwards();
         let &gemm::Linear { rows, inputs, outputs, input, weight, output, activation, .. } =
             product;
         if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
@@ -169,19 +162,52 @@ impl CudaBackend {
         slab: &mut CudaBlock,
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
-        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
-        if let Some(hopper) = &self.hopper
-            && hopper.takes_norm(weights.inputs, weights.outputs)
-            && output.copies == Copies::Wide
-            && let LayerTensors::Wide(layer) = &weights.tensors
-            && let Some(product) = self.product(slab, input, (weights, layer), output)
-        {
-            let operands = || Ok((product?, self.span(slab, residual)?, norm.operands()?));
-            let (product, residual, norm) =
-                operands().map_err(failed::<SourceError>(FUSED_OPERATION))?;
-            let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
-            return computed.map_err(failed(FUSED_OPERATION));
+        let &LinearAddNorm { input, weights, output, .. } = op;
+        let (LayerTensors::Wide(layer), Copies::Wide) = (&weights.tensors, output.copies) else {
+            return self.multiply_then_norm(slab, op);
+        };
+        let hopper = self.hopper.as_ref();
+        let fits = |_: &&HopperGemm| HopperGemm::fits_norm(weights.inputs, weights.outputs);
+        let Some(hopper) = hopper.filter(fits) else {
+            return self.multiply_then_norm(slab, op);
+        };
+        let size = Size::new(input.rows, (weights.inputs, weights.outputs), Then::Norm);
+        if self.ways.tuning() && self.ways.known(size).is_none() {
+            let apart = self.time(|| self.multiply_then_norm(slab, op))?;
+            let fused = self.time(|| self.multiply_norm_by_own(slab, op, (hopper, layer)))?;
+            self.ways.keep(size, apart, fused);
         }
+        let rule = || HopperGemm::norm_pays(input.rows, weights.outputs);
+        if self.ways.is_own(size).unwrap_or_else(rule) {
+            return self.multiply_norm_by_own(slab, op, (hopper, layer));
+        }
+        self.multiply_then_norm(slab, op)
+    }
+
+    /// In one launch.
+    fn multiply_norm_by_own(
+        &self,
+        slab: &CudaBlock,
+        op: &LinearAddNorm<'_, Self>,
+        (hopper, layer): (&HopperGemm, &WideLayer),
+    ) -> Result<(), BackendError> {
+        let operands = || -> Result<_, SourceError> {
+            let product = self.product(slab, op.input, (op.weights, layer), op.output)?;
+            Ok((product, self.span(slab, op.residual)?, op.norm.operands()?))
+        };
+        let (product, residual, norm) = operands().map_err(failed(FUSED_OPERATION))?;
+        let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
+        let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
+        computed.map_err(failed(FUSED_OPERATION))
+    }
+
+    /// In two.
+    fn multiply_then_norm(
+        &self,
+        slab: &mut CudaBlock,
+        op: &LinearAddNorm<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
         let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
         self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
         self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
@@ -197,33 +223,29 @@ impl CudaBackend {
         let hopper = self.hopper.as_ref();
         let hopper = hopper.filter(|_| HopperGemm::fits(op.weights.inputs, op.weights.outputs));
         let Some(hopper) = hopper else { return Ok(None) };
-        let layer = (op.weights, layer);
-        let product = self.product(slab, op.input, layer, op.output).transpose()?;
-        Ok(product.map(|product| (hopper, product)))
+        let product = self.product(slab, op.input, (op.weights, layer), op.output)?;
+        Ok(Some((hopper, product)))
     }
 
-    /// Operands of our own kernels; `None` for a layer that was not loaded for them.
+    /// Operands of our own kernels.
     fn product<'a>(
         &self,
         slab: &'a CudaBlock,
         input: Buffer,
         (&CudaLinear { inputs, outputs, .. }, layer): (&CudaLinear, &'a WideLayer),
         output: Buffer,
-    ) -> Option<Result<HopperProduct<'a>, SourceError>> {
-        let bias = layer.wide_bias.as_ref()?;
-        let operands = || {
-            Ok(HopperProduct {
-                rows: input.rows,
-                inputs,
-                outputs,
-                widths: Widths::Wide,
-                input: self.span(slab, input)?,
-                weight: layer.weight.span()?,
-                bias: bias.span()?,
-                output: self.span(slab, output)?,
-            })
-        };
-        Some(operands())
+    ) -> Result<HopperProduct<'a>, SourceError> {
+        Ok(HopperProduct {
+            rows: input.rows,
+            inputs,
+            outputs,
+            widths: Widths::Wide,
+            input: self.span(slab, input)?,
+            weight: layer.weight.span()?,
+            bias: layer.wide_bias.span()?,
+            output: self.span(slab, output)?,
+            backwards: false,
+        })
     }
 
     fn library_product<'a>(

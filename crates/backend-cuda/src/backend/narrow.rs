@@ -94,7 +94,7 @@ impl CudaBackend {
         };
         let product = || self.narrow_product(slab, op, layer);
         let product = product().map_err(failed(OPERATION))?;
-        hopper.multiply(&self.stream, &product, op.activation).map_err(failed(OPERATION))
+        self.multiply_by_own(hopper, product, op.activation)
     }
 
     fn narrow_product<'a>(
@@ -118,6 +118,7 @@ impl CudaBackend {
             bias: layer.scales_and_biases.span()?,
             output,
             widths,
+            backwards: false,
         })
     }
 }

@@ -14,13 +14,21 @@ use std::time::Duration;
 
 use vecmill_encoder::Activation;
 
+/// What a linear layer is followed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Then {
+    Activation(Activation),
+    /// The residual's sum, and its normalisation.
+    Norm,
+}
+
 /// Sizes that share a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Size {
     octave: usize,
     inputs: usize,
     outputs: usize,
-    activation: Activation,
+    then: Then,
 }
 
 /// How to compute a layer.
@@ -38,8 +46,8 @@ pub(super) struct Ways {
 }
 
 impl Size {
-    pub(super) fn new(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> Self {
-        Self { octave: rows.next_power_of_two(), inputs, outputs, activation }
+    pub(super) fn new(rows: usize, (inputs, outputs): (usize, usize), then: Then) -> Self {
+        Self { octave: rows.next_power_of_two(), inputs, outputs, then }
     }
 }
 
@@ -58,9 +66,14 @@ impl Ways {
         self.faster().get(&size).copied()
     }
 
-    /// Keeps the faster of two times; the library's, where both are the same or ours is none.
-    pub(super) fn keep(&self, size: Size, library: Duration, own: Option<Duration>) {
-        let way = if own.is_some_and(|own| own < library) { Way::Own } else { Way::Library };
+    /// Whether that is our own kernel's, if it was measured.
+    pub(super) fn is_own(&self, size: Size) -> Option<bool> {
+        self.known(size).map(|way| way == Way::Own)
+    }
+
+    /// Keeps the faster of two times; the library's, where both are the same.
+    pub(super) fn keep(&self, size: Size, library: Duration, own: Duration) {
+        let way = if own < library { Way::Own } else { Way::Library };
         self.faster().insert(size, way);
     }
 
@@ -74,17 +87,18 @@ mod tests {
     use super::*;
 
     fn size(rows: usize) -> Size {
-        Size::new(rows, 384, 1536, Activation::Gelu)
+        Size::new(rows, (384, 1536), Then::Activation(Activation::Gelu))
     }
 
     #[test]
     fn a_measured_size_stands_for_its_octave() {
         let ways = Ways::default();
         let (short, long) = (Duration::from_micros(9), Duration::from_micros(10));
-        ways.keep(size(1024), long, Some(short));
-        ways.keep(size(2048), short, Some(long));
-        ways.keep(size(4096), short, None);
+        ways.keep(size(1024), long, short);
+        ways.keep(size(2048), short, long);
+        ways.keep(size(4096), short, short);
         assert_eq!(ways.known(size(513)), Some(Way::Own));
+        assert_eq!(ways.known(Size { then: Then::Norm, ..size(1024) }), None);
         assert_eq!(ways.known(size(1025)), Some(Way::Library));
         assert_eq!(ways.known(size(4000)), Some(Way::Library));
         assert_eq!(ways.known(size(512)), None);

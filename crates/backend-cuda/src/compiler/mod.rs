@@ -302,6 +302,19 @@ mod tests {
         assert!(error.contains("first.cuh(3): error"), "{error}");
     }
 
+    #[test]
+    fn every_kernel_waits_for_the_one_before() {
+        let files = [NORM, POOL, ACTIVATION, LINEAR_ANY, ATTENTION, ATTENTION_SM90, ATTENTION_ANY];
+        for Source(files) in files.into_iter().chain([GEMM_SM90]) {
+            let (file, text) = files.last().unwrap();
+            let kernels = text.matches("extern \"C\" __global__").count();
+            let waits = text.matches("await_previous_kernel();").count();
+            // Both of the products' kernels call one function.
+            let expected = if *file == "gemm_sm90.cu" { 1 } else { kernels };
+            assert!(kernels > 0 && waits == expected, "{file}: {kernels} kernels, {waits} waits");
+        }
+    }
+
     const RIGHT: Source = Source(&[("right.cu", "__global__ void right() {}")]);
 
     #[test]

@@ -112,12 +112,9 @@ function_table! {
             sys::CUtensorMapL2promotion,
             sys::CUtensorMapFloatOOBfill,
         );
-        // Function, grid, block, dynamic shared memory, stream, arguments, more of them.
-        launch = "cuLaunchKernel"(
-            sys::CUfunction,
-            c_uint, c_uint, c_uint,
-            c_uint, c_uint, c_uint,
-            c_uint, sys::CUstream, *mut *mut c_void, *mut *mut c_void,
+        // Shape and stream, function, arguments, more of them.
+        launch = "cuLaunchKernelEx"(
+            *const sys::CUlaunchConfig, sys::CUfunction, *mut *mut c_void, *mut *mut c_void,
         );
 
         capture_begin = "cuStreamBeginCapture_v2"(sys::CUstream, c_uint);

@@ -135,6 +135,8 @@ pub(crate) struct Context {
     pub(super) api: &'static Api,
     handle: sys::CUcontext,
     device: sys::CUdevice,
+    /// Whether kernels can start while the one before ends: from compute capability 9.0 on.
+    starts_early: bool,
     /// Never used twice in a process, where the driver's pointers are.
     id: u64,
     name: String,
@@ -162,7 +164,8 @@ impl Context {
         check("cuDevicePrimaryCtxRetain", result)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (name, libraries) = (format!("cuda:{ordinal}"), Mutex::default());
-        Ok(Self { part: None, api, handle, device, id, name, libraries })
+        let starts_early = device_info(ordinal)?.compute_capability >= (9, 0);
+        Ok(Self { part: None, api, handle, device, starts_early, id, name, libraries })
     }
 
     /// The same, limited to a part of the device: at least `wanted` multiprocessors, in groups of
@@ -198,6 +201,11 @@ impl Context {
     /// Unloads `library`, which nobody else does, after everything that belongs to this context.
     pub(super) fn keep(&self, library: sys::CUlibrary) {
         self.libraries.lock().unwrap_or_else(PoisonError::into_inner).push(library);
+    }
+
+    /// Whether kernels can start while the one before ends.
+    pub(super) fn starts_early(&self) -> bool {
+        self.starts_early
     }
 
     /// The device's number for the driver, as memory properties want it.

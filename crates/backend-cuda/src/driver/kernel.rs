@@ -47,6 +47,9 @@ pub(crate) struct Launch {
     pub(crate) threads: u32,
     /// Dynamic shared memory of a block.
     pub(crate) shared_bytes: u32,
+    /// Whether blocks may start while the last ones of the kernel before still run, where the device
+    /// can do that. Only for kernels that wait for the end of that one by themselves.
+    pub(crate) early: bool,
 }
 
 /// One argument of a kernel.
@@ -146,18 +149,7 @@ impl Kernel {
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { clusterDim: clusters },
         };
-        let config = sys::CUlaunchConfig {
-            gridDimX: grid,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: launch.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: launch.shared_bytes,
-            hStream: std::ptr::null_mut(),
-            attrs: &raw mut attribute,
-            numAttrs: 1,
-        };
+        let config = launch.config(grid, std::ptr::null_mut(), &mut attribute, 1);
         let mut count = 0;
         // SAFETY: writes one number, to which `count` has room, and reads the configuration and its
         // one attribute, whose identifier says which member of the union is set. The kernel is
@@ -176,13 +168,14 @@ impl Kernel {
         launch: Launch,
         arguments: &[Argument<'_>],
     ) -> Result<(), LaunchError> {
-        const CALL: &str = "cuLaunchKernel";
+        const CALL: &str = "cuLaunchKernelEx";
         self.check(arguments)?;
         if launch.blocks == 0 {
             return Ok(());
         }
         let blocks = u32::try_from(launch.blocks).map_err(|_| DriverError::invalid(CALL))?;
-        let api = self.module.context.bind()?;
+        let context = &self.module.context;
+        let api = context.bind()?;
         // Eight bytes for each: narrower ones are read from the first of them (little-endian).
         let mut values: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
         let pointer = |(argument, value): (&Argument<'_>, _)| match argument {
@@ -191,8 +184,15 @@ impl Kernel {
         };
         let mut pointers: Vec<*mut c_void> =
             arguments.iter().zip(&mut values).map(pointer).collect();
-        let Launch { threads, shared_bytes, .. } = launch;
-        // SAFETY: kernel and stream are live; a kernel may stand for its function here. The driver
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let attributes = u32::from(launch.early && context.starts_early());
+        let config = launch.config(blocks, stream.handle(), &mut early, attributes);
+        // SAFETY: kernel and stream are live; a kernel may stand for its function here. The attribute's
+        // identifier says which member of the union is set. The driver
         // reads as many pointers as the kernel has parameters, and behind each no more than eight
         // bytes, or a tensor map's, without writing there; that there are as many, and maps where
         // the kernel takes maps, was checked. A driver before 12.4 can't tell: then it is what each
@@ -200,15 +200,8 @@ impl Kernel {
         // device memory only: see the module's head.
         let result = unsafe {
             (api.launch)(
+                &raw const config,
                 self.handle.cast(),
-                blocks,
-                1,
-                1,
-                threads,
-                1,
-                1,
-                shared_bytes,
-                stream.handle(),
                 pointers.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
@@ -228,6 +221,30 @@ impl Kernel {
                 })
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Launch {
+    /// As the driver reads it; as long as `attribute` lives, of which there are `attributes`.
+    fn config(
+        self,
+        blocks: u32,
+        stream: sys::CUstream,
+        attribute: &mut sys::CUlaunchAttribute,
+        attributes: u32,
+    ) -> sys::CUlaunchConfig {
+        sys::CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream,
+            attrs: attribute,
+            numAttrs: attributes,
         }
     }
 }

@@ -8,11 +8,9 @@ use std::time::Duration;
 use super::choices::Key;
 use super::{Choice, Gemm, GemmError, Linear, State, run, to_run};
 use crate::driver::cublaslt::MatmulError;
-use crate::stopwatch::Stopwatch;
+use crate::stopwatch;
 use crate::stream::CudaStream;
 
-/// Runs between two looks at the clock.
-const REPEATS: u32 = 8;
 /// How often those who are not far behind run.
 const ROUNDS: usize = 3;
 
@@ -49,11 +47,8 @@ impl Gemm {
                 Err(MatmulError::Library(_)) => return Ok(None),
                 Err(error) => return Err(GemmError::from(error)),
             }
-            let stopwatch = Stopwatch::start(&self.device, stream)?;
-            for _ in 0..REPEATS {
-                run(library, stream, linear, &product, algorithm)?;
-            }
-            Ok(Some(stopwatch.stop()? / REPEATS))
+            let work = || Ok(run(library, stream, linear, &product, algorithm)?);
+            stopwatch::each(&self.device, stream, GemmError::from, work).map(Some)
         })?;
         let best = fastest(&times).ok_or_else(|| linear.no_algorithm())?;
         choices.keep(Key::of(linear), Choice { function, algorithm: candidates[best.0].algorithm });

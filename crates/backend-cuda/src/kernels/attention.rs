@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
 use crate::stream::CudaStream;
+use crate::sweeps::Sweeps;
 
 /// Threads of a block on tensor cores.
 const BLOCK_THREADS: usize = 128;
@@ -133,12 +134,16 @@ impl Attention {
         (qkv, output): (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         heads: Heads<'_>,
+        sweeps: &Sweeps,
     ) -> Result<(), KernelError> {
         let lengths = sequences.lengths();
         let way = self.abilities.way(lengths, heads.head_size, heads.bias.is_some());
         if let (Way::Hopper, Some(element)) = (way, self.abilities.hopper) {
-            return self.run_on_hopper(stream, (qkv, output), sequences, heads, element);
+            let rows = (qkv, output);
+            let backwards = sweeps.turn();
+            return self.run_on_hopper(stream, rows, sequences, (heads, backwards), element);
         }
+        sweeps.forwards();
         let Heads { heads, head_size, bias } = heads;
         let multiprocessors = self.multiprocessors();
         let (rows, threads) = match way {
@@ -173,7 +178,7 @@ impl Attention {
         stream: &CudaStream,
         (qkv, output): (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
-        Heads { heads, head_size, .. }: Heads<'_>,
+        (Heads { heads, head_size, .. }, backwards): (Heads<'_>, bool),
         element: TensorElement,
     ) -> Result<(), KernelError> {
         let lengths = sequences.lengths();
@@ -191,6 +196,7 @@ impl Attention {
             number(rows),
             number(slots),
             number(slots_each),
+            number(backwards.into()),
         ];
         let part = Part { way: Way::Hopper, head_size, narrow: output.narrow };
         let kernel = self.kernel(Variant { part, rows: 0, biased: false })?;

@@ -18,7 +18,7 @@ fn code(architecture: &str) -> Vec<u8> {
 }
 
 fn linear(blocks: usize, threads: u32) -> Launch {
-    Launch { blocks, threads, shared_bytes: 0 }
+    Launch { blocks, threads, shared_bytes: 0, early: false }
 }
 
 struct Fixture {

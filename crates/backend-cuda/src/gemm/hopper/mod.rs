@@ -27,12 +27,13 @@ use super::Format;
 use crate::compiler::{Compiler, GEMM_SM90};
 use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorMap};
+use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
 pub(crate) use variant::Widths;
 #[cfg(test)]
 pub(crate) use variant::used;
-use variant::{BLOCK_ROW_BYTES, BLOCK_THREADS, NORM_COLUMNS, OUTPUT_BOX, TILE_COLUMNS, Variant};
+use variant::{BLOCK_ROW_BYTES, BLOCK_THREADS, OUTPUT_BOX, Variant};
 
 /// Matrices of 16-bit numbers without gaps have rows of whole 16 bytes, as the copy engine wants them;
 /// which those of e4m3 do is [`e4m3::suits`](vecmill_encoder::e4m3::suits).
@@ -54,6 +55,8 @@ pub(crate) struct Product<'a> {
     /// `[rows, outputs]`
     pub(crate) output: DeviceSpan<'a>,
     pub(crate) widths: Widths,
+    /// Whether the last rows are computed first: results don't depend on it.
+    pub(crate) backwards: bool,
 }
 
 /// The kernels of one number format on one device of compute capability 9.0.
@@ -115,10 +118,16 @@ impl HopperGemm {
         }
     }
 
-    /// Whether [`multiply_norm`](Self::multiply_norm) takes a layer of this size: any number of
-    /// rows, because it saves a launch where they are few and passes over memory where many.
-    pub(crate) fn takes_norm(&self, inputs: usize, outputs: usize) -> bool {
-        Self::fits(inputs, outputs) && outputs == NORM_COLUMNS
+    /// Whether [`multiply_norm`](Self::multiply_norm) can compute a layer of this size.
+    pub(crate) fn fits_norm(inputs: usize, outputs: usize) -> bool {
+        Self::fits(inputs, outputs) && Variant::normalised(1, inputs, outputs).is_some()
+    }
+
+    /// Whether that is probably the better choice, where nobody has measured it.
+    pub(crate) fn norm_pays(rows: usize, outputs: usize) -> bool {
+        // In pairs of blocks it saves a launch where rows are few and passes over memory where many;
+        // in eights it leaves multiprocessors idle where rows are few.
+        outputs <= 384 || rows >= 8192
     }
 
     /// `output = activation(input · weightᵀ + bias)`, on `stream` behind the work so far.
@@ -131,7 +140,7 @@ impl HopperGemm {
         if product.rows == 0 {
             return Ok(());
         }
-        let variant = Variant::activated(activation, product.widths);
+        let variant = Variant::activated(product.rows, activation, product.widths);
         let [input, weight, output] = self.maps(product, variant)?;
         let arguments = [
             Argument::TensorMap(&input),
@@ -141,6 +150,7 @@ impl HopperGemm {
             number(product.rows),
             number(product.outputs),
             number(product.inputs),
+            number(product.backwards.into()),
         ];
         self.launch(stream, product, variant, &arguments)
     }
@@ -157,7 +167,9 @@ impl HopperGemm {
         if product.rows == 0 {
             return Ok(());
         }
-        let variant = Variant::normalised(product.rows, product.inputs);
+        let &Product { rows, inputs, outputs, .. } = product;
+        let unfit = || DriverError::invalid("a fused normalisation");
+        let variant = Variant::normalised(rows, inputs, outputs).ok_or_else(unfit)?;
         let [input, weight, output] = self.maps(product, variant)?;
         let size = (product.rows, product.outputs);
         let residual = self.map(residual, self.element, size, OUTPUT_BOX)?;
@@ -173,6 +185,7 @@ impl HopperGemm {
             number(product.rows),
             number(product.outputs),
             number(product.inputs),
+            number(product.backwards.into()),
         ];
         self.launch(stream, product, variant, &arguments)
     }
@@ -189,7 +202,7 @@ impl HopperGemm {
         let block = |box_rows| (box_rows, BLOCK_ROW_BYTES / factor.bytes());
         Ok([
             self.map(input, factor, (rows, inputs), block(variant.input_box_rows()))?,
-            self.map(weight, factor, (outputs, inputs), block(TILE_COLUMNS))?,
+            self.map(weight, factor, (outputs, inputs), block(variant.weight_box_rows()))?,
             self.map(output, sum, (rows, outputs), OUTPUT_BOX)?,
         ])
     }
@@ -239,5 +252,6 @@ impl HopperGemm {
 
 fn shape(variant: Variant, clusters: usize) -> Launch {
     let blocks = clusters * variant.cluster() as usize;
-    Launch { blocks, threads: BLOCK_THREADS, shared_bytes: variant.shared_bytes() }
+    let shared_bytes = variant.shared_bytes();
+    Launch { blocks, threads: BLOCK_THREADS, shared_bytes, early: true }
 }

@@ -21,9 +21,12 @@ fn short_batches_and_long_sums_without_activation_are_left_to_the_library() {
 
 #[test]
 fn tiles_cover_the_matrix() {
-    let (plain, norm) = (Variant::activated(Gelu, Widths::Wide), Variant::normalised(129, 384));
-    assert_eq!(plain.tiles(129, 193), 4);
-    assert_eq!(norm.tiles(129, NORM_COLUMNS), 3);
+    let plain = |rows| Variant::activated(rows, Gelu, Widths::Wide);
+    assert_eq!((plain(129).tiles(129, 193), plain(8193).tiles(8193, 192)), (4, 33));
+    let norm =
+        |rows, columns| Variant::normalised(rows, 384, columns).unwrap().tiles(rows, columns);
+    assert_eq!((norm(129, 384), norm(129, 768), norm(257, 1024)), (3, 2, 2));
+    assert_eq!(Variant::normalised(129, 384, 512), None);
 }
 
 /// Numbers on the host, rounded to their format, and the same on the device.
@@ -131,7 +134,8 @@ impl Case {
         let &Self { rows, inputs, outputs, .. } = self;
         let (input, weight, bias) = (self.input.span(), self.weight.span(), self.bias.span());
         let (output, widths) = (self.output.span(), Widths::Wide);
-        Product { rows, inputs, outputs, input, weight, bias, output, widths }
+        let backwards = rows.is_multiple_of(2);
+        Product { rows, inputs, outputs, input, weight, bias, output, widths, backwards }
     }
 
     /// Some rows of the output; the first and the last are among them.
@@ -219,22 +223,37 @@ fn sums_with_bias_and_activation_are_within_rounding() {
     }
 }
 
+/// All configurations, with whole tiles and parts of them: rows, inputs, columns.
+const NORMALISED: [(usize, usize, usize); 10] = [
+    (1, 384, 384),
+    (129, 1536, 384),
+    (2049, 384, 384),
+    (16_386, 776, 384),
+    (1, 768, 768),
+    (1000, 776, 768),
+    (2049, 1544, 768),
+    (1, 1024, 1024),
+    (300, 72, 1024),
+    (2049, 4096, 1024),
+];
+
 #[test]
 #[ignore = "needs a CUDA device"]
 fn normalised_sums_are_within_rounding() {
     for format in [Format::F16, Format::Bf16] {
         let mut bench = Bench::open(format);
-        for (rows, inputs) in [(1, 384), (129, 1536), (2049, 384), (16_385, 776)] {
-            let case = Case::new(&mut bench, (rows, inputs, NORM_COLUMNS));
-            let residual = bench.matrix(format, rows * NORM_COLUMNS);
-            let [gain, bias] = [(); 2].map(|()| bench.matrix(Format::F32, NORM_COLUMNS));
+        for size in NORMALISED {
+            let (rows, inputs, columns) = size;
+            let case = Case::new(&mut bench, size);
+            let residual = bench.matrix(format, rows * columns);
+            let [gain, bias] = [(); 2].map(|()| bench.matrix(Format::F32, columns));
             let norm = NormOperands { gain: gain.span(), bias: bias.span(), epsilon: 1e-12 };
             let product = case.product();
             bench.gemm.multiply_norm(&bench.stream, &product, residual.span(), norm).unwrap();
             for (row, found) in case.found(&bench) {
-                let sums = case.sums(row).into_iter().zip(residual.row(row, NORM_COLUMNS));
+                let sums = case.sums(row).into_iter().zip(residual.row(row, columns));
                 let sums: Vec<_> = sums.map(|((sum, error), add)| (sum + add, error)).collect();
-                let count = NORM_COLUMNS as f64;
+                let count = columns as f64;
                 let mean = sums.iter().map(|(sum, _)| sum).sum::<f64>() / count;
                 let squares = sums.iter().map(|(sum, _)| (sum - mean).powi(2));
                 let deviation = (squares.sum::<f64>() / count).sqrt();

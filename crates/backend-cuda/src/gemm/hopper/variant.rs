@@ -5,14 +5,10 @@ use std::ffi::CStr;
 
 use vecmill_encoder::Activation;
 
-/// Threads of a block: one warpgroup loads, two multiply in turns ("ping-pong").
+/// Threads of a block: one warpgroup loads, two multiply, in turns ("ping-pong") or a tile together.
 pub(super) const BLOCK_THREADS: u32 = 384;
-/// Columns of a tile, and rows of the weight's boxes.
-pub(super) const TILE_COLUMNS: u32 = 192;
 /// Rows and columns of the boxes of output and residual: a piece of a warp.
 pub(super) const OUTPUT_BOX: (u32, u32) = (16, 64);
-/// Columns of rows that a cluster normalises: each of its two blocks has half of them.
-pub(super) const NORM_COLUMNS: usize = 384;
 
 const CONSUMER_WARPS: u32 = 8;
 /// Bytes of a row of an operand's block.
@@ -21,12 +17,23 @@ pub(super) const BLOCK_ROW_BYTES: u32 = 128;
 /// One configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
-    row_blocks: u32,
+    tile: Tile,
     stages: u32,
     slots: u32,
-    cluster_columns: u32,
+    /// Blocks that share the weight's loads, and those that share the input's.
+    cluster: (u32, u32),
     widths: Widths,
     epilogue: Epilogue,
+}
+
+/// What a warpgroup multiplies at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Tile {
+    /// Of 64 rows.
+    row_blocks: u32,
+    columns: u32,
+    /// Whether it has a tile of its own, whose end hides behind the other's products.
+    ping_pong: bool,
 }
 
 /// What is multiplied, and what comes out.
@@ -57,43 +64,60 @@ enum Epilogue {
     Norm,
 }
 
+/// Ping-pong over 128 rows of 192 columns: the largest that the registers hold.
+const TALL: Tile = Tile { row_blocks: 2, columns: 192, ping_pong: true };
+
 impl Variant {
-    pub(super) fn activated(activation: Activation, widths: Widths) -> Self {
+    pub(super) fn activated(rows: usize, activation: Activation, widths: Widths) -> Self {
         let epilogue = Epilogue::Activation(activation);
-        Self { row_blocks: 2, stages: 4, slots: 2, cluster_columns: 1, widths, epilogue }
+        // Fewer loads from the second-level cache take less power, by which long work is limited.
+        let cluster = if rows >= 8192 { (2, 1) } else { (1, 1) };
+        Self { tile: TALL, stages: 4, slots: 2, cluster, widths, epilogue }
     }
 
-    pub(super) fn normalised(rows: usize, inputs: usize) -> Self {
-        // Small tiles spread few rows over more multiprocessors, and shorten the normalisation,
-        // which counts most behind short sums. Tall ones load each weight for twice the rows.
-        let tall = inputs > 768 && rows >= 16_384;
-        let (row_blocks, stages, slots) = if tall { (2, 4, 2) } else { (1, 5, 3) };
+    /// Of rows of 384, 768 or 1024 columns, the whole of which a cluster has.
+    pub(super) fn normalised(rows: usize, inputs: usize, columns: usize) -> Option<Self> {
+        let (tile, stages, slots, cluster) = match columns {
+            // Small tiles spread few rows over more multiprocessors, and shorten the normalisation,
+            // which counts most behind short sums. Tall ones load each weight for twice the rows.
+            384 if inputs > 768 && rows >= 16_384 => (TALL, 4, 2, (1, 2)),
+            384 => (Tile { row_blocks: 1, ..TALL }, 5, 3, (1, 2)),
+            768 if inputs > 1536 => (TALL, 4, 1, (2, 4)),
+            768 => (Tile { row_blocks: 1, ping_pong: false, ..TALL }, 4, 1, (1, 4)),
+            1024 => (Tile { row_blocks: 1, columns: 256, ping_pong: false }, 4, 1, (2, 4)),
+            _ => return None,
+        };
         let (widths, epilogue) = (Widths::Wide, Epilogue::Norm);
-        Self { row_blocks, stages, slots, cluster_columns: 2, widths, epilogue }
+        Some(Self { tile, stages, slots, cluster, widths, epilogue })
     }
 
     /// Blocks of a cluster.
     pub(super) fn cluster(self) -> u32 {
-        self.cluster_columns
+        self.cluster.0 * self.cluster.1
     }
 
     /// Tiles of a matrix, counted by clusters.
     pub(super) fn tiles(self, rows: usize, columns: usize) -> usize {
-        let cluster_columns = (TILE_COLUMNS * self.cluster_columns) as usize;
-        rows.div_ceil(self.tile_rows() as usize) * columns.div_ceil(cluster_columns)
+        let (tall, wide) = (self.cluster.0 * self.tile_rows(), self.cluster.1 * self.tile.columns);
+        rows.div_ceil(tall as usize) * columns.div_ceil(wide as usize)
     }
 
-    /// The input's boxes: what one block loads for its cluster.
+    /// Rows of the input's boxes: what one block loads for its cluster.
     pub(super) fn input_box_rows(self) -> u32 {
-        self.tile_rows() / self.cluster_columns
+        self.tile_rows() / self.cluster.1
+    }
+
+    /// Those of the weight's.
+    pub(super) fn weight_box_rows(self) -> u32 {
+        self.tile.columns / self.cluster.0
     }
 
     /// `SHARED_BYTES` of `gemm_sm90_tiles.cuh`.
     pub(crate) fn shared_bytes(self) -> u32 {
         let slots = CONSUMER_WARPS * self.slots;
-        let stage = (self.tile_rows() + TILE_COLUMNS) * BLOCK_ROW_BYTES;
+        let stage = (self.tile_rows() + self.tile.columns) * BLOCK_ROW_BYTES;
         let (exchange, residual_barriers) = match self.epilogue {
-            Epilogue::Norm => (4 * self.tile_rows() * self.cluster_columns * 8, slots),
+            Epilogue::Norm => (4 * 64 * self.tile.row_blocks * self.cluster.1 * 8, slots),
             Epilogue::Activation(_) => (0, 0),
         };
         let barriers = 2 * self.stages + 7 + residual_barriers;
@@ -120,13 +144,13 @@ impl Variant {
             Epilogue::Activation(Activation::Tanh) => "TANH",
         };
         let numbers = [
-            ("ROW_BLOCKS", self.row_blocks),
-            ("TILE_COLUMNS", TILE_COLUMNS),
-            ("PING_PONG", 1),
+            ("ROW_BLOCKS", self.tile.row_blocks),
+            ("TILE_COLUMNS", self.tile.columns),
+            ("PING_PONG", u32::from(self.tile.ping_pong)),
             ("STAGES", self.stages),
             ("SLOTS", self.slots),
-            ("CLUSTER_ROWS", 1),
-            ("CLUSTER_COLUMNS", self.cluster_columns),
+            ("CLUSTER_ROWS", self.cluster.0),
+            ("CLUSTER_COLUMNS", self.cluster.1),
             ("RESIDENT", 0),
             ("NORM", u32::from(self.epilogue == Epilogue::Norm)),
             ("FP8", u32::from(self.widths.narrow())),
@@ -137,7 +161,7 @@ impl Variant {
     }
 
     fn tile_rows(self) -> u32 {
-        64 * self.row_blocks
+        64 * self.tile.row_blocks * if self.tile.ping_pong { 1 } else { 2 }
     }
 }
 
@@ -147,8 +171,15 @@ pub(crate) fn used() -> Vec<Variant> {
     use Activation::{Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
     let activations = [Identity, Gelu, GeluTanh, Relu, Silu, Tanh];
     let widths = [Widths::Wide, Widths::Narrow, Widths::NarrowToNarrow];
-    let activated = |widths| activations.map(|activation| Variant::activated(activation, widths));
-    let mut variants = widths.map(activated).concat();
-    variants.extend([Variant::normalised(1, 384), Variant::normalised(1 << 20, 1536)]);
+    let activated = |rows, widths| activations.map(|a| Variant::activated(rows, a, widths));
+    let mut variants = widths.map(|widths| activated(1, widths)).concat();
+    variants.extend(widths.map(|widths| activated(1 << 20, widths)).concat());
+    let normalised =
+        [(1, 384, 384), (1 << 20, 1536, 384), (1, 768, 768), (1, 3072, 768), (1, 4096, 1024)];
+    variants.extend(
+        normalised
+            .into_iter()
+            .filter_map(|(rows, inputs, columns)| Variant::normalised(rows, inputs, columns)),
+    );
     variants
 }
