@@ -1,7 +1,8 @@
 """Compiles and launches crates/backend-cuda/kernels/gemm_sm90.cu: configurations, NVRTC, tensor
 maps and launches through ctypes, so that it runs what the Rust side runs.
 
-Parts: `CONFIGS`, `compile_cubin` (needs NVRTC alone), `Kernel` (needs a device and torch).
+Parts: `CONFIGS`, `compile_cubin` (needs NVRTC alone), `Kernel` (needs a device and torch); the last
+two also serve other kernels, as `HopperKernel`.
 """
 
 import ctypes
@@ -90,16 +91,16 @@ def library(pattern, *folders):
     raise SystemExit(f"no {pattern} in {places}")
 
 
-def compile_cubin(c, epilogue="IDENTITY", type_macro="T_F16"):
+def compile_cubin(c, epilogue="IDENTITY", type_macro="T_F16", sources=SOURCES):
     path = os.environ.get("NVRTC") or library("libnvrtc.so.*")
     for builtins in glob.glob(os.path.dirname(path) + "/libnvrtc-builtins.so.*"):
         ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)
     nvrtc = ctypes.CDLL(path)
-    source = "".join((KERNELS / f).read_text() for f in SOURCES)
+    source = "".join((KERNELS / f).read_text() for f in sources)
     options = ["--std=c++17", "--gpu-architecture=sm_90a", "--ptxas-options=-v", f"-D{type_macro}",
                f"-DEPILOGUE={epilogue}", *(f"-D{k}={v}" for k, v in c.items())]
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"gemm_sm90.cu", 0, None, None)
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), sources[-1].encode(), 0, None, None)
     arguments = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     code = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -123,19 +124,17 @@ class LaunchConfig(ctypes.Structure):
                 ("count", ctypes.c_uint)]
 
 
-class Kernel:
-    """One loaded configuration. Call after torch has made its context."""
+class HopperKernel:
+    """A loaded kernel whose matrices are tensor maps. Make it after torch has made its context."""
 
-    def __init__(self, c, cubin, type_macro="T_F16"):
-        self.c, self.data_type = c, {"T_F16": 6, "T_BF16": 9}[type_macro]
+    def __init__(self, name, cubin, type_macro, block, shared, cluster):
+        self.data_type = {"T_F16": 6, "T_BF16": 9}[type_macro]
+        self.block, self.shared, self.cluster = block, shared, cluster
         self.cuda = ctypes.CDLL("libcuda.so.1")
         self.module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
-        name = b"vecmill_gemm_norm_sm90" if c["NORM"] else b"vecmill_gemm_sm90"
         self.call("cuModuleLoadData", ctypes.byref(self.module), cubin)
         self.call("cuModuleGetFunction", ctypes.byref(self.function), self.module, name)
-        self.shared = shared_bytes(c)
         self.call("cuFuncSetAttribute", self.function, 8, self.shared)
-        self.cluster = c["CLUSTER_ROWS"] * c["CLUSTER_COLUMNS"]
         self.resident_clusters = self.max_clusters()
         self.maps = {}
 
@@ -146,7 +145,7 @@ class Kernel:
 
     def max_clusters(self):
         attribute = LaunchAttribute(4, 0, (ctypes.c_uint * 16)(self.cluster, 1, 1))
-        launch = LaunchConfig((ctypes.c_uint * 3)(1056, 1, 1), (ctypes.c_uint * 3)(BLOCK, 1, 1),
+        launch = LaunchConfig((ctypes.c_uint * 3)(1056, 1, 1), (ctypes.c_uint * 3)(self.block, 1, 1),
                               self.shared, None, ctypes.pointer(attribute), 1)
         count = ctypes.c_int()
         self.call("cuOccupancyMaxActiveClusters", ctypes.byref(count), self.function, ctypes.byref(launch))
@@ -168,6 +167,22 @@ class Kernel:
             self.maps[key] = (memory, start)
         return self.maps[key][1]
 
+    def launch(self, clusters, maps, scalars, stream):
+        pointers = maps + [ctypes.addressof(s) for s in scalars]
+        arguments = (ctypes.c_void_p * len(pointers))(*pointers)
+        self.call("cuLaunchKernel", self.function, clusters * self.cluster, 1, 1, self.block, 1, 1,
+                  self.shared, ctypes.c_void_p(stream), arguments, None)
+
+
+class Kernel(HopperKernel):
+    """One configuration of gemm_sm90.cu."""
+
+    def __init__(self, c, cubin, type_macro="T_F16"):
+        self.c = c
+        name = b"vecmill_gemm_norm_sm90" if c["NORM"] else b"vecmill_gemm_sm90"
+        super().__init__(name, cubin, type_macro, BLOCK, shared_bytes(c),
+                         c["CLUSTER_ROWS"] * c["CLUSTER_COLUMNS"])
+
     def __call__(self, a, w, bias, d, rows, stream, residual=None, gain=None, beta=None,
                  epsilon=1e-12, most_clusters=None, backwards=0):
         c = self.c
@@ -185,7 +200,4 @@ class Kernel:
             scalars += [ctypes.c_void_p(gain.data_ptr()), ctypes.c_void_p(beta.data_ptr()),
                         ctypes.c_float(epsilon)]
         scalars += [ctypes.c_uint32(x) for x in (rows, columns, inner, backwards)]
-        pointers = maps + [ctypes.addressof(s) for s in scalars]
-        arguments = (ctypes.c_void_p * len(pointers))(*pointers)
-        self.call("cuLaunchKernel", self.function, clusters * self.cluster, 1, 1, BLOCK, 1, 1,
-                  self.shared, ctypes.c_void_p(stream), arguments, None)
+        self.launch(clusters, maps, scalars, stream)

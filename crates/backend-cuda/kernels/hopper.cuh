@@ -78,6 +78,10 @@ struct RingOf {
             phase ^= 1;
         }
     }
+
+    __device__ RingOf before() const {
+        return stage > 0 ? RingOf{stage - 1, phase} : RingOf{COUNT - 1, phase ^ 1};
+    }
 };
 
 // Waits for all threads of a warpgroup; each has a `name` of its own, from 1 to 15.
@@ -307,3 +311,7 @@ WGMMA(256, NAMES_120 "%120, %121, %122, %123, %124, %125, %126, %127", 128, 129,
 WGMMA_REGISTERS(32, TEN() "%10, %11, %12, %13, %14, %15", "%16, %17, %18, %19", 20, 21, 22,
                 EIGHT(0), EIGHT(8))
 WGMMA_REGISTERS(64, NAMES_30 "%30, %31", "%32, %33, %34, %35", 36, 37, 38, THIRTY_TWO(0))
+WGMMA_REGISTERS(128, NAMES_60 "%60, %61, %62, %63", "%64, %65, %66, %67", 68, 69, 70, THIRTY_TWO(0),
+                THIRTY_TWO(32))
+WGMMA_REGISTERS(192, NAMES_90 "%90, %91, %92, %93, %94, %95", "%96, %97, %98, %99", 100, 101, 102,
+                THIRTY_TWO(0), THIRTY_TWO(32), THIRTY_TWO(64))
