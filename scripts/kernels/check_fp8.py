@@ -77,7 +77,7 @@ def check_norm(report: Report, compiler: Compiler) -> None:
             operand = poisoned(rows, columns, dtype=E4M3)
             kernels.launch(
                 f"vecmill_add_norm_{capacity}", rows, 128,
-                x, y, gain, bias, output, operand, rows, columns, EPSILON,
+                x, y, gain, bias, output, operand, rows, columns, EPSILON, rows % 2,
             )  # fmt: skip
             total = x.double() + y.double()
             mean, variance = total.mean(1, keepdim=True), total.var(1, keepdim=True, correction=0)
@@ -237,7 +237,7 @@ def time_norm(compiler: Compiler) -> None:
             operand = torch.empty((TOKENS, columns), device="cuda", dtype=E4M3) if e4m3 else None
             return lambda: kernels.launch(
                 "vecmill_add_norm_1024", blocks, 128,
-                x, y, gain, gain, output, operand, TOKENS, columns, EPSILON,
+                x, y, gain, gain, output, operand, TOKENS, columns, EPSILON, 0,
             )  # fmt: skip
 
         return seconds_each([launch() for _ in range(3)])

@@ -89,7 +89,7 @@ def library(r, norm):
     def product_and_norm(i):
         product(i)
         norm.launch(f"vecmill_add_norm_{columns}", 16 * MULTIPROCESSORS, 128, r.d[i], r.residual[i],
-                    r.gain, r.beta, r.normalised[i], None, rows, columns, 1e-12)
+                    r.gain, r.beta, r.normalised[i], None, rows, columns, 1e-12, 1)
 
     if norm:
         r.normalised = [torch.empty_like(d) for d in r.d]

@@ -10,8 +10,9 @@
 //
 //     vecmill_add_norm_<capacity>(const T* input, const T* residual,
 //                                 const float* gain, const float* bias, T* output, u8* operand,
-//                                 u32 rows, u32 columns, float epsilon)
+//                                 u32 rows, u32 columns, float epsilon, u32 backwards)
 //         output = norm(input + residual)
+//         `backwards`: the last rows first, as those that the kernel before wrote last are still in L2.
 //
 // `operand`, with -DFP8_OUTPUT=1: the output in e4m3 times E4M3_SCALE, rounded once; may be null.
 // <capacity>: the smallest of 256, 512, 768, 1024 and 4096 that is at least `columns`, for columns
@@ -137,7 +138,7 @@ __device__ __forceinline__ void standardize(
 template <int CAPACITY, class Find>
 __device__ __forceinline__ void normalize_rows(
     Find addends, const float* gain_row, const float* bias_row, T* output, u8* operand, u32 rows,
-    u32 columns, float epsilon
+    u32 columns, float epsilon, u32 backwards
 ) {
     constexpr int THREADS = Layout<CAPACITY>::THREADS;
     constexpr int SLOTS = Layout<CAPACITY>::SLOTS;
@@ -153,8 +154,9 @@ __device__ __forceinline__ void normalize_rows(
             load_floats(bias_row + column, bias[slot]);
         }
     }
-    u32 row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / THREADS;
-    for (; row < rows; row += gridDim.x * ROWS_PER_BLOCK) {
+    u32 turn = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / THREADS;
+    for (; turn < rows; turn += gridDim.x * ROWS_PER_BLOCK) {
+        const u32 row = backwards ? rows - 1 - turn : turn;
         float x[SLOTS][VECTOR];
         load_sum<SLOTS, THREADS>(addends(row), thread, columns, x);
         standardize<SLOTS, THREADS>(x, thread, columns, epsilon);
@@ -183,11 +185,12 @@ __device__ __forceinline__ void normalize_rows(
 template <class Find>
 __device__ __forceinline__ void normalize_any_rows(
     Find addends, const float* gain, const float* bias, T* output, u8* operand, u32 rows,
-    u32 columns, float epsilon
+    u32 columns, float epsilon, u32 backwards
 ) {
     const u32 lane = threadIdx.x % WARP;
-    u32 row = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP;
-    for (; row < rows; row += gridDim.x * (BLOCK / WARP)) {
+    u32 turn = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP;
+    for (; turn < rows; turn += gridDim.x * (BLOCK / WARP)) {
+        const u32 row = backwards ? rows - 1 - turn : turn;
         const Addends from = addends(row);
         const auto x = [&](u32 column) {
             const float sum = to_float(from.first[column]) + to_float(from.second[column]);
@@ -233,21 +236,21 @@ __device__ __forceinline__ void normalize_any_rows(
             };                                                                                     \
         };                                                                                         \
         await_previous_kernel();                                                                   \
-        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon);                   \
+        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon, 0);                \
     }
 
 #define ADD_NORM(NAME, NORMALIZE)                                                                  \
     extern "C" __global__ void __launch_bounds__(BLOCK) NAME(                                      \
         const T* __restrict__ input, const T* __restrict__ residual,                               \
         const float* __restrict__ gain, const float* __restrict__ bias, T* __restrict__ output,    \
-        u8* __restrict__ operand, u32 rows, u32 columns, float epsilon                             \
+        u8* __restrict__ operand, u32 rows, u32 columns, float epsilon, u32 backwards              \
     ) {                                                                                            \
         const auto addends = [=](u32 row) {                                                        \
             const u64 from = (u64)row * columns;                                                   \
             return Addends{input + from, residual + from, nullptr};                                \
         };                                                                                         \
         await_previous_kernel();                                                                   \
-        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon);                   \
+        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon, backwards);        \
     }
 
 EMBED(vecmill_embed_256, normalize_rows<256>)

@@ -455,8 +455,7 @@ impl Backend for CudaBackend {
             Ok((addends, op.norm.operands()?, self.written(slab, op.output)?))
         };
         let (addends, norm, output) = operands().map_err(failed(OPERATION))?;
-        let size = (op.output.rows, op.output.columns);
-        self.sweeps.forwards();
+        let size = ((op.output.rows, op.output.columns), self.sweeps.turn());
         let added = self.kernels.add_norm(&self.stream, addends, norm, output, size);
         added.map_err(failed(OPERATION))
     }

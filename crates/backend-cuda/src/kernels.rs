@@ -159,7 +159,7 @@ impl Kernels {
         [input, residual]: [DeviceSpan<'_>; 2],
         norm: NormOperands<'_>,
         output: Written<'_>,
-        (rows, columns): (usize, usize),
+        ((rows, columns), backwards): ((usize, usize), bool),
     ) -> Result<(), KernelError> {
         let arguments = [
             Argument::Span(input),
@@ -171,6 +171,7 @@ impl Kernels {
             number(rows),
             number(columns),
             Argument::F32(norm.epsilon),
+            number(backwards.into()),
         ];
         self.norm_rows("add_norm", stream, (rows, columns), &arguments)
     }

@@ -20,6 +20,8 @@ mod compiler;
 mod device;
 mod driver;
 mod error;
+#[cfg(feature = "faults")]
+mod faults;
 mod gemm;
 mod graphs;
 mod kernels;
@@ -37,6 +39,8 @@ pub use backend::{CudaBackend, CudaEmbeddings, CudaLinear, CudaNorm, CudaRelativ
 pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;
+#[cfg(feature = "faults")]
+pub use faults::provoke_fault;
 pub use gemm::{
     ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
     WEIGHT_ALIGNMENT,

@@ -28,6 +28,11 @@ macro_rules! source {
     };
 }
 
+/// A kernel that stops with a fault.
+#[cfg(feature = "faults")]
+pub(crate) const FAULT: Source =
+    Source(&[("fault.cu", "extern \"C\" __global__ void fault() { asm(\"trap;\"); }")]);
+
 /// Embedding and residual sums, normalised.
 pub(crate) const NORM: Source = source!("prelude.cuh", "norm.cu");
 /// Token rows to sequence rows.
