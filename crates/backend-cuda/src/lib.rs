@@ -42,8 +42,7 @@ pub use error::Unavailable;
 #[cfg(feature = "faults")]
 pub use faults::provoke_fault;
 pub use gemm::{
-    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Granularity, Linear, Scales, Tuned,
-    WEIGHT_ALIGNMENT,
+    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Linear, Tuned, WEIGHT_ALIGNMENT,
 };
 pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
 pub use pinned::PinnedBuffer;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Bucket, Format, Granularity, Linear, fusable};
+use super::{Bucket, Format, Linear, fusable};
 use crate::driver::cublaslt::Function;
 
 /// Products that share an algorithm.
@@ -15,9 +15,7 @@ pub(super) struct Key {
     bucket: Bucket,
     inputs: usize,
     outputs: usize,
-    scales: Option<Granularity>,
     bias: bool,
-    residual: bool,
     /// What the library is asked to apply first.
     function: Function,
 }
@@ -29,9 +27,7 @@ impl Key {
             bucket: Bucket::of(linear.rows),
             inputs: linear.inputs,
             outputs: linear.outputs,
-            scales: linear.scales.map(|scales| scales.granularity),
             bias: linear.bias.is_some(),
-            residual: linear.residual.is_some(),
             function: fusable(linear.activation, linear.format),
         }
     }
@@ -89,8 +85,8 @@ mod tests {
 
     fn key(rows: usize, function: Function) -> Key {
         let (format, bucket) = (Format::F16, Bucket::of(rows));
-        let (inputs, outputs, scales, bias, residual) = (384, 1536, None, true, false);
-        Key { format, bucket, inputs, outputs, scales, bias, residual, function }
+        let (inputs, outputs, bias) = (384, 1536, true);
+        Key { format, bucket, inputs, outputs, bias, function }
     }
 
     #[test]

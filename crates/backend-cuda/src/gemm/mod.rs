@@ -1,9 +1,8 @@
-//! Matrix products by cuBLASLt: `output = activation(input · weightᵀ + bias + residual)`.
+//! Matrix products by cuBLASLt: `output = activation(input · weightᵀ + bias)`.
 //!
 //! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
 //! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choices` remembers an algorithm per
-//!   bucket; `fp8` has operands of 8 bits; `tune` times candidates where the library's own estimate is
-//!   not enough.
+//!   bucket; `tune` times candidates where the library's own estimate is not enough.
 //! - `hopper` has kernels of our own, for compute capability 9.0.
 //!
 //! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
@@ -26,7 +25,6 @@
 
 mod choices;
 mod error;
-mod fp8;
 mod hopper;
 mod shape;
 mod tune;
@@ -44,7 +42,6 @@ use crate::driver::cublaslt::{
 use crate::stream::CudaStream;
 use choices::{Choices, Key};
 pub use error::GemmError;
-pub use fp8::{Granularity, Scales};
 #[cfg(test)]
 pub(crate) use hopper::used;
 pub(crate) use hopper::{HopperGemm, Product as HopperProduct, Widths};
@@ -62,7 +59,7 @@ const CANDIDATES: usize = 16;
 /// One product and where its operands are. All matrices are row-major and without gaps.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear<'a> {
-    /// Of all matrices, and of the bias; with scales, not of input and weight.
+    /// Of all matrices, and of the bias.
     pub format: Format,
     /// Rows of input and output.
     pub rows: usize,
@@ -74,12 +71,8 @@ pub struct Linear<'a> {
     pub input: DeviceSpan<'a>,
     /// `[outputs, inputs]`
     pub weight: DeviceSpan<'a>,
-    /// Says that input and weight are FP8.
-    pub scales: Option<Scales<'a>>,
     /// `[outputs]`, added to each row.
     pub bias: Option<DeviceSpan<'a>>,
-    /// `[rows, outputs]`, added as well; may be where the output is.
-    pub residual: Option<DeviceSpan<'a>>,
     /// Applied to each element.
     pub activation: Activation,
     /// `[rows, outputs]`
@@ -215,23 +208,18 @@ impl Gemm {
         if rows == 0 || inputs == 0 || outputs == 0 {
             return Err(linear.no_algorithm());
         }
-        let elements = |rows: usize, columns: usize| rows.saturating_mul(columns);
-        let matrix = |rows, columns| elements(rows, columns).saturating_mul(format.bytes());
-        let operand_bytes = if linear.scales.is_some() { 1 } else { format.bytes() };
-        let factor = |rows, columns| elements(rows, columns).saturating_mul(operand_bytes);
+        let matrix =
+            |rows: usize, columns| rows.saturating_mul(columns).saturating_mul(format.bytes());
         let workspace_bytes = self.workspace_bytes(rows, outputs);
         let activation = |operand, span, needed| (operand, span, needed, ACTIVATION_ALIGNMENT);
         let operands = [
-            Some(activation("input", linear.input, factor(rows, inputs))),
-            Some(("weight", linear.weight, factor(outputs, inputs), WEIGHT_ALIGNMENT)),
+            Some(activation("input", linear.input, matrix(rows, inputs))),
+            Some(("weight", linear.weight, matrix(outputs, inputs), WEIGHT_ALIGNMENT)),
             linear.bias.map(|span| activation("bias", span, matrix(1, outputs))),
-            linear.residual.map(|span| activation("residual", span, matrix(rows, outputs))),
             Some(activation("output", linear.output, matrix(rows, outputs))),
             Some(activation("workspace", linear.workspace, workspace_bytes)),
         ];
-        let scales = linear.scales.map(|scales| scales.operands(linear)).transpose()?;
-        let mut operands = operands.into_iter().flatten().chain(scales.into_iter().flatten());
-        operands.try_for_each(|(operand, span, needed, alignment)| {
+        operands.into_iter().flatten().try_for_each(|(operand, span, needed, alignment)| {
             if span.bytes() < needed {
                 return Err(GemmError::TooShort { operand, needed, found: span.bytes() });
             }
@@ -271,7 +259,6 @@ fn to_run(linear: &Linear<'_>, function: Function) -> Specification {
         outputs: linear.outputs,
         function,
         bias: linear.bias.map(|span| span.address()),
-        scales: linear.scales.map(|scales| scales.addresses()),
     }
 }
 
@@ -281,7 +268,6 @@ fn to_choose(linear: &Linear<'_>, rows: usize, function: Function) -> Specificat
     Specification {
         rows,
         bias: linear.bias.map(|_| u64::from(ACTIVATION_ALIGNMENT)),
-        scales: linear.scales.map(|scales| scales.alignments()),
         ..to_run(linear, function)
     }
 }
@@ -296,7 +282,6 @@ fn run(
     let operands = Operands {
         weight: linear.weight,
         input: linear.input,
-        addend: linear.residual,
         output: linear.output,
         workspace: linear.workspace,
     };

@@ -104,7 +104,6 @@ pub(super) mod data_type {
     pub(crate) const F32: c_int = 0;
     pub(crate) const F16: c_int = 2;
     pub(crate) const BF16: c_int = 14;
-    pub(crate) const E4M3: c_int = 28;
 }
 
 /// Values of `cublasLtMatmulDescAttributes_t`; beside each, what it takes.
@@ -117,10 +116,6 @@ pub(super) mod operation {
     pub(crate) const EPILOGUE: c_int = 7;
     /// A device address.
     pub(crate) const BIAS_POINTER: c_int = 8;
-    /// Device addresses, for A and B.
-    pub(crate) const SCALE_POINTERS: [c_int; 2] = [17, 18];
-    /// `int32_t` each, values of `cublasLtMatmulMatrixScale_t`, for A and B; from CUDA 12.9 on.
-    pub(crate) const SCALE_MODES: [c_int; 2] = [31, 32];
 }
 
 /// Bits of `cublasLtEpilogue_t`. `DEFAULT` stands alone; `BIAS` goes with either function.
@@ -144,9 +139,6 @@ pub(super) mod preference {
     /// As above.
     pub(crate) const ALIGNMENTS_B_C_D: [c_int; 3] = [6, 7, 8];
 }
-
-/// `CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`: a factor for each row of A and each column of B.
-pub(super) const SCALE_ROWS: i32 = 3;
 
 /// `CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`: partial sums are kept and added in `f32`.
 pub(super) const REDUCE_IN_F32: u32 = 2;

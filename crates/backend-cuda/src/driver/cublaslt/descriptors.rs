@@ -15,8 +15,6 @@ pub(crate) enum DataType {
     F16,
     Bf16,
     F32,
-    /// FP8.
-    E4m3,
 }
 
 impl DataType {
@@ -25,7 +23,6 @@ impl DataType {
             Self::F16 => api::data_type::F16,
             Self::Bf16 => api::data_type::BF16,
             Self::F32 => api::data_type::F32,
-            Self::E4m3 => api::data_type::E4M3,
         }
     }
 }
@@ -50,23 +47,6 @@ pub(crate) struct Specification {
     /// Where `outputs` numbers of the same type are. To choose an algorithm, only the alignment of
     /// the address counts.
     pub(crate) bias: Option<u64>,
-    /// Where the scales of weight and input are, which are FP8 then.
-    pub(crate) scales: Option<ScaleAddresses>,
-}
-
-/// Where scales are. To choose an algorithm, only the alignment of the addresses counts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ScaleAddresses {
-    pub(crate) mode: ScaleMode,
-    pub(crate) weight: u64,
-    pub(crate) input: u64,
-}
-
-/// What shares a scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ScaleMode {
-    Matrix,
-    Row,
 }
 
 /// A function that destroys what it is given.
@@ -116,12 +96,11 @@ pub(crate) struct Product {
 
 impl Product {
     pub(super) fn new(api: &Api, wanted: &Specification) -> Result<Self, LtError> {
-        let Specification { data_type, rows, inputs, outputs, scales, .. } = *wanted;
-        let operands = if scales.is_some() { DataType::E4m3 } else { data_type };
+        let Specification { data_type, rows, inputs, outputs, .. } = *wanted;
         Ok(Self {
             operation: operation(api, wanted)?,
-            weight: layout(api, operands, inputs, outputs)?,
-            input: layout(api, operands, inputs, rows)?,
+            weight: layout(api, data_type, inputs, outputs)?,
+            input: layout(api, data_type, inputs, rows)?,
             output: layout(api, data_type, outputs, rows)?,
         })
     }
@@ -163,18 +142,6 @@ fn operation(api: &Api, wanted: &Specification) -> Result<Descriptor, LtError> {
     if let Some(address) = wanted.bias {
         operation.set(set, api::operation::BIAS_POINTER, address)?;
     }
-    if let Some(scales) = wanted.scales {
-        let addresses = [scales.weight, scales.input];
-        for (attribute, address) in api::operation::SCALE_POINTERS.into_iter().zip(addresses) {
-            operation.set(set, attribute, address)?;
-        }
-        // One per matrix is what the library takes without being told, also before 12.9.
-        if scales.mode == ScaleMode::Row {
-            for attribute in api::operation::SCALE_MODES {
-                operation.set(set, attribute, api::SCALE_ROWS)?;
-            }
-        }
-    }
     Ok(operation)
 }
 
@@ -215,7 +182,7 @@ pub(crate) struct Limits {
     pub(crate) workspace_bytes: usize,
     /// What the weight's address is a multiple of, a small power of two.
     pub(crate) weight_alignment: u32,
-    /// What the addresses of input, addend and output are multiples of.
+    /// What the addresses of input and output are multiples of.
     pub(crate) activation_alignment: u32,
 }
 
@@ -276,11 +243,8 @@ mod tests {
                     outputs: 7,
                     function,
                     bias,
-                    scales: None,
                 };
                 Product::new(api, &wanted).unwrap();
-                let scales = ScaleAddresses { mode: ScaleMode::Row, weight: 64, input: 64 };
-                Product::new(api, &Specification { scales: Some(scales), ..wanted }).unwrap();
             }
         }
         Preference::new(api, &limits(1 << 25)).unwrap();

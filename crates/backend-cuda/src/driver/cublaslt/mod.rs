@@ -19,9 +19,7 @@ use crate::libraries::{Found, Missing};
 pub(crate) use api::{Algorithm, LtError};
 use api::{Api, Heuristic, check, status};
 use descriptors::Preference;
-pub(crate) use descriptors::{
-    DataType, Function, Limits, Product, ScaleAddresses, ScaleMode, Specification,
-};
+pub(crate) use descriptors::{DataType, Function, Limits, Product, Specification};
 
 /// Where cuBLASLt is, and of which version.
 pub(crate) fn found() -> Result<Found, Missing> {
@@ -63,8 +61,6 @@ pub(crate) struct Candidate {
 pub(crate) struct Operands<'a> {
     pub(crate) weight: DeviceSpan<'a>,
     pub(crate) input: DeviceSpan<'a>,
-    /// Added to the product; may be the output.
-    pub(crate) addend: Option<DeviceSpan<'a>>,
     pub(crate) output: DeviceSpan<'a>,
     pub(crate) workspace: DeviceSpan<'a>,
 }
@@ -184,10 +180,8 @@ impl MatmulLibrary {
             return Err(DriverError::invalid(CALL).into());
         }
         self.context.bind()?;
-        let one: f32 = 1.0;
-        let beta: f32 = if operands.addend.is_some() { 1.0 } else { 0.0 };
-        let addend = operands.addend.unwrap_or(operands.output);
-        // SAFETY: handle, descriptors and stream are live, and of one context. Reads `one`, `beta`
+        let (one, zero): (f32, f32) = (1.0, 0.0);
+        // SAFETY: handle, descriptors and stream are live, and of one context. Reads `one`, `zero`
         // and the algorithm before it returns. The other pointers are device addresses, which only
         // the device follows: in the descriptors' matrices and in as much workspace as there is.
         let result = unsafe {
@@ -199,8 +193,8 @@ impl MatmulLibrary {
                 product.weight(),
                 pointer(operands.input),
                 product.input(),
-                (&raw const beta).cast(),
-                pointer(addend),
+                (&raw const zero).cast(),
+                pointer(operands.output),
                 product.output(),
                 pointer(operands.output),
                 product.output(),
