@@ -112,11 +112,10 @@ def run_pool(kernels: Kernels, kind: str, x: Tensor, starts: Tensor, output: Ten
     vector = 16 // x.dtype.itemsize
     tile = 8 * vector if columns % vector == 0 else 32
     blocks = sequences * (-(-columns // tile) if kind in ("mean", "max") else 1)
-    suffix = "_f32" if output.dtype == torch.float32 else ""
-    kernels.launch(f"vecmill_pool_{kind}{suffix}", blocks, 256, x, starts, output, columns)
+    kernels.launch(f"vecmill_pool_{kind}", blocks, 256, x, starts, output, columns)
 
 
-def pooled(kind: str, x: Tensor, element: str, stored: str) -> tuple[Tensor, Tensor]:
+def pooled(kind: str, x: Tensor, element: str) -> tuple[Tensor, Tensor]:
     """One sequence's result in f64, and the error that it may have."""
     if len(x) == 0:
         zeros = torch.zeros(x.shape[1], dtype=torch.float64, device="cuda")
@@ -128,7 +127,7 @@ def pooled(kind: str, x: Tensor, element: str, stored: str) -> tuple[Tensor, Ten
     vector = 8 if element != "F32" else 4
     rows = 32 if x.shape[1] % vector == 0 else 8
     error = (-(-len(x) // rows) + 12) * ACCUMULATION * x.abs().mean(0)
-    return result, error + ROUNDOFF[stored] * (result.abs() + error) + UNDERFLOW[stored]
+    return result, error + ROUNDOFF[element] * (result.abs() + error) + UNDERFLOW[element]
 
 
 def check_pool(report: Report, kernels: Kernels, element: str, columns: int) -> None:
@@ -138,41 +137,23 @@ def check_pool(report: Report, kernels: Kernels, element: str, columns: int) -> 
         x = random(sum(lengths), columns, like=TYPES[element]) - 2
         parts = [x[a:b] for a, b in pairwise(starts)]
         for kind in ("mean", "max", "cls", "last"):
-            for stored in {element, "F32"}:
-                references = [pooled(kind, part, element, stored) for part in parts]
-                expected, bound = (torch.stack(r) for r in zip(*references, strict=True))
-                output = poisoned(len(lengths), columns, dtype=TYPES[stored])
-                run_pool(kernels, kind, x, starts.cuda(), output)
-                case = f"{len(lengths)} of {sum(lengths)} x {columns} to {stored}"
-                report.error(f"pool_{kind}", element, case, output, expected, bound)
-                longest = max(range(len(lengths)), key=lengths.__getitem__)
-                alone = poisoned(1, columns, dtype=TYPES[stored])
-                own = torch.tensor([0, lengths[longest]], dtype=torch.int32, device="cuda")
-                run_pool(kernels, kind, parts[longest].clone(), own, alone)
-                report.expect(
-                    torch.equal(alone[0], output[longest]),
-                    f"pool_{kind} {element} {case}: a sequence alone differs",
-                )
+            references = [pooled(kind, part, element) for part in parts]
+            expected, bound = (torch.stack(r) for r in zip(*references, strict=True))
+            output = poisoned(len(lengths), columns, dtype=TYPES[element])
+            run_pool(kernels, kind, x, starts.cuda(), output)
+            case = f"{len(lengths)} of {sum(lengths)} x {columns}"
+            report.error(f"pool_{kind}", element, case, output, expected, bound)
+            longest = max(range(len(lengths)), key=lengths.__getitem__)
+            alone = poisoned(1, columns, dtype=TYPES[element])
+            own = torch.tensor([0, lengths[longest]], dtype=torch.int32, device="cuda")
+            run_pool(kernels, kind, parts[longest].clone(), own, alone)
+            report.expect(
+                torch.equal(alone[0], output[longest]),
+                f"pool_{kind} {element} {case}: a sequence alone differs",
+            )
     x[0, 0] = float("nan")
     run_pool(kernels, "max", x, starts.cuda(), output)
     report.expect(bool(output[1, 0].isnan()), f"pool_max {element}: NaN is lost")
-
-
-def check_finish(report: Report, kernels: Kernels) -> None:
-    for columns, dimensions in ((384, 384), (384, 100), (1024, 256), (7, 7), (33, 1)):
-        rows = torch.randn(9, columns, device="cuda")
-        rows *= torch.tensor([1, 0, 1e-30, 1e30, 5, 1e-3, 1, 1, 1], device="cuda")[:, None]
-        for normalize in (0, 1):
-            output = poisoned(9, dimensions, dtype=torch.float32)
-            kernels.launch(
-                "vecmill_finish", 3, 128, rows, output, 9, columns, dimensions, normalize
-            )
-            expected = rows[:, :dimensions].double()
-            if normalize:
-                expected = expected / expected.norm(dim=1, keepdim=True).clamp(min=1e-12)
-            bound = ACCUMULATION * 1.001 * expected.abs() + UNDERFLOW["F32"]
-            case = f"9 x {columns} to {dimensions}, normalize {normalize}"
-            report.error("finish", "F32", case, output, expected, bound)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -280,22 +261,13 @@ def time_pools(report: Report, kernels: Kernels, element: str) -> None:
                 sequences, length, columns = shape
                 x = random(sequences * length, columns, like=dtype)
                 starts = (torch.arange(sequences + 1, device="cuda") * length).int()
-                output = torch.empty(sequences, columns, device="cuda")
+                output = torch.empty(sequences, columns, device="cuda", dtype=dtype)
                 return lambda: run_pool(kernels, kind, x, starts, output)
 
             read = sequences * columns * (1 if kind == "cls" else length)
-            moved = read * dtype.itemsize + sequences * columns * 4
+            moved = (read + sequences * columns) * dtype.itemsize
             case = f"{sequences} x {length} x {columns}"
             time_case(report, f"pool_{kind}", element, case, moved, make)
-
-
-def time_finish(report: Report, kernels: Kernels) -> None:
-    def make() -> Launch:
-        pooled, output = (torch.randn(1024, 384, device="cuda") for _ in range(2))
-        arguments = (pooled, output, 1024, 384, 384, 1)
-        return lambda: kernels.launch("vecmill_finish", 256, 128, *arguments)
-
-    time_case(report, "finish", "F32", "1024 x 384", 2 * 1024 * 384 * 4, make)
 
 
 def time_activations(report: Report, kernels: Kernels, element: str) -> None:
@@ -330,13 +302,11 @@ def main() -> int:
             check_embed(report, Norm(norms, element, columns))
         for columns in POOL_COLUMNS:
             check_pool(report, pools, element, columns)
-        check_finish(report, pools)
         check_activations(report, activations, element)
         if not arguments.no_times:
             time_norms(report, norms, element, sweep=element == "F16")
             time_embed(report, norms, element)
             time_pools(report, pools, element)
-            time_finish(report, pools)
             time_activations(report, activations, element)
         torch.cuda.empty_cache()
     return report.finish()

@@ -1,28 +1,21 @@
-// One row per sequence out of one row per token, and that row made ready for its reader.
+// One row per sequence out of one row per token.
 //
-//     vecmill_pool_<mean|max>[_f32](const T* input, const u32* starts, Out* output, u32 columns)
+//     vecmill_pool_<mean|max>(const T* input, const u32* starts, T* output, u32 columns)
 //         Grid: sequences * ceil(columns / C) blocks, where C is 8 * VECTOR (VECTOR is 8, or 4 for
 //         f32) if columns is a multiple of VECTOR, and else 32. Block: 256 threads.
 //
-//     vecmill_pool_<cls|last>[_f32](const T* input, const u32* starts, Out* output, u32 columns)
+//     vecmill_pool_<cls|last>(const T* input, const u32* starts, T* output, u32 columns)
 //         Grid: one block per sequence. Block: 256 threads.
 //
-//     vecmill_finish(const float* pooled, float* output,
-//                    u32 sequences, u32 columns, u32 dimensions, u32 normalize)
-//         output[sequences, dimensions]: the first `dimensions` <= columns of each pooled row,
-//         divided by their length unless `normalize` is 0. In place if dimensions = columns.
-//         Grid: ceil(sequences / 4) blocks. Block: 128 threads.
-//
-// Sequence i is rows starts[i] to starts[i + 1] of `input`; one without rows gives zeros. Out is T,
-// or f32 with `_f32`, which `vecmill_finish` reads. Alignment: 16 bytes. Dynamic shared memory:
-// none.
+// Sequence i is rows starts[i] to starts[i + 1] of `input`; one without rows gives zeros.
+// Alignment: 16 bytes. Dynamic shared memory: none. The rest, cutting rows and dividing them by their
+// length, differs from request to request, and is the host's.
 //
 // The choice: a block takes 128 bytes of every row of one sequence, 32 rows at a time, so that one
 // long sequence is spread over the device and many short ones fill it. How rows are dealt to
 // threads depends on the sequence alone, so its bits do too.
 
 constexpr int BLOCK = 256;
-constexpr int FINISH_BLOCK = 128;
 // Rows that a thread loads before it uses the first.
 constexpr int IN_FLIGHT = 8;
 
@@ -71,15 +64,6 @@ struct Bits<1> {
     }
 };
 
-template <class Out>
-__device__ __forceinline__ void store_as(Out* to, float value) {
-    if constexpr (sizeof(Out) == sizeof(float)) {
-        *to = value;
-    } else {
-        *to = from_float(value);
-    }
-}
-
 // Folds rows `row`, `row + ROWS`, ... before `end`; `input` points to this thread's first column.
 template <class Fold, int WIDTH>
 __device__ __forceinline__ void fold_rows(
@@ -108,9 +92,9 @@ __device__ __forceinline__ void fold_rows(
     }
 }
 
-template <class Fold, int WIDTH, class Out>
+template <class Fold, int WIDTH>
 __device__ __forceinline__ void pool_tile(
-    const T* input, const u32* starts, Out* output, u32 columns
+    const T* input, const u32* starts, T* output, u32 columns
 ) {
     using Shape = Tile<WIDTH>;
     __shared__ float partials[BLOCK / WARP][Shape::COLUMNS];
@@ -151,13 +135,13 @@ __device__ __forceinline__ void pool_tile(
             result = Fold::fold(result, partials[warp][threadIdx.x]);
         }
         result = end > start ? Fold::finish(result, end - start) : 0.0f;
-        store_as(output + (u64)sequence * columns + column, result);
+        output[(u64)sequence * columns + column] = from_float(result);
     }
 }
 
-template <class Fold, class Out>
+template <class Fold>
 __device__ __forceinline__ void pool_all(
-    const T* input, const u32* starts, Out* output, u32 columns
+    const T* input, const u32* starts, T* output, u32 columns
 ) {
     if (columns % VECTOR == 0) {
         pool_tile<Fold, VECTOR>(input, starts, output, columns);
@@ -166,63 +150,29 @@ __device__ __forceinline__ void pool_all(
     }
 }
 
-template <bool LAST, class Out>
+template <bool LAST>
 __device__ __forceinline__ void pool_one(
-    const T* input, const u32* starts, Out* output, u32 columns
+    const T* input, const u32* starts, T* output, u32 columns
 ) {
     const u32 start = starts[blockIdx.x];
     const u32 end = starts[blockIdx.x + 1];
     const T* from = input + (u64)(LAST ? end - 1 : start) * columns;
-    Out* to = output + (u64)blockIdx.x * columns;
+    T* to = output + (u64)blockIdx.x * columns;
     for (u32 column = threadIdx.x; column < columns; column += BLOCK) {
-        store_as(to + column, end > start ? to_float(from[column]) : 0.0f);
+        to[column] = from_float(end > start ? to_float(from[column]) : 0.0f);
     }
 }
 
-#define POOL(NAME, OUT, POOL_AS)                                                                   \
+#define POOL(NAME, POOL_AS)                                                                        \
     extern "C" __global__ void __launch_bounds__(BLOCK, 4) NAME(                                   \
-        const T* __restrict__ input, const u32* __restrict__ starts, OUT* __restrict__ output,     \
+        const T* __restrict__ input, const u32* __restrict__ starts, T* __restrict__ output,       \
         u32 columns                                                                                \
     ) {                                                                                            \
         await_previous_kernel();                                                                   \
         POOL_AS(input, starts, output, columns);                                                   \
     }
 
-POOL(vecmill_pool_mean, T, pool_all<Mean>)
-POOL(vecmill_pool_mean_f32, float, pool_all<Mean>)
-POOL(vecmill_pool_max, T, pool_all<Max>)
-POOL(vecmill_pool_max_f32, float, pool_all<Max>)
-POOL(vecmill_pool_cls, T, pool_one<false>)
-POOL(vecmill_pool_cls_f32, float, pool_one<false>)
-POOL(vecmill_pool_last, T, pool_one<true>)
-POOL(vecmill_pool_last_f32, float, pool_one<true>)
-
-// One warp per sequence. f64, as on the host: squares of f32 may over- and underflow f32.
-extern "C" __global__ void __launch_bounds__(FINISH_BLOCK) vecmill_finish(
-    const float* pooled, float* output, u32 sequences, u32 columns, u32 dimensions, u32 normalize
-) {
-    await_previous_kernel();
-    const u32 sequence = (blockIdx.x * FINISH_BLOCK + threadIdx.x) / WARP;
-    if (sequence >= sequences) {
-        return;
-    }
-    const u32 lane = threadIdx.x % WARP;
-    const float* from = pooled + (u64)sequence * columns;
-    float* to = output + (u64)sequence * dimensions;
-    double scale = 1.0;
-    if (normalize) {
-        double squares = 0.0;
-        for (u32 column = lane; column < dimensions; column += WARP) {
-            squares += (double)from[column] * from[column];
-        }
-#pragma unroll
-        for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
-            squares += __shfl_xor_sync(ALL_LANES, squares, lanes);
-        }
-        // As in PyTorch's `normalize`: the floor keeps zeros from becoming NaN.
-        scale = 1.0 / fmax(sqrt(squares), 1e-12);
-    }
-    for (u32 column = lane; column < dimensions; column += WARP) {
-        to[column] = (float)(from[column] * scale);
-    }
-}
+POOL(vecmill_pool_mean, pool_all<Mean>)
+POOL(vecmill_pool_max, pool_all<Max>)
+POOL(vecmill_pool_cls, pool_one<false>)
+POOL(vecmill_pool_last, pool_one<true>)
