@@ -2,6 +2,7 @@
 //!
 //! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]);
 //!   [`driver_library`] and [`libraries`] say it of the driver and NVIDIA's libraries beside it.
+//! - [`Sensors`] read a GPU's [`DeviceState`]: heat, clocks, memory in use, faults.
 //! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
 //!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
 //!   one that all batches share.
@@ -28,8 +29,10 @@ mod kernels;
 mod libraries;
 mod pinned;
 mod probe;
+mod sensors;
 mod source;
 mod staging;
+mod state;
 mod stopwatch;
 mod stream;
 mod sweeps;
@@ -47,9 +50,11 @@ pub use gemm::{
 pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
+pub use sensors::{NoSensors, Sensors};
 pub use source::{
     CudaBlock, CudaSource, MappedBlock, MappedSource, OrderedBlock, PlainBlock, PlainSource,
     StreamOrderedSource,
 };
 pub use staging::{Staged, StagingRing, StagingStatistics};
+pub use state::{DeviceState, MemoryUse, Throttling, XidErrors};
 pub use stream::{CudaEvent, CudaStream, HeldStream};

@@ -7,6 +7,8 @@
 mod gemm;
 #[path = "gpu/parts.rs"]
 mod parts;
+#[path = "gpu/sensors.rs"]
+mod sensors;
 #[path = "gpu/staging.rs"]
 mod staging;
 

@@ -4,6 +4,7 @@
 use std::io::{self, Write, stdout};
 
 use serde::Serialize;
+use vecmill_engine::DeviceState;
 use vecmill_engine::machine::{self, Found, Library};
 
 use crate::arguments::DevicesArguments;
@@ -27,12 +28,14 @@ struct DeviceRow {
     details: String,
     memory_bytes: Option<usize>,
     free_memory_bytes: Option<usize>,
+    state: Option<DeviceState>,
 }
 
 impl From<Found> for DeviceRow {
     fn from(found: Found) -> Self {
-        let Found { name, description, processor, memory_bytes, free_memory_bytes } = found;
-        Self { device: name, processor, details: description, memory_bytes, free_memory_bytes }
+        let Found { name: device, description: details, .. } = found;
+        let Found { processor, memory_bytes, free_memory_bytes, state, .. } = found;
+        Self { device, processor, details, memory_bytes, free_memory_bytes, state }
     }
 }
 
@@ -84,7 +87,7 @@ fn write_text(out: &mut impl Write, found: &Machine) -> io::Result<()> {
     let mut devices = vec![["DEVICE", "PROCESSOR", "DETAILS", "MEMORY"].map(str::to_owned)];
     devices.extend(found.devices.iter().map(|row| {
         let processor = row.processor.clone().unwrap_or_else(|| "unknown".to_owned());
-        [row.device.clone(), processor, row.details.clone(), memory(row)]
+        [row.device.clone(), processor, details(row), memory(row)]
     }));
     write_table(out, &devices)?;
     let mut libraries = vec![["LIBRARY", "VERSION", "FILE"].map(str::to_owned)];
@@ -102,6 +105,23 @@ fn write_text(out: &mut impl Write, found: &Machine) -> io::Result<()> {
         writeln!(out, "\n{missing}.")?;
     }
     Ok(())
+}
+
+/// For example `compute capability 9.0, 34 °C, 80 of 700 W`, and what is wrong.
+fn details(row: &DeviceRow) -> String {
+    let mut details = vec![row.details.clone()];
+    let state = row.state.clone().unwrap_or_default();
+    details.extend(state.temperature_celsius.map(|celsius| format!("{celsius} °C")));
+    details.extend(match (state.power_watts, state.power_limit_watts) {
+        (Some(watts), Some(limit)) => Some(format!("{watts:.0} of {limit:.0} W")),
+        (watts, _) => watts.map(|watts| format!("{watts:.0} W")),
+    });
+    for (reason, holds) in state.throttling.unwrap_or_default().reasons() {
+        details.extend(holds.then(|| format!("throttled: {reason}")));
+    }
+    let errors = state.ecc_uncorrected_errors.filter(|&errors| errors > 0);
+    details.extend(errors.map(|errors| format!("uncorrected memory errors: {errors}")));
+    details.join(", ")
 }
 
 /// For example `140 GiB, 139 GiB free`.
@@ -126,12 +146,15 @@ fn write_table<const N: usize>(out: &mut impl Write, lines: &[[String; N]]) -> i
 
 #[cfg(test)]
 mod tests {
+    use vecmill_engine::Throttling;
+
     use super::*;
 
     fn device(device: &str, memory_bytes: Option<usize>) -> DeviceRow {
         let (device, details) = (device.to_owned(), "2 threads".to_owned());
         let free_memory_bytes = memory_bytes.map(|bytes| bytes / 2);
-        DeviceRow { device, processor: None, details, memory_bytes, free_memory_bytes }
+        let (processor, state) = (None, None);
+        DeviceRow { device, processor, details, memory_bytes, free_memory_bytes, state }
     }
 
     fn library(library: &'static str, version: Option<&str>) -> LibraryRow {
@@ -157,6 +180,25 @@ mod tests {
                           LIBRARY  VERSION  FILE\n\
                           driver   13.0     /lib.so\n\
                           NVRTC    -        missing\n\n";
+
+    #[test]
+    fn a_device_in_trouble_says_so() {
+        let throttling = Some(Throttling { thermal: true, ..Throttling::default() });
+        let state = DeviceState {
+            temperature_celsius: Some(93),
+            power_watts: Some(310.4),
+            power_limit_watts: Some(700.0),
+            throttling,
+            ecc_uncorrected_errors: Some(2),
+            ..DeviceState::default()
+        };
+        let hot = DeviceRow { state: Some(state), ..device("cuda:0", None) };
+        let expected = "2 threads, 93 °C, 310 of 700 W, throttled: thermal, \
+                        uncorrected memory errors: 2";
+        assert_eq!(details(&hot), expected);
+        let silent = DeviceRow { state: Some(DeviceState::default()), ..hot };
+        assert_eq!(details(&silent), "2 threads");
+    }
 
     #[test]
     fn columns_are_aligned_and_what_is_missing_is_said() {

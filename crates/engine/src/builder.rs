@@ -20,6 +20,7 @@ use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
 use crate::info::{Device, Info};
 use crate::machine::threads;
 use crate::metrics;
+use crate::monitor::Watched;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
 
@@ -257,7 +258,13 @@ impl Builder {
             || self.open(&model),
         );
         let (mut workers, mut infos, mut speeds, mut kept) = (vec![], vec![], vec![], vec![]);
-        for device in devices? {
+        let mut watched = vec![];
+        for (index, device) in devices?.into_iter().enumerate() {
+            let worker = &device.worker;
+            watched.extend(device.sensors.map(|sensors| {
+                let device = Arc::clone(worker);
+                Watched { index, device, sensors }
+            }));
             workers.push(device.worker);
             infos.push(device.info);
             speeds.push(device.speed);
@@ -296,7 +303,7 @@ impl Builder {
             setting: "default prompt",
             reason: error.to_string(),
         })?;
-        Engine::run(core, info, workers, kept, experiment).map_err(StartError::Thread)
+        Engine::run(core, info, workers, kept, watched, experiment).map_err(StartError::Thread)
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {

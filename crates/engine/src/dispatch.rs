@@ -148,6 +148,19 @@ impl Dispatch {
         self.changed.notify_all();
     }
 
+    /// A device is not to be relied on, for another reason than its batches. Says whether that took it
+    /// out.
+    pub(crate) fn take_out(&self, device: usize) -> bool {
+        let taken_out = self.lock().take_out(self.now(), device);
+        self.changed.notify_all();
+        taken_out
+    }
+
+    /// The most tokens that a device's batches may have from now on.
+    pub(crate) fn set_batch_tokens(&self, device: usize, tokens: usize) {
+        self.lock().set_batch_tokens(device, tokens);
+    }
+
     /// A device shall finish what it has begun, and get nothing more.
     pub(crate) fn drain(&self, device: usize) {
         self.lock().drain(self.now(), device);

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
+use vecmill_backend_cuda::DeviceState;
 use vecmill_memory::Statistics;
 use vecmill_memory::trace::Trace;
 use vecmill_scheduler::DeviceStatistics;
@@ -16,6 +17,7 @@ use crate::device::KeptSpeed;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
+use crate::monitor::{Monitor, Watched};
 use crate::pending::GiveUpOnDrop;
 use crate::request::{Prompt, Reply, Request, Token};
 use crate::upkeep::Upkeep;
@@ -35,6 +37,7 @@ struct Running {
     kept: Vec<Option<KeptSpeed>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     upkeep: Mutex<Option<Upkeep>>,
+    monitor: Mutex<Option<Monitor>>,
 }
 
 impl fmt::Debug for Engine {
@@ -54,12 +57,15 @@ impl Engine {
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
         kept: Vec<Option<KeptSpeed>>,
+        watched: Vec<Watched>,
         experiment: Option<Arc<Experiment>>,
     ) -> std::io::Result<Self> {
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
         let upkeep = Upkeep::start(Arc::clone(&core), experiment, names)?;
         let upkeep = Mutex::new(Some(upkeep));
-        let running = Running { core, info, devices, kept, threads: Mutex::default(), upkeep };
+        let monitor = Mutex::new(Some(Monitor::start(Arc::clone(&core), watched)?));
+        let threads = Mutex::default();
+        let running = Running { core, info, devices, kept, threads, upkeep, monitor };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -133,13 +139,22 @@ impl Engine {
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
         let dispatch = &running.core.dispatch;
         let scheduling = self.scheduling();
-        running.core.metrics.write(out, dispatch.backlog(), scheduling, memory)
+        let states = self.device_states();
+        running.core.metrics.write(out, dispatch.backlog(), scheduling, states, memory)
     }
 
     /// How each device stands with the scheduler, and what it has done.
     pub fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
         let names = self.running.devices.iter().map(|device| device.name().to_owned());
         names.zip(self.running.core.dispatch.statistics()).collect()
+    }
+
+    /// What devices say of themselves, those that do, as of at most some seconds ago.
+    pub fn device_states(&self) -> Vec<(String, DeviceState)> {
+        let running = &self.running;
+        let monitor = running.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = monitor.as_ref().map(Monitor::states).unwrap_or_default().into_iter();
+        states.map(|(index, state)| (running.devices[index].name().to_owned(), state)).collect()
     }
 
     /// The policy by which devices get work.
@@ -210,6 +225,7 @@ impl Running {
             }
         }
         drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {
             device.stop();
         }

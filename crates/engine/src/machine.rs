@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use vecmill_backend_cuda::{self as cuda, DeviceInfo};
+use vecmill_backend_cuda::{self as cuda, DeviceInfo, DeviceState};
 
-use crate::device::{DeviceSpec, cpu_info, free_memory, gpus};
+use crate::device::{DeviceSpec, cpu_info, free_memory, gpus, state};
 
 /// A device of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// Its name, as [`DeviceSpec`](crate::DeviceSpec) takes it.
     pub name: String,
@@ -19,6 +19,8 @@ pub struct Found {
     pub memory_bytes: Option<usize>,
     /// Bytes of it that nobody uses now: of a GPU, where its driver tells.
     pub free_memory_bytes: Option<usize>,
+    /// What it says of itself, if it does.
+    pub state: Option<DeviceState>,
 }
 
 /// A library that GPUs need.
@@ -56,6 +58,7 @@ pub fn devices() -> (Found, Result<Vec<Found>, String>) {
         processor: processor(),
         memory_bytes: memory_bytes(),
         free_memory_bytes: None,
+        state: None,
     };
     let gpus = gpus().map_err(|reason| reason.to_string());
     (cpu, gpus.map(|gpus| gpus.iter().map(found).collect()))
@@ -69,6 +72,7 @@ fn found(gpu: &DeviceInfo) -> Found {
         processor: Some(gpu.name.clone()),
         memory_bytes: Some(gpu.total_memory),
         free_memory_bytes: free_memory(gpu.ordinal),
+        state: state(gpu),
     }
 }
 

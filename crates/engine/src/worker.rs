@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Backend, Batch, EncodeError, Encoder, Limits, Started};
 use vecmill_memory::trace::Trace;
-use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Reservation};
+use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Reservation, Statistics};
 
 use crate::core::Core;
 use crate::metrics::Snapshot;
@@ -122,8 +122,13 @@ pub(crate) trait Worker: Send + Sync {
     fn limits(&self) -> Limits;
     /// The most tokens of a batch.
     fn batch_tokens(&self) -> usize;
+    /// The most tokens of a batch where nobody uses `free` bytes of the device's memory: fewer than
+    /// usual if what was counted on is no longer there, but enough for any one input.
+    fn batch_tokens_with(&self, free: usize) -> usize;
     /// Batches that it has at once.
     fn in_flight(&self) -> usize;
+    /// Bytes that it has of the device, for weights and batches.
+    fn memory_bytes(&self) -> usize;
     fn memory(&self) -> Snapshot;
     fn trim_memory(&self) -> usize;
     fn memory_trace(&self) -> Trace;
@@ -148,8 +153,24 @@ impl<B: Backend> Worker for Device<B> {
         self.batch_tokens
     }
 
+    fn batch_tokens_with(&self, free: usize) -> usize {
+        let Statistics { budget_bytes, reserved_bytes, held_bytes, .. } = self.pool.statistics();
+        if held_bytes.saturating_add(free) >= budget_bytes.saturating_sub(reserved_bytes) {
+            return self.batch_tokens;
+        }
+        // As at the start, not all that is free: the driver needs some.
+        let room = held_bytes + free / 10 * 9;
+        let tokens = self.encoder.tokens_within(room / self.in_flight().max(1));
+        tokens.max(self.encoder.limits().max_tokens).min(self.batch_tokens)
+    }
+
     fn in_flight(&self) -> usize {
         self.encoder.backend().in_flight()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let Statistics { reserved_bytes, held_bytes, .. } = self.pool.statistics();
+        reserved_bytes + held_bytes
     }
 
     fn memory(&self) -> Snapshot {

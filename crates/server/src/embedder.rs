@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use vecmill_engine::{
-    DeviceStatistics, Engine, Info, MemoryStatistics, Prompt, Reply, Request, RequestError, Token,
-    Trace,
+    DeviceState, DeviceStatistics, Engine, Info, MemoryStatistics, Prompt, Reply, Request,
+    RequestError, Token, Trace,
 };
 
 /// The future of a reply. Dropping it gives the request up.
@@ -49,6 +49,9 @@ pub trait Embedder: Send + Sync + 'static {
 
     /// How each device stands with the scheduler.
     fn scheduling(&self) -> Vec<(String, DeviceStatistics)>;
+
+    /// What devices say of themselves, those that do.
+    fn device_states(&self) -> Vec<(String, DeviceState)>;
 
     /// Has a device finish what it has begun and gives it nothing more; `false` if there is none of
     /// that name.
@@ -94,6 +97,10 @@ impl Embedder for Engine {
 
     fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
         Self::scheduling(self)
+    }
+
+    fn device_states(&self) -> Vec<(String, DeviceState)> {
+        Self::device_states(self)
     }
 
     fn drain(&self, device: &str) -> bool {

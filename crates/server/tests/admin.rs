@@ -134,6 +134,20 @@ fn devices_are_told_drained_and_restored() {
 }
 
 #[test]
+fn what_a_device_says_of_itself_stands_beside_its_name() {
+    let (server, _) = server(admin());
+    let devices = server.get("/admin/devices").json();
+    let [silent, _, told] = [0, 1, 2].map(|index| &devices["devices"][index]);
+    assert!(silent["sensors"].is_null(), "{silent}");
+    assert_eq!(
+        (&told["device"], &told["sensors"]["power_watts"]),
+        (&"cuda:1".into(), &700.5.into())
+    );
+    assert_eq!(told["sensors"]["throttling"]["power_cap"], true);
+    assert!(told["sensors"]["temperature_celsius"].is_null(), "{told}");
+}
+
+#[test]
 fn trimming_gives_back_what_is_unused() {
     let (server, fake) = server(admin());
     let held = fake.pools[0].statistics().held_bytes;

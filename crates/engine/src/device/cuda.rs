@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use vecmill_backend_cuda::{CudaBackend, Device, DeviceInfo, MemoryInfo, Unavailable, devices};
+use vecmill_backend_cuda::{
+    self as cuda, CudaBackend, Device, DeviceInfo, DeviceState, MemoryInfo, NoSensors, Unavailable,
+    devices,
+};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Footprint, Model};
 
@@ -11,6 +14,7 @@ use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
 use crate::info;
+use crate::monitor::Sensors;
 
 /// How long practising may take, after which what remains is compiled and chosen when it comes up.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -23,6 +27,18 @@ pub(crate) fn gpus() -> Result<Vec<DeviceInfo>, Unavailable> {
 /// Bytes of a GPU's memory that nobody uses, beside what a context on it takes.
 pub(crate) fn free_memory(ordinal: usize) -> Option<usize> {
     Device::open(ordinal).ok()?.info().free_memory
+}
+
+/// What a GPU says of itself, if it does.
+pub(crate) fn state(gpu: &DeviceInfo) -> Option<DeviceState> {
+    Some(cuda::Sensors::open(gpu).ok()?.read())
+}
+
+/// A GPU's sensors, if they can be read.
+fn sensors(gpu: &DeviceInfo) -> Option<Sensors> {
+    let told = |reason: &NoSensors| tracing::debug!(%reason, "by measured times alone");
+    let mut sensors = cuda::Sensors::open(gpu).inspect_err(told).ok()?;
+    Some(Sensors { gpu: gpu.uuid.clone(), read: Box::new(move || sensors.read()) })
 }
 
 /// What a GPU that computes in `format` takes.
@@ -77,7 +93,8 @@ impl Builder {
         let terms = terms(format, given.transpose()?.unwrap_or_else(|| budget(memory)));
         let gpu = backend.device().info();
         let hardware = format!("{} {}, driver {:?}", info.description, gpu.uuid, gpu.driver);
-        self.load(model, info, &hardware, backend, terms)
+        let sensors = sensors(gpu);
+        Ok(Opened { sensors, ..self.load(model, info, &hardware, backend, terms)? })
     }
 }
 

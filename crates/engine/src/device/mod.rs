@@ -21,6 +21,7 @@ use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::{Stage, cache_folder};
 use crate::info;
+use crate::monitor::Sensors;
 use crate::traces::RefusalTraces;
 use crate::worker::{self, Worker};
 
@@ -29,7 +30,7 @@ pub use memory::MemoryBudget;
 pub use spec::{DeviceSpec, DeviceSpecError};
 
 pub(crate) use cpu::cpu_info;
-pub(crate) use cuda::{free_memory, gpus};
+pub(crate) use cuda::{free_memory, gpus, state};
 
 /// A device with the model on it.
 pub(crate) struct Opened {
@@ -39,6 +40,8 @@ pub(crate) struct Opened {
     pub(crate) speed: Speed,
     /// Where that is kept.
     pub(crate) kept: Option<KeptSpeed>,
+    /// What it can say about itself, if anything.
+    pub(crate) sensors: Option<Sensors>,
 }
 
 /// Tokens of the inputs for which batches are sized.
@@ -154,7 +157,7 @@ impl Builder {
         let traces = self.refusal_traces.clone().map(RefusalTraces::new);
         let device = worker::Device::new(name, encoder, pool, weights, batch_tokens, traces);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
-        Ok(Opened { worker, info, speed, kept })
+        Ok(Opened { worker, info, speed, kept, sensors: None })
     }
 
     /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with

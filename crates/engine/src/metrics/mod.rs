@@ -2,10 +2,11 @@
 //!
 //! Names have the prefix `vecmill_`, base units, and a `device` label where a device did the work.
 //! What happens is counted as it happens; `memory` is read from the pools,
-//! `scheduling` from the scheduler, when metrics are asked for.
+//! `scheduling` from the scheduler, `states` from the monitor, when metrics are asked for.
 
 mod memory;
 mod scheduling;
+mod states;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use vecmill_backend_cuda::DeviceState;
 use vecmill_scheduler::DeviceStatistics;
 
 use crate::error::{Fault, RequestError};
@@ -25,6 +27,7 @@ use crate::experiment::Experiment;
 use crate::pending::Answer;
 use memory::Memory;
 use scheduling::Scheduling;
+use states::States;
 
 pub(crate) use memory::Snapshot;
 
@@ -176,6 +179,7 @@ impl Metrics {
         out: &mut String,
         backlog: (usize, usize),
         scheduling: Vec<(String, DeviceStatistics)>,
+        states: Vec<(String, DeviceState)>,
         memory: Vec<(String, Snapshot)>,
     ) -> fmt::Result {
         self.queue_inputs.set(signed(backlog.0));
@@ -183,6 +187,9 @@ impl Metrics {
         encode_registry(out, &self.registry)?;
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(Scheduling(scheduling)));
+        if !states.is_empty() {
+            registry.register_collector(Box::new(States(states)));
+        }
         registry.register_collector(Box::new(Memory(memory)));
         encode_registry(out, &registry)
     }

@@ -14,11 +14,14 @@ use super::memory::{count, describe};
 #[derive(Debug)]
 pub(super) struct Scheduling(pub(super) Vec<(String, DeviceStatistics)>);
 
-/// A figure's name, help, unit, and how it is read; `None` while it is not known.
-type Metric<V> = (&'static str, &'static str, Option<Unit>, fn(&DeviceStatistics) -> V);
+/// A figure's name, help, unit, and how it is read.
+type Metric<T, V> = (&'static str, &'static str, Option<Unit>, fn(&T) -> V);
+
+/// A figure that is left out while it is not known.
+pub(super) type Gauge<T> = Metric<T, Option<f64>>;
 
 #[rustfmt::skip] // one metric, one line
-const GAUGES: [Metric<Option<f64>>; 12] = [
+const GAUGES: [Gauge<DeviceStatistics>; 12] = [
     ("device_in_service", "1 while others may rely on a device for what waits, 0 once it is out or drained", None, |d| Some(f64::from(serves(d)))),
     ("device_weight_ratio", "A device's share of the tokens per second of all that serve, as learned", None, |d| Some(d.weight)),
     ("device_batch_cost", "A of the learned seconds = A + B * tokens + C * sum of squared lengths", Some(Unit::Seconds), |d| d.speed.map(|speed| speed.fixed)),
@@ -34,7 +37,7 @@ const GAUGES: [Metric<Option<f64>>; 12] = [
 ];
 
 #[rustfmt::skip]
-const COUNTERS: [Metric<u64>; 4] = [
+const COUNTERS: [Metric<DeviceStatistics, u64>; 4] = [
     ("device_failures", "Batches that a device failed at", None, |d| d.failures),
     ("device_stalls", "Times that a device did not move and was taken out for it", None, |d| d.stalls),
     ("device_moved_inputs", "Inputs that waited for a device and were moved to others", None, |d| d.moved),
@@ -51,15 +54,7 @@ fn serves(device: &DeviceStatistics) -> bool {
 impl Collector for Scheduling {
     fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut out;
-        for (name, help, unit, read) in &GAUGES {
-            let mut metric = describe(out, name, help, unit.as_ref(), MetricType::Gauge)?;
-            for (device, statistics) in &self.0 {
-                if let Some(value) = read(statistics) {
-                    let labels = [("device", device.as_str())];
-                    metric.encode_family(&labels)?.encode_gauge(&value)?;
-                }
-            }
-        }
+        gauges(out, &GAUGES, &self.0)?;
         for (name, help, unit, read) in &COUNTERS {
             let mut metric = describe(out, name, help, unit.as_ref(), MetricType::Counter)?;
             for (device, statistics) in &self.0 {
@@ -91,7 +86,25 @@ impl Collector for Scheduling {
     }
 }
 
+/// Writes a figure per device, as far as they are known.
+pub(super) fn gauges<T>(
+    out: &mut DescriptorEncoder<'_>,
+    figures: &[Gauge<T>],
+    devices: &[(String, T)],
+) -> fmt::Result {
+    for (name, help, unit, read) in figures {
+        let mut metric = describe(out, name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (device, of) in devices {
+            if let Some(value) = read(of) {
+                let labels = [("device", device.as_str())];
+                metric.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2⁵²")]
-fn float(count: u64) -> f64 {
+pub(super) fn float(count: u64) -> f64 {
     count as f64
 }

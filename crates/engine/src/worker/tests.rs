@@ -1,14 +1,16 @@
 //! Devices on trial: in [`memory`] others take theirs, in [`overlap`] batches overlap, in
-//! [`failures`] they fail.
+//! [`failures`] they fail, in [`monitor`] their sensors say so.
 
 mod failures;
 mod memory;
+mod monitor;
 mod overlap;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use vecmill_backend_cpu::CpuBackend;
+use vecmill_backend_cuda::DeviceState;
 use vecmill_encoder::conformance::{Trial, Tried};
 use vecmill_encoder::{Model, Shape};
 use vecmill_memory::Statistics;
@@ -116,13 +118,18 @@ impl Rig {
     }
 
     fn metrics(&self) -> String {
+        self.metrics_with(Vec::new())
+    }
+
+    /// With what devices say of themselves.
+    fn metrics_with(&self, states: Vec<(String, DeviceState)>) -> String {
         let mut text = String::new();
         let devices = self.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
         let dispatch = &self.core.dispatch;
         let names = self.devices.iter().map(|device| device.name().to_owned());
         let scheduling = names.zip(dispatch.statistics()).collect();
-        self.core.metrics.write(&mut text, dispatch.backlog(), scheduling, memory).unwrap();
+        self.core.metrics.write(&mut text, dispatch.backlog(), scheduling, states, memory).unwrap();
         text
     }
 }

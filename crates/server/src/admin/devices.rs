@@ -1,9 +1,11 @@
 //! The devices as the scheduler sees them, and taking one out of service for a while.
 
+use std::collections::HashMap;
+
 use axum::extract::RawQuery;
 use axum::response::Response;
 use serde::Serialize;
-use vecmill_engine::DeviceStatistics;
+use vecmill_engine::{DeviceState, DeviceStatistics};
 
 use super::{beside, json, named_device};
 use crate::Embedder;
@@ -27,6 +29,8 @@ struct Standing {
     busy_seconds: f64,
     failures: u64,
     stalls: u64,
+    /// What it says of itself, `null` if nothing.
+    sensors: Option<DeviceState>,
 }
 
 /// `seconds = batch + token · tokens + square · Σ length²`
@@ -38,7 +42,18 @@ struct Speed {
 }
 
 impl Standing {
-    fn new(device: String, now: &DeviceStatistics) -> Self {
+    /// How each device of `embedder` stands.
+    fn all(embedder: &dyn Embedder) -> Vec<Self> {
+        let mut states: HashMap<_, _> = embedder.device_states().into_iter().collect();
+        let devices = embedder.scheduling().into_iter();
+        let standing = |(device, now): (String, DeviceStatistics)| {
+            let sensors = states.remove(&device);
+            Self::new(device, &now, sensors)
+        };
+        devices.map(standing).collect()
+    }
+
+    fn new(device: String, now: &DeviceStatistics, sensors: Option<DeviceState>) -> Self {
         let speed = now.speed.map(|speed| Speed {
             batch_seconds: speed.fixed,
             token_seconds: speed.per_token,
@@ -58,14 +73,14 @@ impl Standing {
             busy_seconds: now.busy.as_secs_f64(),
             failures: now.failures,
             stalls: now.stalls,
+            sensors,
         }
     }
 }
 
 /// `GET /admin/devices`: how each device stands.
 pub(crate) async fn devices(model: Model) -> Result<Response, Failure> {
-    let devices = beside(&model, |embedder| embedder.scheduling()).await?;
-    json(devices.into_iter().map(|(device, now)| Standing::new(device, &now)).collect())
+    json(beside(&model, Standing::all).await?)
 }
 
 /// `POST /admin/devices/drain?device=NAME`: it finishes what it has begun and gets nothing more.
@@ -88,8 +103,7 @@ async fn change(
     tracing::info!(device, "{what} on the operator's demand");
     let devices = beside(&model, move |embedder| {
         act(embedder, &device);
-        embedder.scheduling()
+        Standing::all(embedder)
     });
-    let devices = devices.await?;
-    json(devices.into_iter().map(|(device, now)| Standing::new(device, &now)).collect())
+    json(devices.await?)
 }

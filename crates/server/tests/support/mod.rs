@@ -20,8 +20,8 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
-    Coefficients, Device, DeviceStatistics, Embedding, Info, Input, MemoryStatistics, Prompt,
-    Reply, Request, RequestError, Timings, Token, Trace, Truncation,
+    Coefficients, Device, DeviceState, DeviceStatistics, Embedding, Info, Input, MemoryStatistics,
+    Prompt, Reply, Request, RequestError, Throttling, Timings, Token, Trace, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
 use vecmill_scheduler::{DeviceSettings, Scheduler, Speed, policy};
@@ -257,6 +257,12 @@ impl Embedder for Fake {
             (device.name.clone(), scheduler.statistics(Duration::ZERO)[0])
         };
         self.info.devices.iter().map(standing).collect()
+    }
+
+    fn device_states(&self) -> Vec<(String, DeviceState)> {
+        let throttling = Some(Throttling { power_cap: true, ..Throttling::default() });
+        let state = DeviceState { throttling, power_watts: Some(700.5), ..DeviceState::default() };
+        vec![("cuda:1".to_owned(), state)]
     }
 
     fn drain(&self, device: &str) -> bool {

@@ -1,0 +1,129 @@
+//! What the devices' own sensors say, once a second, and what follows from it.
+//!
+//! - A fault of the hardware takes a device out, if another serves; it is tried again like one that failed.
+//! - Where other processes have taken memory that was counted on, batches are planned for what is left.
+//! - Heat and low clocks are only shown: the speed that is learned from batches follows by itself.
+//!
+//! The choice behind it: a thread of its own, for which nothing waits, because a call into a driver may
+//! hang. Without readings everything goes on by measured times alone.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vecmill_backend_cuda::DeviceState;
+
+use crate::core::Core;
+use crate::worker::Worker;
+
+/// How often sensors are read.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A reading that is older says nothing about now.
+const STALE: Duration = Duration::from_secs(10);
+
+/// How long the end of the engine waits for a reading that is under way.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A device's sensors.
+pub(crate) struct Sensors {
+    /// The GPU that they are of: parts of one have the same.
+    pub(crate) gpu: String,
+    /// Reads them. May take a while.
+    pub(crate) read: Box<dyn FnMut() -> DeviceState + Send>,
+}
+
+/// A device that is watched.
+pub(crate) struct Watched {
+    /// Its number with the engine.
+    pub(crate) index: usize,
+    pub(crate) device: Arc<dyn Worker>,
+    pub(crate) sensors: Sensors,
+}
+
+/// What was read, by the devices' numbers.
+type States = Vec<(usize, DeviceState)>;
+
+/// Watches devices until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    /// The last states, and when they were read.
+    latest: Arc<Mutex<Option<(Instant, States)>>>,
+    stop: Option<SyncSender<()>>,
+    ended: Receiver<()>,
+}
+
+impl Monitor {
+    /// Watches these devices, if any.
+    pub(crate) fn start(core: Arc<Core>, mut watched: Vec<Watched>) -> std::io::Result<Self> {
+        let latest = Arc::default();
+        let (stop, stopped) = sync_channel(0);
+        let (end, ended) = sync_channel(0);
+        let monitor = Self { latest: Arc::clone(&latest), stop: Some(stop), ended };
+        if watched.is_empty() {
+            return Ok(monitor);
+        }
+        let work = move || {
+            let mut states = States::new();
+            loop {
+                states = look(&core, &mut watched, &states);
+                let read = Some((Instant::now(), states.clone()));
+                *latest.lock().unwrap_or_else(PoisonError::into_inner) = read;
+                if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+            drop((core, watched, end));
+        };
+        std::thread::Builder::new().name("monitor".to_owned()).spawn(work)?;
+        Ok(monitor)
+    }
+
+    /// The states that are known, by the devices' numbers.
+    pub(crate) fn states(&self) -> States {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = latest.as_ref().filter(|(read, _)| read.elapsed() < STALE);
+        fresh.map(|(_, states)| states.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // Where the driver hangs, its thread is left behind.
+        let _ = self.ended.recv_timeout(FAREWELL);
+    }
+}
+
+/// Reads the sensors of all devices and acts on what they say; of faults, on those since the states
+/// `before`.
+pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> States {
+    let read = |one: &mut Watched| (one.index, (one.sensors.read)());
+    let mut states: States = watched.iter_mut().map(read).collect();
+    for (one, (_, state)) in watched.iter().zip(&mut states) {
+        if let Some(memory) = &mut state.memory {
+            // Where the driver doesn't tell who has what, the pools know the most of it.
+            let same = watched.iter().filter(|other| other.sensors.gpu == one.sensors.gpu);
+            let own = || same.map(|other| other.device.memory_bytes()).sum();
+            memory.own_bytes.get_or_insert_with(own);
+        }
+    }
+    for (place, (one, (_, state))) in watched.iter().zip(&states).enumerate() {
+        let free = state.memory.map_or(usize::MAX, |memory| memory.free_bytes);
+        core.dispatch.set_batch_tokens(one.index, one.device.batch_tokens_with(free));
+        if let Some((_, before)) = before.get(place) {
+            heed_faults(core, one, before, state);
+        }
+    }
+    states
+}
+
+fn heed_faults(core: &Core, one: &Watched, before: &DeviceState, now: &DeviceState) {
+    let faults = now.faults_since(before);
+    if faults > 0 {
+        let taken_out = core.dispatch.take_out(one.index);
+        let xid = now.xid_errors.and_then(|errors| errors.last);
+        let (device, ecc) = (one.device.name(), now.ecc_uncorrected_errors);
+        tracing::error!(device, faults, xid, ecc, taken_out, "the hardware has failed");
+    }
+}
