@@ -28,14 +28,15 @@ struct DeviceRow {
     details: String,
     memory_bytes: Option<usize>,
     free_memory_bytes: Option<usize>,
-    state: Option<DeviceState>,
+    /// What it says of itself.
+    sensors: Option<DeviceState>,
 }
 
 impl From<Found> for DeviceRow {
     fn from(found: Found) -> Self {
         let Found { name: device, description: details, .. } = found;
-        let Found { processor, memory_bytes, free_memory_bytes, state, .. } = found;
-        Self { device, processor, details, memory_bytes, free_memory_bytes, state }
+        let Found { processor, memory_bytes, free_memory_bytes, state: sensors, .. } = found;
+        Self { device, processor, details, memory_bytes, free_memory_bytes, sensors }
     }
 }
 
@@ -110,7 +111,7 @@ fn write_text(out: &mut impl Write, found: &Machine) -> io::Result<()> {
 /// For example `compute capability 9.0, 34 °C, 80 of 700 W`, and what is wrong.
 fn details(row: &DeviceRow) -> String {
     let mut details = vec![row.details.clone()];
-    let state = row.state.clone().unwrap_or_default();
+    let state = row.sensors.clone().unwrap_or_default();
     details.extend(state.temperature_celsius.map(|celsius| format!("{celsius} °C")));
     details.extend(match (state.power_watts, state.power_limit_watts) {
         (Some(watts), Some(limit)) => Some(format!("{watts:.0} of {limit:.0} W")),
@@ -153,8 +154,8 @@ mod tests {
     fn device(device: &str, memory_bytes: Option<usize>) -> DeviceRow {
         let (device, details) = (device.to_owned(), "2 threads".to_owned());
         let free_memory_bytes = memory_bytes.map(|bytes| bytes / 2);
-        let (processor, state) = (None, None);
-        DeviceRow { device, processor, details, memory_bytes, free_memory_bytes, state }
+        let (processor, sensors) = (None, None);
+        DeviceRow { device, processor, details, memory_bytes, free_memory_bytes, sensors }
     }
 
     fn library(library: &'static str, version: Option<&str>) -> LibraryRow {
@@ -192,11 +193,11 @@ mod tests {
             ecc_uncorrected_errors: Some(2),
             ..DeviceState::default()
         };
-        let hot = DeviceRow { state: Some(state), ..device("cuda:0", None) };
+        let hot = DeviceRow { sensors: Some(state), ..device("cuda:0", None) };
         let expected = "2 threads, 93 °C, 310 of 700 W, throttled: thermal, \
                         uncorrected memory errors: 2";
         assert_eq!(details(&hot), expected);
-        let silent = DeviceRow { state: Some(DeviceState::default()), ..hot };
+        let silent = DeviceRow { sensors: Some(DeviceState::default()), ..hot };
         assert_eq!(details(&silent), "2 threads");
     }
 
