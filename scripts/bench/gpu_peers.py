@@ -29,7 +29,7 @@ from transformers import BertModel
 
 TOKENS = 32_768
 SMALL_TOKENS = 4096
-EQUAL = (16, 128, 512)
+LENGTHS = ("16", "128", "512", "mixed")
 BATCHES = 4
 ROUNDS = 2
 SHORT_TOKENS = 12
@@ -118,12 +118,16 @@ def lowest_cosine(ours: Tensor, theirs: Tensor) -> float:
     return float(F.cosine_similarity(ours.float(), theirs.float()).min())
 
 
-def throughput(bert: BertModel, variants: dict[str, Packed]) -> list[dict]:
+def throughput(
+    bert: BertModel, variants: dict[str, Packed], all_lengths: Sequence[str]
+) -> list[dict]:
     eager, rows = Eager(bert), []
-    for lengths in (*EQUAL, "mixed"):
+    for lengths in all_lengths:
         vocabulary = bert.config.vocab_size
         batches = (
-            mixed_batches(vocabulary) if lengths == "mixed" else equal_batches(lengths, vocabulary)
+            mixed_batches(vocabulary)
+            if lengths == "mixed"
+            else equal_batches(int(lengths), vocabulary)
         )
         best, graphed, looked_at = fastest(variants, batches)
         peers = {BEST: graphed}
@@ -138,7 +142,7 @@ def throughput(bert: BertModel, variants: dict[str, Packed]) -> list[dict]:
         texts = sum(len(batch.lengths) for batch in batches) / BATCHES
         for name in peers:
             how = {"how": best, "looked_at": looked_at} if name == BEST else {}
-            row = {"peer": name, "lengths": str(lengths), "texts_per_batch": texts, **how}
+            row = {"peer": name, "lengths": lengths, "texts_per_batch": texts, **how}
             rows.append({**row, **rate_figures(rates[name])})
             say(f"{lengths} tokens, {name}: {rows[-1]['tokens_per_second']:,.0f} tokens/s")
         say(f"the best is {best}")
@@ -210,6 +214,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--texts", type=Path, help="JSON lines for sentence-transformers")
     parser.add_argument("--modes", nargs="+", default=MODES, help="of torch.compile")
+    parser.add_argument("--lengths", nargs="+", default=LENGTHS, help="tokens per text, or mixed")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -219,7 +224,7 @@ def main() -> None:
     variants = packed_variants(bert, args.modes)
     parts = {
         "products": lambda: [products(bert, tokens) for tokens in (TOKENS, SMALL_TOKENS)],
-        "throughput": lambda: throughput(bert, variants),
+        "throughput": lambda: throughput(bert, variants, args.lengths),
         "latency": lambda: one_text(bert, Packed(bert, "default")),
     }
     if args.texts:
