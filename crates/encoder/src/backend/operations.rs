@@ -206,6 +206,35 @@ pub struct LinearAddNorm<'a, B: Backend> {
     pub workspace: Workspace,
 }
 
+/// `output = norm(down(activation(up(input))) + input)`, where layers are linear.
+#[derive(Debug)]
+pub struct FeedForward<'a, B: Backend> {
+    /// `[rows, hidden]`
+    pub input: Buffer,
+    /// Weight and bias of the first layer.
+    pub up: &'a B::Linear,
+    /// Applied to each element of what is between the layers.
+    pub activation: Activation,
+    /// Weight and bias of the second layer.
+    pub down: &'a B::Linear,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[rows, hidden]`, apart from all others, wide or both.
+    pub output: Buffer,
+    /// Memory for what is between the layers, if the backend does not
+    /// [fuse](Backend::fuses_feed_forward) them.
+    pub between: Option<Between>,
+}
+
+/// Memory of a [`FeedForward`] in two operations.
+#[derive(Debug, Clone, Copy)]
+pub struct Between {
+    /// `[rows, intermediate]`; wide, or narrow if the second layer is.
+    pub matrix: Buffer,
+    /// As [`Backend::linear_workspace`] asked for either layer.
+    pub workspace: Workspace,
+}
+
 /// One row per sequence out of one row per token.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool {
