@@ -329,16 +329,7 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         slab: &mut Slab<Self>,
         op: &FeedForward<'_, Self>,
     ) -> Result<(), BackendError> {
-        let &FeedForward { input, up, activation, down, norm, output, between } = op;
-        let Some(Between { matrix, workspace }) = between else {
-            let reason = "it got no memory for what is between its layers: please report this";
-            return Err(BackendError { operation: "feed forward", reason: reason.into() });
-        };
-        let first = Linear { input, weights: up, activation, output: matrix, workspace };
-        self.linear(slab, &first)?;
-        let (input, residual) = (matrix, input);
-        let second = LinearAddNorm { input, weights: down, residual, norm, output, workspace };
-        self.linear_add_norm(slab, &second)
+        op.in_two(self, slab)
     }
 
     /// Starts copying activations to the host, behind everything before.

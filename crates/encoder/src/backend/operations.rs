@@ -4,7 +4,7 @@
 
 use vecmill_memory::ALIGNMENT;
 
-use super::Backend;
+use super::{Backend, BackendError, Slab};
 use crate::e4m3;
 use crate::model::{Activation, Pooling, TensorView};
 
@@ -224,6 +224,25 @@ pub struct FeedForward<'a, B: Backend> {
     /// Memory for what is between the layers, if the backend does not
     /// [fuse](Backend::fuses_feed_forward) them.
     pub between: Option<Between>,
+}
+
+impl<B: Backend> FeedForward<'_, B> {
+    /// Runs it as two operations.
+    ///
+    /// # Errors
+    /// When one of them fails, or there is no memory for what is between them.
+    pub fn in_two(&self, backend: &B, slab: &mut Slab<B>) -> Result<(), BackendError> {
+        let &Self { input, up, activation, down, norm, output, between } = self;
+        let Some(Between { matrix, workspace }) = between else {
+            let reason = "it got no memory for what is between its layers: please report this";
+            return Err(BackendError { operation: "feed forward", reason: reason.into() });
+        };
+        let first = Linear { input, weights: up, activation, output: matrix, workspace };
+        backend.linear(slab, &first)?;
+        let (input, residual) = (matrix, input);
+        let second = LinearAddNorm { input, weights: down, residual, norm, output, workspace };
+        backend.linear_add_norm(slab, &second)
+    }
 }
 
 /// Memory of a [`FeedForward`] in two operations.
