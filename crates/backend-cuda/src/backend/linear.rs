@@ -239,13 +239,21 @@ impl CudaBackend {
         slab: &mut CudaBlock,
         op: &FeedForward<'_, Self>,
     ) -> Result<(), BackendError> {
-        let fusable = self.fusable(op.up, op.down).filter(|_| op.between.is_none());
-        let Some((hopper, [up, down])) = fusable else { return op.in_two(self, slab) };
+        let (rows, hidden, intermediate) = (op.input.rows, op.up.inputs, op.up.outputs);
+        let fusable = self.fusable(op.up, op.down);
+        if let (Some((hopper, _)), true) = (fusable, self.ways.tuning()) {
+            // Sizes that are practised may be none of those that are fused.
+            let ready = hopper.prepare_to_fuse(rows, hidden, intermediate, op.activation);
+            ready.map_err(failed(BLOCK_OPERATION))?;
+        }
+        let Some((hopper, [up, down])) = fusable.filter(|_| op.between.is_none()) else {
+            return op.in_two(self, slab);
+        };
         let block = || -> Result<_, SourceError> {
             Ok(HopperFeedForward {
-                rows: op.input.rows,
-                hidden: op.up.inputs,
-                intermediate: op.up.outputs,
+                rows,
+                hidden,
+                intermediate,
                 input: self.span(slab, op.input)?,
                 up: (up.weight.span()?, up.wide_bias.span()?),
                 activation: op.activation,

@@ -92,6 +92,22 @@ impl HopperGemm {
         kernel.is_some() && fills(rows, self.device.info().multiprocessors as usize)
     }
 
+    /// Compiles what blocks of up to twice as many rows may need, if any of them may be fused.
+    pub(crate) fn prepare_to_fuse(
+        &self,
+        rows: usize,
+        hidden: usize,
+        intermediate: usize,
+        activation: Activation,
+    ) -> Result<(), KernelError> {
+        let kernel = FeedForwardKernel::new(hidden, intermediate, activation);
+        let fills = 2 * tiles(rows) >= self.device.info().multiprocessors as usize;
+        match kernel.filter(|_| fills) {
+            Some(kernel) => self.loaded(Configuration::FeedForward(kernel)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// `output = norm(down(activation(up(input))) + input)`, on `stream` behind the work so far.
     pub(crate) fn feed_forward(
         &self,
