@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gemm_sm90 as gemm
 
-SOURCES = ("prelude.cuh", "hopper.cuh", "feed_forward_sm90.cu")
+SOURCES = ("prelude.cuh", "hopper.cuh", "feed_forward_sm90_tiles.cuh", "feed_forward_sm90.cu")
 BLOCK, TILE_ROWS = 256, 128
 CHECK_LIMIT, TIME_LIMIT = 50, 50
 UNIT = {"T_F16": 2.0**-11, "T_BF16": 2.0**-8}
@@ -30,9 +30,9 @@ SUSTAINED_ROWS = (32_768, 131_072)
 # Of what is timed: MiniLM.
 HIDDEN, INNER = 384, 1536
 
-# Hidden size, cluster, activation, type.
-CHECKED = [(384, 2, "GELU", "T_F16"), (384, 2, "GELU", "T_BF16"), (384, 1, "GELU", "T_F16"),
-           (256, 2, "GELU", "T_F16"), (384, 2, "OTHERS", "T_F16")]
+# Hidden size, activation, type.
+CHECKED = [(384, "GELU", "T_F16"), (384, "GELU", "T_BF16"), (256, "GELU", "T_F16"),
+           (384, "OTHERS", "T_F16")]
 
 
 def shared_bytes(hidden):
@@ -42,24 +42,24 @@ def shared_bytes(hidden):
 
 
 class FeedForward(gemm.HopperKernel):
-    def __init__(self, hidden, cluster, activation, type_macro):
-        macros = dict(HIDDEN=hidden, CLUSTER=cluster)
-        cubin, log = gemm.compile_cubin(macros, activation, type_macro, SOURCES)
+    def __init__(self, hidden, activation, type_macro):
+        cubin, log = gemm.compile_cubin(dict(HIDDEN=hidden), activation, type_macro, SOURCES)
         for line in log.splitlines():
             if "C75" in line or "spill" in line and " 0 bytes spill stores" not in line:
                 print(line)
         super().__init__(b"vecmill_feed_forward_sm90", cubin, type_macro, BLOCK,
-                         shared_bytes(hidden), cluster)
+                         shared_bytes(hidden), 1)
 
-    def __call__(self, x, w1, b1, w2, b2, gain, beta, y, rows, stream, most_clusters=None):
+    def __call__(self, x, w1, b1, w2, b2, gain, beta, y, rows, stream, most_blocks=None,
+                 backwards=0):
         inner, hidden = w1.shape
-        clusters = min(-(-rows // (TILE_ROWS * self.cluster)), self.resident_clusters,
-                       most_clusters or self.resident_clusters)
-        maps = [self.map(x, rows, hidden, 64), self.map(w1, inner, hidden, 64 // self.cluster),
-                self.map(w2, hidden, inner, 128 // self.cluster), self.map(y, rows, hidden, 16)]
+        blocks = min(-(-rows // TILE_ROWS), self.resident_clusters,
+                     most_blocks or self.resident_clusters)
+        maps = [self.map(x, rows, hidden, 64), self.map(w1, inner, hidden, 64),
+                self.map(w2, hidden, inner, 128), self.map(y, rows, hidden, 16)]
         scalars = [ctypes.c_void_p(vector.data_ptr()) for vector in (b1, b2, gain, beta)]
-        scalars += [ctypes.c_float(1e-12), ctypes.c_uint32(rows), ctypes.c_uint32(inner)]
-        self.launch(clusters, maps, scalars, stream)
+        scalars += [ctypes.c_float(1e-12), *(ctypes.c_uint32(n) for n in (rows, inner, backwards))]
+        self.launch(blocks, maps, scalars, stream)
 
 
 # ---- Checks, in processes of their own ----
@@ -78,6 +78,7 @@ class Problem:
 
         dtype = {"T_F16": torch.float16, "T_BF16": torch.bfloat16}[type_macro]
         unit, self.rows = UNIT[type_macro], rows
+        self.backwards = False
         offset = 3 * torch.randn((rows, 1), device="cuda")
         self.x = (make(torch, (rows, hidden), 1.0, torch.float32) + offset).to(dtype)
         self.w1 = make(torch, (inner, hidden), hidden**-0.5, dtype)
@@ -106,12 +107,15 @@ class Problem:
         self.want = scaled * gain + self.beta.double()
         self.bound = error * gain.abs() + self.want.abs() * (1.01 * unit) + 2.0**-24
 
-    def run(self, kernel, most_clusters=None):
+    def run(self, kernel, most_blocks=None, y=None):
+        """Every other time from the last rows on, whose results are the same bits."""
         import torch
 
         self.y.fill_(float("nan"))
-        kernel(self.x, self.w1, self.b1, self.w2, self.b2, self.gain, self.beta, self.y, self.rows,
-               torch.cuda.current_stream().cuda_stream, most_clusters)
+        kernel(self.x, self.w1, self.b1, self.w2, self.b2, self.gain, self.beta,
+               self.y if y is None else y, self.rows, torch.cuda.current_stream().cuda_stream,
+               most_blocks, self.backwards)
+        self.backwards = not self.backwards
         torch.cuda.synchronize()
 
     def failure(self):
@@ -127,20 +131,21 @@ class Problem:
 
 
 def cases(hidden):
-    """(rows, inner, most clusters), the simplest first."""
+    """(rows, inner, most blocks), the simplest first."""
     found = [(128, 64, None), (128, 128, None), (128, 4 * hidden, None), (256, 4 * hidden, None)]
     found += [(rows, inner, None) for rows in ROWS for inner in (64, 192, 4 * hidden)]
-    found += [(1000, inner, clusters) for inner in (64, 128, 4 * hidden) for clusters in (1, 2, 3)]
+    found += [(1000, inner, blocks) for inner in (64, 128, 4 * hidden) for blocks in (1, 2, 3)]
     return found + [(4096, 4 * hidden, 5), (20_000, 4 * hidden, None), (33_333, 320, None)]
 
 
 def check_cases(kernel, hidden, activation, type_macro, chosen):
     failures, worst = 0, 0.0
-    for rows, inner, clusters in chosen:
-        label = f"{activation} {type_macro} {rows} x {hidden} x {inner}, clusters: {clusters or 'all'}"
+    for rows, inner, blocks in chosen:
+        label = f"{activation} {type_macro} {rows} x {hidden} x {inner}, blocks: {blocks or 'all'}"
         print("running", label, flush=True)
         problem = Problem(rows, hidden, inner, activation, type_macro)
-        problem.run(kernel, clusters)
+        problem.backwards = rows % 3 == 0
+        problem.run(kernel, blocks)
         failure = problem.failure()
         worst = max(worst, problem.worst())
         if failure:
@@ -149,7 +154,7 @@ def check_cases(kernel, hidden, activation, type_macro, chosen):
             if failures >= 4:
                 break
     print(f"  {activation} {type_macro} hidden {hidden}: {len(chosen)} cases, {failures} failed, worst "
-          f"{worst:.3f} of its bound, {kernel.resident_clusters} clusters of {kernel.cluster}", flush=True)
+          f"{worst:.3f} of its bound, {kernel.resident_clusters} blocks", flush=True)
     return failures
 
 
@@ -168,9 +173,7 @@ def check_bits(kernel, hidden, type_macro):
             failures += 1
             print(f"  FAIL run {repeat} gave other bits", flush=True)
     print("running in place", flush=True)
-    kernel(problem.x, problem.w1, problem.b1, problem.w2, problem.b2, problem.gain, problem.beta,
-           problem.x, problem.rows, torch.cuda.current_stream().cuda_stream)
-    torch.cuda.synchronize()
+    problem.run(kernel, y=problem.x)
     if not torch.equal(problem.x.view(torch.int16), first[: problem.rows]):
         failures += 1
         print("  FAIL in place: other bits", flush=True)
@@ -180,13 +183,13 @@ def check_bits(kernel, hidden, type_macro):
 def check(number):
     import torch
 
-    hidden, cluster, activation, type_macro = CHECKED[int(number)]
+    hidden, activation, type_macro = CHECKED[int(number)]
     torch.manual_seed(1)
     torch.zeros(1, device="cuda")
     failures = 0
     several = activation == "OTHERS"
     for activation in ("GELU_TANH", "RELU", "SILU", "TANH", "IDENTITY") if several else (activation,):
-        kernel = FeedForward(hidden, cluster, activation, type_macro)
+        kernel = FeedForward(hidden, activation, type_macro)
         chosen = [(1000, 4 * hidden, None), (300, 128, 1)] if several else cases(hidden)
         failures += check_cases(kernel, hidden, activation, type_macro, chosen)
     if not several and not failures:
@@ -203,8 +206,8 @@ def kernels():
     first, second = gemm.CONFIGS["pp128x192"], gemm.NORM_CONFIGS["n384:pp128x192c1x2"]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         codes = pool.map(lambda one: gemm.compile_cubin(*one)[0], [(first, "GELU"), (second,)])
-        fused = [FeedForward(384, cluster, "GELU", "T_F16") for cluster in (2, 1)]
-    return *(gemm.Kernel(c, code) for c, code in zip((first, second), codes)), *fused
+        fused = FeedForward(384, "GELU", "T_F16")
+    return *(gemm.Kernel(c, code) for c, code in zip((first, second), codes)), fused
 
 
 def candidates(torch, rows):
@@ -217,7 +220,7 @@ def candidates(torch, rows):
     w2 = [make(torch, (HIDDEN, INNER), INNER**-0.5) for _ in range(count)]
     b2, gain, beta = (make(torch, (HIDDEN,), 1.0, torch.float32) for _ in range(3))
     y = [torch.empty_like(r.a[0]) for _ in range(count)]
-    up, down, *fused = kernels()
+    up, down, fused = kernels()
 
     def stream():
         return torch.cuda.current_stream().cuda_stream
@@ -226,10 +229,10 @@ def candidates(torch, rows):
         up(r.a[i], r.w[i], r.bias, r.d[i], rows, stream())
         down(r.d[i], w2[i], b2, y[i], rows, stream(), residual=r.a[i], gain=gain, beta=beta)
 
-    def one(kernel):
-        return lambda i: kernel(r.a[i], r.w[i], r.bias, w2[i], b2, gain, beta, y[i], rows, stream())
+    def one(i):
+        fused(r.a[i], r.w[i], r.bias, w2[i], b2, gain, beta, y[i], rows, stream())
 
-    return {"two kernels": two, "fused, pairs": one(fused[0]), "fused": one(fused[1])}, count
+    return {"two kernels": two, "fused": one}, count
 
 
 def time_short(_):

@@ -1,23 +1,25 @@
-// A transformer's whole feed-forward block on Hopper (sm_90a); after prelude.cuh and hopper.cuh.
+// A transformer's whole feed-forward block on Hopper (sm_90a); after feed_forward_sm90_tiles.cuh.
 //
 //     Y = layer_norm(X + activation(X W1^T + b1) W2^T + b2) * gain + beta
 //         X, Y [rows, HIDDEN], W1 [inner, HIDDEN], W2 [HIDDEN, inner]
 //
 //     vecmill_feed_forward_sm90(TensorMap x, TensorMap w1, TensorMap w2, TensorMap y,
 //                               const float* b1, const float* b2, const float* gain,
-//                               const float* beta, float epsilon, u32 rows, u32 inner)
+//                               const float* beta, float epsilon, u32 rows, u32 inner,
+//                               u32 backwards)
+//
+// `backwards`: the last rows first, as those which the kernel before wrote last are still in L2.
 //
 // One module is one configuration, by macros:
 //     HIDDEN    256 or 384
-//     CLUSTER   1 or 2 blocks that share the weights they load
 //     EPILOGUE  GELU, ... of enum Activation
 //
-// Block: 256 threads. Grid: a multiple of CLUSTER, at most what is resident at once. Dynamic shared
-// memory: SHARED_BYTES. T is f16 or bf16. `rows` is any, `inner` a multiple of 64; Y may be X.
-// Alignment: 16 bytes.
+// Block: 256 threads. Grid: any, best one block per multiprocessor and none without rows. Dynamic
+// shared memory: SHARED_BYTES. T is f16 or bf16. `rows` is any, `inner` a multiple of 64; Y may be
+// X. Alignment: 16 bytes.
 //
 // Tensor maps: 2-D, {columns, rows}, swizzle 128 bytes, zero fill. Boxes, {columns, rows}:
-//     x {64, 64}    w1 {64, 64 / CLUSTER}    w2 {64, 128 / CLUSTER}    y {64, 16}
+//     x {64, 64}    w1 {64, 64}    w2 {64, 128}    y {64, 16}
 //
 // The choice: what is between the products never leaves the registers, where the first one's sums
 // become the second one's operand. Two warpgroups have 64 rows each: X stays in shared memory, Y in
@@ -26,124 +28,6 @@
 // beginning the first product, which keeps one's activation beside the other's products. Their sums
 // need all registers there are: no warp is left to load, and the second warpgroup, which is the last
 // to read a stage of the ring, has it loaded again.
-
-#ifdef T_F32
-#error "the operands are f16 or bf16"
-#endif
-
-constexpr u32 GROUPS = 2;
-constexpr u32 BLOCK = GROUPS * WARPGROUP;
-constexpr u32 GROUP_ROWS = 64;
-constexpr u32 GROUP_WARPS = WARPGROUP / WARP;
-constexpr u32 TILE_ROWS = GROUPS * GROUP_ROWS;
-// Of `inner`.
-constexpr u32 CHUNK = 64;
-constexpr u32 BOX_COLUMNS = SWIZZLE_ROW / sizeof(T);
-constexpr u32 BOXES = HIDDEN / BOX_COLUMNS;
-constexpr int STEPS = SWIZZLE_ROW / 32;
-constexpr u32 STEP = 32 >> 4;
-// Parts of a product, a stage of weights each: along the inner dimension of the first product,
-// along the columns of the second.
-constexpr u32 PART = 128;
-constexpr int PARTS = HIDDEN / PART;
-constexpr int PART_BOXES = PART / BOX_COLUMNS;
-constexpr u32 WARP_ROWS = 16;
-
-// 64 rows of a box: of X, or of W1.
-constexpr u32 BOX_BYTES = 64 * SWIZZLE_ROW;
-constexpr u32 X_BYTES = BOXES * BOX_BYTES;
-constexpr u32 STAGE_BYTES = PART * SWIZZLE_ROW;
-constexpr u32 SLOT_BYTES = WARP_ROWS * SWIZZLE_ROW;
-// A chunk and a part: what is loaded instead of a part that was read is the next part in the next
-// chunk.
-constexpr u32 STAGES = 2 * PARTS + 1;
-
-// Shared memory, from an address divisible by 1024: X of each group, ring, slots, a slot per warp for output,
-// barriers.
-constexpr u32 RING = GROUPS * X_BYTES;
-constexpr u32 SLOT_AREA = RING + STAGES * STAGE_BYTES;
-constexpr u32 FULL = SLOT_AREA + GROUPS * GROUP_WARPS * SLOT_BYTES;
-constexpr u32 EMPTY = FULL + 8 * STAGES;
-constexpr u32 X_FULL = EMPTY + 8 * STAGES;
-constexpr u32 TURN = X_FULL + 8 * GROUPS;
-// The rest is for aligning the start.
-constexpr u32 SHARED_BYTES = TURN + 8 * GROUPS + SWIZZLE_ATOM;
-
-static_assert(HIDDEN <= 384 && HIDDEN % PART == 0, "the sums exceed the registers");
-static_assert(CHUNK / CLUSTER % 8 == 0 && PART / CLUSTER % 8 == 0, "boxes are whole swizzle atoms");
-static_assert(SHARED_BYTES <= 227 * 1024, "too much shared memory");
-
-struct Operands {
-    const TensorMap &x, &w1, &w2, &y;
-    const float *b1, *b2, *gain, *beta;
-    float epsilon;
-    u32 rows, chunks;
-};
-
-typedef RingOf<STAGES> Ring;
-constexpr u32 NOTHING = ~0u;
-typedef float Inner[CHUNK / 2];
-typedef float Sums[PARTS][PART / 2];
-// Of the second product: fragments of 16 x 16 for each warp.
-typedef u32 Factors[STEPS][4];
-
-// The tiles of this block; those of a cluster go through theirs in step, past the last row too.
-struct Schedule {
-    u32 first, step, count;
-
-    __device__ explicit Schedule(u32 rows) {
-        constexpr u32 TOGETHER = CLUSTER * TILE_ROWS;
-        const u32 all = (rows + TOGETHER - 1) / TOGETHER;
-        const u32 cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
-        const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
-        first = cluster * TOGETHER + rank * TILE_ROWS;
-        step = clusters * TOGETHER;
-        count = all > cluster ? (all - cluster + clusters - 1) / clusters : 0;
-    }
-};
-
-// ---- Loads, by one thread each ----
-
-enum Product { UP, DOWN };
-
-// This block's share of a box goes to all blocks of the cluster.
-__device__ __forceinline__ void load_share(u32 to, const TensorMap& weights, u32 column, u32 row,
-                                           u32 box_rows, u32 full) {
-    if (CLUSTER > 1) {
-        const u32 offset = cluster_rank() * (box_rows / CLUSTER);
-        tensor_load_multicast(to + offset * SWIZZLE_ROW, weights, column, row + offset, full,
-                              (1 << CLUSTER) - 1);
-    } else {
-        tensor_load(to, weights, column, row, full);
-    }
-}
-
-// The weights of a product's part for the chunk that begins at `first` of `inner`.
-__device__ __forceinline__ void load_weights(const Operands& with, u32 shared, u32 stage,
-                                             Product product, u32 part, u32 first) {
-    const u32 to = shared + RING + stage * STAGE_BYTES, full = shared + FULL + 8 * stage;
-    barrier_arrive_expect(full, STAGE_BYTES);
-    if (product == UP) {
-#pragma unroll
-        for (u32 box = 0; box < PART_BOXES; ++box) {
-            load_share(to + box * BOX_BYTES, with.w1, part * PART + box * BOX_COLUMNS, first, CHUNK,
-                       full);
-        }
-    } else {
-        load_share(to, with.w2, first, part * PART, PART, full);
-    }
-}
-
-// A group's rows.
-__device__ __forceinline__ void load_rows(const Operands& with, u32 shared, u32 group, u32 row) {
-    const u32 full = shared + X_FULL + 8 * group;
-    barrier_arrive_expect(full, X_BYTES);
-#pragma unroll
-    for (u32 box = 0; box < BOXES; ++box) {
-        tensor_load(shared + group * X_BYTES + box * BOX_BYTES, with.x, box * BOX_COLUMNS, row,
-                    full);
-    }
-}
 
 // ---- The products ----
 
@@ -167,19 +51,6 @@ __device__ __forceinline__ u32 matrix_row(u32 rows, int pair) {
     return (rows + lane % 16 * SWIZZLE_ROW + (lane / 16 ^ lane % 8) * 16) ^ pair * 32;
 }
 
-// Tells all blocks that load into this one's stage that this warp has read it.
-__device__ __forceinline__ void release(u32 shared, u32 stage) {
-    const u32 lane = threadIdx.x % WARP;
-    const u32 empty = shared + EMPTY + 8 * stage;
-    if (CLUSTER == 1) {
-        if (lane == 0) {
-            barrier_arrive(empty);
-        }
-    } else if (lane < CLUSTER) {
-        barrier_arrive_remote(cluster_address(empty, lane));
-    }
-}
-
 // The residual and the bias.
 __device__ __forceinline__ void begin(Sums& sums, const float* bias, u32 rows) {
     const float* lane_bias = bias + lane_column();
@@ -200,42 +71,6 @@ __device__ __forceinline__ void begin(Sums& sums, const float* bias, u32 rows) {
         }
     }
 }
-
-// Where a warpgroup is in the stream of weights.
-struct Stream {
-    const Operands& with;
-    u32 shared;
-    Ring ring;
-    // Where the next chunk begins, in the one thread that loads it.
-    u32 next;
-
-    // Goes through a product's parts. One stays in flight while the next stage is awaited, and its
-    // stage is loaded again after it.
-    template <Product PRODUCT, typename Multiply>
-    __device__ __forceinline__ void each_part(Multiply multiply) {
-#pragma unroll
-        for (int part = 0; part < PARTS; ++part) {
-            barrier_wait(shared + FULL + 8 * ring.stage, ring.phase);
-            wgmma_fence();
-            multiply(part, matrix_descriptor(shared + RING + ring.stage * STAGE_BYTES));
-            wgmma_commit();
-            if (part > 0) {
-                wgmma_wait<1>();
-                release(shared, ring.before().stage);
-            }
-            if (next != NOTHING) {
-                const Ring read = ring.before();
-                barrier_wait(shared + EMPTY + 8 * read.stage, read.phase);
-                load_weights(with, shared, read.stage, PRODUCT, part, next);
-            }
-            __syncwarp();
-            ring.advance();
-        }
-    }
-
-    // After the last part.
-    __device__ __forceinline__ void release_last() { release(shared, ring.before().stage); }
-};
 
 // inner = X W1^T for a chunk of W1. The other group's turn comes as soon as this one's products are
 // under way.
@@ -361,9 +196,8 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
     const u32 warp = threadIdx.x / WARP;
     const u32 x = shared + group * X_BYTES;
     const bool leads = threadIdx.x % WARPGROUP == 0;
-    u32 row = schedule.first + group * GROUP_ROWS;
     if (leads && schedule.count > 0) {
-        load_rows(with, shared, group, row);
+        load_rows(with, shared, group, schedule[0] + group * GROUP_ROWS);
         if (group == GROUPS - 1) {
 #pragma unroll 1
             for (u32 stage = 0; stage < 2 * PARTS; ++stage) {
@@ -396,7 +230,7 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
                 // All warps of the group have read X.
                 warpgroup_sync(1 + group);
                 if (leads) {
-                    load_rows(with, shared, group, row + schedule.step);
+                    load_rows(with, shared, group, schedule[index + 1] + group * GROUP_ROWS);
                 }
                 __syncwarp();
             }
@@ -405,8 +239,7 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
             multiply_down(sums, factors, weights);
         }
         finish(sums, with, shared + SLOT_AREA + warp * SLOT_BYTES,
-               row + warp % GROUP_WARPS * WARP_ROWS);
-        row += schedule.step;
+               schedule[index] + warp * WARP_ROWS);
     }
     if (threadIdx.x % WARP == 0) {
         store_wait_read<0>();
@@ -415,33 +248,14 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
 
 // ---- The kernel ----
 
-__device__ __forceinline__ void init_barriers(u32 shared) {
-    for (int i = 0; i < STAGES; ++i) {
-        barrier_init(shared + FULL + 8 * i, 1);
-        barrier_init(shared + EMPTY + 8 * i, GROUPS * GROUP_WARPS * CLUSTER);
-    }
-    for (u32 i = 0; i < GROUPS; ++i) {
-        barrier_init(shared + X_FULL + 8 * i, 1);
-        barrier_init(shared + TURN + 8 * i, GROUP_WARPS);
-    }
-    barrier_init_fence();
-}
-
-#if CLUSTER > 1
-#define SHAPE __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(BLOCK, 1)
-#else
-#define SHAPE __launch_bounds__(BLOCK, 1)
-#endif
-
-extern "C" __global__ void SHAPE vecmill_feed_forward_sm90(
+extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_feed_forward_sm90(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w1,
     const __grid_constant__ TensorMap w2, const __grid_constant__ TensorMap y,
     const float* __restrict__ b1, const float* __restrict__ b2, const float* __restrict__ gain,
-    const float* __restrict__ beta, float epsilon, u32 rows, u32 inner) {
+    const float* __restrict__ beta, float epsilon, u32 rows, u32 inner, u32 backwards) {
     extern __shared__ u8 dynamic_shared[];
     const u32 shared = (shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1);
-    const Operands with{x, w1, w2, y, b1, b2, gain, beta, epsilon, rows, inner / CHUNK};
-    const Schedule schedule(rows);
+    const Operands with{x, w1, w2, y, b1, b2, gain, beta, epsilon, inner / CHUNK};
     if (threadIdx.x == 0) {
         tensor_prefetch(x);
         tensor_prefetch(w1);
@@ -450,12 +264,6 @@ extern "C" __global__ void SHAPE vecmill_feed_forward_sm90(
         init_barriers(shared);
     }
     __syncthreads();
-    if (CLUSTER > 1) {
-        cluster_sync();
-    }
-    compute_tiles(with, shared, schedule);
-    // A block's shared memory must outlive what the others send to it.
-    if (CLUSTER > 1) {
-        cluster_sync();
-    }
+    await_previous_kernel();
+    compute_tiles(with, shared, Schedule(rows, backwards));
 }

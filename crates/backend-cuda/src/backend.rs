@@ -16,9 +16,9 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape, TensorView,
-    Workspace, biases_by_distance,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
+    Indices, Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape,
+    TensorView, Workspace, biases_by_distance,
 };
 use vecmill_memory::{Cause, Source, SourceError};
 
@@ -318,6 +318,10 @@ impl Backend for CudaBackend {
         0
     }
 
+    fn fuses_feed_forward(&self, rows: usize, up: &CudaLinear, down: &CudaLinear) -> bool {
+        self.fuses(rows, up, down)
+    }
+
     fn in_flight(&self) -> usize {
         IN_FLIGHT
     }
@@ -427,6 +431,14 @@ impl Backend for CudaBackend {
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
         self.multiply_norm(slab, op)
+    }
+
+    fn feed_forward(
+        &self,
+        slab: &mut CudaBlock,
+        op: &FeedForward<'_, Self>,
+    ) -> Result<(), BackendError> {
+        self.multiply_twice(slab, op)
     }
 
     fn attention(

@@ -64,7 +64,7 @@ pub(crate) struct EmbedOperands<'a> {
 }
 
 /// A layer normalisation's parameters.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct NormOperands<'a> {
     pub(crate) gain: DeviceSpan<'a>,
     pub(crate) bias: DeviceSpan<'a>,

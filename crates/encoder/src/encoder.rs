@@ -10,6 +10,7 @@ use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
 use crate::fit::last_where;
 use crate::forward::{LoadError, Network};
 use crate::model::{Model, Pooling};
+use crate::program::{Fusion, Program};
 
 /// A model, loaded onto a backend.
 ///
@@ -131,13 +132,19 @@ impl<B: Backend> Encoder<B> {
 
     /// The plan of this very shape, made anew.
     pub fn plan_exactly(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape).plan()
+        self.network.program(&self.backend, shape, Fusion::Of(shape.tokens)).plan()
+    }
+
+    /// As the plan of its bucket says.
+    fn program(&self, shape: Shape) -> Program<'_, B> {
+        let fusion = Fusion::Of(shape.bucket(self.largest).tokens);
+        self.network.program(&self.backend, shape, fusion)
     }
 
     /// Whether a batch of `shape` can run as `plan` says.
     #[cfg(test)]
     pub(crate) fn holds(&self, shape: Shape, plan: &Plan) -> bool {
-        self.network.program(&self.backend, shape).fits(plan)
+        self.program(shape).fits(plan)
     }
 
     /// The most tokens of a batch that surely fits a slab of `bytes`, whatever the lengths of its
@@ -146,7 +153,9 @@ impl<B: Backend> Encoder<B> {
         let Shape { tokens: limit, longest, .. } = self.largest;
         let fits = |tokens: usize| {
             let shape = Shape { tokens, sequences: tokens, longest: longest.min(tokens) };
-            self.plan(shape).peak_bytes() <= bytes
+            let shape = shape.bucket(self.largest);
+            let program = self.network.program(&self.backend, shape, Fusion::Never);
+            program.plan().peak_bytes() <= bytes
         };
         last_where(fits, 0, limit.min(MAX_BATCH_TOKENS))
     }
@@ -171,7 +180,7 @@ impl<B: Backend> Encoder<B> {
         self.check(batch)?;
         let exact = batch.shape();
         let shape = if self.backend.pads(exact) { exact.bucket(self.largest) } else { exact };
-        let program = self.network.program(&self.backend, shape).placed(self.plan(shape));
+        let program = self.program(shape).placed(self.plan(shape));
         let bytes = program.plan().peak_bytes();
         let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;
         let offset = self.limits.position_offset;

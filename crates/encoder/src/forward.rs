@@ -7,7 +7,7 @@
 use crate::backend::{Backend, EmbeddingTensors, LinearTensors, NormTensors};
 use crate::batch::Shape;
 use crate::model::{Activation, Model, ModelError};
-use crate::program::Program;
+use crate::program::{Fusion, Layers, Program};
 use crate::{BackendError, Pooling};
 
 /// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
@@ -45,9 +45,14 @@ struct Dense<B: Backend> {
 }
 
 impl<B: Backend> Network<B> {
-    /// Records the forward pass for batches of `shape`.
-    pub(crate) fn program<'m>(&'m self, backend: &'m B, shape: Shape) -> Program<'m, B> {
-        let mut pass = Program::new(backend, shape);
+    /// Records the forward pass for batches of `shape`, with [`Fusion`]s as `fusion` says.
+    pub(crate) fn program<'m>(
+        &'m self,
+        backend: &'m B,
+        shape: Shape,
+        fusion: Fusion,
+    ) -> Program<'m, B> {
+        let mut pass = Program::new(backend, shape, fusion);
         let mut hidden = pass.embed(&self.embeddings, self.hidden);
         for layer in &self.layers {
             let qkv = pass.linear(hidden, &layer.qkv, 3 * self.hidden, Activation::Identity);
@@ -58,8 +63,13 @@ impl<B: Backend> Network<B> {
                 hidden,
                 &layer.attention_norm,
             );
-            let wide = pass.linear(attended, &layer.up, self.intermediate, self.activation);
-            hidden = pass.linear_add_norm(wide, &layer.down, attended, &layer.output_norm);
+            let layers = Layers {
+                up: &layer.up,
+                intermediate: self.intermediate,
+                activation: self.activation,
+                down: &layer.down,
+            };
+            hidden = pass.feed_forward(attended, layers, &layer.output_norm);
         }
         let mut sentence = pass.pool(hidden, self.pooling);
         for dense in &self.dense {

@@ -28,9 +28,9 @@ mod relative;
 mod warm_up;
 
 pub use backend::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
-    Linear, LinearAddNorm, LinearTensors, NarrowPrecision, NormTensors, Pool, Precision, Sequences,
-    Slab, Stream, Workspace,
+    AddNorm, Attention, Backend, BackendError, Between, Buffer, Copies, Embed, EmbeddingTensors,
+    FeedForward, Indices, Linear, LinearAddNorm, LinearTensors, NarrowPrecision, NormTensors, Pool,
+    Precision, Sequences, Slab, Stream, Workspace,
 };
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, Started, finish};

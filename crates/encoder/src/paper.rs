@@ -70,12 +70,25 @@ impl fmt::Debug for Footprint {
 pub struct PaperBackend {
     footprint: Footprint,
     weight_bytes: AtomicUsize,
+    #[cfg(test)]
+    fuses_feed_forward: fn(usize) -> bool,
 }
 
 impl PaperBackend {
     /// A device that takes as much as `footprint` says.
     pub fn new(footprint: Footprint) -> Self {
-        Self { footprint, weight_bytes: AtomicUsize::new(0) }
+        Self {
+            footprint,
+            weight_bytes: AtomicUsize::new(0),
+            #[cfg(test)]
+            fuses_feed_forward: |_| false,
+        }
+    }
+
+    /// One that fuses feed-forward blocks of some numbers of rows.
+    #[cfg(test)]
+    pub(crate) fn fusing(footprint: Footprint, fuses_feed_forward: fn(usize) -> bool) -> Self {
+        Self { fuses_feed_forward, ..Self::new(footprint) }
     }
 
     /// Bytes of the weights that were loaded so far, each tensor aligned as in a
@@ -154,6 +167,11 @@ impl Backend for PaperBackend {
 
     fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize {
         (self.footprint.attention_workspace)(tokens, longest, head_size)
+    }
+
+    #[cfg(test)]
+    fn fuses_feed_forward(&self, rows: usize, _: &PaperLinear, _: &PaperLinear) -> bool {
+        (self.fuses_feed_forward)(rows)
     }
 
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<PaperLinear, BackendError> {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use vecmill_memory::{BufferId, Lease, Plan, Planner};
 
 use crate::backend::{
-    Attention, Backend, BackendError, Buffer, Copies, Embed, Indices, Linear, LinearAddNorm, Pool,
-    Sequences, Slab, Workspace,
+    Attention, Backend, BackendError, Between, Buffer, Copies, Embed, FeedForward, Indices, Linear,
+    LinearAddNorm, Pool, Sequences, Slab, Workspace,
 };
 use crate::batch::{Batch, IndexLayout, Shape};
 use crate::model::{Activation, Pooling};
@@ -31,6 +31,27 @@ pub(crate) struct Value {
 struct Scratch {
     id: BufferId,
     bytes: usize,
+}
+
+/// Which operations may be one kernel, and so need less memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fusion {
+    /// Those that the backend fuses for so many rows: the most of the bucket, all batches of which
+    /// then take the same steps.
+    Of(usize),
+    /// None, as if the backend could not: what fusing saves differs from size to size, and whoever
+    /// wants the most that a batch may take can't count on it.
+    Never,
+}
+
+/// The linear layers of a feed-forward block.
+#[derive(Debug)]
+pub(crate) struct Layers<'m, B: Backend> {
+    pub(crate) up: &'m B::Linear,
+    /// Columns between the two.
+    pub(crate) intermediate: usize,
+    pub(crate) activation: Activation,
+    pub(crate) down: &'m B::Linear,
 }
 
 #[derive(Debug)]
@@ -61,6 +82,13 @@ enum Step<'m, B: Backend> {
         output: Value,
         scratch: Scratch,
     },
+    FeedForward {
+        input: Value,
+        layers: Layers<'m, B>,
+        norm: &'m B::Norm,
+        output: Value,
+        between: Option<(Value, Scratch)>,
+    },
     Pool {
         input: Value,
         pooling: Pooling,
@@ -73,6 +101,7 @@ enum Step<'m, B: Backend> {
 pub(crate) struct Program<'m, B: Backend> {
     backend: &'m B,
     shape: Shape,
+    fusion: Fusion,
     planner: Planner,
     steps: Vec<Step<'m, B>>,
     /// What was read of each value so far.
@@ -82,12 +111,12 @@ pub(crate) struct Program<'m, B: Backend> {
 }
 
 impl<'m, B: Backend> Program<'m, B> {
-    pub(crate) fn new(backend: &'m B, shape: Shape) -> Self {
+    pub(crate) fn new(backend: &'m B, shape: Shape, fusion: Fusion) -> Self {
         let mut planner = Planner::new();
         let indices = planner.buffer(index_bytes(IndexLayout::of(shape).length), 0..=0);
         let nothing = Value { id: indices, rows: 0, columns: 0, index: 0 };
         let (steps, copies) = (Vec::new(), Vec::new());
-        Self { backend, shape, planner, steps, copies, indices, result: nothing }
+        Self { backend, shape, fusion, planner, steps, copies, indices, result: nothing }
     }
 
     pub(crate) fn embed(&mut self, tables: &'m B::Embeddings, hidden: usize) -> Value {
@@ -142,6 +171,32 @@ impl<'m, B: Backend> Program<'m, B> {
         let bytes = self.backend.linear_workspace(rows, input.columns, columns);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::LinearAddNorm { input, weights, residual, norm, output, scratch });
+        output
+    }
+
+    pub(crate) fn feed_forward(
+        &mut self,
+        input: Value,
+        layers: Layers<'m, B>,
+        norm: &'m B::Norm,
+    ) -> Value {
+        let Layers { up, intermediate, down, .. } = layers;
+        let Value { rows, columns, .. } = input;
+        self.read_by(up, input);
+        self.read(input, Copies::Wide);
+        let output = self.value(rows, columns);
+        let fused = match self.fusion {
+            Fusion::Of(rows) => self.backend.fuses_feed_forward(rows, up, down),
+            Fusion::Never => false,
+        };
+        let between = (!fused).then(|| {
+            let wide = self.value(rows, intermediate);
+            self.read_by(down, wide);
+            let bytes = |inputs, outputs| self.backend.linear_workspace(rows, inputs, outputs);
+            let bytes = bytes(columns, intermediate).max(bytes(intermediate, columns));
+            (wide, self.scratch(bytes))
+        });
+        self.steps.push(Step::FeedForward { input, layers, norm, output, between });
         output
     }
 
@@ -255,14 +310,21 @@ impl<B: Backend> Planned<'_, B> {
 
     /// The furthest byte of what a step writes; what it reads, another step has written.
     fn end_of(&self, step: &Step<'_, B>) -> usize {
-        let (output, scratch) = match step {
+        let (output, wide, scratch) = match step {
             Step::Linear { output, scratch, .. }
             | Step::LinearAddNorm { output, scratch, .. }
-            | Step::Attention { output, scratch, .. } => (*output, Some(self.workspace(scratch))),
-            Step::Embed { output, .. } | Step::Pool { output, .. } => (*output, None),
+            | Step::Attention { output, scratch, .. } => (output, None, Some(scratch)),
+            Step::FeedForward { output, between: Some((wide, scratch)), .. } => {
+                (output, Some(wide), Some(scratch))
+            }
+            Step::Embed { output, .. }
+            | Step::FeedForward { output, between: None, .. }
+            | Step::Pool { output, .. } => (output, None, None),
         };
-        let output = self.program.backend.end_of(self.buffer(output));
-        output.max(scratch.map_or(0, |scratch| scratch.offset + scratch.bytes))
+        let end = |value: &Value| self.program.backend.end_of(self.buffer(*value));
+        let scratch = scratch.map(|scratch| self.workspace(scratch));
+        let scratch = scratch.map_or(0, |scratch| scratch.offset + scratch.bytes);
+        end(output).max(wide.map_or(0, end)).max(scratch)
     }
 
     fn run_step(&self, step: &Step<'_, B>, slab: &mut Slab<B>) -> Result<(), BackendError> {
@@ -292,6 +354,16 @@ impl<B: Backend> Planned<'_, B> {
                 let (output, workspace) = (self.buffer(output), self.workspace(scratch));
                 let op = LinearAddNorm { input, weights, residual, norm, output, workspace };
                 backend.linear_add_norm(slab, &op)
+            }
+            Step::FeedForward { input, ref layers, norm, output, ref between } => {
+                let &Layers { up, activation, down, .. } = layers;
+                let (input, output) = (self.buffer(input), self.buffer(output));
+                let between = between.as_ref().map(|(wide, scratch)| Between {
+                    matrix: self.buffer(*wide),
+                    workspace: self.workspace(scratch),
+                });
+                let op = FeedForward { input, up, activation, down, norm, output, between };
+                backend.feed_forward(slab, &op)
             }
             Step::Pool { input, pooling, output } => {
                 let (input, output) = (self.buffer(input), self.buffer(output));
@@ -324,5 +396,35 @@ impl<B: Backend> Planned<'_, B> {
         let Shape { sequences, longest, .. } = self.program.shape;
         let layout = IndexLayout::of(self.program.shape);
         Sequences { starts: self.part(layout.starts, sequences + 1), longest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::DType;
+    use crate::paper::{Footprint, PaperBackend};
+
+    #[test]
+    fn a_fused_block_takes_no_memory_between_its_layers() {
+        const ROWS: usize = 1024;
+        const HIDDEN: usize = 32;
+        const WIDE: usize = 4 * HIDDEN;
+        let footprint = Footprint { linear_workspace: 4096, ..Footprint::gpu(DType::F16) };
+        let backend = PaperBackend::fusing(footprint, |rows| rows == ROWS);
+        let linear = backend.load_linear(&[]).unwrap();
+        let peak = |fusion| {
+            let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
+            let mut pass = Program::new(&backend, shape, fusion);
+            let rows = pass.embed(&(), HIDDEN);
+            let (up, down, activation) = (&linear, &linear, Activation::Gelu);
+            let layers = Layers { up, intermediate: WIDE, activation, down };
+            let rows = pass.feed_forward(rows, layers, &());
+            pass.finish(rows).plan().peak_bytes()
+        };
+        let fused = peak(Fusion::Of(ROWS));
+        assert_eq!(fused, 2 * 2 * ROWS * HIDDEN);
+        assert_eq!(peak(Fusion::Of(ROWS - 1)), fused + 2 * ROWS * WIDE + 4096);
+        assert_eq!(peak(Fusion::Never), peak(Fusion::Of(ROWS - 1)));
     }
 }

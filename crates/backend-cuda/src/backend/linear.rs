@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vecmill_encoder::{
-    Activation, AddNorm, Backend, BackendError, Buffer, Copies, Linear, LinearAddNorm,
+    Activation, AddNorm, Backend, BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm,
     LinearTensors,
 };
 use vecmill_memory::SourceError;
@@ -11,13 +11,14 @@ use vecmill_memory::SourceError;
 use super::narrow::NarrowLayer;
 use super::ways::{Size, Then};
 use super::{CudaBackend, failed, scratch};
-use crate::gemm::{self, Format, HopperGemm, HopperProduct, Widths};
+use crate::gemm::{self, Format, HopperFeedForward, HopperGemm, HopperProduct, Widths};
 use crate::source::CudaBlock;
 use crate::stopwatch;
 use crate::weights::Tensor;
 
 const OPERATION: &str = "linear";
 const FUSED_OPERATION: &str = "linear, add and normalise";
+const BLOCK_OPERATION: &str = "feed forward";
 
 /// A linear layer on the device.
 #[derive(Debug)]
@@ -211,6 +212,59 @@ impl CudaBackend {
         let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
         self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
         self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
+    }
+
+    pub(super) fn fuses(&self, rows: usize, up: &CudaLinear, down: &CudaLinear) -> bool {
+        let layers = self.fusable(up, down);
+        layers.is_some_and(|(hopper, _)| hopper.fuses(rows, up.inputs, up.outputs))
+    }
+
+    /// Our own kernels and the tensors of two layers, where they may be computed as one.
+    fn fusable<'a>(
+        &'a self,
+        up: &'a CudaLinear,
+        down: &'a CudaLinear,
+    ) -> Option<(&'a HopperGemm, [&'a WideLayer; 2])> {
+        // Of narrow copies, which FP8 also has of wide layers' outputs, the kernel knows nothing.
+        let hopper = self.hopper.as_ref().filter(|_| !self.fp8)?;
+        match (&up.tensors, &down.tensors) {
+            (LayerTensors::Wide(up), LayerTensors::Wide(down)) => Some((hopper, [up, down])),
+            _ => None,
+        }
+    }
+
+    /// In one launch if there is no memory for two.
+    pub(super) fn multiply_twice(
+        &self,
+        slab: &mut CudaBlock,
+        op: &FeedForward<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let (rows, hidden, intermediate) = (op.input.rows, op.up.inputs, op.up.outputs);
+        let fusable = self.fusable(op.up, op.down);
+        if let (Some((hopper, _)), true) = (fusable, self.ways.tuning()) {
+            // Sizes that are practised may be none of those that are fused.
+            let ready = hopper.prepare_to_fuse(rows, hidden, intermediate, op.activation);
+            ready.map_err(failed(BLOCK_OPERATION))?;
+        }
+        let Some((hopper, [up, down])) = fusable.filter(|_| op.between.is_none()) else {
+            return op.in_two(self, slab);
+        };
+        let block = || -> Result<_, SourceError> {
+            Ok(HopperFeedForward {
+                rows,
+                hidden,
+                intermediate,
+                input: self.span(slab, op.input)?,
+                up: (up.weight.span()?, up.wide_bias.span()?),
+                activation: op.activation,
+                down: (down.weight.span()?, down.wide_bias.span()?),
+                norm: op.norm.operands()?,
+                output: self.span(slab, op.output)?,
+                backwards: self.sweeps.turn(),
+            })
+        };
+        let block = block().map_err(failed(BLOCK_OPERATION))?;
+        hopper.feed_forward(&self.stream, &block).map_err(failed(BLOCK_OPERATION))
     }
 
     /// Our own kernels and their operands, where they can compute this layer.

@@ -65,6 +65,9 @@ pub(crate) const GEMM_SM90: Source = source!(
     "gemm_sm90_epilogue.cuh",
     "gemm_sm90.cu"
 );
+/// Whole feed-forward blocks on Hopper.
+pub(crate) const FEED_FORWARD_SM90: Source =
+    source!("prelude.cuh", "hopper.cuh", "feed_forward_sm90_tiles.cuh", "feed_forward_sm90.cu");
 
 impl Source {
     /// The last text's name: that of the kernels.
@@ -181,7 +184,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::gemm::used;
+    use crate::gemm::{used, used_feed_forward};
     use crate::kernels::{HOPPER_HEAD_SIZE, hopper_shared_bytes};
 
     #[test]
@@ -246,20 +249,25 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn every_used_variant_for_hopper_compiles_and_takes_the_shared_memory_it_is_given() {
         let nvrtc = Nvrtc::load().unwrap();
-        for (variant, define) in used().into_iter().flat_map(|v| [(v, "T_F16"), (v, "T_BF16")]) {
-            let mut options = vec!["--std=c++17".to_owned()];
-            options.extend(["--gpu-architecture=sm_90a".to_owned(), format!("-D{define}")]);
-            options.extend(variant.defines().iter().map(|define| format!("-D{define}")));
-            let check = format!("static_assert(SHARED_BYTES == {});", variant.shared_bytes());
-            let code = nvrtc.compile(GEMM_SM90.name(), &(GEMM_SM90.text() + &check), &options);
-            assert!(!code.unwrap().is_empty());
+        let products = used().into_iter().map(|v| (GEMM_SM90, v.shared_bytes(), v.defines()));
+        let blocks = used_feed_forward().into_iter();
+        let blocks = blocks.map(|b| (FEED_FORWARD_SM90, b.shared_bytes(), b.defines()));
+        for (source, shared_bytes, defines) in products.chain(blocks) {
+            for define in ["T_F16", "T_BF16"] {
+                let mut options = vec!["--std=c++17".to_owned()];
+                options.extend(["--gpu-architecture=sm_90a".to_owned(), format!("-D{define}")]);
+                options.extend(defines.iter().map(|define| format!("-D{define}")));
+                let check = format!("static_assert(SHARED_BYTES == {shared_bytes});");
+                let code = nvrtc.compile(source.name(), &(source.text() + &check), &options);
+                assert!(!code.unwrap().is_empty());
+            }
         }
     }
 
     #[test]
     fn every_file_of_kernels_is_part_of_the_program() {
         let mut sources = vec![NORM, POOL, ACTIVATION, LINEAR_ANY];
-        sources.extend([ATTENTION, ATTENTION_SM90, ATTENTION_ANY, GEMM_SM90]);
+        sources.extend([ATTENTION, ATTENTION_SM90, ATTENTION_ANY, GEMM_SM90, FEED_FORWARD_SM90]);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
         // It is not there if the test was built on another machine.
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
@@ -310,7 +318,7 @@ mod tests {
     #[test]
     fn every_kernel_waits_for_the_one_before() {
         let files = [NORM, POOL, ACTIVATION, LINEAR_ANY, ATTENTION, ATTENTION_SM90, ATTENTION_ANY];
-        for Source(files) in files.into_iter().chain([GEMM_SM90]) {
+        for Source(files) in files.into_iter().chain([GEMM_SM90, FEED_FORWARD_SM90]) {
             let (file, text) = files.last().unwrap();
             let kernels = text.matches("extern \"C\" __global__").count();
             let waits = text.matches("await_previous_kernel();").count();

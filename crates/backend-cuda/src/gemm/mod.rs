@@ -42,9 +42,11 @@ use crate::driver::cublaslt::{
 use crate::stream::CudaStream;
 use choices::{Choices, Key};
 pub use error::GemmError;
+pub(crate) use hopper::{
+    FeedForward as HopperFeedForward, HopperGemm, Product as HopperProduct, Widths,
+};
 #[cfg(test)]
-pub(crate) use hopper::used;
-pub(crate) use hopper::{HopperGemm, Product as HopperProduct, Widths};
+pub(crate) use hopper::{used, used_feed_forward};
 pub use shape::{Bucket, Format};
 pub use tune::Tuned;
 

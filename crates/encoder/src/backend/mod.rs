@@ -19,8 +19,8 @@ use crate::e4m3;
 use crate::model::{Activation, DType, TensorView};
 
 pub use operations::{
-    AddNorm, Attention, Buffer, Copies, Embed, EmbeddingTensors, Indices, Linear, LinearAddNorm,
-    LinearTensors, NormTensors, Pool, Sequences, Workspace,
+    AddNorm, Attention, Between, Buffer, Copies, Embed, EmbeddingTensors, FeedForward, Indices,
+    Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Sequences, Workspace,
 };
 
 /// The slab type of a backend's memory source.
@@ -168,6 +168,13 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// for more of either.
     fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize;
 
+    /// Whether a [`FeedForward`] of `rows`, or a few less, is one kernel that keeps what is between
+    /// the layers out of memory.
+    fn fuses_feed_forward(&self, rows: usize, up: &Self::Linear, down: &Self::Linear) -> bool {
+        let _ = (rows, up, down);
+        false
+    }
+
     /// Loads linear layers that share their input, stacked as one: outputs beside each other.
     ///
     /// # Errors
@@ -310,6 +317,19 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
         self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
         self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
+    }
+
+    /// A transformer's feed-forward block: one kernel where there is no memory for what is
+    /// [between](FeedForward::between) its layers, otherwise two operations.
+    ///
+    /// # Errors
+    /// When the device fails, or the backend needs memory that is not there.
+    fn feed_forward(
+        &self,
+        slab: &mut Slab<Self>,
+        op: &FeedForward<'_, Self>,
+    ) -> Result<(), BackendError> {
+        op.in_two(self, slab)
     }
 
     /// Starts copying activations to the host, behind everything before.

@@ -4,7 +4,7 @@
 
 use vecmill_memory::ALIGNMENT;
 
-use super::Backend;
+use super::{Backend, BackendError, Slab};
 use crate::e4m3;
 use crate::model::{Activation, Pooling, TensorView};
 
@@ -203,6 +203,54 @@ pub struct LinearAddNorm<'a, B: Backend> {
     /// into it.
     pub output: Buffer,
     /// As [`Backend::linear_workspace`] asked.
+    pub workspace: Workspace,
+}
+
+/// `output = norm(down(activation(up(input))) + input)`, where layers are linear.
+#[derive(Debug)]
+pub struct FeedForward<'a, B: Backend> {
+    /// `[rows, hidden]`
+    pub input: Buffer,
+    /// Weight and bias of the first layer.
+    pub up: &'a B::Linear,
+    /// Applied to each element of what is between the layers.
+    pub activation: Activation,
+    /// Weight and bias of the second layer.
+    pub down: &'a B::Linear,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[rows, hidden]`, apart from all others, wide or both.
+    pub output: Buffer,
+    /// Memory for what is between the layers, if the backend does not
+    /// [fuse](Backend::fuses_feed_forward) them.
+    pub between: Option<Between>,
+}
+
+impl<B: Backend> FeedForward<'_, B> {
+    /// Runs it as two operations.
+    ///
+    /// # Errors
+    /// When one of them fails, or there is no memory for what is between them.
+    pub fn in_two(&self, backend: &B, slab: &mut Slab<B>) -> Result<(), BackendError> {
+        let &Self { input, up, activation, down, norm, output, between } = self;
+        let Some(Between { matrix, workspace }) = between else {
+            let reason = "it got no memory for what is between its layers: please report this";
+            return Err(BackendError { operation: "feed forward", reason: reason.into() });
+        };
+        let first = Linear { input, weights: up, activation, output: matrix, workspace };
+        backend.linear(slab, &first)?;
+        let (input, residual) = (matrix, input);
+        let second = LinearAddNorm { input, weights: down, residual, norm, output, workspace };
+        backend.linear_add_norm(slab, &second)
+    }
+}
+
+/// Memory of a [`FeedForward`] in two operations.
+#[derive(Debug, Clone, Copy)]
+pub struct Between {
+    /// `[rows, intermediate]`; wide, or narrow if the second layer is.
+    pub matrix: Buffer,
+    /// As [`Backend::linear_workspace`] asked for either layer.
     pub workspace: Workspace,
 }
 

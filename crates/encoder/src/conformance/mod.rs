@@ -53,6 +53,9 @@ pub enum Failure {
 /// makes them at the end.
 const LENGTHS: [usize; 11] = [1, 7, 0, 64, 5, 6, 33, 130, 2, 0, 0];
 
+/// Rows that a GPU of 16 multiprocessors deals out without remainder: there it may pay to fuse.
+const FUSED_ROWS: usize = 2048;
+
 /// Runs every operation against the reference.
 ///
 /// # Errors
@@ -86,9 +89,11 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
         Activation::Tanh,
     ] {
         stage()?.check_linear(30, 64, 128, activation)?;
-        stage()?.check_two_linear(30, 64, 128, activation)?;
+        stage()?.check_feed_forward([30, 64, 128], activation, false)?;
+        stage()?.check_feed_forward([FUSED_ROWS, 384, 64], activation, true)?;
     }
-    stage()?.check_two_linear(70, 384, 1536, Activation::Gelu)?;
+    stage()?.check_feed_forward([70, 384, 1536], Activation::Gelu, false)?;
+    stage()?.check_feed_forward([FUSED_ROWS, 256, 192], Activation::Gelu, true)?;
     for (heads, head_size) in [(2, 16), (3, 32), (2, 64), (1, 96), (2, 128)] {
         stage()?.check_attention(&LENGTHS, heads, head_size, false)?;
         stage()?.check_attention(&LENGTHS, heads, head_size, true)?;

@@ -10,8 +10,9 @@ use vecmill_memory::{Lease, Pool};
 use super::reference::{self, Bounded, Matrix};
 use super::{Backend, Failure};
 use crate::backend::{
-    self, AddNorm, Attention, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
-    Linear, LinearAddNorm, LinearTensors, NormTensors, Precision, Sequences, Workspace,
+    self, AddNorm, Attention, BackendError, Between, Buffer, Copies, Embed, EmbeddingTensors,
+    FeedForward, Indices, Linear, LinearAddNorm, LinearTensors, NormTensors, Precision, Sequences,
+    Workspace,
 };
 use crate::e4m3;
 use crate::model::{Activation, Pooling, TensorView};
@@ -143,26 +144,21 @@ impl<'b, B: Backend> Stage<'b, B> {
     ) -> Result<(), Failure> {
         let (input, x) = self.random(count, inputs)?;
         let (residual, y) = self.random(count, columns)?;
-        let weight = self.random.tensor(&[columns, inputs])?;
-        let part = LinearTensors { weight, bias: Some(self.random.tensor(&[columns])?) };
+        let part = self.linear_tensors(columns, inputs)?;
         let layer = Layer::of(slice::from_ref(&part));
         let tensors = self.norm_tensors(columns)?;
         let weights = self.backend.load_linear(&[part])?;
         let norm = self.backend.load_norm(&tensors)?;
-        let output = self.buffer_of(count, columns, Copies::Both);
+        let output = self.normalised_buffer(count, columns);
         let workspace = self.workspace(self.backend.linear_workspace(count, inputs, columns));
         let op =
             LinearAddNorm { input, weights: &weights, residual, norm: &norm, output, workspace };
         self.backend.linear_add_norm(self.lease.block_mut(), &op)?;
         let (precision, narrow) = (self.backend.precision(), self.backend.is_narrow(&weights));
         let expected = x.iter().zip(&y).flat_map(|(x, y)| {
-            // The sum may be stored as well, where the residual is added with the bias.
             let x = x.iter().copied().map(Bounded::exact);
             let projected = layer.apply(x, Activation::Identity, precision, narrow);
-            let sums = projected.into_iter().zip(y).map(|(x, &y)| {
-                reference::sum(&[x, Bounded::exact(y)], precision).stored(precision)
-            });
-            self.normalised(sums.map(|sum| [sum]), &tensors)
+            self.add_normalised(projected, y, &tensors)
         });
         let expected = expected.collect();
         self.compare(
@@ -170,6 +166,51 @@ impl<'b, B: Backend> Stage<'b, B> {
             output,
             expected,
         )
+    }
+
+    /// `only_fused` says that it counts only where the backend fuses it.
+    pub(super) fn check_feed_forward(
+        mut self,
+        [count, hidden, intermediate]: [usize; 3],
+        activation: Activation,
+        only_fused: bool,
+    ) -> Result<(), Failure> {
+        let (input, x) = self.random(count, hidden)?;
+        let parts = [
+            self.linear_tensors(intermediate, hidden)?,
+            self.linear_tensors(hidden, intermediate)?,
+        ];
+        let tensors = self.norm_tensors(hidden)?;
+        let load = |part| self.backend.load_linear(slice::from_ref(part));
+        let (up, down) = (load(&parts[0])?, load(&parts[1])?);
+        let norm = self.backend.load_norm(&tensors)?;
+        let fused = self.backend.fuses_feed_forward(count, &up, &down);
+        if only_fused && !fused {
+            return Ok(());
+        }
+        let narrow = [&up, &down].map(|layer| self.backend.is_narrow(layer));
+        let between = (!fused).then(|| {
+            let copies = if narrow[1] { Copies::Narrow } else { Copies::Wide };
+            let bytes = |inputs, outputs| self.backend.linear_workspace(count, inputs, outputs);
+            let bytes = bytes(hidden, intermediate).max(bytes(intermediate, hidden));
+            let matrix = self.buffer_of(count, intermediate, copies);
+            Between { matrix, workspace: self.workspace(bytes) }
+        });
+        let output = self.normalised_buffer(count, hidden);
+        let (up, down, norm) = (&up, &down, &norm);
+        let op = FeedForward { input, up, activation, down, norm, output, between };
+        self.backend.feed_forward(self.lease.block_mut(), &op)?;
+        let (layers, precision) = (parts.map(|part| Layer::of(&[part])), self.backend.precision());
+        let expected = x.iter().flat_map(|x| {
+            let rows = x.iter().copied().map(Bounded::exact);
+            let wide = layers[0].apply(rows, activation, precision, narrow[0]);
+            let of_last = Activation::Identity;
+            let projected = layers[1].apply(wide.into_iter(), of_last, precision, narrow[1]);
+            self.add_normalised(projected, x, &tensors)
+        });
+        let case = format!("feed forward {count}×{hidden}→{intermediate} {activation:?}");
+        let expected = expected.collect();
+        self.compare(&case, output, expected)
     }
 
     pub(super) fn check_linear(
@@ -184,8 +225,7 @@ impl<'b, B: Backend> Stage<'b, B> {
         let sizes = if outputs.is_multiple_of(2) { vec![outputs / 2; 2] } else { vec![outputs] };
         let mut parts = Vec::new();
         for size in sizes {
-            let weight = self.random.tensor(&[size, inputs])?;
-            parts.push(LinearTensors { weight, bias: Some(self.random.tensor(&[size])?) });
+            parts.push(self.linear_tensors(size, inputs)?);
         }
         let weights = self.backend.load_linear(&parts)?;
         let output = self.buffer(count, outputs);
@@ -198,50 +238,6 @@ impl<'b, B: Backend> Stage<'b, B> {
             layer.apply(x.iter().copied().map(Bounded::exact), activation, precision, narrow)
         });
         let case = format!("linear {count}×{inputs}→{outputs} {activation:?}");
-        let expected = expected.collect();
-        self.compare(&case, output, expected)
-    }
-
-    /// Two layers, the first of which writes what the second one reads, and nothing else.
-    pub(super) fn check_two_linear(
-        mut self,
-        count: usize,
-        inputs: usize,
-        between: usize,
-        activation: Activation,
-    ) -> Result<(), Failure> {
-        let (input, x) = self.random(count, inputs)?;
-        let mut part = |outputs, inputs| -> Result<LinearTensors, Failure> {
-            let weight = self.random.tensor(&[outputs, inputs])?;
-            Ok(LinearTensors { weight, bias: Some(self.random.tensor(&[outputs])?) })
-        };
-        let parts = [part(between, inputs)?, part(inputs, between)?];
-        let load = |part| self.backend.load_linear(slice::from_ref(part));
-        let (up, down) = (load(&parts[0])?, load(&parts[1])?);
-        let narrow = [&up, &down].map(|layer| self.backend.is_narrow(layer));
-        let copies = if narrow[1] { Copies::Narrow } else { Copies::Wide };
-        let wide = self.buffer_of(count, between, copies);
-        let output = self.buffer(count, inputs);
-        let workspace = self.workspace(self.backend.linear_workspace(count, inputs, between));
-        let op = Linear { input, weights: &up, activation, output: wide, workspace };
-        self.backend.linear(self.lease.block_mut(), &op)?;
-        let workspace = self.workspace(self.backend.linear_workspace(count, between, inputs));
-        let activation_of_last = Activation::Identity;
-        let op = Linear {
-            input: wide,
-            weights: &down,
-            activation: activation_of_last,
-            output,
-            workspace,
-        };
-        self.backend.linear(self.lease.block_mut(), &op)?;
-        let (layers, precision) = (parts.map(|part| Layer::of(&[part])), self.backend.precision());
-        let expected = x.iter().flat_map(|x| {
-            let x = x.iter().copied().map(Bounded::exact);
-            let wide = layers[0].apply(x, activation, precision, narrow[0]);
-            layers[1].apply(wide.into_iter(), activation_of_last, precision, narrow[1])
-        });
-        let case = format!("linear {count}×{inputs}→{between}→{inputs} {activation:?}");
         let expected = expected.collect();
         self.compare(&case, output, expected)
     }
@@ -381,6 +377,26 @@ impl<'b, B: Backend> Stage<'b, B> {
         norm.apply(&sums, precision)
     }
 
+    /// A row's sum with `residual`, normalised.
+    fn add_normalised(
+        &self,
+        row: Vec<Bounded>,
+        residual: &[f64],
+        tensors: &NormTensors,
+    ) -> Vec<Bounded> {
+        let precision = self.backend.precision();
+        // The sum may be stored as well, where the residual is added with the bias.
+        let sum = |(x, &y): (Bounded, &f64)| {
+            [reference::sum(&[x, Bounded::exact(y)], precision).stored(precision)]
+        };
+        self.normalised(row.into_iter().zip(residual).map(sum), tensors)
+    }
+
+    fn linear_tensors(&mut self, outputs: usize, inputs: usize) -> Result<LinearTensors, Failure> {
+        let weight = self.random.tensor(&[outputs, inputs])?;
+        Ok(LinearTensors { weight, bias: Some(self.random.tensor(&[outputs])?) })
+    }
+
     fn norm_tensors(&mut self, columns: usize) -> Result<NormTensors, Failure> {
         let gain = self.random.tensor(&[columns])?;
         Ok(NormTensors { gain, bias: self.random.tensor(&[columns])?, epsilon: EPSILON })
@@ -409,6 +425,12 @@ impl<'b, B: Backend> Stage<'b, B> {
     fn buffer_of(&mut self, rows: usize, columns: usize, copies: Copies) -> Buffer {
         let buffer = Buffer { offset: 0, rows, columns, copies };
         Buffer { offset: self.take(self.backend.end_of(buffer)), ..buffer }
+    }
+
+    /// With the copies that normalised rows have in a forward pass.
+    fn normalised_buffer(&mut self, rows: usize, columns: usize) -> Buffer {
+        let narrow = self.backend.precision().narrow.is_some();
+        self.buffer_of(rows, columns, if narrow { Copies::Both } else { Copies::Wide })
     }
 
     fn workspace(&mut self, bytes: usize) -> Workspace {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vecmill_memory::{Cause, Source, SourceError};
 
 use crate::backend::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Slab, Stream,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
+    Indices, Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Slab, Stream,
 };
 use crate::batch::Shape;
 use crate::model::TensorView;
@@ -207,6 +207,10 @@ impl<B: Backend> Backend for Tried<B> {
         self.inner.attention_workspace(tokens, longest, head_size)
     }
 
+    fn fuses_feed_forward(&self, rows: usize, up: &B::Linear, down: &B::Linear) -> bool {
+        self.inner.fuses_feed_forward(rows, up, down)
+    }
+
     fn load_linear(&self, parts: &[LinearTensors]) -> Result<B::Linear, BackendError> {
         self.inner.load_linear(parts)
     }
@@ -299,6 +303,16 @@ impl<B: Backend> Backend for Tried<B> {
         let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
         let op = LinearAddNorm { input, weights, residual, norm, output, workspace };
         self.inner.linear_add_norm(slab, &op)
+    }
+
+    fn feed_forward(
+        &self,
+        slab: &mut Slab<B>,
+        op: &FeedForward<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let &FeedForward { input, up, activation, down, norm, output, between } = op;
+        let op = FeedForward { input, up, activation, down, norm, output, between };
+        self.inner.feed_forward(slab, &op)
     }
 
     fn fetch(&self, slab: &mut Slab<B>, from: Buffer) -> Result<B::Fetched, BackendError> {

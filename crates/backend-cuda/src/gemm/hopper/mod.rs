@@ -3,6 +3,7 @@
 //!
 //! - [`HopperGemm`] says which layers it takes, and computes them; [`Product`] names the operands.
 //! - `variant` has the kernels' configurations.
+//! - `feed_forward` has two products with all that is between and behind them, in one launch.
 //!
 //! Input and weight may be FP8, and the output, if the next layer is to read it.
 //!
@@ -14,22 +15,28 @@
 //! result depends on them only through their number: for more or fewer rows cuBLASLt or another
 //! variant may be chosen, by measurement at the start or else by the rule [`pays`](HopperGemm::pays).
 
+mod feed_forward;
 #[cfg(test)]
 mod tests;
 mod variant;
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vecmill_encoder::Activation;
 
 use super::Format;
-use crate::compiler::{Compiler, GEMM_SM90};
+use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
 use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorMap};
 use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
+pub(crate) use feed_forward::FeedForward;
+use feed_forward::FeedForwardKernel;
+#[cfg(test)]
+pub(crate) use feed_forward::used as used_feed_forward;
 pub(crate) use variant::Widths;
 #[cfg(test)]
 pub(crate) use variant::used;
@@ -66,10 +73,17 @@ pub(crate) struct HopperGemm {
     compiler: Arc<Compiler>,
     format: Format,
     element: TensorElement,
-    loaded: Mutex<HashMap<Variant, Loaded>>,
+    loaded: Mutex<HashMap<Configuration, Loaded>>,
 }
 
-/// A variant's kernel, and how many clusters of it the device runs at once.
+/// What is compiled as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Configuration {
+    Product(Variant),
+    FeedForward(FeedForwardKernel),
+}
+
+/// A configuration's kernel, and how many clusters of it the device runs at once.
 #[derive(Debug, Clone)]
 struct Loaded {
     kernel: Kernel,
@@ -152,7 +166,7 @@ impl HopperGemm {
             number(product.inputs),
             number(product.backwards.into()),
         ];
-        self.launch(stream, product, variant, &arguments)
+        self.launch_product(stream, product, variant, &arguments)
     }
 
     /// `output = norm(input · weightᵀ + bias + residual)`, on `stream` behind the work so far;
@@ -187,7 +201,7 @@ impl HopperGemm {
             number(product.inputs),
             number(product.backwards.into()),
         ];
-        self.launch(stream, product, variant, &arguments)
+        self.launch_product(stream, product, variant, &arguments)
     }
 
     /// Of input, weight and output.
@@ -217,41 +231,76 @@ impl HopperGemm {
         Ok(TensorMap::new(self.device.context(), matrix, element, size, box_size)?)
     }
 
-    /// Clusters go through the tiles by themselves: no more of them than run at once.
-    fn launch(
+    fn launch_product(
         &self,
         stream: &CudaStream,
         product: &Product<'_>,
         variant: Variant,
         arguments: &[Argument<'_>],
     ) -> Result<(), KernelError> {
-        let Loaded { kernel, clusters } = self.loaded(variant)?;
-        let clusters = variant.tiles(product.rows, product.outputs).min(clusters);
-        Ok(kernel.launch(stream.raw(), shape(variant, clusters), arguments)?)
+        let tiles = variant.tiles(product.rows, product.outputs);
+        self.launch(stream, Configuration::Product(variant), tiles, arguments)
     }
 
-    fn loaded(&self, variant: Variant) -> Result<Loaded, KernelError> {
+    /// Clusters go through the tiles by themselves: no more of them than run at once.
+    fn launch(
+        &self,
+        stream: &CudaStream,
+        configuration: Configuration,
+        tiles: usize,
+        arguments: &[Argument<'_>],
+    ) -> Result<(), KernelError> {
+        let Loaded { kernel, clusters } = self.loaded(configuration)?;
+        let launch = configuration.launch(tiles.min(clusters));
+        Ok(kernel.launch(stream.raw(), launch, arguments)?)
+    }
+
+    fn loaded(&self, configuration: Configuration) -> Result<Loaded, KernelError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = loaded.get(&variant) {
+        if let Some(known) = loaded.get(&configuration) {
             return Ok(known.clone());
         }
-        let module = self.compiler.load(GEMM_SM90, self.format, &variant.defines())?;
-        let kernel = module.kernel(variant.kernel())?;
-        kernel.allow_shared(variant.shared_bytes())?;
+        let (source, name, defines) = configuration.code();
+        let kernel = self.compiler.load(source, self.format, &defines)?.kernel(name)?;
         // One block fills a multiprocessor, so this many clusters are more than fit.
         let multiprocessors = self.device.info().multiprocessors as usize;
-        let many = shape(variant, multiprocessors);
-        let clusters = kernel.resident_clusters(many, variant.cluster())?;
+        let many = configuration.launch(multiprocessors);
+        kernel.allow_shared(many.shared_bytes)?;
+        let cluster = configuration.cluster();
+        let clusters = kernel.resident_clusters(many, cluster)?;
         // The driver answers for the whole device also where this is a part of it.
-        let clusters = clusters.min(multiprocessors / variant.cluster() as usize);
+        let clusters = clusters.min(multiprocessors / cluster as usize);
         let made = Loaded { kernel, clusters: clusters.max(1) };
-        loaded.insert(variant, made.clone());
+        loaded.insert(configuration, made.clone());
         Ok(made)
     }
 }
 
-fn shape(variant: Variant, clusters: usize) -> Launch {
-    let blocks = clusters * variant.cluster() as usize;
-    let shared_bytes = variant.shared_bytes();
-    Launch { blocks, threads: BLOCK_THREADS, shared_bytes, early: true }
+impl Configuration {
+    /// Source, kernel and macros.
+    fn code(self) -> (Source, &'static CStr, Vec<String>) {
+        match self {
+            Self::Product(variant) => (GEMM_SM90, variant.kernel(), variant.defines()),
+            Self::FeedForward(kernel) => {
+                (FEED_FORWARD_SM90, FeedForwardKernel::NAME, kernel.defines())
+            }
+        }
+    }
+
+    /// Blocks of a cluster.
+    fn cluster(self) -> u32 {
+        match self {
+            Self::Product(variant) => variant.cluster(),
+            Self::FeedForward(_) => 1,
+        }
+    }
+
+    fn launch(self, clusters: usize) -> Launch {
+        let blocks = clusters * self.cluster() as usize;
+        let (threads, shared_bytes) = match self {
+            Self::Product(variant) => (BLOCK_THREADS, variant.shared_bytes()),
+            Self::FeedForward(kernel) => (FeedForwardKernel::THREADS, kernel.shared_bytes()),
+        };
+        Launch { blocks, threads, shared_bytes, early: true }
+    }
 }

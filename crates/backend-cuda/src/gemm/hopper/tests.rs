@@ -152,12 +152,20 @@ impl Case {
 
     /// A row's sums, and how far those of the device may be off.
     fn sums(&self, row: usize) -> Vec<(f64, f64)> {
-        let input = self.input.row(row, self.inputs);
+        let input = self.input.row(row, self.inputs).iter().map(|&value| (value, 0.0));
+        self.sums_of(&input.collect::<Vec<_>>())
+    }
+
+    /// Those of a row whose numbers have errors themselves.
+    fn sums_of(&self, input: &[(f64, f64)]) -> Vec<(f64, f64)> {
         let sum = |(weight, bias): (&[f64], &f64)| {
-            let products = input.iter().zip(weight).map(|(a, b)| a * b);
+            let products = input.iter().zip(weight).map(|((a, _), b)| a * b);
             let magnitude: f64 = products.clone().map(f64::abs).sum::<f64>() + bias.abs();
+            let inherited: f64 =
+                input.iter().zip(weight).map(|((_, error), b)| error * b.abs()).sum();
             // Tensor cores cut where others round: 2^-23 each.
-            (products.sum::<f64>() + bias, (self.inputs + 2) as f64 * magnitude * 2_f64.powi(-23))
+            let own = (self.inputs + 2) as f64 * magnitude * 2_f64.powi(-23);
+            (products.sum::<f64>() + bias, inherited + own)
         };
         self.weight.values.chunks(self.inputs).zip(&self.bias.values).map(sum).collect()
     }
@@ -253,20 +261,78 @@ fn normalised_sums_are_within_rounding() {
             for (row, found) in case.found(&bench) {
                 let sums = case.sums(row).into_iter().zip(residual.row(row, columns));
                 let sums: Vec<_> = sums.map(|((sum, error), add)| (sum + add, error)).collect();
-                let count = columns as f64;
-                let mean = sums.iter().map(|(sum, _)| sum).sum::<f64>() / count;
-                let squares = sums.iter().map(|(sum, _)| (sum - mean).powi(2));
-                let deviation = (squares.sum::<f64>() / count).sqrt();
-                let worst = sums.iter().fold(0_f64, |worst, (_, error)| worst.max(*error));
-                for (column, found) in found.into_iter().enumerate() {
-                    let normal = (sums[column].0 - mean) / deviation;
-                    let expected = normal * gain.values[column] + bias.values[column];
-                    // The errors of the sum, the mean and the deviation.
-                    let error = (2.0 + normal.abs()) * worst / deviation + 1e-6;
-                    let allowed = error + 1.01 * roundoff(format) * expected.abs();
+                let expected = normalised(&sums, [&gain, &bias], format);
+                for ((expected, allowed), found) in expected.into_iter().zip(found) {
                     assert!(
                         (found - expected).abs() <= allowed,
                         "{format:?} {rows} x {inputs}, row {row}: {found}, not {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A row of sums with their errors, normalised and stored; and how far the device's may be off.
+fn normalised(sums: &[(f64, f64)], [gain, bias]: [&Matrix; 2], format: Format) -> Vec<(f64, f64)> {
+    let count = sums.len() as f64;
+    let mean = sums.iter().map(|(sum, _)| sum).sum::<f64>() / count;
+    let squares = sums.iter().map(|(sum, _)| (sum - mean).powi(2));
+    let deviation = (squares.sum::<f64>() / count).sqrt();
+    let worst = sums.iter().fold(0_f64, |worst, (_, error)| worst.max(*error));
+    let scaled = |((sum, _), (gain, bias)): (&(f64, f64), (&f64, &f64))| {
+        let normal = (sum - mean) / deviation;
+        let expected = normal * gain + bias;
+        // The errors of the sum, the mean and the deviation.
+        let error = (2.0 + normal.abs()) * worst / deviation + 1e-6;
+        (expected, error + 1.01 * roundoff(format) * expected.abs())
+    };
+    sums.iter().zip(gain.values.iter().zip(&bias.values)).map(scaled).collect()
+}
+
+/// Whole tiles and parts of them: rows, hidden size, columns in between.
+const BLOCKS: [(usize, usize, usize); 5] =
+    [(1, 384, 64), (129, 384, 1536), (130, 256, 1024), (2049, 384, 192), (20_000, 384, 64)];
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn feed_forward_blocks_are_within_rounding() {
+    for format in [Format::F16, Format::Bf16] {
+        let mut bench = Bench::open(format);
+        for (size, activation) in BLOCKS.into_iter().zip([Gelu, Gelu, Silu, Tanh, Relu]) {
+            let (rows, hidden, intermediate) = size;
+            let first = Case::new(&mut bench, (rows, hidden, intermediate));
+            let second = Case::new(&mut bench, (rows, intermediate, hidden));
+            let [gain, bias] = [(); 2].map(|()| bench.matrix(Format::F32, hidden));
+            let block = FeedForward {
+                rows,
+                hidden,
+                intermediate,
+                input: first.input.span(),
+                up: (first.weight.span(), first.bias.span()),
+                activation,
+                down: (second.weight.span(), second.bias.span()),
+                norm: NormOperands { gain: gain.span(), bias: bias.span(), epsilon: 1e-12 },
+                output: second.output.span(),
+                backwards: rows.is_multiple_of(2),
+            };
+            bench.gemm.feed_forward(&bench.stream, &block).unwrap();
+            for (row, found) in second.found(&bench) {
+                // No activation is steeper than 1.2.
+                let wide = first.sums(row).into_iter().map(|(sum, error)| {
+                    let value = activated(activation, sum);
+                    let scale = value.abs() + sum.abs().min(1.0) / 16.0;
+                    (value, 1.2 * error + 1.07 * roundoff(format) * scale + 1e-7)
+                });
+                let wide: Vec<_> = wide.collect();
+                let residual = first.input.row(row, hidden);
+                let sums = second.sums_of(&wide).into_iter().zip(residual);
+                let sums: Vec<_> = sums.map(|((sum, error), add)| (sum + add, error)).collect();
+                let expected = normalised(&sums, [&gain, &bias], format);
+                for ((expected, allowed), found) in expected.into_iter().zip(found) {
+                    assert!(
+                        (found - expected).abs() <= allowed,
+                        "{format:?} {size:?}, row {row}: {found}, not {expected} ± {allowed}"
                     );
                 }
             }

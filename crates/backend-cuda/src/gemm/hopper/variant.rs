@@ -135,13 +135,9 @@ impl Variant {
 
     /// The macros.
     pub(crate) fn defines(self) -> Vec<String> {
-        let epilogue = match self.epilogue {
-            Epilogue::Norm | Epilogue::Activation(Activation::Identity) => "IDENTITY",
-            Epilogue::Activation(Activation::Gelu) => "GELU",
-            Epilogue::Activation(Activation::GeluTanh) => "GELU_TANH",
-            Epilogue::Activation(Activation::Relu) => "RELU",
-            Epilogue::Activation(Activation::Silu) => "SILU",
-            Epilogue::Activation(Activation::Tanh) => "TANH",
+        let activation = match self.epilogue {
+            Epilogue::Norm => Activation::Identity,
+            Epilogue::Activation(activation) => activation,
         };
         let numbers = [
             ("ROW_BLOCKS", self.tile.row_blocks),
@@ -157,7 +153,7 @@ impl Variant {
             ("FP8_OUTPUT", u32::from(self.widths.narrow_output())),
         ];
         let numbers = numbers.iter().map(|(name, value)| format!("{name}={value}"));
-        numbers.chain([format!("EPILOGUE={epilogue}")]).collect()
+        numbers.chain([activation_define(activation)]).collect()
     }
 
     fn tile_rows(self) -> u32 {
@@ -165,13 +161,30 @@ impl Variant {
     }
 }
 
+/// What `enum Activation` of `prelude.cuh` calls it.
+pub(super) fn activation_define(activation: Activation) -> String {
+    let epilogue = match activation {
+        Activation::Identity => "IDENTITY",
+        Activation::Gelu => "GELU",
+        Activation::GeluTanh => "GELU_TANH",
+        Activation::Relu => "RELU",
+        Activation::Silu => "SILU",
+        Activation::Tanh => "TANH",
+    };
+    format!("EPILOGUE={epilogue}")
+}
+
+#[cfg(test)]
+pub(super) const ACTIVATIONS: [Activation; 6] = {
+    use Activation::{Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
+    [Identity, Gelu, GeluTanh, Relu, Silu, Tanh]
+};
+
 /// All that the rules above can lead to.
 #[cfg(test)]
 pub(crate) fn used() -> Vec<Variant> {
-    use Activation::{Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
-    let activations = [Identity, Gelu, GeluTanh, Relu, Silu, Tanh];
     let widths = [Widths::Wide, Widths::Narrow, Widths::NarrowToNarrow];
-    let activated = |rows, widths| activations.map(|a| Variant::activated(rows, a, widths));
+    let activated = |rows, widths| ACTIVATIONS.map(|a| Variant::activated(rows, a, widths));
     let mut variants = widths.map(|widths| activated(1, widths)).concat();
     variants.extend(widths.map(|widths| activated(1 << 20, widths)).concat());
     let normalised =
