@@ -53,6 +53,7 @@ pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
 pub use request::{Embedding, Input, Priority, Prompt, Reply, Request, Timings, Token, Truncation};
+pub use tokenizer::Tokenizer;
 pub use vecmill_encoder::Pooling;
 pub use vecmill_memory::trace::Trace;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
