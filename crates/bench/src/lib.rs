@@ -6,7 +6,7 @@
 //!   own allocators.
 //! - [`ab`] compares scheduling policies on a running engine, for `vecmill ab`.
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
-//!   of realistic `lengths`.
+//!   of realistic `lengths`; `tokenize` measures tokenising alone.
 //! - `simulate` has vecmill's scheduler deal with simulated devices, under each of its policies.
 //! - `results` says where a figure came from.
 
@@ -23,6 +23,7 @@ mod results;
 mod simulate;
 mod sketch;
 mod texts;
+mod tokenize;
 mod workload;
 
 use std::error::Error;
@@ -58,6 +59,8 @@ enum Command {
     Simulate(simulate::SimulateArguments),
     /// Write texts of a known number of tokens
     Texts(texts::TextsArguments),
+    /// Time tokenising alone, per core
+    Tokenize(tokenize::TokenizeArguments),
     /// Be the neighbour: allocate and free a GPU's memory at random until told to stop
     Neighbour(pressure::NeighbourArguments),
 }
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Texts(arguments) => texts::run(&arguments),
+        Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Neighbour(arguments) => pressure::be_neighbour(&arguments),
     };
     match outcome {

@@ -54,6 +54,7 @@ pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
 pub use request::{Embedding, Input, Priority, Prompt, Reply, Request, Timings, Token, Truncation};
+pub use tokenizer::Tokenizer;
 pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};
 pub use vecmill_encoder::Pooling;
 pub use vecmill_memory::trace::Trace;

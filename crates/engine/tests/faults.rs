@@ -17,7 +17,13 @@ fn engine(devices: Vec<DeviceSpec>) -> Engine {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
     let cache = std::env::temp_dir().join("vecmill-test-faults");
     let builder = Engine::builder().model(ModelRef::Folder(models.join("bert-mean"))).cache(cache);
-    builder.devices(devices).policy("round-robin").cpu_threads(1).tokenization_workers(1).start().unwrap()
+    builder
+        .devices(devices)
+        .policy("round-robin")
+        .cpu_threads(1)
+        .tokenization_workers(1)
+        .start()
+        .unwrap()
 }
 
 fn vector(engine: &Engine, text: &str) -> Vec<f32> {

@@ -29,7 +29,8 @@ use crate::{Outcome, results};
 use answers::Request;
 use client::{Client, Tally};
 use report::Figures;
-use server::{Metrics, processor_seconds};
+use server::Metrics;
+pub(crate) use server::processor_seconds;
 
 /// Texts that requests are made of: enough that none comes twice soon.
 const TEXTS: usize = 16_384;

@@ -72,7 +72,7 @@ fn read_metrics(host: &str) -> io::Result<String> {
 }
 
 /// Seconds of processor time that a process has used; `None` where the system does not tell.
-pub(super) fn processor_seconds(process: &str) -> Option<f64> {
+pub(crate) fn processor_seconds(process: &str) -> Option<f64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // Behind the program's name, which may contain anything: state is field 3, user and system time
     // are 14 and 15.
