@@ -2,39 +2,40 @@
 //!
 //! Each operation is one or two launches behind the others on one stream; nothing waits but
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
-//! which do everything else, are not faster; small batches are replayed as graphs. `linear` has the
-//! linear layers, `narrow` those in FP8; `ways` remembers what was measured to be faster.
+//! which do everything else, are not faster; small batches are replayed as graphs. `open` makes a
+//! device ready. `linear` has the linear layers, `narrow` those in FP8; `ways` remembers what was
+//! measured to be faster. `fetch` brings vectors to the host.
 
+mod fetch;
 mod linear;
 mod narrow;
+mod open;
 mod ways;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
     Indices, Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape,
     TensorView, Workspace, biases_by_distance,
 };
-use vecmill_memory::{Cause, Source, SourceError};
+use vecmill_memory::{Source, SourceError};
 
-use crate::compiler::Compiler;
 use crate::device::Device;
 use crate::driver::{DeviceSpan, Graph};
-use crate::error::{DriverError, Unavailable};
+use crate::error::DriverError;
 use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::source::{CudaBlock, CudaSource};
-use crate::staging::{Staged, StagingRing};
-use crate::stream::{CudaEvent, CudaStream};
+use crate::staging::StagingRing;
+use crate::stream::CudaStream;
 use crate::sweeps::Sweeps;
 use crate::weights::{Tensor, Weights};
+pub use fetch::CudaFetched;
 pub use linear::CudaLinear;
+pub use open::OpenError;
 use ways::Ways;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
@@ -46,26 +47,6 @@ const IN_FLIGHT: usize = 2;
 
 /// What cuBLASLt wants its workspace aligned to (its documentation of `cublasLtMatmul`).
 const WORKSPACE_ALIGNMENT: usize = 256;
-
-/// Pinned memory for indices and vectors of the batches in flight.
-const STAGING_BYTES: usize = 32 << 20;
-
-/// A GPU can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// There is no such GPU, or no driver.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// A library is missing, or the GPU can't compute in this format.
-    #[error("{device} can't run models: {reason}")]
-    Unusable {
-        /// For example `cuda:0`.
-        device: String,
-        /// What is missing, and what to do.
-        reason: String,
-    },
-}
 
 /// The encoder's operations on one GPU, in one number format.
 #[derive(Debug)]
@@ -113,68 +94,7 @@ pub struct CudaRelativeBias {
     reach: usize,
 }
 
-/// Activations on their way to the host.
-#[derive(Debug)]
-pub struct CudaFetched(Way);
-
-#[derive(Debug)]
-enum Way {
-    /// The event is behind the copy: whoever collects waits for it without the staging ring.
-    Staged(Staged, CudaEvent),
-    /// There was no room in the ring.
-    Here(Vec<u8>),
-}
-
 impl CudaBackend {
-    /// The GPU of that number, computing in `format`. Compiled kernels are kept in `cache`, if that
-    /// is a folder.
-    ///
-    /// # Errors
-    /// [`OpenError`] says what is missing and what to do.
-    pub fn open(ordinal: usize, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
-        Self::on(Device::open(ordinal)?, format, cache)
-    }
-
-    /// As [`open`](Self::open), on a device or a [part](Device::open_part) of one.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
-    pub fn on(device: Device, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
-        let unusable =
-            |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
-        let (fp8, format) = (format == DType::F8E4M3, Format::from(format));
-        let info = device.info();
-        let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
-        let compiler = Arc::new(compiler);
-        let hopper = HopperGemm::new(&device, &compiler, format);
-        if let Some(reason) = missing(format, fp8, info.compute_capability, hopper.is_some()) {
-            return Err(unusable(reason));
-        }
-        let kernels = Kernels::new(&device, compiler, format, fp8);
-        let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
-        let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
-        let parts = || -> Result<_, SourceError> {
-            let staging = StagingRing::new(&device, STAGING_BYTES)?;
-            Ok((CudaSource::new(&device)?, device.stream()?, staging))
-        };
-        let (source, stream, staging) = parts().map_err(|e| unusable(e.to_string()))?;
-        Ok(Self {
-            weights: Weights::new(source.clone(), stream.clone()),
-            staging: Mutex::new(staging),
-            graphs: Graphs::default(),
-            ways: Ways::default(),
-            sweeps: Sweeps::default(),
-            device,
-            source,
-            stream,
-            format,
-            fp8,
-            kernels,
-            gemm,
-            hopper,
-        })
-    }
-
     /// The GPU.
     pub fn device(&self) -> &Device {
         &self.device
@@ -220,22 +140,6 @@ impl CudaBackend {
             CaptureError::Driver(error) => failed("capture")(error.of(self.device.name(), 0)),
         })
     }
-}
-
-/// What a device lacks to compute in `format`, and what to do.
-fn missing(format: Format, fp8: bool, (major, minor): (u32, u32), hopper: bool) -> Option<String> {
-    if format == Format::Bf16 && major < 8 {
-        return Some(format!(
-            "it has no bfloat16 (compute capability {major}.{minor}, expected 8.0 or more): choose \
-             float16 or float32"
-        ));
-    }
-    (fp8 && !hopper).then(|| {
-        format!(
-            "FP8 is for compute capability 9.0, with an NVRTC that knows it (the device has \
-             {major}.{minor}): choose float16"
-        )
-    })
 }
 
 enum CaptureError {
@@ -484,52 +388,10 @@ impl Backend for CudaBackend {
     }
 
     fn fetch(&self, slab: &mut CudaBlock, from: Buffer) -> Result<CudaFetched, BackendError> {
-        let fetch = || -> Result<Way, SourceError> {
-            let span = self.span(slab, from)?;
-            let staged = match self.staging().copy_out(&self.stream, span) {
-                Ok(staged) => staged,
-                // Full of what nobody has collected yet: wait for this one instead.
-                Err(error) if error.cause == Cause::Failed => {
-                    let mut bytes = vec![0; span.bytes()];
-                    self.stream.copy_to_host(span, &mut bytes)?;
-                    return Ok(Way::Here(bytes));
-                }
-                Err(error) => return Err(error),
-            };
-            let mut copied = self.device.event()?;
-            self.stream.record(&mut copied)?;
-            Ok(Way::Staged(staged, copied))
-        };
-        fetch().map(CudaFetched).map_err(failed("fetch"))
+        self.start_fetch(slab, from)
     }
 
     fn collect(&self, fetched: CudaFetched, into: &mut [f32]) -> Result<(), BackendError> {
-        let bytes = match fetched.0 {
-            Way::Here(bytes) => bytes,
-            Way::Staged(staged, copied) => {
-                copied.synchronize().map_err(failed("collect"))?;
-                let mut bytes = vec![0; staged.bytes()];
-                self.staging().read(staged, &mut bytes).map_err(failed("collect"))?;
-                bytes
-            }
-        };
-        let numbers = bytes.chunks_exact(self.format.bytes());
-        let short = || BackendError {
-            operation: "collect",
-            reason: format!("{} numbers came for {}", numbers.len(), into.len()),
-        };
-        if numbers.len() != into.len() {
-            return Err(short());
-        }
-        match self.format {
-            Format::F32 => bytemuck::cast_slice_mut(into).copy_from_slice(&bytes),
-            Format::F16 => {
-                bytemuck::pod_collect_to_vec::<u8, f16>(&bytes).convert_to_f32_slice(into);
-            }
-            Format::Bf16 => {
-                bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).convert_to_f32_slice(into);
-            }
-        }
-        Ok(())
+        self.finish_fetch(fetched, into)
     }
 }

@@ -38,7 +38,9 @@ mod stream;
 mod sweeps;
 mod weights;
 
-pub use backend::{CudaBackend, CudaEmbeddings, CudaLinear, CudaNorm, CudaRelativeBias, OpenError};
+pub use backend::{
+    CudaBackend, CudaEmbeddings, CudaFetched, CudaLinear, CudaNorm, CudaRelativeBias, OpenError,
+};
 pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;

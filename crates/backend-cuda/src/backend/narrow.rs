@@ -155,7 +155,7 @@ fn lost(row: &[f32], scale: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::missing;
+    use super::super::open::missing;
     use super::*;
 
     fn error(row: &[f32], scale: f32) -> f32 {

@@ -1,0 +1,112 @@
+//! A GPU made ready to run models: libraries, kernels, memory, and what may be missing.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use vecmill_encoder::model::DType;
+use vecmill_memory::SourceError;
+
+use super::CudaBackend;
+use super::ways::Ways;
+use crate::compiler::Compiler;
+use crate::device::Device;
+use crate::error::Unavailable;
+use crate::gemm::{Format, Gemm, HopperGemm};
+use crate::graphs::Graphs;
+use crate::kernels::Kernels;
+use crate::source::CudaSource;
+use crate::staging::StagingRing;
+use crate::sweeps::Sweeps;
+use crate::weights::Weights;
+
+/// Pinned memory for indices and vectors of the batches in flight.
+const STAGING_BYTES: usize = 32 << 20;
+
+/// A GPU can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such GPU, or no driver.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// A library is missing, or the GPU can't compute in this format.
+    #[error("{device} can't run models: {reason}")]
+    Unusable {
+        /// For example `cuda:0`.
+        device: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+}
+
+impl CudaBackend {
+    /// The GPU of that number, computing in `format`. Compiled kernels are kept in `cache`, if that
+    /// is a folder.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is missing and what to do.
+    pub fn open(ordinal: usize, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
+        Self::on(Device::open(ordinal)?, format, cache)
+    }
+
+    /// As [`open`](Self::open), on a device or a [part](Device::open_part) of one.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn on(device: Device, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
+        let unusable =
+            |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
+        let (fp8, format) = (format == DType::F8E4M3, Format::from(format));
+        let info = device.info();
+        let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
+        let compiler = Arc::new(compiler);
+        let hopper = HopperGemm::new(&device, &compiler, format);
+        if let Some(reason) = missing(format, fp8, info.compute_capability, hopper.is_some()) {
+            return Err(unusable(reason));
+        }
+        let kernels = Kernels::new(&device, compiler, format, fp8);
+        let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
+        let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
+        let parts = || -> Result<_, SourceError> {
+            let staging = StagingRing::new(&device, STAGING_BYTES)?;
+            Ok((CudaSource::new(&device)?, device.stream()?, staging))
+        };
+        let (source, stream, staging) = parts().map_err(|e| unusable(e.to_string()))?;
+        Ok(Self {
+            weights: Weights::new(source.clone(), stream.clone()),
+            staging: Mutex::new(staging),
+            graphs: Graphs::default(),
+            ways: Ways::default(),
+            sweeps: Sweeps::default(),
+            device,
+            source,
+            stream,
+            format,
+            fp8,
+            kernels,
+            gemm,
+            hopper,
+        })
+    }
+}
+
+/// What a device lacks to compute in `format`, and what to do.
+pub(super) fn missing(
+    format: Format,
+    fp8: bool,
+    (major, minor): (u32, u32),
+    hopper: bool,
+) -> Option<String> {
+    if format == Format::Bf16 && major < 8 {
+        return Some(format!(
+            "it has no bfloat16 (compute capability {major}.{minor}, expected 8.0 or more): choose \
+             float16 or float32"
+        ));
+    }
+    (fp8 && !hopper).then(|| {
+        format!(
+            "FP8 is for compute capability 9.0, with an NVRTC that knows it (the device has \
+             {major}.{minor}): choose float16"
+        )
+    })
+}
