@@ -7,7 +7,7 @@
 # long is named at the end, and the others go on.
 #
 # Variables: MODELS (minilm bge-base bge-large), STAGES (encode peers loads), DEVICE (cuda:0), DTYPES
-# (float16), ENCODE_FLAGS, PEER_FLAGS, LOAD_FLAGS, SERVE_FLAGS (--device and --dtype).
+# (float16), ENCODE_FLAGS, PEER_FLAGS, PEER_SECONDS (150), LOAD_FLAGS, SERVE_FLAGS (--device and --dtype).
 set -uo pipefail
 bench=$1 vecmill=$2 models=$3 out=$4
 here=$(dirname "$0")
@@ -50,7 +50,7 @@ for model in ${MODELS:-minilm bge-base bge-large}; do
   "$bench" texts --model "$models/$model" --count 4096 >"$work/texts.jsonl"
   if has encode; then encode "$model" before; fi
   if has peers; then
-    step 150 python3 "$here/gpu_peers.py" "$models/$model" --texts "$work/texts.jsonl" \
+    step "${PEER_SECONDS:-150}" python3 "$here/gpu_peers.py" "$models/$model" --texts "$work/texts.jsonl" \
       --json "$work/figures.json" ${PEER_FLAGS:-}
     if has encode; then encode "$model" after; fi
   fi
