@@ -8,6 +8,7 @@
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
 //!   of realistic `lengths`; `tokenize` measures tokenising alone.
 //! - `simulate` has vecmill's scheduler deal with simulated devices, under each of its policies.
+//! - `traffic` is the requests of both: made ones, or those of a trace.
 //! - `results` says where a figure came from.
 
 pub mod ab;
@@ -24,6 +25,7 @@ mod simulate;
 mod sketch;
 mod texts;
 mod tokenize;
+mod traffic;
 mod workload;
 
 use std::error::Error;
@@ -57,6 +59,8 @@ enum Command {
     Load(load::LoadArguments),
     /// Compare the scheduler's policies on simulated devices
     Simulate(simulate::SimulateArguments),
+    /// What a simulation makes of the devices and requests of a vecmill ab, beside what it measured
+    Predict(simulate::PredictArguments),
     /// Write texts of a known number of tokens
     Texts(texts::TextsArguments),
     /// Time tokenising alone, per core
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Predict(arguments) => simulate::predict(&arguments),
         Command::Texts(arguments) => texts::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Neighbour(arguments) => pressure::be_neighbour(&arguments),

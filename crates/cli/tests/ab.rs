@@ -56,6 +56,11 @@ fn an_open_load_is_reported_as_table_page_and_json() {
         let share = pass["devices"][0]["busy_share"].as_f64().unwrap();
         assert!(share > 0.05 && share < 1.01, "{pass}");
     }
+    // What others need to predict it.
+    assert!(figures["requests"]["per_second"].as_f64().unwrap() > 1.0, "{figures}");
+    assert!(figures["devices"][0]["batch_tokens"].as_u64().unwrap() > 0, "{figures}");
+    let learned = &figures["passes"][3]["devices"][0]["learned"];
+    assert!(learned["per_token"].as_f64().unwrap() > 0.0, "{learned}");
     let requests = |pass: usize| figures["passes"][pass]["requests"].as_u64();
     assert_eq!(
         (requests(0), requests(3)),

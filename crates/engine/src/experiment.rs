@@ -18,6 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use vecmill_scheduler::policy::on_turn;
 
 use crate::request::Reply;
 
@@ -55,7 +56,7 @@ pub(crate) struct Experiment {
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Turn {
-    number: u64,
+    number: usize,
     /// Index of the policy.
     arm: usize,
     /// Whether what happens counts.
@@ -147,14 +148,11 @@ impl Experiment {
     }
 }
 
-/// Whose turn it is of `arms` after so many windows: forwards, then backwards, and so on.
+/// Whose turn it is of `arms` after so many windows.
 fn turn(windows: f64, arms: usize) -> Turn {
     #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a count from 0")]
-    let number = windows as u64;
-    let arms = arms.max(1) as u64;
-    let (round, place) = (number / arms, number % arms);
-    let arm = if round % 2 == 0 { place } else { arms - 1 - place };
-    Turn { number, arm: usize::try_from(arm).unwrap_or(0), settled: windows.fract() >= SETTLING }
+    let number = windows as usize;
+    Turn { number, arm: on_turn(number, arms), settled: windows.fract() >= SETTLING }
 }
 
 #[cfg(test)]
@@ -162,11 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_go_forth_and_back() {
-        let arms =
-            |arms| -> Vec<usize> { (0..8).map(|n| turn(f64::from(n) + 0.5, arms).arm).collect() };
-        assert_eq!(arms(2), [0, 1, 1, 0, 0, 1, 1, 0]);
-        assert_eq!(arms(3), [0, 1, 2, 2, 1, 0, 0, 1]);
+    fn each_window_is_a_turn() {
+        let arms: Vec<usize> = (0..4).map(|n| turn(f64::from(n) + 0.5, 2).arm).collect();
+        assert_eq!(arms, [0, 1, 1, 0]);
     }
 
     #[test]

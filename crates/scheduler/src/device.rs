@@ -79,7 +79,7 @@ pub(crate) struct Device<T> {
     pub(crate) measured: u64,
     running: VecDeque<Running>,
     running_tokens: usize,
-    /// Since when it runs the first of these, or nothing.
+    /// Since when it runs the first of these; or, if it runs none, since when it should ask for work.
     since: f64,
     /// Tokens per second in full batches.
     pub(crate) rate: f64,
@@ -112,6 +112,13 @@ impl<T> Device<T> {
     /// Its model; that of others, or of some device, while nothing is known.
     pub(crate) fn model(&self, others: Option<Coefficients>) -> Coefficients {
         self.settings.speed.coefficients().or(others).unwrap_or(TYPICAL)
+    }
+
+    /// It has asked for work and may ask again as late as then, without being late.
+    pub(crate) fn rests(&mut self, until: f64) {
+        if self.is_idle() {
+            self.since = until;
+        }
     }
 
     /// It has taken a batch that should take `cost`.
@@ -200,6 +207,7 @@ impl<T> Device<T> {
             last_error: settings.speed.last_error(),
             mean_error: settings.speed.mean_error(),
             batch_tokens: settings.batch_tokens,
+            in_flight: settings.in_flight,
             running_batches: view.running,
             running_tokens: view.running_tokens,
             assigned_tokens: view.assigned_tokens,

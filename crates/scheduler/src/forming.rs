@@ -8,7 +8,7 @@
 //! - Groups lie behind each other in one ring of jobs, so that queueing and taking neither allocate
 //!   nor move what stays. One that is taken out of order leaves an empty place behind, which goes
 //!   when its turn comes; each knows how many tokens were queued before it, so that a place in the
-//!   queue is found by bisection.
+//!   queue is found by bisection. Empty places know how many follow, as far as anyone has been there.
 //! - Small groups stay whole: their request is answered by one batch. Large ones are split.
 
 use std::collections::VecDeque;
@@ -113,6 +113,8 @@ struct Group {
     /// The number of its first job, counting all that were ever queued here.
     first: u64,
     jobs: u32,
+    /// Of an empty place, how many there are from it on, as far as is known.
+    empty: u32,
     tokens: usize,
     /// Tokens that were ever queued before it.
     ahead: u64,
@@ -176,7 +178,8 @@ impl<T> Lane<T> {
         self.inputs += added;
         let tokens = self.tokens - before.1;
         let jobs = u32::try_from(added).unwrap_or(u32::MAX);
-        self.groups.push_back(Group { first, jobs, tokens, ahead: self.queued, ticket });
+        let ahead = self.queued;
+        self.groups.push_back(Group { first, jobs, empty: 1, tokens, ahead, ticket });
         self.queued += tokens as u64;
         self.deadlines += usize::from(ticket.deadline.is_finite());
     }
@@ -212,9 +215,15 @@ impl<T> Lane<T> {
         batch: &mut Batch<T>,
         mut suits: impl FnMut(&Group) -> bool,
     ) {
-        for index in range {
-            let group = self.groups[index];
-            if group.jobs == 0 || !suits(&group) {
+        let mut next = range.start;
+        while next < range.end {
+            let (index, group) = (next, self.groups[next]);
+            if group.jobs == 0 {
+                next = self.behind_empty(index);
+                continue;
+            }
+            next += 1;
+            if !suits(&group) {
                 continue;
             }
             let used = batch.size.tokens;
@@ -229,6 +238,16 @@ impl<T> Lane<T> {
                 return;
             }
         }
+    }
+
+    /// The first place from an empty one on that is not known to be empty too.
+    fn behind_empty(&mut self, index: usize) -> usize {
+        let mut next = index;
+        while let Some(group) = self.groups.get(next).filter(|group| group.jobs == 0) {
+            next += group.empty as usize;
+        }
+        self.groups[index].empty = u32::try_from(next - index).unwrap_or(u32::MAX);
+        next
     }
 
     /// Takes jobs of a group while the batch has at most `most` tokens; into an empty batch one in any

@@ -1,23 +1,24 @@
 //! The scheduler: what waits, what each device does, and who gets what next.
 //!
 //! - This file takes in what happens: requests, batches that were run or failed at, an operator's
-//!   wishes. `dealing` answers devices that ask for work.
+//!   wishes. `dealing` answers devices that ask for work, by how the devices stand (`standing`).
 //!
 //! The choice behind it: devices pull. A device asks when it has room and is told to take a batch or
 //! to wait, so that what is decided is always decided by what is known at the last moment.
 
 mod dealing;
+mod standing;
 
 use std::time::Duration;
 
 use crate::admission::{Refused, Room};
-use crate::device::{Device, DeviceSettings, Look};
+use crate::device::{Device, DeviceSettings};
 use crate::forming::{Backlog, Batch};
 use crate::health::Health;
 use crate::job::{Job, Size, Terms, Ticket, float};
-use crate::policy::{Policy, View, level};
-use crate::speed::Coefficients;
+use crate::policy::{Policy, level};
 use crate::statistics::DeviceStatistics;
+use standing::Stand;
 
 pub use dealing::Next;
 
@@ -65,20 +66,12 @@ pub struct Scheduler<T> {
     common: Backlog<T>,
     room: Room,
     closed: bool,
-    /// The mean length of inputs of late, each as often as it has tokens.
-    length: f64,
-    /// The fastest device's model: what is hoped of one that is not known.
-    fastest: Option<Coefficients>,
-    /// Batches that all devices have run.
-    batches: u64,
-    /// The devices as they were seen for the last decision.
-    views: Vec<View>,
+    stand: Stand,
+    /// Whether something may wait that a device has failed at.
+    retries: bool,
     /// A group on its way between queues.
     moving: Batch<T>,
 }
-
-/// The share of a new batch in the mean length.
-const NEW_LENGTH: f64 = 0.02;
 
 impl<T> Scheduler<T> {
     /// For these devices, of which there is at least one.
@@ -88,21 +81,17 @@ impl<T> Scheduler<T> {
         devices: impl IntoIterator<Item = DeviceSettings>,
     ) -> Self {
         let devices: Vec<_> = devices.into_iter().map(Device::new).collect();
-        let mut scheduler = Self {
+        Self {
             room: Room::new(settings.capacity),
             settings,
             policy,
-            views: Vec::with_capacity(devices.len()),
+            stand: Stand::new(devices.len()),
             devices,
             common: Backlog::new(),
             closed: false,
-            length: 0.0,
-            fastest: None,
-            batches: 0,
+            retries: false,
             moving: Batch::new(),
-        };
-        scheduler.weigh();
-        scheduler
+        }
     }
 
     /// Makes room for `inputs`, all or none, to be done by a deadline if there is one.
@@ -119,7 +108,7 @@ impl<T> Scheduler<T> {
         deadline: Option<Duration>,
     ) -> Result<(), Refused> {
         // While nothing is known of any device's speed, there is nothing to go by.
-        if let Some(deadline) = deadline.filter(|_| self.fastest.is_some()) {
+        if let Some(deadline) = deadline.filter(|_| self.fastest().is_some()) {
             let (predicted, left) = (self.backlog_time(now), deadline.saturating_sub(now));
             if predicted > left {
                 return Err(Refused::TooLate { predicted, left });
@@ -146,23 +135,24 @@ impl<T> Scheduler<T> {
 
     /// A device has run so much of what it had taken, in so much time.
     pub fn ran(&mut self, now: Duration, device: usize, size: Size, took: Duration) {
-        if size.tokens > 0 {
-            let length = size.squares / float(size.tokens);
-            let share = if self.length > 0.0 { NEW_LENGTH } else { 1.0 };
-            self.length += share * (length - self.length);
-        }
-        self.batches += 1;
-        let device = &mut self.devices[device];
-        device.measured = self.batches;
-        device.settings.speed.observe(size, took);
-        device.condition.succeeded();
-        device.done(now.as_secs_f64(), size.inputs);
-        let counters = &mut device.counters;
+        self.stand.ran(size);
+        let measured = &mut self.devices[device];
+        let served = measured.condition.serves();
+        measured.measured = self.stand.batches;
+        measured.settings.speed.observe(size, took);
+        measured.condition.succeeded();
+        measured.done(now.as_secs_f64(), size.inputs);
+        let counters = &mut measured.counters;
         counters.batches += 1;
         counters.inputs += size.inputs as u64;
         counters.tokens += size.tokens as u64;
         counters.busy += took;
-        self.weigh();
+        if served {
+            self.stand.weights_changed();
+            self.see(now.as_secs_f64(), device);
+        } else {
+            self.stand.changed();
+        }
     }
 
     /// A device has failed at jobs: each is tried once more, by another device where there is one.
@@ -188,8 +178,10 @@ impl<T> Scheduler<T> {
         }
         failing.counters.failures += 1;
         let taken_out = failing.condition.failed(now, others_serve);
-        failing.measured = self.batches;
+        failing.measured = self.stand.batches;
         failing.done(now, inputs);
+        self.retries = true;
+        self.stand.changed();
         if taken_out {
             self.move_assigned(now, device);
         }
@@ -199,6 +191,7 @@ impl<T> Scheduler<T> {
     /// So many inputs that a device had taken will not be run, for a reason that says nothing about it.
     pub fn gave_up(&mut self, now: Duration, device: usize, inputs: usize) {
         self.devices[device].done(now.as_secs_f64(), inputs);
+        self.stand.changed();
     }
 
     /// Something else than its batches says that a device is not to be relied on: it is taken out, if
@@ -209,6 +202,7 @@ impl<T> Scheduler<T> {
             return false;
         }
         self.devices[device].condition.take_out(now);
+        self.stand.changed();
         self.move_assigned(now, device);
         true
     }
@@ -217,24 +211,26 @@ impl<T> Scheduler<T> {
     pub fn drain(&mut self, now: Duration, device: usize) {
         let draining = &mut self.devices[device];
         draining.condition.drain(draining.is_idle());
+        self.stand.changed();
         self.move_assigned(now.as_secs_f64(), device);
     }
 
     /// A device gets work again.
     pub fn restore(&mut self, device: usize) {
         self.devices[device].condition.restore();
-        self.weigh();
+        self.stand.changed();
     }
 
     /// The most tokens that a device's batches may have from now on.
     pub fn set_batch_tokens(&mut self, device: usize, tokens: usize) {
         self.devices[device].settings.batch_tokens = tokens;
-        self.weigh();
+        self.stand.weights_changed();
     }
 
     /// Goes on by another policy, which gets everything that waits.
     pub fn set_policy(&mut self, now: Duration, policy: Box<dyn Policy>) {
         self.policy = policy;
+        self.stand.changed();
         let waiting = std::mem::replace(&mut self.common, Backlog::new());
         self.reroute(now.as_secs_f64(), waiting);
         for device in 0..self.devices.len() {
@@ -253,6 +249,7 @@ impl<T> Scheduler<T> {
             device.assigned.expire(now, batch);
             device.failed.expire(now, batch);
         }
+        self.stand.changed();
     }
 
     /// No more will be admitted.
@@ -285,8 +282,8 @@ impl<T> Scheduler<T> {
     pub fn backlog_time(&mut self, now: Duration) -> Duration {
         let (_, tokens) = self.backlog();
         self.look(now.as_secs_f64());
-        let known = self.fastest.is_some();
-        let seconds = if known { level(&self.views, float(tokens)) } else { 1.0 };
+        let known = self.fastest().is_some();
+        let seconds = if known { level(&self.stand.views, float(tokens)) } else { 1.0 };
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
     }
 
@@ -303,18 +300,20 @@ impl<T> Scheduler<T> {
     /// How each device stands and what it has done.
     pub fn statistics(&mut self, now: Duration) -> Vec<DeviceStatistics> {
         self.look(now.as_secs_f64());
-        let devices = self.devices.iter().zip(&self.views);
+        let devices = self.devices.iter().zip(&self.stand.views);
         devices.map(|(device, view)| device.statistics(view)).collect()
     }
 
     /// Queues a group where the policy wants it; in common where no device serves.
     fn route(&mut self, now: f64, ticket: Ticket, jobs: impl IntoIterator<Item = Job<T>>) {
         if self.policy.assigns() && self.devices.iter().any(|device| device.condition.serves()) {
-            self.look(now);
-            let device = self.policy.assign(&self.views);
+            self.look_of_late(now);
+            let device = self.policy.assign(&self.stand.views);
             self.devices[device].assigned.push(ticket, jobs);
+            self.see(now, device);
         } else {
             self.common.push(ticket, jobs);
+            self.stand.backlog_changed();
         }
     }
 
@@ -338,53 +337,5 @@ impl<T> Scheduler<T> {
     fn others_serve(&self, device: usize) -> bool {
         let mut others = self.devices.iter().enumerate().filter(|&(index, _)| index != device);
         others.any(|(_, other)| other.condition.serves())
-    }
-
-    fn notice_stalls(&mut self, now: f64) {
-        for index in 0..self.devices.len() {
-            let device = &self.devices[index];
-            let stalled = self.stalls_at(device).is_some_and(|at| at < now);
-            if stalled && device.condition.serves() && self.others_serve(index) {
-                let device = &mut self.devices[index];
-                device.condition.take_out(now);
-                device.counters.stalls += 1;
-                self.move_assigned(now, index);
-            }
-        }
-    }
-
-    fn stalls_at(&self, device: &Device<T>) -> Option<f64> {
-        device.stalls_at(self.settings.stall_factor, self.settings.stall_floor.as_secs_f64())
-    }
-
-    /// Works out the devices' rates in full batches of inputs as long as those of late: a device that
-    /// happens to run small batches is not slower for that.
-    fn weigh(&mut self) {
-        let mut best = 0.0;
-        self.fastest = None;
-        for device in &mut self.devices {
-            let model = device.model(None);
-            let tokens = float(device.settings.batch_tokens.max(1));
-            device.rate = tokens / (model.fixed + model.marginal(self.length) * tokens).max(1e-12);
-            if device.settings.speed.coefficients().is_some() && device.rate > best {
-                best = device.rate;
-                self.fastest = Some(model);
-            }
-        }
-    }
-
-    /// Looks at all devices.
-    fn look(&mut self, now: f64) {
-        let common = self.common.oldest();
-        let serving = self.devices.iter().filter(|device| device.condition.serves());
-        let rates: f64 = serving.map(|device| device.rate).sum();
-        let look = Look { now, length: self.length, fastest: self.fastest, batches: self.batches };
-        self.views.clear();
-        self.views.extend(self.devices.iter().map(|device| {
-            let waiting_since = device.assigned.oldest().or(common).unwrap_or(now);
-            let view = device.view(waiting_since, &look);
-            let weight = if view.serves && rates > 0.0 { device.rate / rates } else { 0.0 };
-            View { weight, ..view }
-        }));
     }
 }

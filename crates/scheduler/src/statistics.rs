@@ -21,6 +21,8 @@ pub struct DeviceStatistics {
     pub mean_error: f64,
     /// The most tokens of a batch.
     pub batch_tokens: usize,
+    /// Batches that it takes at most before it has finished one.
+    pub in_flight: usize,
     /// Batches that it has taken and not finished.
     pub running_batches: usize,
     /// Tokens of these.

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::AbError;
 use super::generator::Generator;
 use super::observer::{divided, observe, work};
-use super::traffic::Mix;
+use crate::traffic::Mix;
 
 /// Batches' worth of tokens that are kept on their way for each device.
 const BATCHES: usize = 4;
@@ -16,20 +16,20 @@ const BATCHES: usize = 4;
 const STEP: f64 = 0.05;
 
 /// What devices do that never have to wait for work.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Capacity {
-    pub(super) tokens_per_second: f64,
-    pub(super) devices: Vec<DeviceCapacity>,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Capacity {
+    pub(crate) tokens_per_second: f64,
+    pub(crate) devices: Vec<DeviceCapacity>,
 }
 
 /// What one of them does.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct DeviceCapacity {
-    pub(super) name: String,
-    pub(super) tokens_per_second: f64,
-    pub(super) busy_share: f64,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DeviceCapacity {
+    pub(crate) name: String,
+    pub(crate) tokens_per_second: f64,
+    pub(crate) busy_share: f64,
     /// Tokens per second while it is at work.
-    pub(super) own_speed: f64,
+    pub(crate) own_speed: f64,
 }
 
 /// What a device does alone, and beside the others.

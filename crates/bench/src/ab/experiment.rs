@@ -6,8 +6,8 @@ use vecmill_scheduler::policy;
 
 use super::error::AbError;
 use super::find_max::STEPS;
-use super::traffic::{Mix, Traffic};
 use crate::lengths::SHORTEST;
+use crate::traffic::{Mix, Traffic};
 
 /// A comparison of policies.
 #[derive(Debug, Clone)]
@@ -105,6 +105,21 @@ impl Experiment {
             }
         }
         Ok(())
+    }
+
+    /// How many requests per second such a load is, with devices that can do so many tokens per
+    /// second.
+    pub(super) fn requests_per_second(&self, load: Load, capacity: f64) -> f64 {
+        let tokens = match &self.trace {
+            Some(trace) => trace.tokens() as f64 / trace.arrivals.len() as f64,
+            None => self.mix.mean_tokens(),
+        };
+        match (load, &self.trace) {
+            (Load::Rate(rate), _) => rate,
+            (Load::Recorded, Some(trace)) => trace.arrivals.len() as f64 / trace.seconds(),
+            (Load::Capacity(part), _) => part * capacity / tokens,
+            (Load::Recorded | Load::Bulk(_), _) => capacity / tokens,
+        }
     }
 
     /// Seconds of a measurement that are dropped, and that count.

@@ -1,9 +1,10 @@
 //! The figures of one pass.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::generator::{Fate, Sent};
 use super::observer::{Work, divided};
+use super::record::Learned;
 
 /// How many points of a latency curve lie between 0 and each further nine.
 const POINTS_PER_NINE: usize = 16;
@@ -12,53 +13,56 @@ const POINTS_PER_NINE: usize = 16;
 pub(super) const NINES: usize = 3;
 
 /// What one pass showed. Times are in seconds.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Figures {
-    pub(super) policy: String,
-    pub(super) repeat: usize,
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    pub(crate) policy: String,
+    pub(crate) repeat: usize,
     /// Seconds that count.
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
     /// Requests that were due in them.
-    pub(super) requests: usize,
-    pub(super) refused: usize,
-    pub(super) failed: usize,
+    pub(crate) requests: usize,
+    pub(crate) refused: usize,
+    pub(crate) failed: usize,
     /// Given up: their latencies are lower bounds.
-    pub(super) unanswered: usize,
-    pub(super) tokens_per_second: f64,
-    pub(super) requests_per_second: f64,
-    pub(super) mean_latency: f64,
-    pub(super) p50: f64,
-    pub(super) p95: f64,
-    pub(super) p99: f64,
-    pub(super) mean_waiting: f64,
+    pub(crate) unanswered: usize,
+    pub(crate) tokens_per_second: f64,
+    pub(crate) requests_per_second: f64,
+    pub(crate) mean_latency: f64,
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    pub(crate) mean_waiting: f64,
     /// How much too late requests were sent: above a millisecond the generator could not keep up.
-    pub(super) p99_late: f64,
-    pub(super) devices: Vec<DeviceFigures>,
+    pub(crate) p99_late: f64,
+    pub(crate) devices: Vec<DeviceFigures>,
     /// Largest less smallest busy share of the devices.
-    pub(super) spread: f64,
+    pub(crate) spread: f64,
     /// Standard deviation of the devices' busy shares relative to their mean.
-    pub(super) variation: f64,
+    pub(crate) variation: f64,
     /// Tokens per second relative to the sum of the devices' own speeds, for work that came all at once.
-    pub(super) efficiency: Option<f64>,
+    pub(crate) efficiency: Option<f64>,
     /// Latencies at rising percentiles, evenly spaced in nines.
-    pub(super) curve: Vec<f64>,
+    pub(crate) curve: Vec<f64>,
 }
 
 /// What one device did in a pass.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct DeviceFigures {
-    pub(super) name: String,
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct DeviceFigures {
+    pub(crate) name: String,
     /// The part of the time that it was at work.
-    pub(super) busy_share: f64,
-    pub(super) tokens: u64,
-    pub(super) batches: u64,
+    pub(crate) busy_share: f64,
+    pub(crate) tokens: u64,
+    pub(crate) batches: u64,
     /// The busy share in each slice of the pass.
-    pub(super) busy_shares: Vec<f64>,
+    pub(crate) busy_shares: Vec<f64>,
+    /// What the scheduler had learned of its speed in the end.
+    #[serde(default)]
+    pub(crate) learned: Option<Learned>,
 }
 
 impl Figures {
     /// Of requests that were due, or answered, from the second `from` to the second `to`.
-    pub(super) fn new(sent: &[Sent], work: Vec<Work>, (from, to): (f64, f64)) -> Self {
+    pub(crate) fn new(sent: &[Sent], work: Vec<Work>, (from, to): (f64, f64)) -> Self {
         let due: Vec<&Sent> = sent.iter().filter(|sent| sent.at >= from).collect();
         let in_time =
             |sent: &&Sent| sent.fate == Fate::Answered && (from..=to).contains(&sent.answered());
@@ -104,8 +108,8 @@ impl Figures {
 
 impl From<Work> for DeviceFigures {
     fn from(work: Work) -> Self {
-        let Work { name, tokens, batches, shares, share, .. } = work;
-        Self { name, busy_share: share, tokens, batches, busy_shares: shares }
+        let Work { name, tokens, batches, shares, share, learned, .. } = work;
+        Self { name, busy_share: share, tokens, batches, busy_shares: shares, learned }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use vecmill_engine::{Engine, Fault, Input, Prompt, Request, RequestError, Timings};
 
 use super::error::AbError;
-use super::traffic::{Arrival, Traffic};
+use crate::traffic::{Arrival, Traffic};
 
 /// What the inputs' tokens are taken from: which ones they are makes no difference to the time.
 const TEXT: &str = "the mill by the river turned slowly in the heat of a long afternoon while two men \
@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_secs(120);
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     Answered,
     /// The engine had no room for it.
     Refused,
@@ -35,17 +35,17 @@ pub(super) enum Fate {
 
 /// A request that was sent. Times are in seconds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// When it was due.
-    pub(super) at: f64,
+    pub(crate) at: f64,
     /// How much later it was sent.
-    pub(super) late: f64,
+    pub(crate) late: f64,
     /// From when it was due until it was answered or given up.
-    pub(super) latency: f64,
+    pub(crate) latency: f64,
     /// How long it waited for a device; all the time if it got none.
-    pub(super) waiting: f64,
-    pub(super) tokens: usize,
-    pub(super) fate: Fate,
+    pub(crate) waiting: f64,
+    pub(crate) tokens: usize,
+    pub(crate) fate: Fate,
 }
 
 impl Sent {

@@ -4,14 +4,14 @@ use super::figures::Figures;
 
 /// A figure of a pass.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Metric {
-    pub(super) name: &'static str,
-    pub(super) unit: &'static str,
-    pub(super) more_is_better: bool,
-    pub(super) of: fn(&Figures) -> f64,
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) more_is_better: bool,
+    pub(crate) of: fn(&Figures) -> f64,
 }
 
-pub(super) const THROUGHPUT: Metric = Metric {
+pub(crate) const THROUGHPUT: Metric = Metric {
     name: "throughput",
     unit: "tokens/s",
     more_is_better: true,
@@ -23,11 +23,11 @@ const REQUESTS: Metric = Metric {
     more_is_better: true,
     of: |pass| pass.requests_per_second,
 };
-const MEAN: Metric = milliseconds("mean latency", |pass| pass.mean_latency * 1e3);
-const P50: Metric = milliseconds("p50 latency", |pass| pass.p50 * 1e3);
+pub(crate) const MEAN: Metric = milliseconds("mean latency", |pass| pass.mean_latency * 1e3);
+pub(crate) const P50: Metric = milliseconds("p50 latency", |pass| pass.p50 * 1e3);
 const P95: Metric = milliseconds("p95 latency", |pass| pass.p95 * 1e3);
-pub(super) const P99: Metric = milliseconds("p99 latency", |pass| pass.p99 * 1e3);
-pub(super) const WAITING: Metric = milliseconds("mean waiting", |pass| pass.mean_waiting * 1e3);
+pub(crate) const P99: Metric = milliseconds("p99 latency", |pass| pass.p99 * 1e3);
+pub(crate) const WAITING: Metric = milliseconds("mean waiting", |pass| pass.mean_waiting * 1e3);
 pub(super) const SPREAD: Metric = Metric {
     name: "spread of busy shares",
     unit: "points",

@@ -1,12 +1,11 @@
 //! `vecmill ab`: which scheduling policy serves better, on these devices and under this load.
 //!
-//! - [`Experiment`] is what to compare; [`traffic`](Traffic) are the requests, made or read from a
-//!   trace, and `texts` what is in them.
+//! - [`Experiment`] is what to compare; [`Traffic`] is the requests, made or read from a trace.
 //! - `generator` sends them to an engine at their times, `observer` watches the devices meanwhile,
 //!   `pass` makes figures of both; `capacity` is what the devices can do at all.
 //! - `run` takes the passes in the order of `order`; `find_max` looks for the highest load.
 //! - `bootstrap` says how sure a difference is; [`Report`] tells it as a table, a page (`page`,
-//!   `plots`) and JSON.
+//!   `plots`) and JSON, of which `record` reads again what the same could be predicted from.
 //!
 //! The choice behind it: nothing but the policy differs between the arms. One engine has the model
 //! loaded once, all arms get the same requests at the same times, and they take turns (A B B A), so
@@ -27,15 +26,19 @@ mod order;
 mod page;
 mod pass;
 mod plots;
+mod record;
 mod report;
 mod run;
 mod table;
-mod trace;
-mod traffic;
 
 pub use error::AbError;
 pub use experiment::{Experiment, Load};
+pub(crate) use figures::Figures;
+pub(crate) use generator::{Fate, Sent};
+pub(crate) use metric::{MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
+pub(crate) use observer::Work;
+pub(crate) use record::{DeviceLimits, Learned, MadeOf, Record, RecordError, Requests};
 pub use report::Report;
 pub use run::{Step, run};
-pub use trace::TraceError;
-pub use traffic::{Mix, Traffic};
+
+pub use crate::traffic::{Mix, TraceError, Traffic};

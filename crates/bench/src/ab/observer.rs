@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use vecmill_engine::{DeviceStatistics, Engine};
 
 use super::error::AbError;
+use super::record::Learned;
 
 /// The devices' counters at one moment.
 #[derive(Debug)]
@@ -23,13 +24,15 @@ pub(super) struct Counters {
     tokens: u64,
     batches: u64,
     busy: Duration,
+    learned: Option<Learned>,
 }
 
 impl Look {
     fn take(engine: &Engine, start: Instant) -> Self {
         let counters = |(name, device): (String, DeviceStatistics)| {
-            let DeviceStatistics { tokens, batches, busy, .. } = device;
-            Counters { name, tokens, batches, busy }
+            let DeviceStatistics { tokens, batches, busy, speed, mean_error, .. } = device;
+            let learned = speed.map(|speed| Learned::new(speed, mean_error));
+            Counters { name, tokens, batches, busy, learned }
         };
         let devices = engine.scheduling().into_iter().map(counters).collect();
         Self { at: start.elapsed().as_secs_f64(), devices }
@@ -67,17 +70,19 @@ pub(super) fn observe<R>(
 
 /// What a device did between the first look and `until`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Work {
-    pub(super) name: String,
+pub(crate) struct Work {
+    pub(crate) name: String,
     /// Tokens of the batches that ended.
-    pub(super) tokens: u64,
-    pub(super) batches: u64,
+    pub(crate) tokens: u64,
+    pub(crate) batches: u64,
     /// The part of the time that it was at work, between each look and the next.
-    pub(super) shares: Vec<f64>,
+    pub(crate) shares: Vec<f64>,
     /// The same over all of it.
-    pub(super) share: f64,
+    pub(crate) share: f64,
     /// Tokens per second while it was at work.
-    pub(super) speed: f64,
+    pub(crate) speed: f64,
+    /// What the scheduler had learned of its speed in the end.
+    pub(crate) learned: Option<Learned>,
 }
 
 /// What each device did, between the first look and the last one that is not after `until`.
@@ -112,6 +117,7 @@ fn work_of(looks: &[(f64, &Counters)], end: usize) -> Work {
         shares: spans[..end].iter().zip(&worked).map(|(span, at)| divided(*at, span.0)).collect(),
         share: divided(worked[..end].iter().sum(), looks[end].0 - looks[0].0),
         speed: divided(all_tokens as f64, all_busy),
+        learned: looks[end].1.learned,
     }
 }
 
@@ -146,7 +152,13 @@ mod tests {
         let busy = Duration::from_secs_f64(busy);
         Look {
             at,
-            devices: vec![Counters { name: "cpu".into(), tokens, batches: tokens / 100, busy }],
+            devices: vec![Counters {
+                name: "cpu".into(),
+                tokens,
+                batches: tokens / 100,
+                busy,
+                learned: None,
+            }],
         }
     }
 

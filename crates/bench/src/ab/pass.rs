@@ -6,7 +6,7 @@ use super::error::AbError;
 use super::figures::Figures;
 use super::generator::{Generator, Sent};
 use super::observer::{observe, work};
-use super::traffic::{Mix, Traffic};
+use crate::traffic::{Mix, Traffic};
 
 /// Looks at the devices in the time that counts.
 const SLICES: f64 = 40.0;

@@ -11,6 +11,7 @@ use super::experiment::{Experiment, Load};
 use super::figures::Figures;
 use super::find_max::MaxLoad;
 use super::metric::{BALANCE, BULK, Metric, OPEN};
+use super::record::{DeviceLimits, Requests};
 use crate::results;
 
 /// Passes of an arm from which on conclusions are drawn.
@@ -26,6 +27,7 @@ const LATE: f64 = 1e-3;
 #[derive(Debug)]
 pub struct Report {
     pub(super) info: Info,
+    pub(super) limits: Vec<DeviceLimits>,
     pub(super) experiment: Experiment,
     pub(super) capacity: Option<Capacity>,
     pub(super) passes: Vec<Figures>,
@@ -90,6 +92,9 @@ struct Kept<'a> {
     load: String,
     seed: u64,
     warm_up_seconds: f64,
+    drain_seconds: f64,
+    requests: Requests,
+    devices: &'a [DeviceLimits],
     comparison: Vec<Row>,
     verdicts: Vec<String>,
     notes: Vec<String>,
@@ -105,13 +110,16 @@ impl Report {
     /// # Errors
     /// None in practice: all of them can be written.
     pub fn json(&self) -> io::Result<String> {
-        let Self { experiment, capacity, passes, max_loads, interference, .. } = self;
+        let Self { experiment, limits, capacity, passes, max_loads, interference, .. } = self;
         let kept = Kept {
             model: &self.info.model_id,
             policies: &experiment.policies,
             load: self.load(),
             seed: experiment.mix.seed,
             warm_up_seconds: experiment.warm_up,
+            drain_seconds: experiment.drain.as_secs_f64(),
+            requests: self.requests(),
+            devices: limits,
             comparison: self.rows(),
             verdicts: self.verdicts(),
             notes: self.notes(),
@@ -126,6 +134,18 @@ impl Report {
     /// The command that made this report, the processor, and the date in seconds since 1970.
     pub(super) fn origin(&self) -> results::Origin {
         results::Origin::now()
+    }
+
+    fn requests(&self) -> Requests {
+        let Experiment { mix, trace, load, .. } = &self.experiment;
+        let capacity = self.capacity.as_ref().map_or(0.0, |capacity| capacity.tokens_per_second);
+        let rate = self.experiment.requests_per_second(*load, capacity);
+        Requests {
+            per_second: (!self.is_bulk()).then_some(rate),
+            large: mix.large,
+            longest: mix.longest,
+            of_trace: trace.is_some(),
+        }
     }
 
     /// The devices in words.

@@ -12,8 +12,9 @@ use super::find_max::{self, MaxLoad, holds};
 use super::generator::Generator;
 use super::order::turns;
 use super::pass;
+use super::record::DeviceLimits;
 use super::report::Report;
-use super::traffic::Traffic;
+use crate::traffic::Traffic;
 
 /// Inputs that may wait: an arm that falls behind shall show it in its latency, not refuse.
 const QUEUE: usize = 1 << 24;
@@ -42,6 +43,7 @@ pub fn run(
     experiment.check()?;
     let engine = builder.warm_up(true).queue_capacity(QUEUE).start()?;
     let info = engine.info().clone();
+    let limits = engine.scheduling().into_iter().map(DeviceLimits::from).collect();
     let experiment = experiment.within(info.max_input_tokens);
     let mut steps = Steps { done: 0, total: experiment.steps(info.devices.len()), progress };
     let laboratory = Laboratory::prepare(&engine, &experiment, &mut steps)?;
@@ -49,7 +51,7 @@ pub fn run(
     let passes = laboratory.passes(&mut steps)?;
     let max_loads = laboratory.max_loads(&mut steps)?;
     let capacity = laboratory.capacity;
-    Ok(Report { info, experiment, capacity, passes, max_loads, interference })
+    Ok(Report { info, limits, experiment, capacity, passes, max_loads, interference })
 }
 
 struct Steps<'a> {
@@ -173,22 +175,10 @@ impl<'a> Laboratory<'a> {
     fn traffic(&self, load: Load, repeat: u64) -> Traffic {
         let Experiment { mix, trace, warm_up, seconds, .. } = self.experiment;
         let capacity = self.capacity.as_ref().map_or(0.0, |capacity| capacity.tokens_per_second);
-        match (trace, load) {
-            (Some(trace), Load::Capacity(load)) => {
-                let own = trace.tokens() as f64 / trace.seconds().max(f64::MIN_POSITIVE);
-                trace.clone().stretched(own / (load * capacity))
-            }
-            (Some(trace), Load::Rate(rate)) => {
-                let own = trace.arrivals.len() as f64 / trace.seconds().max(f64::MIN_POSITIVE);
-                trace.clone().stretched(own / rate)
-            }
-            (Some(trace), _) => trace.clone(),
-            (None, Load::Rate(rate)) => Traffic::poisson(*mix, repeat, rate, warm_up + seconds),
-            (None, load) => {
-                let part = if let Load::Capacity(part) = load { part } else { 1.0 };
-                let rate = part * capacity / mix.mean_tokens();
-                Traffic::poisson(*mix, repeat, rate, warm_up + seconds)
-            }
+        let rate = self.experiment.requests_per_second(load, capacity);
+        match trace {
+            Some(trace) => trace.clone().of_requests(rate),
+            None => Traffic::poisson(*mix, repeat, rate, warm_up + seconds),
         }
     }
 }

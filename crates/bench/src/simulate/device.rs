@@ -13,8 +13,11 @@ const PROCESSOR_FIXED: f64 = 5e-4;
 /// Seconds in which the host prepares a batch, while the device may still run the one before.
 pub(super) const PREPARATION: f64 = 2e-4;
 
-/// The spread of the logarithm of a batch's time.
-const NOISE: f64 = 0.05;
+/// The usual spread of the logarithm of a batch's time.
+pub(super) const NOISE: f64 = 0.05;
+
+/// Batches that a device has at most, the one that it runs and one that is ready.
+const IN_FLIGHT: usize = 2;
 
 /// What `--max-batch-tokens auto` goes by: the most a batch takes, its tokens at least and at most, and
 /// the length of inputs, each as often as it has tokens.
@@ -37,8 +40,13 @@ pub(crate) enum Mishap {
 /// A device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Device {
-    pub(super) speed: f64,
     pub(super) model: Coefficients,
+    /// The most tokens of its batches.
+    pub(super) batch_tokens: usize,
+    /// Batches that it has at most.
+    pub(super) in_flight: usize,
+    /// The spread of the logarithm of a batch's time.
+    pub(super) noise: f64,
     pub(super) mishap: Option<Mishap>,
 }
 
@@ -53,23 +61,19 @@ impl Device {
         if speed < PROCESSOR {
             model.fixed = PROCESSOR_FIXED;
         }
-        Self { speed, model, mishap: None }
-    }
-
-    /// The most tokens of its batches.
-    pub(super) fn batch_tokens(&self) -> usize {
-        knee(&self.model, MEAN_LENGTH, LONGEST_BATCH, LEAST_TOKENS, MOST_TOKENS)
+        let batch_tokens = knee(&model, MEAN_LENGTH, LONGEST_BATCH, LEAST_TOKENS, MOST_TOKENS);
+        Self { model, batch_tokens, in_flight: IN_FLIGHT, noise: NOISE, mishap: None }
     }
 
     /// Tokens per second in full batches.
     pub(super) fn rate(&self) -> f64 {
-        let tokens = self.batch_tokens() as f64;
+        let tokens = self.batch_tokens as f64;
         tokens / (self.model.fixed + self.model.marginal(MEAN_LENGTH) * tokens)
     }
 
     /// The most tokens, of inputs of a length, that it can do within so many seconds.
     fn tokens_within(&self, seconds: f64, length: f64) -> f64 {
-        let most = self.batch_tokens() as f64;
+        let most = self.batch_tokens as f64;
         let (fixed, each) = (self.model.fixed, self.model.marginal(length));
         let full = (seconds / (fixed + each * most)).floor();
         let rest = seconds - full * (fixed + each * most);
@@ -82,19 +86,19 @@ impl Device {
             Some(Mishap::SlowsDown(factor)) if at >= 0.5 => factor,
             _ => 1.0,
         };
-        self.model.seconds(size) * slower * (NOISE * normal(random)).exp()
+        self.model.seconds(size) * slower * (self.noise * normal(random)).exp()
     }
 
     /// What a scheduler is told of it after its warm-up.
     pub(super) fn settings(&self, random: &mut fastrand::Rng) -> DeviceSettings {
         let mut speed = Speed::new();
-        let most = self.batch_tokens();
+        let Self { batch_tokens, in_flight, .. } = *self;
         for round in 0..8 {
             let length = 16 << (round % 4);
-            let size = Size::equal((most >> (round / 2)).div_ceil(length), length);
+            let size = Size::equal((batch_tokens >> (round / 2)).div_ceil(length), length);
             speed.observe(size, Duration::from_secs_f64(self.seconds(size, 0.0, random)));
         }
-        DeviceSettings { batch_tokens: most, in_flight: 2, speed }
+        DeviceSettings { batch_tokens, in_flight, speed }
     }
 }
 

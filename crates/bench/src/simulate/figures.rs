@@ -6,77 +6,106 @@ use vecmill_scheduler::{DeviceStatistics, Size};
 /// The first part of the requests is not counted: queues fill.
 const WARM_UP: f64 = 0.1;
 
+/// When a request was answered, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    /// Its number.
+    pub(super) request: u32,
+    /// Until a device took the last of its batches.
+    pub(super) taken: f32,
+    /// Until the last of its batches began.
+    pub(super) waited: f32,
+    /// Until all of it was answered.
+    pub(super) latency: f32,
+}
+
+/// What a device did in the time that counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Done {
+    pub(super) busy: f64,
+    pub(super) tokens: u64,
+    pub(super) batches: u64,
+}
+
 /// What is written down while it runs.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// The number of the first request that counts.
-    first: u32,
-    /// Of each request that counts, in microseconds.
-    waited: f64,
-    latencies: Vec<f32>,
+    /// How many requests come.
+    requests: u32,
+    pub(super) answers: Vec<Answer>,
+    /// All that was done.
     pub(super) done: Size,
     pub(super) refused: usize,
-    answered: u32,
+    /// When the last batch was done.
+    last_done: f64,
+    /// The time that counts.
     seconds: f64,
-    busy: Vec<f64>,
+    pub(super) devices: Vec<Done>,
     weights: Vec<f64>,
     mean_errors: Vec<f64>,
 }
 
 impl Outcome {
-    pub(super) fn new(requests: u32) -> Self {
-        let first = crate::results::whole(f64::from(requests) * WARM_UP);
+    pub(super) fn new(requests: u32, devices: usize) -> Self {
         Self {
-            first: u32::try_from(first).unwrap_or(u32::MAX),
-            waited: 0.0,
-            latencies: Vec::with_capacity(requests as usize),
+            requests,
+            answers: Vec::with_capacity(requests as usize),
             done: Size::default(),
             refused: 0,
-            answered: 0,
+            last_done: 0.0,
             seconds: 0.0,
-            busy: Vec::new(),
+            devices: vec![Done::default(); devices],
             weights: Vec::new(),
             mean_errors: Vec::new(),
         }
     }
 
-    /// A request is answered: it waited so long for the last of its batches to begin, and took so
-    /// long altogether, in seconds.
-    pub(super) fn answer(&mut self, request: u32, waited: f64, latency: f64) {
-        self.answered += 1;
-        if request >= self.first {
-            self.waited += waited;
-            self.latencies.push(latency as f32);
-        }
+    /// A device was at work from one time to another, of which counts what is in a window.
+    pub(super) fn ran(&mut self, device: usize, (start, end): (f64, f64), window: (f64, f64)) {
+        self.last_done = end;
+        self.devices[device].busy += (end.min(window.1) - start.max(window.0)).max(0.0);
     }
 
-    /// A batch is done.
-    pub(super) fn ran(&mut self, size: Size) {
+    /// A device has done a batch, at a time that may be in the window that counts.
+    pub(super) fn did(&mut self, device: usize, size: Size, (end, window): (f64, (f64, f64))) {
         self.done.inputs += size.inputs;
         self.done.tokens += size.tokens;
         self.done.squares += size.squares;
+        if (window.0..=window.1).contains(&end) {
+            self.devices[device].tokens += size.tokens as u64;
+            self.devices[device].batches += 1;
+        }
     }
 
-    pub(super) fn finish(&mut self, now: f64, busy: Vec<f64>, devices: &[DeviceStatistics]) {
-        self.seconds = now;
-        self.busy = busy;
+    pub(super) fn finish(&mut self, window: (f64, f64), devices: &[DeviceStatistics]) {
+        self.seconds = window.1.min(self.last_done) - window.0;
         self.weights = devices.iter().map(|device| device.weight).collect();
         self.mean_errors = devices.iter().map(|device| device.mean_error).collect();
     }
 
-    pub(super) fn figures(mut self) -> Figures {
-        self.latencies.sort_unstable_by(f32::total_cmp);
-        let count = self.latencies.len().max(1);
+    /// Of each device, the share of the time that it was at work.
+    pub(super) fn busy(&self) -> Vec<f64> {
+        self.devices.iter().map(|device| device.busy / self.seconds).collect()
+    }
+
+    pub(super) fn figures(self) -> Figures {
+        let first = f64::from(self.requests) * WARM_UP;
+        let counts = |answer: &&Answer| f64::from(answer.request) >= first.floor();
+        let counted = || self.answers.iter().filter(counts);
+        let mut latencies: Vec<f32> = counted().map(|answer| answer.latency).collect();
+        latencies.sort_unstable_by(f32::total_cmp);
+        let count = latencies.len().max(1);
         let at = |part: f64| {
             let index = crate::results::whole(part * count as f64) as usize;
-            self.latencies.get(index.min(count - 1)).copied().map_or(0.0, f64::from)
+            latencies.get(index.min(count - 1)).copied().map_or(0.0, f64::from)
         };
-        let all: f64 = self.latencies.iter().copied().map(f64::from).sum();
-        let busy: Vec<f64> = self.busy.iter().map(|busy| busy / self.seconds).collect();
+        let all: f64 = latencies.iter().copied().map(f64::from).sum();
+        let waited: f64 = counted().map(|answer| f64::from(answer.waited)).sum();
+        let busy = self.busy();
         let most = busy.iter().copied().fold(0.0, f64::max);
         let least = busy.iter().copied().fold(f64::INFINITY, f64::min);
         Figures {
-            mean_wait_ms: 1e3 * self.waited / count as f64,
+            mean_wait_ms: 1e3 * waited / count as f64,
             mean_ms: 1e3 * all / count as f64,
             p50_ms: 1e3 * at(0.5),
             p99_ms: 1e3 * at(0.99),
@@ -86,7 +115,7 @@ impl Outcome {
             busy,
             weights: self.weights,
             mean_errors: self.mean_errors,
-            answered: self.answered,
+            answered: self.answers.len(),
             refused: self.refused,
         }
     }
@@ -111,6 +140,6 @@ pub(super) struct Figures {
     pub(super) weights: Vec<f64>,
     /// Of each device, how far predictions were off at the end.
     pub(super) mean_errors: Vec<f64>,
-    pub(super) answered: u32,
+    pub(super) answered: usize,
     pub(super) refused: usize,
 }

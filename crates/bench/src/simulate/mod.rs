@@ -1,38 +1,47 @@
 //! A simulated service on simulated devices, under vecmill's own scheduler: what each policy makes of
 //! unequal devices, in seconds instead of hours.
 //!
-//! - `world` is the clock and the devices' work, `device` what these really are, `traffic` what comes,
-//!   `figures` what came of it, `report` the table and the picture.
+//! - `world` is the clock and the devices' work, `device` what these really are, `figures` what came
+//!   of it, `report` the table and the picture; `predict` sets what came of a real run beside it.
 //!
 //! The choice behind it: the scheduler is a state machine that is handed the time, so that the very
 //! code that serves is what is simulated.
 
 mod device;
 mod figures;
+mod predict;
 mod report;
 #[cfg(test)]
 mod tests;
-mod traffic;
 mod world;
 
 use std::error::Error;
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use vecmill_scheduler::{Coefficients, policy};
+use vecmill_scheduler::{Coefficients, Priority, policy};
 
+use crate::traffic::{Arrival, Mix, Traffic};
 use crate::{Outcome, results};
 use device::{Device, Mishap, least_makespan};
 use figures::Figures;
-use traffic::{Arrivals, mean_tokens};
+pub(crate) use predict::{PredictArguments, predict};
 use world::{Experiment, World};
 
 /// About a GPU with a small model.
 const MODEL: &str = "1e-3,1e-6,5e-10";
+
+/// Loads when none is given: busy, and nearly at the limit.
+const USUAL_LOADS: [f64; 2] = [0.8, 0.95];
+
+/// Made requests: the part of them that have many inputs, and the most tokens of an input.
+const LARGE: f64 = 0.1;
+const LONGEST: usize = 512;
 
 /// Arguments of `vecmill-bench simulate`.
 #[derive(Debug, Args)]
@@ -43,9 +52,12 @@ pub(crate) struct SimulateArguments {
     /// What a batch takes on a device of speed 1, in seconds: A,B,C of A + B · tokens + C · Σ length²
     #[arg(long, value_name = "A,B,C", default_value = MODEL)]
     model: Model,
-    /// Loads, as parts of what all devices can do together
-    #[arg(long, value_delimiter = ',', default_values_t = [0.8, 0.95])]
+    /// Loads, as parts of what all devices can do together [default: 0.8,0.95; a trace's own]
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     loads: Vec<f64>,
+    /// File with the requests and their times, as for vecmill ab; --loads stretches these
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Policies to compare; all if none is given
     #[arg(long, value_delimiter = ',')]
     policies: Vec<String>,
@@ -53,8 +65,8 @@ pub(crate) struct SimulateArguments {
     /// third quarter)
     #[arg(long, value_name = "WHAT")]
     mishap: Option<Mishap>,
-    /// Requests of each run
-    #[arg(long, default_value_t = 200_000)]
+    /// Made requests of each run
+    #[arg(long, default_value_t = 200_000, conflicts_with = "trace")]
     requests: u32,
     /// The same seed makes the same requests
     #[arg(long, default_value_t = 1)]
@@ -130,10 +142,14 @@ struct Row {
 
 /// What the devices have to do.
 #[derive(Debug, Clone, Copy)]
-struct Work {
+struct Work<'a> {
+    /// The part of the devices' whole speed; `None` for made requests that come all at once, and for
+    /// a trace's own times.
     load: Option<f64>,
+    /// Requests, if there is no trace.
     requests: u32,
-    seed: u64,
+    mix: Mix,
+    trace: Option<&'a Traffic>,
 }
 
 /// Simulates and prints a table.
@@ -143,25 +159,24 @@ pub(crate) fn run(arguments: &SimulateArguments) -> Outcome {
     } else {
         arguments.policies.clone()
     };
+    let trace = arguments.trace.as_deref().map(read).transpose()?;
     let begin = Instant::now();
-    let mut rows = Vec::new();
+    let (mut rows, mut simulated) = (Vec::new(), 0);
     for Fleet(speeds) in &arguments.devices {
         let mut devices: Vec<_> =
             speeds.iter().map(|&speed| Device::new(speed, arguments.model.0)).collect();
         if let Some(last) = devices.last_mut() {
             last.mishap = arguments.mishap;
         }
-        let loads = arguments.loads.iter().map(|&load| Some(load)).chain([None]);
-        // A mishap comes at a part of the run, and how long bulk work runs is what is asked.
-        for load in loads.filter(|load| load.is_some() || arguments.mishap.is_none()) {
-            let work = Work { load, requests: arguments.requests, seed: arguments.seed };
+        for work in arguments.work(trace.as_ref()) {
             for policy in &policies {
-                rows.push(simulate(&devices, &work, policy)?);
+                let row = simulate(&devices, &work, policy)?;
+                simulated += row.figures.answered;
+                rows.push(Row { devices: speeds.clone(), ..row });
             }
         }
     }
-    let simulated = f64::from(arguments.requests) * rows.len() as f64;
-    let rate = simulated / begin.elapsed().as_secs_f64();
+    let rate = simulated as f64 / begin.elapsed().as_secs_f64();
     results::line(&report::table(&rows))?;
     results::line(&format!("{:.2} million requests simulated per second", rate / 1e6))?;
     if let Some(file) = &arguments.svg {
@@ -170,21 +185,58 @@ pub(crate) fn run(arguments: &SimulateArguments) -> Outcome {
     results::write(arguments.output.as_deref(), "simulated", &rows)
 }
 
-fn simulate(devices: &[Device], work: &Work, policy: &str) -> Result<Row, Box<dyn Error>> {
-    let &Work { load, requests, seed } = work;
-    let arrivals = match load {
-        Some(load) => {
-            let rate: f64 = devices.iter().map(Device::rate).sum();
-            Arrivals::Random { rate: load * rate / mean_tokens() }
+impl SimulateArguments {
+    /// What each group of devices has to do.
+    fn work<'a>(&self, trace: Option<&'a Traffic>) -> Vec<Work<'a>> {
+        let usual = if trace.is_none() { &USUAL_LOADS[..] } else { &[] };
+        let loads = if self.loads.is_empty() { usual } else { &self.loads };
+        // A mishap comes at a part of the run, and how long bulk work runs is what is asked.
+        let without = match trace {
+            Some(_) => self.loads.is_empty(),
+            None => self.mishap.is_none(),
+        };
+        let mix = Mix { large: LARGE, longest: LONGEST, seed: self.seed };
+        let loads = loads.iter().copied().map(Some).chain(without.then_some(None));
+        loads.map(|load| Work { load, requests: self.requests, mix, trace }).collect()
+    }
+}
+
+fn read(path: &Path) -> Result<Traffic, Box<dyn Error>> {
+    let named = |error: &dyn Error| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(|error| named(&error))?;
+    Ok(Traffic::read(BufReader::new(file)).map_err(|error| named(&error))?)
+}
+
+fn simulate(devices: &[Device], work: &Work<'_>, policy: &str) -> Result<Row, Box<dyn Error>> {
+    let &Work { mix, load, requests, trace } = work;
+    let whole: f64 = devices.iter().map(Device::rate).sum();
+    let experiment = Experiment { devices, policy, seed: mix.seed, requests, ..Experiment::EMPTY };
+    let (load, outcome) = match (trace, load) {
+        (Some(trace), load) => {
+            let stretched = load.map(|load| trace.clone().of_tokens(load * whole));
+            let trace = stretched.as_ref().unwrap_or(trace);
+            let (span, requests) = (trace.seconds(), u32::try_from(trace.arrivals.len())?);
+            let load = (span > 0.0).then(|| trace.tokens() as f64 / span / whole);
+            let experiment = Experiment { span, requests, ..experiment };
+            (load, World::new(experiment)?.run(trace.arrivals.iter().cloned()))
         }
-        None => Arrivals::AtOnce,
+        (None, Some(load)) => {
+            let rate = load * whole / mix.mean_tokens();
+            let due = |request: Arrival| Arrival { at: request.at / rate, ..request };
+            let experiment = Experiment { span: f64::from(requests) / rate, ..experiment };
+            (Some(load), World::new(experiment)?.run(mix.requests(0).map(due)))
+        }
+        (None, None) => {
+            let due = |request: Arrival| Arrival { at: 0.0, ..request };
+            let experiment = Experiment { priority: Priority::Bulk, ..experiment };
+            (None, World::new(experiment)?.run(mix.requests(0).map(due)))
+        }
     };
-    let outcome = World::new(Experiment { devices, arrivals, requests, seed, policy })?.run();
     let tokens = outcome.done.tokens as f64;
     let least = least_makespan(devices, tokens, outcome.done.squares / tokens);
     let figures = outcome.figures();
     Ok(Row {
-        devices: devices.iter().map(|device| device.speed).collect(),
+        devices: Vec::new(),
         load,
         policy: policy.to_owned(),
         of_least_makespan: load.is_none().then_some(figures.seconds / least),

@@ -38,7 +38,7 @@ fn names(row: &Row) -> String {
 }
 
 fn load(row: &Row) -> String {
-    row.load.map_or("bulk".to_owned(), |load| load.to_string())
+    row.load.map_or("bulk".to_owned(), |load| ((load * 1e3).round() / 1e3).to_string())
 }
 
 const WIDTH: f64 = 1100.0;

@@ -9,8 +9,14 @@ fn fleet(speeds: &[f64], mishap: Option<Mishap>) -> Vec<Device> {
     devices
 }
 
+const MIX: Mix = Mix { large: LARGE, longest: LONGEST, seed: 7 };
+
+fn work(load: Option<f64>) -> Work<'static> {
+    Work { load, requests: 20_000, mix: MIX, trace: None }
+}
+
 fn row(speeds: &[f64], mishap: Option<Mishap>, load: Option<f64>, policy: &str) -> Row {
-    let work = Work { load, requests: 20_000, seed: 7 };
+    let work = work(load);
     simulate(&fleet(speeds, mishap), &work, policy).unwrap()
 }
 
@@ -75,7 +81,7 @@ fn a_threefold_slowdown_is_learned_and_costs_little() {
 fn devices_that_wait_for_launches_most_of_the_time_are_used_well_too() {
     let Model(launches) = "5e-3,2e-7,0".parse().unwrap();
     let devices = [1.0, 0.25].map(|speed| Device::new(speed, launches));
-    let work = Work { load: Some(0.8), requests: 20_000, seed: 7 };
+    let work = work(Some(0.8));
     let of = |policy: &str| simulate(&devices, &work, policy).unwrap().figures;
     let ours = of("earliest-finish");
     for other in policy::names() {
@@ -89,4 +95,35 @@ fn devices_that_wait_for_launches_most_of_the_time_are_used_well_too() {
 fn the_same_seed_makes_the_same_run() {
     let run = || row(&[1.0, 0.25], None, Some(0.8), "earliest-finish").figures;
     assert_eq!(format!("{:?}", run()), format!("{:?}", run()));
+}
+
+#[test]
+fn a_trace_of_made_requests_is_the_same_run() {
+    let devices = fleet(&[1.0, 0.25], None);
+    let made = simulate(&devices, &work(Some(0.8)), "earliest-finish").unwrap();
+    let whole: f64 = devices.iter().map(Device::rate).sum();
+    let arrivals: Vec<Arrival> = MIX.requests(0).take(20_000).collect();
+    let own = Traffic { arrivals }.of_requests(0.8 * whole / MIX.mean_tokens());
+    let of = |load: Option<f64>, trace: &Traffic| {
+        let trace = Work { trace: Some(trace), ..work(load) };
+        simulate(&devices, &trace, "earliest-finish").unwrap()
+    };
+    let read = of(None, &own);
+    assert!((read.load.unwrap() - 0.8).abs() < 0.04, "{:?}", read.load);
+    assert!((read.figures.p99_ms / made.figures.p99_ms - 1.0).abs() < 0.1, "{:?}", read.figures);
+    let twice = of(Some(2.0), &own);
+    assert!(twice.figures.p99_ms > 10.0 * read.figures.p99_ms, "{:?}", twice.figures);
+    let at_once = own.of_requests(f64::INFINITY);
+    assert!((of(None, &at_once).of_least_makespan.unwrap() - 1.0).abs() < 0.1);
+}
+
+#[test]
+fn a_thousand_unequal_devices_share_the_work_and_nobody_waits_longer_than_on_four() {
+    let four = [1.0, 1.0, 0.5, 0.25];
+    let on_four = row(&four, None, Some(0.8), "earliest-finish").figures;
+    let work = Work { requests: 200_000, ..work(Some(0.8)) };
+    let figures =
+        simulate(&fleet(&four.repeat(250), None), &work, "earliest-finish").unwrap().figures;
+    assert_eq!((figures.answered, figures.refused), (200_000, 0));
+    assert!(figures.mean_wait_ms < on_four.mean_wait_ms && figures.p99_ms < on_four.p99_ms);
 }

@@ -1,4 +1,8 @@
 //! The simulation: a clock that jumps from event to event, devices, and vecmill's own scheduler.
+//!
+//! The choice behind it: devices that wait notice what happens a little later, as threads do. All that
+//! happens until then is noticed at once, so that asking all devices costs the less per request the
+//! more of them there are.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -9,17 +13,38 @@ use vecmill_scheduler::{
 };
 
 use super::device::{Device, Mishap, PREPARATION};
-use super::figures::Outcome;
-use super::traffic::{Arrivals, Traffic};
+use super::figures::{Answer, Outcome};
+use crate::traffic::Arrival;
+
+/// Seconds until a thread that waits for a device's work is awake.
+const AWAKE: f64 = 5e-5;
 
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub(super) struct Experiment<'a> {
     pub(super) devices: &'a [Device],
-    pub(super) arrivals: Arrivals,
-    pub(super) requests: u32,
-    pub(super) seed: u64,
     pub(super) policy: &'a str,
+    pub(super) seed: u64,
+    /// How many requests come.
+    pub(super) requests: u32,
+    pub(super) priority: Priority,
+    /// When the run ends, as it seems, in seconds: mishaps come at a part of it.
+    pub(super) span: f64,
+    /// Between which seconds the devices' work counts.
+    pub(super) window: (f64, f64),
+}
+
+impl Experiment<'_> {
+    /// Nothing to do, without an end.
+    pub(super) const EMPTY: Self = Self {
+        devices: &[],
+        policy: "",
+        seed: 0,
+        requests: 0,
+        priority: Priority::Interactive,
+        span: f64::INFINITY,
+        window: (0.0, f64::INFINITY),
+    };
 }
 
 /// A request on its way.
@@ -35,6 +60,7 @@ struct Request {
 struct Run {
     jobs: Vec<Job<u32>>,
     size: Size,
+    taken: f64,
     start: f64,
     end: f64,
     fails: bool,
@@ -45,19 +71,10 @@ struct Run {
 struct Worker {
     runs: VecDeque<Run>,
     free_at: f64,
-    busy: f64,
-    /// When it asks again on its own; infinite if it is not waiting for a time.
-    wakes: f64,
 }
 
-/// Nanoseconds, which order exactly, the device, and what happens there.
-type Event = Reverse<(u64, usize, Happening)>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
-    Done,
-    Wakes,
-}
+/// A batch is done: nanoseconds, which order exactly, and the device.
+type Event = Reverse<(u64, usize)>;
 
 /// A run of the simulation.
 #[derive(Debug)]
@@ -66,10 +83,8 @@ pub(super) struct World<'a> {
     scheduler: Scheduler<u32>,
     random: fastrand::Rng,
     now: f64,
-    /// When the last batch was done.
-    last_done: f64,
-    /// When the run ends, as it seems, in seconds: mishaps come at a part of it.
-    span: f64,
+    /// When the devices ask for work.
+    asks: f64,
     workers: Vec<Worker>,
     events: BinaryHeap<Event>,
     requests: Vec<Request>,
@@ -84,61 +99,47 @@ impl<'a> World<'a> {
         let devices: Vec<_> =
             experiment.devices.iter().map(|device| device.settings(&mut random)).collect();
         let settings = Settings { capacity: usize::MAX, ..Settings::default() };
-        let worker = |_: &Device| Worker {
-            runs: VecDeque::new(),
-            free_at: 0.0,
-            busy: 0.0,
-            wakes: f64::INFINITY,
-        };
-        let span = match experiment.arrivals {
-            Arrivals::Random { rate } => f64::from(experiment.requests) / rate,
-            Arrivals::AtOnce => f64::INFINITY,
-        };
+        let worker = |_: &Device| Worker { runs: VecDeque::new(), free_at: 0.0 };
         Ok(Self {
             scheduler: Scheduler::new(settings, policy::by_name(experiment.policy)?, devices),
             random,
             now: 0.0,
-            last_done: 0.0,
-            span,
+            asks: f64::INFINITY,
             workers: experiment.devices.iter().map(worker).collect(),
             events: BinaryHeap::new(),
             requests: Vec::with_capacity(experiment.requests as usize),
             batch: Batch::new(),
             spare: Vec::new(),
-            outcome: Outcome::new(experiment.requests),
+            outcome: Outcome::new(experiment.requests, experiment.devices.len()),
             experiment,
         })
     }
 
-    /// Runs until all requests are answered.
-    pub(super) fn run(mut self) -> Outcome {
-        let mut traffic = Traffic::new(self.experiment.arrivals, self.experiment.seed);
-        let mut lengths = Vec::new();
-        let mut next = traffic.next(&mut lengths);
-        let mut to_come = self.experiment.requests;
+    /// Runs until all requests, which come in the order of their times, are answered.
+    pub(super) fn run(mut self, requests: impl Iterator<Item = Arrival>) -> Outcome {
+        let mut requests = requests.take(self.experiment.requests as usize);
+        let mut next = requests.next();
         loop {
-            let event = self.events.peek().map(|Reverse((at, _, _))| seconds(*at));
-            match event {
-                _ if to_come > 0 && event.is_none_or(|at| next <= at) => {
-                    self.now = next;
-                    self.arrive(&lengths);
-                    to_come -= 1;
-                    next = traffic.next(&mut lengths);
-                    if to_come > 0 && next <= self.now {
-                        continue; // at once
-                    }
+            let done = self.events.peek().map_or(f64::INFINITY, |Reverse((at, _))| seconds(*at));
+            match next {
+                Some(request) if request.at <= done.min(self.asks) => {
+                    self.now = request.at;
+                    self.arrive(&request.lengths);
+                    next = requests.next();
                 }
-                Some(at) => {
-                    self.now = at;
-                    self.happen();
+                _ if done <= self.asks && done.is_finite() => {
+                    self.now = done;
+                    self.finish();
                 }
-                None => break,
+                _ if self.asks.is_finite() => {
+                    self.now = std::mem::replace(&mut self.asks, f64::INFINITY);
+                    self.ask_all();
+                }
+                _ => break,
             }
-            self.ask_all();
         }
-        let busy = self.workers.iter().map(|worker| worker.busy).collect();
         let statistics = self.scheduler.statistics(self.time());
-        self.outcome.finish(self.last_done, busy, &statistics);
+        self.outcome.finish(self.experiment.window, &statistics);
         self.outcome
     }
 
@@ -146,32 +147,28 @@ impl<'a> World<'a> {
         Duration::from_secs_f64(self.now)
     }
 
+    /// Devices that wait will notice that something has happened.
+    fn notice(&mut self) {
+        self.asks = self.asks.min(self.now + AWAKE);
+    }
+
     fn arrive(&mut self, lengths: &[usize]) {
         let id = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
         let left = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
         self.requests.push(Request { arrived: self.now, left });
-        let priority = match self.experiment.arrivals {
-            Arrivals::Random { .. } => Priority::Interactive,
-            Arrivals::AtOnce => Priority::Bulk,
-        };
-        let terms = Terms { priority, deadline: None };
+        let terms = Terms { priority: self.experiment.priority, deadline: None };
         let jobs = lengths.iter().map(|&tokens| Job::new(tokens, id));
         self.scheduler.push(self.time(), terms, jobs);
+        self.notice();
     }
 
-    /// The next event.
-    fn happen(&mut self) {
-        let Some(Reverse((_, device, happening))) = self.events.pop() else { return };
-        if happening == Happening::Wakes {
-            if self.workers[device].wakes <= self.now {
-                self.workers[device].wakes = f64::INFINITY;
-            }
-            return;
-        }
+    /// A batch is done.
+    fn finish(&mut self) {
+        let Some(Reverse((_, device))) = self.events.pop() else { return };
         let Some(mut run) = self.workers[device].runs.pop_front() else { return };
+        self.notice();
         let now = self.time();
-        self.last_done = self.now;
-        self.workers[device].busy += run.end - run.start;
+        self.outcome.ran(device, (run.start, run.end), self.experiment.window);
         if run.fails {
             let Failed { refused, .. } = self.scheduler.failed(now, device, run.jobs);
             self.outcome.refused += refused.len();
@@ -179,13 +176,18 @@ impl<'a> World<'a> {
         }
         let took = Duration::from_secs_f64(run.end - run.start);
         self.scheduler.ran(now, device, run.size, took);
-        self.outcome.ran(run.size);
+        self.outcome.did(device, run.size, (run.end, self.experiment.window));
         for job in run.jobs.drain(..) {
             let request = &mut self.requests[job.payload as usize];
             request.left -= 1;
             if request.left == 0 {
-                let Request { arrived, .. } = *request;
-                self.outcome.answer(job.payload, run.start - arrived, self.now - arrived);
+                let after = |time: f64| (time - request.arrived) as f32;
+                self.outcome.answers.push(Answer {
+                    request: job.payload,
+                    taken: after(run.taken),
+                    waited: after(run.start),
+                    latency: after(self.now),
+                });
             }
         }
         self.spare.push(run.jobs);
@@ -199,25 +201,23 @@ impl<'a> World<'a> {
 
     /// Has a device ask for work; says whether it got some.
     fn ask(&mut self, device: usize) -> bool {
-        if self.workers[device].runs.len() >= 2 {
+        if self.workers[device].runs.len() >= self.experiment.devices[device].in_flight {
             return false;
         }
         let now = self.time();
         self.batch.clear();
         match self.scheduler.next_batch(now, device, || 0, |_| true, &mut self.batch) {
-            Next::Batch => self.start(device),
-            Next::Wait { until: Some(until) } => {
-                let at = until.as_secs_f64();
-                let worker = &mut self.workers[device];
-                if at < worker.wakes {
-                    worker.wakes = at;
-                    self.events.push(Reverse((nanoseconds(at), device, Happening::Wakes)));
-                }
-                return false;
+            Next::Batch => {
+                self.start(device);
+                true
             }
-            Next::Wait { until: None } | Next::Over => return false,
+            Next::Wait { until } => {
+                let again = until.map_or(f64::INFINITY, |until| until.as_secs_f64());
+                self.asks = self.asks.min(again);
+                false
+            }
+            Next::Over => false,
         }
-        true
     }
 
     fn start(&mut self, device: usize) {
@@ -225,18 +225,19 @@ impl<'a> World<'a> {
         let spare = self.spare.pop().unwrap_or_default();
         let jobs = std::mem::replace(&mut self.batch.jobs, spare);
         let truth = &self.experiment.devices[device];
-        let start = (self.now + PREPARATION).max(self.workers[device].free_at);
-        let part = start / self.span;
+        let taken = self.now;
+        let start = (taken + PREPARATION).max(self.workers[device].free_at);
+        let part = start / self.experiment.span;
         let trouble = (0.5..0.75).contains(&part);
         let mut end = start + truth.seconds(size, part, &mut self.random);
         if trouble && truth.mishap == Some(Mishap::Hangs) {
-            end = 0.75 * self.span + (end - start);
+            end = 0.75 * self.experiment.span + (end - start);
         }
         let fails = trouble && truth.mishap == Some(Mishap::Fails);
         let worker = &mut self.workers[device];
         worker.free_at = end;
-        worker.runs.push_back(Run { jobs, size, start, end, fails });
-        self.events.push(Reverse((nanoseconds(end), device, Happening::Done)));
+        worker.runs.push_back(Run { jobs, size, taken, start, end, fails });
+        self.events.push(Reverse((nanoseconds(end), device)));
     }
 }
 

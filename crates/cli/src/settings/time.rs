@@ -9,18 +9,18 @@ use crate::settings::value::Value;
 /// Longer than this is as good as never.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A whole number with a unit: `50ms`, `60s`, `5m` or `5 min`, `1h`.
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+/// A number with a unit: `50ms`, `1.5s`, `5m` or `5 min`, `1h`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at(digits);
-    let milliseconds: u64 = match unit.trim_start() {
-        "ms" => 1,
-        "s" => 1000,
-        "m" | "min" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
+    let seconds = match unit.trim_start() {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(milliseconds).map(Duration::from_millis)
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
 }
 
 /// When unused memory is given back.
@@ -82,13 +82,16 @@ mod tests {
             ("60s", 60),
             ("5m", 300),
             ("90 min", 5400),
+            ("1.5h", 5400),
             ("24h", 86_400),
             ("1s", 1),
             ("never", u64::MAX),
         ] {
             assert_eq!(seconds(text), Some(expected), "{text}");
         }
-        for wrong in ["", "60", "0s", "s", "-1s", "1.5h", "25h", "2d", "Never", "99999999999999h"] {
+        for wrong in
+            ["", "60", "0s", "s", "-1s", "1.5.1h", ".s", "25h", "2d", "Never", "99999999999999h"]
+        {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }
@@ -98,6 +101,7 @@ mod tests {
         let milliseconds = |text| Some(Latency::parse(text)?.0.as_millis());
         assert_eq!(milliseconds("50ms"), Some(50));
         assert_eq!(milliseconds("1 s"), Some(1000));
+        assert_eq!(milliseconds("1.5s"), Some(1500));
         for wrong in ["0ms", "50", "61s", "2m", "ms", "5us"] {
             assert_eq!(milliseconds(wrong), None, "{wrong}");
         }

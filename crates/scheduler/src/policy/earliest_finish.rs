@@ -5,19 +5,19 @@
 //!
 //! - None: another will finish it sooner, so this one waits.
 //! - The front, if this device would finish that first of all.
-//! - Otherwise what lies so far behind that the others would not have done it sooner. A slow device
-//!   so never holds up the oldest work, and never gets more than it can do in time.
+//! - Otherwise what lies so far behind that those who would finish the front sooner would not have
+//!   come to it earlier. A slow device so never holds up the oldest work, and never gets more than it can do in time.
 //!
 //! The parts make the devices finish together, which is what bulk work needs; and while little waits,
 //! each input is done as early as it can be. Nothing waits for good: the device that would finish the
 //! front first takes it, and one that is late counts as later the longer it takes.
 
-use super::{Policy, Take, View, level};
+use super::{Policy, Take, View, level_near};
 use crate::job::whole;
 
-/// Batches that others run before an idle device's speed is measured again, with a small one: one that
-/// was wrongly taken for slow would otherwise get no work for ever. So few that the 99th percentile
-/// doesn't notice.
+/// Batches that each of the others runs, on average, before an idle device's speed is measured again,
+/// with a small one: one that was wrongly taken for slow would otherwise get no work for ever. So few
+/// that the 99th percentile doesn't notice, however many devices there are.
 const MEASURE_AFTER: u64 = 500;
 
 /// A second batch is taken so long before the first is done, in parts of what a full batch takes and
@@ -26,8 +26,18 @@ const AHEAD: f64 = 0.05;
 const AHEAD_SECONDS: f64 = 0.001;
 
 /// Gives work to whoever finishes it first.
-#[derive(Debug)]
-pub struct EarliestFinish;
+#[derive(Debug, Default)]
+pub struct EarliestFinish {
+    /// When all devices together would be done with the backlog, in seconds.
+    level: f64,
+    /// Who would finish the front of the backlog first of all. Of several that would finish it at the
+    /// same time, the first counts.
+    first: Option<usize>,
+    /// The tokens of that front.
+    front: f64,
+    /// How many serve.
+    serving: usize,
+}
 
 impl EarliestFinish {
     pub(super) const NAME: &str = "earliest-finish";
@@ -38,15 +48,27 @@ impl Policy for EarliestFinish {
         Self::NAME
     }
 
-    fn take(&mut self, device: usize, backlog: usize, devices: &[View]) -> Take {
+    fn look(&mut self, backlog: usize, devices: &[View]) {
+        let serving = || devices.iter().enumerate().filter(|(_, view)| view.serves);
+        let more = |(count, least): (usize, usize), view: &View| (count + 1, least.min(view.limit));
+        let (count, front) = serving().fold((0, backlog), |all, (_, view)| more(all, view));
+        self.front = front as f64;
+        let finish = serving().map(|(index, view)| (index, view.finish(self.front)));
+        let first = finish.min_by(|(_, a), (_, b)| a.total_cmp(b));
+        self.first = first.map(|(first, _)| first);
+        self.serving = count;
+        let guess = if self.level.is_finite() { self.level } else { 0.0 };
+        self.level = level_near(devices, backlog as f64, guess);
+    }
+
+    fn take(&mut self, device: usize, devices: &[View]) -> Take {
         let own = &devices[device];
-        let alone = devices.iter().filter(|view| view.serves).count() == 1;
-        if !alone && own.running == 0 && own.unmeasured > MEASURE_AFTER {
+        let others = self.serving.saturating_sub(1) as u64;
+        if others > 0 && own.running == 0 && own.unmeasured > MEASURE_AFTER * others {
             return Take::Batch { skip: 0, tokens: 1 };
         }
-        let waiting = backlog as f64;
-        let part = own.tokens_by(level(devices, waiting)).min(own.limit as f64);
-        let front = is_first(device, waiting, devices);
+        let part = own.tokens_by(self.level).min(own.limit as f64);
+        let front = self.first == Some(device);
         if !front && part < 1.0 {
             return Take::Wait { seconds: f64::INFINITY };
         }
@@ -54,26 +76,23 @@ impl Policy for EarliestFinish {
         if own.running > 0 && own.due_in > ahead && part < own.limit as f64 {
             return Take::Wait { seconds: own.due_in - ahead };
         }
-        let skip = if front { 0.0 } else { left_to_others(device, own.finish(part), devices) };
+        let skip = if front {
+            0.0
+        } else {
+            left_to_others(device, (self.front, own.finish(part)), devices)
+        };
         Take::Batch { skip: whole(skip.round()), tokens: whole(part.round()).max(1) }
     }
 }
 
-/// Tokens that the others will have done by then.
-fn left_to_others(device: usize, done: f64, devices: &[View]) -> f64 {
-    let others = devices.iter().enumerate().filter(|&(index, _)| index != device);
-    others.filter(|(_, view)| view.serves).map(|(_, view)| view.tokens_by(done)).sum()
-}
-
-/// Whether no device would finish the front of the backlog earlier. Of several that would finish it
-/// at the same time, the first counts.
-fn is_first(device: usize, waiting: f64, devices: &[View]) -> bool {
-    let serving = || devices.iter().enumerate().filter(|(_, view)| view.serves);
-    let least = serving().map(|(_, view)| view.limit).min().unwrap_or(0);
-    let front = waiting.min(least as f64);
-    let finish = |view: &View| view.finish(front);
-    let first = serving().min_by(|(_, a), (_, b)| finish(a).total_cmp(&finish(b)));
-    first.is_none_or(|(first, _)| first == device)
+/// Tokens that those who would finish the front sooner will have done by then. Those who come to it
+/// later don't count: with many devices nearly all is done by then by somebody, and each would leave
+/// the front to another.
+fn left_to_others(device: usize, (front, done): (f64, f64), devices: &[View]) -> f64 {
+    let order = |(index, view): (usize, &View)| (view.finish(front), index);
+    let own = order((device, &devices[device]));
+    let sooner = devices.iter().enumerate().filter(|&(index, view)| order((index, view)) < own);
+    sooner.filter(|(_, view)| view.serves).map(|(_, view)| view.tokens_by(done)).sum()
 }
 
 #[cfg(test)]
@@ -84,7 +103,9 @@ mod tests {
     const SLOW: View = View { fixed: 0.05, per_token: 5e-5, slope: 1e-4, ..IDLE };
 
     fn take(device: usize, backlog: usize, devices: &[View]) -> Take {
-        EarliestFinish.take(device, backlog, devices)
+        let mut policy = EarliestFinish::default();
+        policy.look(backlog, devices);
+        policy.take(device, devices)
     }
 
     fn waits(take: Take) -> bool {

@@ -54,73 +54,64 @@ impl View {
 
     /// The tokens of waiting work that it could have done by then: in one batch, or in full ones.
     pub fn tokens_by(&self, time: f64) -> f64 {
+        self.pace(time).0
+    }
+
+    /// These, and how many more each second makes them from then on.
+    fn pace(&self, time: f64) -> (f64, f64) {
         let first = (time - self.free_in - self.fixed) / self.per_token;
-        if first <= self.limit as f64 {
-            return first.max(0.0);
+        if first < -ROUNDING {
+            (0.0, 0.0)
+        } else if first <= self.limit as f64 {
+            (first.max(0.0), 1.0 / self.per_token)
+        } else {
+            ((time - self.free_in) / self.slope, 1.0 / self.slope)
         }
-        (time - self.free_in) / self.slope
     }
 }
 
 /// When devices that share so many tokens are done with them, if each takes what it can do by then;
 /// infinite if none serves.
+///
+/// What is done by a time grows in straight pieces, so that Newton's method, kept between what is too
+/// early and what is too late, ends after a few steps.
 pub fn level(devices: &[View], tokens: f64) -> f64 {
-    let done = |time: f64| -> f64 {
-        devices.iter().filter(|view| view.serves).map(|view| view.tokens_by(time)).sum()
-    };
-    // Without fixed costs of first batches it would be lower, which makes no difference if all do
-    // several; with these costs twice it would be higher.
-    let mut low = fluid_level(devices, tokens, |view| view.free_in);
-    if !low.is_finite() {
-        return low;
-    }
-    let mut lacking = tokens - done(low);
-    if lacking < ENOUGH {
-        return low;
-    }
-    let mut high = fluid_level(devices, tokens, |view| view.free_in + view.fixed);
-    let mut over = done(high) - tokens;
-    // By false position (a variant of Illinois): what is done grows in straight pieces.
-    for _ in 0..CLOSER {
-        if over < ENOUGH {
-            return high;
+    level_near(devices, tokens, 0.0)
+}
+
+/// The same, sooner found if it is near a guess.
+fn level_near(devices: &[View], tokens: f64, guess: f64) -> f64 {
+    let serving = || devices.iter().filter(|view| view.serves);
+    let begin = serving().map(|view| view.free_in + view.fixed).fold(f64::INFINITY, f64::min);
+    let (mut early, mut late, mut time) = (begin, f64::INFINITY, begin.max(guess));
+    for _ in 0..STEPS {
+        let (mut done, mut rate) = (0.0, 0.0);
+        for view in serving() {
+            let (tokens, each) = view.pace(time);
+            done += tokens;
+            rate += each;
         }
-        let time = low + (high - low) * lacking / (lacking + over);
-        let more = done(time) - tokens;
-        if more < -ENOUGH {
-            (low, lacking, over) = (time, -more, over / 2.0);
+        let lacking = tokens - done;
+        if lacking.abs() < ENOUGH || rate == 0.0 {
+            break;
+        }
+        if lacking > 0.0 {
+            early = time;
         } else {
-            (high, over, lacking) = (time, more, lacking / 2.0);
+            late = time;
         }
+        let next = time + lacking / rate;
+        time = if next > early && next < late { next } else { f64::midpoint(early, late) };
     }
-    high
+    time
 }
 
 /// Steps by which a level is come closer to, and tokens that make no difference.
-const CLOSER: usize = 16;
+const STEPS: usize = 40;
 const ENOUGH: f64 = 0.1;
 
-/// The level if each device did its tokens at an even pace, from its beginning on.
-fn fluid_level(devices: &[View], tokens: f64, begin: impl Fn(&View) -> f64) -> f64 {
-    let mut level = f64::INFINITY;
-    loop {
-        let (mut rate, mut before) = (0.0, 0.0);
-        for device in devices.iter().filter(|device| device.serves) {
-            let begin = begin(device);
-            if begin <= level {
-                let each = 1.0 / device.slope;
-                rate += each;
-                before += begin * each;
-            }
-        }
-        // Without those that begin only after the level, it falls; until no more of them do.
-        let next = if rate > 0.0 { (tokens + before) / rate } else { return f64::INFINITY };
-        if next >= level {
-            return level;
-        }
-        level = next;
-    }
-}
+/// Tokens by which the beginning of a device's first one may be missed.
+const ROUNDING: f64 = 1e-3;
 
 /// What a device that asks for work gets of the common backlog.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -150,14 +141,20 @@ pub trait Policy: fmt::Debug + Send {
         false
     }
 
-    /// The device that a request is assigned to. At least one serves.
+    /// The device that a request is assigned to. At least one serves. Times and speeds are
+    /// those of at most half a millisecond ago.
     fn assign(&mut self, devices: &[View]) -> usize {
         devices.iter().position(|device| device.serves).unwrap_or(0)
     }
 
-    /// What a device that serves and has room gets of the `backlog`, in tokens, which is above 0.
-    fn take(&mut self, device: usize, backlog: usize, devices: &[View]) -> Take {
-        let _ = backlog;
+    /// How much waits, in tokens, and how the devices stand: before any of them asks, and whenever
+    /// that has changed.
+    fn look(&mut self, backlog: usize, devices: &[View]) {
+        let _ = (backlog, devices);
+    }
+
+    /// What a device that serves and has room gets of the backlog that was looked at, which is above 0.
+    fn take(&mut self, device: usize, devices: &[View]) -> Take {
         Take::Batch { skip: 0, tokens: devices[device].limit }
     }
 }
@@ -166,7 +163,7 @@ type Make = fn() -> Box<dyn Policy>;
 
 /// All of them, the default first.
 const POLICIES: [(&str, Make); 4] = [
-    (EarliestFinish::NAME, || Box::new(EarliestFinish)),
+    (EarliestFinish::NAME, || Box::new(EarliestFinish::default())),
     (Weighted::NAME, || Box::new(Weighted::default())),
     (LeastLoaded::NAME, || Box::new(LeastLoaded)),
     (RoundRobin::NAME, || Box::new(RoundRobin::default())),
@@ -184,6 +181,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
     let found = POLICIES.iter().find(|(known, _)| *known == name);
     found.map(|(_, make)| make()).ok_or_else(|| UnknownPolicy(name.to_owned()))
+}
+
+/// Which of so many policies is on turn when they are compared: A B B A A B …, every second time
+/// backwards, so that what drifts evenly adds the same to all.
+pub fn on_turn(turn: usize, policies: usize) -> usize {
+    let policies = policies.max(1);
+    let place = turn % policies;
+    if (turn / policies).is_multiple_of(2) { place } else { policies - 1 - place }
 }
 
 /// No policy has this name.
@@ -218,6 +223,18 @@ pub(crate) mod tests {
         }
         let error = by_name("random").unwrap_err().to_string();
         assert!(error.contains("`random`") && error.contains("earliest-finish"), "{error}");
+    }
+
+    #[test]
+    fn policies_take_turns_forth_and_back_so_that_an_even_drift_is_the_same_for_all() {
+        let turns = |policies| (0..4 * policies).map(move |turn| on_turn(turn, policies));
+        assert_eq!(turns(2).collect::<Vec<_>>(), [0, 1, 1, 0, 0, 1, 1, 0]);
+        assert_eq!(turns(3).collect::<Vec<_>>(), [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0]);
+        for policies in 1..5 {
+            let mut sums = vec![0; policies];
+            turns(policies).enumerate().for_each(|(place, policy)| sums[policy] += place);
+            assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
+        }
     }
 
     #[test]

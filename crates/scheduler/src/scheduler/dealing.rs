@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Scheduler;
+use super::standing::LEAST_PAUSE;
 use crate::budget::budget_for;
 use crate::forming::{Backlog, Batch, Dropped, Lengths, Wish};
 use crate::health::Health;
@@ -23,9 +24,6 @@ pub enum Next {
     /// Stop: everything is answered, and no more comes.
     Over,
 }
-
-/// A device looks again after at least so many seconds, whatever it waits for.
-const LEAST_PAUSE: f64 = 0.000_5;
 
 /// How much better than others a device has to be at long inputs, or short ones, to be preferred.
 const ADVANTAGE: f64 = 0.1;
@@ -56,7 +54,7 @@ impl<T> Scheduler<T> {
             Standing::Tried => true,
             Standing::Rests { until } => return wait(now, until),
         };
-        let fastest = self.fastest.unwrap_or_default();
+        let fastest = self.fastest().unwrap_or_default();
         let least = |tokens: usize| fastest.fixed + fastest.per_token * float(tokens);
         let mut judge = |job: &Job<T>| {
             if !wanted(&job.payload) {
@@ -75,11 +73,13 @@ impl<T> Scheduler<T> {
             again = self.take_waiting(now, device, trial, warm, &mut judge, batch);
         }
         if batch.jobs.is_empty() {
-            return wait(now, self.look_again(now, device, again));
+            self.devices[device].rests(now + LEAST_PAUSE);
+            return wait(now, self.next_stall(now).min(now + again));
         }
-        let size = batch.size();
-        let cost = self.devices[device].model(self.fastest).seconds(size);
-        self.devices[device].took(now, size, cost);
+        let (size, fastest) = (batch.size(), self.fastest());
+        let taker = &mut self.devices[device];
+        taker.took(now, size, taker.model(fastest).seconds(size));
+        self.see(now, device);
         Next::Batch
     }
 
@@ -111,13 +111,18 @@ impl<T> Scheduler<T> {
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
         batch: &mut Batch<T>,
     ) {
+        if !self.retries {
+            return;
+        }
         let limit = self.devices[device].settings.batch_tokens;
         let wish = Wish { skip: 0, budget: limit, limit, lengths: Lengths::Any };
         let alone = !self.others_serve(device);
+        self.retries = false;
         for (index, other) in self.devices.iter_mut().enumerate() {
             if batch.jobs.is_empty() && other.failed.inputs() > 0 && (index != device || alone) {
                 other.failed.take(&wish, judge, batch);
             }
+            self.retries |= other.failed.inputs() > 0;
         }
     }
 
@@ -148,6 +153,7 @@ impl<T> Scheduler<T> {
         let lengths = if common { self.lengths(device) } else { Lengths::Any };
         let aged = now - self.settings.bulk_age.as_secs_f64();
         self.queue(source).take(&Wish { skip, budget, limit, lengths }, aged, judge, batch);
+        self.stand.backlog_changed();
         if common { self.next_turn(device) } else { f64::INFINITY }
     }
 
@@ -174,12 +180,8 @@ impl<T> Scheduler<T> {
             Source::Assigned(_) => Take::Batch { skip: 0, tokens: usize::MAX },
             Source::Common => {
                 self.look(now);
-                let view = &mut self.views[device];
-                view.serves = true;
-                if view.running == 0 {
-                    view.free_in = 0.0; // it is not late: it asks
-                }
-                self.policy.take(device, self.common.tokens(), &self.views)
+                self.consider(device);
+                self.policy.take(device, &self.stand.views)
             }
         }
     }
@@ -206,33 +208,14 @@ impl<T> Scheduler<T> {
         if rates == 0.0 {
             return Lengths::Any;
         }
-        let long = 2.0 * self.length;
+        let long = 2.0 * self.stand.length;
         let worse = (1.0 + own * long) / (1.0 + sum / rates * long) - 1.0;
-        let mean = whole(self.length);
+        let mean = whole(self.stand.length);
         match worse {
             _ if worse > ADVANTAGE => Lengths::Short(mean),
             _ if worse < -ADVANTAGE => Lengths::Long(mean),
             _ => Lengths::Any,
         }
-    }
-
-    /// When something changes that a waiting device should know, beside what `seconds` says: by then
-    /// others' work may have to be moved.
-    fn look_again(&self, now: f64, device: usize, seconds: f64) -> f64 {
-        let others = self.devices.iter().enumerate().filter(|&(index, _)| index != device);
-        let serving = others.filter(|(_, other)| other.condition.serves());
-        let stalls = serving.filter_map(|(_, other)| self.stalls_at(other));
-        let ahead = stalls.filter(|&at| at >= now);
-        ahead.fold(now + seconds, |at, stall| at.min(stall + LEAST_PAUSE))
-    }
-
-    /// Seconds until one of those that a device leaves work to should be free, or is twice as late as
-    /// it is: nobody is waited for who is gone.
-    fn next_turn(&self, device: usize) -> f64 {
-        let others = self.views.iter().enumerate().filter(|&(index, _)| index != device);
-        let serving = others.filter(|(_, view)| view.serves);
-        let turns = serving.map(|(_, view)| view.free_in.max(LEAST_PAUSE));
-        turns.fold(f64::INFINITY, f64::min)
     }
 }
 

@@ -8,11 +8,21 @@
 //! ```
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 
-use super::traffic::{Arrival, Traffic};
+use super::{Arrival, Traffic};
 
 const HEAD: &str = "seconds,tokens";
+
+/// The longest line, in bytes: a quarter of a million inputs.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// The latest second, three years, and the most tokens of an input: more than that is a mistake.
+const LATEST: f64 = 1e8;
+const MOST_TOKENS: usize = 1_000_000;
+
+/// Characters of a wrong line that are shown.
+const SHOWN: usize = 60;
 
 /// Why a trace can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +51,20 @@ impl Traffic {
     ///
     /// # Errors
     /// When it can't be read, or a line is wrong: the error has its number.
-    pub fn read(input: impl BufRead) -> Result<Self, TraceError> {
+    pub fn read(mut input: impl BufRead) -> Result<Self, TraceError> {
         let mut arrivals: Vec<Arrival> = Vec::new();
-        for (text, line) in input.lines().zip(1..) {
-            let text = text?;
-            let wrong = |expected| TraceError::Line { line, expected, found: text.clone() };
+        let mut bytes = Vec::new();
+        for line in 1.. {
+            bytes.clear();
+            if input.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut bytes)? == 0 {
+                break;
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            let found = || text.trim_end().chars().take(SHOWN).collect();
+            let wrong = |expected| TraceError::Line { line, expected, found: found() };
+            if bytes.len() > LONGEST_LINE {
+                return Err(wrong("at most a mebibyte"));
+            }
             if line == 1 {
                 if text.trim() != HEAD {
                     return Err(wrong(HEAD));
@@ -83,20 +102,20 @@ impl Traffic {
 fn request(text: &str) -> Result<Arrival, &'static str> {
     let (at, lengths) = text.split_once(',').ok_or("seconds, a comma and lengths")?;
     let at: f64 = at.trim().parse().map_err(|_| "a number of seconds before the comma")?;
-    if !at.is_finite() || at < 0.0 {
-        return Err("0 or more seconds before the comma");
+    if !(0.0..=LATEST).contains(&at) {
+        return Err("from 0 to 100,000,000 seconds before the comma");
     }
-    let lengths: Result<Vec<usize>, _> = lengths.split_whitespace().map(str::parse).collect();
-    match lengths {
-        Ok(lengths) if !lengths.is_empty() && !lengths.contains(&0) => Ok(Arrival { at, lengths }),
-        _ => Err("numbers of tokens above 0, with spaces between them, behind the comma"),
+    let length = |text: &str| text.parse().ok().filter(|length| (1..=MOST_TOKENS).contains(length));
+    match lengths.split_whitespace().map(length).collect::<Option<Vec<usize>>>() {
+        Some(lengths) if !lengths.is_empty() => Ok(Arrival { at, lengths }),
+        _ => Err("numbers of tokens, 1 to 1,000,000, with spaces between them, behind the comma"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ab::Mix;
+    use crate::traffic::Mix;
 
     #[test]
     fn what_was_written_is_read_again() {
@@ -121,13 +140,25 @@ mod tests {
             ("seconds,tokens\n-1,2\n", 2),
             ("seconds,tokens\nNaN,2\n", 2),
             ("seconds,tokens\n0,\n", 2),
+            ("seconds,tokens\n1e300,2\n", 2),
             ("seconds,tokens\n0,4 0\n", 2),
+            ("seconds,tokens\n0,99999999999999999999\n", 2),
+            ("seconds,tokens\n0,9999999\n", 2),
             ("seconds,tokens\n0,4 five\n", 2),
             ("seconds,tokens\n2,1\n1,1\n", 3),
         ] {
             let error = Traffic::read(text.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(&format!("line {line}: expected ")), "{text:?}: {error}");
         }
+        let odd: [&[u8]; 2] =
+            [b"seconds,tokens\n0,1\n0,\xff\n", b"seconds,tokens\r\n0,1\r\n0,\0\r\n"];
+        for text in odd {
+            let error = Traffic::read(text).unwrap_err().to_string();
+            assert!(error.starts_with("line 3: expected numbers"), "{error}");
+        }
+        let endless = io::repeat(b'1').take(1 << 30);
+        let error = Traffic::read(io::BufReader::new(endless)).unwrap_err().to_string();
+        assert!(error.starts_with("line 1: expected at most") && error.len() < 200, "{error}");
         let empty = Traffic::read("seconds,tokens\n".as_bytes()).unwrap_err();
         assert!(matches!(empty, TraceError::Empty));
     }

@@ -1,4 +1,14 @@
-//! The requests of a pass: when each is due, and how many tokens its inputs have.
+//! Requests: when each is due, and how many tokens its inputs have.
+//!
+//! - [`Mix`] makes them, as services see them: one input mostly, many in some, of real lengths.
+//! - `trace` reads and writes those of a file.
+//!
+//! The choice behind it: what `vecmill ab` sends to devices and what a simulation has them do are the
+//! same requests at the same times, for the same seed.
+
+mod trace;
+
+pub use trace::TraceError;
 
 use crate::lengths::Lengths;
 
@@ -18,15 +28,15 @@ pub struct Mix {
 
 /// A request to be sent.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     /// Seconds after the start.
-    pub(super) at: f64,
+    pub(crate) at: f64,
     /// Tokens of each input.
-    pub(super) lengths: Vec<usize>,
+    pub(crate) lengths: Vec<usize>,
 }
 
 impl Arrival {
-    pub(super) fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
 }
@@ -34,13 +44,13 @@ impl Arrival {
 /// Requests in the order of their times.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Traffic {
-    pub(super) arrivals: Vec<Arrival>,
+    pub(crate) arrivals: Vec<Arrival>,
 }
 
 impl Mix {
     /// The same requests for the same seed and repeat, without end; each is due after the last by a
     /// time that is 1 on average.
-    pub(super) fn requests(self, repeat: u64) -> impl Iterator<Item = Arrival> {
+    pub(crate) fn requests(self, repeat: u64) -> impl Iterator<Item = Arrival> {
         let mut random = fastrand::Rng::with_seed(self.seed.wrapping_add(repeat));
         let mut at = 0.0;
         std::iter::from_fn(move || {
@@ -52,7 +62,7 @@ impl Mix {
     }
 
     /// Tokens of a request, on average over many.
-    pub(super) fn mean_tokens(self) -> f64 {
+    pub(crate) fn mean_tokens(self) -> f64 {
         const MANY: usize = 100_000;
         let tokens: usize = self.requests(0).take(MANY).map(|request| request.tokens()).sum();
         tokens as f64 / MANY as f64
@@ -67,28 +77,43 @@ impl Traffic {
     }
 
     /// So many requests, all due at once.
-    pub(super) fn bulk(mix: Mix, repeat: u64, requests: usize) -> Self {
+    pub(crate) fn bulk(mix: Mix, repeat: u64, requests: usize) -> Self {
         let due = mix.requests(repeat).map(|request| Arrival { at: 0.0, ..request });
         Self { arrivals: due.take(requests).collect() }
     }
 
     /// When the last request is due.
-    pub(super) fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         self.arrivals.last().map_or(0.0, |request| request.at)
     }
 
-    pub(super) fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.arrivals.iter().map(Arrival::tokens).sum()
     }
 
-    /// The same requests, `factor` times as slow.
-    pub(super) fn stretched(mut self, factor: f64) -> Self {
-        self.arrivals.iter_mut().for_each(|request| request.at *= factor);
+    /// The same requests in such a time that they are so many in a second.
+    pub(crate) fn of_requests(self, per_second: f64) -> Self {
+        let requests = self.arrivals.len() as f64;
+        self.lasting(requests / per_second)
+    }
+
+    /// The same requests in such a time that they have so many tokens in a second.
+    pub(crate) fn of_tokens(self, per_second: f64) -> Self {
+        let tokens = self.tokens() as f64;
+        self.lasting(tokens / per_second)
+    }
+
+    /// The same requests, the last of which is due after so many seconds; or all at once, if they are.
+    fn lasting(mut self, seconds: f64) -> Self {
+        let own = self.seconds();
+        if own > 0.0 {
+            self.arrivals.iter_mut().for_each(|request| request.at *= seconds / own);
+        }
         self
     }
 
     /// The requests with inputs cut to a model's limit.
-    pub(super) fn cut(mut self, longest: usize) -> Self {
+    pub(crate) fn cut(mut self, longest: usize) -> Self {
         let lengths = self.arrivals.iter_mut().flat_map(|request| &mut request.lengths);
         lengths.for_each(|length| *length = longest.min(*length));
         self
@@ -126,5 +151,16 @@ mod tests {
             assert_eq!(slow.lengths, fast.lengths);
         }
         assert_ne!(slow, Traffic::poisson(MIX, 4, 10.0, 8.0));
+    }
+
+    #[test]
+    fn requests_are_stretched_to_a_pace_unless_they_come_at_once() {
+        let own = Traffic::poisson(MIX, 0, 100.0, 50.0);
+        let (requests, tokens) = (own.arrivals.len() as f64, own.tokens() as f64);
+        let seconds = |traffic: Traffic| traffic.seconds();
+        assert!((seconds(own.clone().of_requests(10.0)) - requests / 10.0).abs() < 1e-6);
+        assert!((seconds(own.of_tokens(500.0)) - tokens / 500.0).abs() < 1e-6);
+        let at_once = Traffic::bulk(MIX, 0, 10);
+        assert_eq!(at_once.clone().of_tokens(500.0), at_once);
     }
 }

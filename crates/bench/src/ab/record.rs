@@ -1,0 +1,117 @@
+//! What is kept of an experiment for others to work out what it should have shown.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vecmill_engine::DeviceStatistics;
+use vecmill_scheduler::Coefficients;
+
+use super::capacity::Capacity;
+use super::figures::Figures;
+
+/// What the scheduler has learned of a device's speed: seconds, and how far they are off on average.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Learned {
+    pub(crate) fixed: f64,
+    pub(crate) per_token: f64,
+    pub(crate) per_square: f64,
+    pub(crate) mean_error: f64,
+}
+
+impl Learned {
+    pub(super) fn new(speed: Coefficients, mean_error: f64) -> Self {
+        let Coefficients { fixed, per_token, per_square } = speed;
+        Self { fixed, per_token, per_square, mean_error }
+    }
+}
+
+/// What a device takes at most.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DeviceLimits {
+    pub(crate) name: String,
+    /// Tokens of a batch.
+    pub(crate) batch_tokens: usize,
+    /// Batches before it has finished one.
+    pub(crate) in_flight: usize,
+}
+
+impl From<(String, DeviceStatistics)> for DeviceLimits {
+    fn from((name, device): (String, DeviceStatistics)) -> Self {
+        Self { name, batch_tokens: device.batch_tokens, in_flight: device.in_flight }
+    }
+}
+
+/// The requests of a pass.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Requests {
+    /// `None` if they came all at once.
+    pub(crate) per_second: Option<f64>,
+    /// The part of made ones that have many inputs, and the most tokens of an input.
+    pub(crate) large: f64,
+    pub(crate) longest: usize,
+    /// Whether they were not made.
+    pub(crate) of_trace: bool,
+}
+
+/// An experiment as its file tells it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) policies: Vec<String>,
+    pub(crate) seed: u64,
+    pub(crate) warm_up_seconds: f64,
+    pub(crate) capacity: Option<Capacity>,
+    pub(crate) passes: Vec<Figures>,
+    /// What files of earlier versions don't have.
+    #[serde(flatten)]
+    pub(crate) made_of: Option<MadeOf>,
+}
+
+/// What an experiment was made of.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct MadeOf {
+    pub(crate) drain_seconds: f64,
+    pub(crate) requests: Requests,
+    pub(crate) devices: Vec<DeviceLimits>,
+}
+
+/// Why a file of an experiment can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("it can't be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("expected the figures of vecmill ab --json: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it has no passes of {0}: expected some of each policy")]
+    NoPasses(String),
+    #[error("expected as many devices in each pass, found {found} beside {expected}")]
+    Devices { expected: usize, found: usize },
+}
+
+impl Record {
+    /// Reads what `vecmill ab --json` has written.
+    pub(crate) fn read(path: &Path) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct File {
+            figures: Record,
+        }
+        let File { figures: record } = serde_json::from_str(&fs::read_to_string(path)?)?;
+        for policy in &record.policies {
+            if record.passes_of(policy).next().is_none() {
+                return Err(RecordError::NoPasses(policy.clone()));
+            }
+        }
+        let devices = |pass: &Figures| pass.devices.len();
+        let expected = record.passes.first().map_or(0, devices);
+        match record.passes.iter().map(devices).find(|&found| found != expected) {
+            Some(found) => Err(RecordError::Devices { expected, found }),
+            None => Ok(record),
+        }
+    }
+
+    /// The passes of a policy.
+    pub(crate) fn passes_of(&self, policy: &str) -> impl Iterator<Item = &Figures> {
+        self.passes.iter().filter(move |pass| pass.policy == policy)
+    }
+}

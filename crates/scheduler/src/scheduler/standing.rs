@@ -1,0 +1,252 @@
+//! How the devices stand, kept from one decision to the next.
+//!
+//! - [`Stand`] is what all decisions go by: the devices' views, their weights, when the next of them
+//!   could count as stalled and when the next should be free.
+//! - What happens only marks it as outdated; the first decision that needs it brings it up to date.
+//!
+//! The choice behind it: bringing it up to date takes a look at every device, so that is done once for
+//! all devices that ask at the same moment, and not for each of them.
+
+use super::Scheduler;
+use crate::device::{Device, Look};
+use crate::job::{Size, float};
+use crate::policy::View;
+use crate::speed::Coefficients;
+
+/// The share of a new batch in the mean length.
+const NEW_LENGTH: f64 = 0.02;
+
+/// A device looks again after at least so many seconds, whatever it waits for; so old may be the times
+/// by which work is assigned.
+pub(super) const LEAST_PAUSE: f64 = 0.000_5;
+
+/// How the devices stand. Times are in seconds.
+#[derive(Debug)]
+pub(super) struct Stand {
+    /// The mean length of inputs of late, each as often as it has tokens.
+    pub(super) length: f64,
+    /// Batches that all devices have run.
+    pub(super) batches: u64,
+    /// The devices as they were seen last.
+    pub(super) views: Vec<View>,
+    /// The fastest device's model: what is hoped of one that is not known.
+    fastest: Option<Coefficients>,
+    /// Tokens per second of all devices that serve, in full batches.
+    rates: f64,
+    /// Whether the rates are those of the speeds that are known now.
+    weighed: bool,
+    /// When the devices were seen; infinitely long ago if more has changed since than the time.
+    seen: f64,
+    /// The same, if what has changed is seen already but for the devices' speeds.
+    seen_of_late: f64,
+    /// Whether the policy has seen the same, and `turns` are of it.
+    considered: bool,
+    turns: Turns,
+    /// No device that serves stalls before; too early after it has finished its batch.
+    next_stall: f64,
+}
+
+/// The two devices that should be free soonest.
+#[derive(Debug, Clone, Copy)]
+struct Turns {
+    first: (usize, f64),
+    second: f64,
+}
+
+impl Stand {
+    pub(super) fn new(devices: usize) -> Self {
+        Self {
+            length: 0.0,
+            batches: 0,
+            views: Vec::with_capacity(devices),
+            fastest: None,
+            rates: 0.0,
+            weighed: false,
+            seen: f64::NEG_INFINITY,
+            seen_of_late: f64::NEG_INFINITY,
+            considered: false,
+            turns: Turns::of(&[]),
+            next_stall: f64::NEG_INFINITY,
+        }
+    }
+
+    /// A device has run a batch.
+    pub(super) fn ran(&mut self, size: Size) {
+        if size.tokens > 0 {
+            let length = size.squares / float(size.tokens);
+            let share = if self.length > 0.0 { NEW_LENGTH } else { 1.0 };
+            self.length += share * (length - self.length);
+        }
+        self.batches += 1;
+    }
+
+    /// The common backlog is another.
+    pub(super) fn backlog_changed(&mut self) {
+        self.considered = false;
+    }
+
+    /// A device's speed is another.
+    pub(super) fn weights_changed(&mut self) {
+        self.weighed = false;
+        self.seen = f64::NEG_INFINITY;
+    }
+
+    /// Anything may have changed.
+    pub(super) fn changed(&mut self) {
+        self.weights_changed();
+        self.seen_of_late = f64::NEG_INFINITY;
+        self.next_stall = f64::NEG_INFINITY;
+    }
+}
+
+impl Turns {
+    fn of(views: &[View]) -> Self {
+        let mut turns = Self { first: (0, f64::INFINITY), second: f64::INFINITY };
+        for (index, view) in views.iter().enumerate().filter(|(_, view)| view.serves) {
+            if view.free_in < turns.first.1 {
+                turns.second = turns.first.1;
+                turns.first = (index, view.free_in);
+            } else {
+                turns.second = turns.second.min(view.free_in);
+            }
+        }
+        turns
+    }
+
+    /// Seconds until one of the others should be free.
+    fn beside(&self, device: usize) -> f64 {
+        let (first, seconds) = self.first;
+        if first == device { self.second } else { seconds }
+    }
+}
+
+impl<T> Scheduler<T> {
+    /// The fastest device's model, if anything is known of any.
+    pub(super) fn fastest(&mut self) -> Option<Coefficients> {
+        self.weigh();
+        self.stand.fastest
+    }
+
+    /// Looks at all devices.
+    pub(super) fn look(&mut self, now: f64) {
+        if self.stand.seen < now {
+            self.weigh();
+            let serving = self.devices.iter().filter(|device| device.condition.serves());
+            self.stand.rates = serving.map(|device| device.rate).sum();
+            let mut views = std::mem::take(&mut self.stand.views);
+            views.clear();
+            views.extend(self.devices.iter().map(|device| self.view(now, device)));
+            self.stand.views = views;
+            self.stand.seen = now;
+            self.stand.seen_of_late = now;
+            self.stand.considered = false;
+        }
+    }
+
+    /// As [`look`](Self::look), but times and speeds may be a little old.
+    pub(super) fn look_of_late(&mut self, now: f64) {
+        if self.stand.seen_of_late < now - LEAST_PAUSE {
+            self.look(now);
+        }
+    }
+
+    /// Looks at a device whose work alone has changed.
+    pub(super) fn see(&mut self, now: f64, device: usize) {
+        if self.stand.seen_of_late > f64::NEG_INFINITY {
+            self.stand.views[device] = self.view(now, &self.devices[device]);
+        }
+        self.stand.considered = false;
+        self.expect(device);
+    }
+
+    fn view(&self, now: f64, device: &Device<T>) -> View {
+        let Stand { length, fastest, batches, rates, .. } = self.stand;
+        let waiting_since = device.assigned.oldest().or(self.common.oldest()).unwrap_or(now);
+        let view = device.view(waiting_since, &Look { now, length, fastest, batches });
+        let weight = if view.serves && rates > 0.0 { device.rate / rates } else { 0.0 };
+        View { weight, ..view }
+    }
+
+    /// Has the policy look at what is to be decided by for a device that asks.
+    pub(super) fn consider(&mut self, device: usize) {
+        let view = &mut self.stand.views[device];
+        // It is not late: it asks.
+        let late = view.running == 0 && view.free_in > 0.0;
+        if late || !view.serves {
+            view.serves = true;
+            view.free_in = if late { 0.0 } else { view.free_in };
+            self.stand.considered = false;
+        }
+        if !self.stand.considered {
+            self.policy.look(self.common.tokens(), &self.stand.views);
+            self.stand.turns = Turns::of(&self.stand.views);
+            self.stand.considered = true;
+        }
+    }
+
+    /// Seconds until one of those that a device leaves work to should be free, or is twice as late as
+    /// it is: nobody is waited for who is gone.
+    pub(super) fn next_turn(&self, device: usize) -> f64 {
+        self.stand.turns.beside(device).max(LEAST_PAUSE)
+    }
+
+    /// Works out the devices' rates in full batches of inputs as long as those of late: a device that
+    /// happens to run small batches is not slower for that.
+    fn weigh(&mut self) {
+        if self.stand.weighed {
+            return;
+        }
+        let mut best = 0.0;
+        self.stand.fastest = None;
+        for device in &mut self.devices {
+            let model = device.model(None);
+            let tokens = float(device.settings.batch_tokens.max(1));
+            let each = model.marginal(self.stand.length);
+            device.rate = tokens / (model.fixed + each * tokens).max(1e-12);
+            if device.settings.speed.coefficients().is_some() && device.rate > best {
+                best = device.rate;
+                self.stand.fastest = Some(model);
+            }
+        }
+        self.stand.weighed = true;
+    }
+
+    pub(super) fn notice_stalls(&mut self, now: f64) {
+        if now <= self.stand.next_stall {
+            return;
+        }
+        for index in 0..self.devices.len() {
+            let device = &self.devices[index];
+            let stalled = self.stalls_at(device).is_some_and(|at| at < now);
+            if stalled && device.condition.serves() && self.others_serve(index) {
+                let device = &mut self.devices[index];
+                device.condition.take_out(now);
+                device.counters.stalls += 1;
+                self.stand.changed();
+                self.move_assigned(now, index);
+            }
+        }
+        let serving = self.devices.iter().filter(|device| device.condition.serves());
+        let stalls = serving.filter_map(|device| self.stalls_at(device));
+        self.stand.next_stall = stalls.filter(|&at| at >= now).fold(f64::INFINITY, f64::min);
+    }
+
+    /// A device's work is another: it may be the next to stall.
+    pub(super) fn expect(&mut self, device: usize) {
+        let stalls = self.stalls_at(&self.devices[device]).unwrap_or(f64::INFINITY);
+        self.stand.next_stall = self.stand.next_stall.min(stalls);
+    }
+
+    /// When a device could have to be taken out, so that others' work may have to be moved.
+    pub(super) fn next_stall(&self, now: f64) -> f64 {
+        if self.stand.next_stall >= now {
+            self.stand.next_stall + LEAST_PAUSE
+        } else {
+            f64::INFINITY
+        }
+    }
+
+    fn stalls_at(&self, device: &Device<T>) -> Option<f64> {
+        device.stalls_at(self.settings.stall_factor, self.settings.stall_floor.as_secs_f64())
+    }
+}
