@@ -30,27 +30,25 @@ SUSTAINED_ROWS = (32_768, 131_072)
 # Of what is timed: MiniLM.
 HIDDEN, INNER = 384, 1536
 
-# Hidden size, slots, activation, type.
-CHECKED = [(384, 1, "GELU", "T_F16"), (384, 1, "GELU", "T_BF16"), (384, 0, "GELU", "T_F16"),
-           (256, 1, "GELU", "T_F16"), (256, 0, "GELU", "T_BF16"), (384, 0, "OTHERS", "T_F16")]
+# Hidden size, activation, type.
+CHECKED = [(384, "GELU", "T_F16"), (384, "GELU", "T_BF16"), (256, "GELU", "T_F16"),
+           (384, "OTHERS", "T_F16")]
 
 
-def shared_bytes(hidden, slots):
+def shared_bytes(hidden):
     """The same sum as SHARED_BYTES in the kernel."""
-    rest = 128 * hidden * 2 + slots * 8 * 2048
-    stages = (227 * 1024 - rest - 2048) // (128 * 128)
-    return rest + stages * 128 * 128 + 8 * (2 * stages + 4) + 1024
+    stages = 2 * (hidden // 128) + 1
+    return 2 * 64 * hidden * 2 + stages * 128 * 128 + 8 * 2048 + 8 * (2 * stages + 4) + 1024
 
 
 class FeedForward(gemm.HopperKernel):
-    def __init__(self, hidden, slots, activation, type_macro):
-        self.slots, macros = slots, dict(HIDDEN=hidden, SLOTS=slots)
-        cubin, log = gemm.compile_cubin(macros, activation, type_macro, SOURCES)
+    def __init__(self, hidden, activation, type_macro):
+        cubin, log = gemm.compile_cubin(dict(HIDDEN=hidden), activation, type_macro, SOURCES)
         for line in log.splitlines():
             if "C75" in line or "spill" in line and " 0 bytes spill stores" not in line:
                 print(line)
         super().__init__(b"vecmill_feed_forward_sm90", cubin, type_macro, BLOCK,
-                         shared_bytes(hidden, slots), 1)
+                         shared_bytes(hidden), 1)
 
     def __call__(self, x, w1, b1, w2, b2, gain, beta, y, rows, stream, most_blocks=None,
                  backwards=0):
@@ -58,11 +56,8 @@ class FeedForward(gemm.HopperKernel):
         blocks = min(-(-rows // TILE_ROWS), self.resident_clusters,
                      most_blocks or self.resident_clusters)
         maps = [self.map(x, rows, hidden, 64), self.map(w1, inner, hidden, 64),
-                self.map(w2, hidden, inner, 128)]
-        if self.slots:
-            maps.append(self.map(y, rows, hidden, 16))
-        pointers = ([] if self.slots else [y]) + [b1, b2, gain, beta]
-        scalars = [ctypes.c_void_p(tensor.data_ptr()) for tensor in pointers]
+                self.map(w2, hidden, inner, 128), self.map(y, rows, hidden, 16)]
+        scalars = [ctypes.c_void_p(vector.data_ptr()) for vector in (b1, b2, gain, beta)]
         scalars += [ctypes.c_float(1e-12), *(ctypes.c_uint32(n) for n in (rows, inner, backwards))]
         self.launch(blocks, maps, scalars, stream)
 
@@ -159,7 +154,7 @@ def check_cases(kernel, hidden, activation, type_macro, chosen):
             if failures >= 4:
                 break
     print(f"  {activation} {type_macro} hidden {hidden}: {len(chosen)} cases, {failures} failed, worst "
-          f"{worst:.3f} of its bound, slots {kernel.slots}, {kernel.resident_clusters} blocks", flush=True)
+          f"{worst:.3f} of its bound, {kernel.resident_clusters} blocks", flush=True)
     return failures
 
 
@@ -188,13 +183,13 @@ def check_bits(kernel, hidden, type_macro):
 def check(number):
     import torch
 
-    hidden, slots, activation, type_macro = CHECKED[int(number)]
+    hidden, activation, type_macro = CHECKED[int(number)]
     torch.manual_seed(1)
     torch.zeros(1, device="cuda")
     failures = 0
     several = activation == "OTHERS"
     for activation in ("GELU_TANH", "RELU", "SILU", "TANH", "IDENTITY") if several else (activation,):
-        kernel = FeedForward(hidden, slots, activation, type_macro)
+        kernel = FeedForward(hidden, activation, type_macro)
         chosen = [(1000, 4 * hidden, None), (300, 128, 1)] if several else cases(hidden)
         failures += check_cases(kernel, hidden, activation, type_macro, chosen)
     if not several and not failures:
@@ -211,8 +206,8 @@ def kernels():
     first, second = gemm.CONFIGS["pp128x192"], gemm.NORM_CONFIGS["n384:pp128x192c1x2"]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         codes = pool.map(lambda one: gemm.compile_cubin(*one)[0], [(first, "GELU"), (second,)])
-        fused = [FeedForward(384, slots, "GELU", "T_F16") for slots in (1, 0)]
-    return *(gemm.Kernel(c, code) for c, code in zip((first, second), codes)), *fused
+        fused = FeedForward(384, "GELU", "T_F16")
+    return *(gemm.Kernel(c, code) for c, code in zip((first, second), codes)), fused
 
 
 def candidates(torch, rows):
@@ -225,7 +220,7 @@ def candidates(torch, rows):
     w2 = [make(torch, (HIDDEN, INNER), INNER**-0.5) for _ in range(count)]
     b2, gain, beta = (make(torch, (HIDDEN,), 1.0, torch.float32) for _ in range(3))
     y = [torch.empty_like(r.a[0]) for _ in range(count)]
-    up, down, *fused = kernels()
+    up, down, fused = kernels()
 
     def stream():
         return torch.cuda.current_stream().cuda_stream
@@ -234,10 +229,10 @@ def candidates(torch, rows):
         up(r.a[i], r.w[i], r.bias, r.d[i], rows, stream())
         down(r.d[i], w2[i], b2, y[i], rows, stream(), residual=r.a[i], gain=gain, beta=beta)
 
-    def one(kernel):
-        return lambda i: kernel(r.a[i], r.w[i], r.bias, w2[i], b2, gain, beta, y[i], rows, stream())
+    def one(i):
+        fused(r.a[i], r.w[i], r.bias, w2[i], b2, gain, beta, y[i], rows, stream())
 
-    return {"two kernels": two, "fused": one(fused[0]), "fused, direct": one(fused[1])}, count
+    return {"two kernels": two, "fused": one}, count
 
 
 def time_short(_):

@@ -12,7 +12,6 @@
 //
 // One module is one configuration, by macros:
 //     HIDDEN    256 or 384
-//     SLOTS     1: output goes through shared memory; 0: to Y (T*) at once, the ring has its place
 //     EPILOGUE  GELU, ... of enum Activation
 //
 // Block: 256 threads. Grid: any, best one block per multiprocessor and none without rows. Dynamic
@@ -24,12 +23,11 @@
 //
 // The choice: what is between the products never leaves the registers, where the first one's sums
 // become the second one's operand. Two warpgroups have 64 rows each: X stays in shared memory, Y in
-// registers, while all weights pass, 64 of `inner` at a time. The sums of Y begin with the
-// residual, so that X's place is free for the next rows before Y is done. The warpgroups take turns
-// in beginning the first product, which keeps one's activation beside the other's products. Their
-// sums need all registers there are: no warp is left to load, and the second warpgroup, which is
-// the last to read a stage of the ring, has it loaded again at once. How soon it comes back is what
-// the products wait for.
+// registers, while all weights pass, 64 of `inner` at a time. The sums of Y begin with the residual,
+// so that X's place is free for the next rows before Y is done. The warpgroups take turns in
+// beginning the first product, which keeps one's activation beside the other's products. Their sums
+// need all registers there are: no warp is left to load, and the second warpgroup, which is the last
+// to read a stage of the ring, has it loaded again.
 
 // ---- The products ----
 
@@ -77,7 +75,7 @@ __device__ __forceinline__ void begin(Sums& sums, const float* bias, u32 rows) {
 // inner = X W1^T for a chunk of W1. The other group's turn comes as soon as this one's products are
 // under way.
 __device__ __forceinline__ void multiply_up(Inner& inner, Stream& weights, u32 x, u32 next_turn) {
-    weights.each_part(0, [&](int part, u64 w1) {
+    weights.each_part<UP>([&](int part, u64 w1) {
         const u64 rows = matrix_descriptor(x) + (part * PART_BOXES * BOX_BYTES >> 4);
 #pragma unroll
         for (int box = 0; box < PART_BOXES; ++box) {
@@ -93,7 +91,7 @@ __device__ __forceinline__ void multiply_up(Inner& inner, Stream& weights, u32 x
     }
     wgmma_wait<0>();
     pin(inner);
-    weights.give_back(PARTS - 1);
+    weights.release_last();
 }
 
 // The sums of 16 columns in two 8x8 matrices are a fragment of the next product's operand.
@@ -111,7 +109,7 @@ __device__ __forceinline__ void convert(Factors& factors, const Inner& inner, co
 
 // sums += factors W2^T for a chunk of W2.
 __device__ __forceinline__ void multiply_down(Sums& sums, const Factors& factors, Stream& weights) {
-    weights.each_part(PARTS, [&](int part, u64 w2) {
+    weights.each_part<DOWN>([&](int part, u64 w2) {
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
             wgmma<false>(sums[part], factors[step], w2 + step * STEP, 1);
@@ -122,7 +120,7 @@ __device__ __forceinline__ void multiply_down(Sums& sums, const Factors& factors
     for (int part = 0; part < PARTS; ++part) {
         pin(sums[part]);
     }
-    weights.give_back(CHUNK_PARTS - 1);
+    weights.release_last();
 }
 
 // Over the 4 lanes that share a row.
@@ -154,7 +152,6 @@ __device__ __forceinline__ void centre(Sums& sums, float epsilon, float (&scales
     }
 }
 
-#if SLOTS
 // Normalises, converts and stores a warp's 16 rows from `row` on, 64 columns at a time.
 __device__ __forceinline__ void finish(Sums& sums, const Operands& with, u32 slot, u32 row) {
     const bool leads = threadIdx.x % WARP == 0;
@@ -192,59 +189,6 @@ __device__ __forceinline__ void finish(Sums& sums, const Operands& with, u32 slo
         }
     }
 }
-#else
-// Lane i of a quad gets word i of each of its lanes.
-__device__ __forceinline__ void transpose(u32 (&words)[4]) {
-#pragma unroll
-    for (int distance = 1; distance < 4; distance *= 2) {
-        const bool upper = threadIdx.x & distance;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if ((i & distance) == 0) {
-                u32 &low = words[i], &high = words[i | distance];
-                const u32 other = __shfl_xor_sync(ALL_LANES, upper ? low : high, distance);
-                low = upper ? other : low;
-                high = upper ? high : other;
-            }
-        }
-    }
-}
-
-// Normalises, converts and stores a warp's 16 rows from `row` on. Four neighbouring matrices at a
-// time, whose quads of lanes exchange pairs of values so that each lane has 16 bytes of a row.
-__device__ __forceinline__ void finish(Sums& sums, const Operands& with, u32, u32 row) {
-    const u32 lane = threadIdx.x % WARP;
-    const float* lane_gain = with.gain + lane_column();
-    const float* lane_beta = with.beta + lane_column();
-    float scales[2];
-    centre(sums, with.epsilon, scales);
-#pragma unroll
-    for (int first = 0; first < HIDDEN / 8; first += 4) {
-        u32 words[2][4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float2 gain = load_pair(lane_gain, first + i);
-            const float2 beta = load_pair(lane_beta, first + i);
-            const float* four = quad(sums, first + i);
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                words[half][i] = pack2(fmaf(four[2 * half] * scales[half], gain.x, beta.x),
-                                       fmaf(four[2 * half + 1] * scales[half], gain.y, beta.y));
-            }
-        }
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            transpose(words[half]);
-            const u32 lane_row = row + lane / 4 + 8 * half;
-            T* to = with.y + (size_t)lane_row * HIDDEN + (first + lane % 4) * 8;
-            if (lane_row < with.rows) {
-                const u32(&four)[4] = words[half];
-                *reinterpret_cast<uint4*>(to) = make_uint4(four[0], four[1], four[2], four[3]);
-            }
-        }
-    }
-}
-#endif
 
 __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
                                               const Schedule& schedule) {
@@ -252,14 +196,17 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
     const u32 warp = threadIdx.x / WARP;
     const u32 x = shared + group * X_BYTES;
     const bool leads = threadIdx.x % WARPGROUP == 0;
-    Stream weights{with, shared, {}, 0, 0};
     if (leads && schedule.count > 0) {
         load_rows(with, shared, group, schedule[0] + group * GROUP_ROWS);
         if (group == GROUPS - 1) {
-            weights.begin(schedule.count * with.chunks);
+#pragma unroll 1
+            for (u32 stage = 0; stage < 2 * PARTS; ++stage) {
+                load_weights(with, shared, stage, stage < PARTS ? UP : DOWN, stage % PARTS, 0);
+            }
         }
     }
     __syncwarp();
+    Stream weights{with, shared, {}, NOTHING};
     // The first group's first turn is free.
     u32 turn = group ^ 1;
 #pragma unroll 1
@@ -271,6 +218,10 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
 #pragma unroll 1
         for (u32 chunk = 0; chunk < with.chunks; ++chunk) {
             const bool last = chunk + 1 == with.chunks;
+            weights.next = NOTHING;
+            if (threadIdx.x == BLOCK - WARPGROUP && !(last && last_tile)) {
+                weights.next = last ? 0 : (chunk + 1) * CHUNK;
+            }
             barrier_wait(shared + TURN + 8 * group, turn);
             turn ^= 1;
             Inner inner;  // the first product replaces it
@@ -290,35 +241,26 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
         finish(sums, with, shared + SLOT_AREA + warp * SLOT_BYTES,
                schedule[index] + warp * WARP_ROWS);
     }
-#if SLOTS
     if (threadIdx.x % WARP == 0) {
         store_wait_read<0>();
     }
-#endif
 }
 
 // ---- The kernel ----
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_feed_forward_sm90(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w1,
-    const __grid_constant__ TensorMap w2,
-#if SLOTS
-    const __grid_constant__ TensorMap y,
-#else
-    T* y,
-#endif
+    const __grid_constant__ TensorMap w2, const __grid_constant__ TensorMap y,
     const float* __restrict__ b1, const float* __restrict__ b2, const float* __restrict__ gain,
     const float* __restrict__ beta, float epsilon, u32 rows, u32 inner, u32 backwards) {
     extern __shared__ u8 dynamic_shared[];
     const u32 shared = (shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1);
-    const Operands with{x, w1, w2, y, b1, b2, gain, beta, epsilon, rows, inner / CHUNK};
+    const Operands with{x, w1, w2, y, b1, b2, gain, beta, epsilon, inner / CHUNK};
     if (threadIdx.x == 0) {
         tensor_prefetch(x);
         tensor_prefetch(w1);
         tensor_prefetch(w2);
-#if SLOTS
         tensor_prefetch(y);
-#endif
         init_barriers(shared);
     }
     __syncthreads();

@@ -22,6 +22,7 @@ pub struct Trial(Arc<Conditions>);
 
 struct Conditions {
     memory_left: AtomicUsize,
+    lost: AtomicBool,
     pads: AtomicBool,
     in_flight: AtomicUsize,
     at_start: Mutex<Hook>,
@@ -35,6 +36,7 @@ impl Default for Conditions {
     fn default() -> Self {
         Self {
             memory_left: usize::MAX.into(),
+            lost: false.into(),
             pads: false.into(),
             in_flight: 1.into(),
             at_start: Mutex::new(Arc::new(|| Ok(()))),
@@ -53,6 +55,11 @@ impl Trial {
     /// From now on, pieces of memory over `bytes` are refused, as if others used the rest.
     pub fn leave(&self, bytes: usize) {
         self.0.memory_left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// From now on, memory is lost, as it is with its device.
+    pub fn lose(&self) {
+        self.0.lost.store(true, Ordering::SeqCst);
     }
 
     /// From now on, all batches are padded.
@@ -90,10 +97,15 @@ pub struct TriedSource<S> {
 
 impl<S: Source> TriedSource<S> {
     fn check(&self, operation: &'static str, bytes: usize) -> Result<(), SourceError> {
-        if bytes <= self.trial.0.memory_left.load(Ordering::SeqCst) {
-            return Ok(());
+        let refused =
+            |cause, reason| Err(SourceError::new(self.name(), operation, bytes, cause, reason));
+        if self.trial.0.lost.load(Ordering::SeqCst) {
+            return refused(Cause::Lost, "it melted");
         }
-        Err(SourceError::new(self.name(), operation, bytes, Cause::Exhausted, "others use it"))
+        if bytes > self.trial.0.memory_left.load(Ordering::SeqCst) {
+            return refused(Cause::Exhausted, "others use it");
+        }
+        Ok(())
     }
 }
 
@@ -129,6 +141,7 @@ impl<S: Source> Source for TriedSource<S> {
     }
 
     fn event(&self) -> Result<S::Event, SourceError> {
+        self.check("event", 0)?;
         self.inner.event()
     }
 

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Backend, Batch, EncodeError, Started, finish};
-use vecmill_memory::{LeaseError, Remedy};
+use vecmill_memory::{Cause, LeaseError, Remedy};
 use vecmill_scheduler::{Failed, Job, Size};
 
 use super::Device;
@@ -136,7 +136,7 @@ impl<'a, B: Backend> Shift<'a, B> {
         let device = &self.device.name;
         let count = |outcome| self.count(&jobs, outcome, took);
         let Failed { refused, taken_out } = match error {
-            EncodeError::Backend(_) => {
+            error if blames_device(error) => {
                 let last = jobs.iter().any(Job::failed_before);
                 count(if last { Outcome::Failed } else { Outcome::Retried });
                 tracing::warn!(device, inputs = jobs.len(), last, %error, "the device failed");
@@ -212,6 +212,16 @@ impl<'a, B: Backend> Shift<'a, B> {
             seconds: took.as_secs_f64(),
         };
         self.core.metrics.batch(&self.device.name, &ran);
+    }
+}
+
+/// Whether another device might do better: not where the batch is wrong, or memory only is taken.
+fn blames_device(error: &EncodeError) -> bool {
+    match error {
+        EncodeError::Backend(_) => true,
+        // A device that is lost is mostly noticed by its memory.
+        EncodeError::Memory(LeaseError::Source(error)) => error.cause != Cause::Exhausted,
+        _ => false,
     }
 }
 

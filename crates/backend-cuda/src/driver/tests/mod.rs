@@ -132,7 +132,7 @@ fn a_wrong_launch_is_an_error_and_harms_nothing() {
         Launch { shared_bytes: 1 << 30, ..linear(1, 1) },
     ] {
         let error = refused(launch, &[span, one]);
-        assert!(error.contains("cuLaunchKernel failed: CUDA_ERROR_INVALID_VALUE"), "{error}");
+        assert!(error.contains("cuLaunchKernelEx failed: CUDA_ERROR_INVALID_VALUE"), "{error}");
     }
     if fixture.info.driver >= (12, 4) {
         let swapped = refused(linear(1, 1), &[one, span]);

@@ -26,9 +26,6 @@ const BOX: u32 = 64;
 const PART: u32 = 128;
 const BOX_ROW_BYTES: u32 = 128;
 const WARPS: u32 = 8;
-/// Whether output goes through shared memory, which costs the weights' ring a stage.
-const SLOTS: bool = true;
-const MOST_SHARED_BYTES: u32 = 227 * 1024;
 
 /// One block and where its operands are; matrices are row-major, without gaps.
 #[derive(Debug, Clone, Copy)]
@@ -74,18 +71,16 @@ impl FeedForwardKernel {
 
     /// `SHARED_BYTES` of `feed_forward_sm90_tiles.cuh`.
     pub(crate) fn shared_bytes(self) -> u32 {
+        let stages = 2 * (self.hidden / PART) + 1;
         let (rows, columns) = OUTPUT_BOX;
-        let slots = if SLOTS { WARPS * rows * columns * 2 } else { 0 };
-        let (rest, swizzle_atom) = (TILE_ROWS * self.hidden * 2 + slots, 8 * BOX_ROW_BYTES);
-        let stage = PART * BOX_ROW_BYTES;
-        let stages = (MOST_SHARED_BYTES - rest - 2 * swizzle_atom) / stage;
-        rest + stages * stage + 8 * (2 * stages + 4) + swizzle_atom
+        let (input, slots) = (TILE_ROWS * self.hidden * 2, WARPS * rows * columns * 2);
+        let barriers = 2 * stages + 4;
+        input + stages * PART * BOX_ROW_BYTES + slots + 8 * barriers + 8 * BOX_ROW_BYTES
     }
 
     /// The macros.
     pub(crate) fn defines(self) -> Vec<String> {
-        let slots = format!("SLOTS={}", u8::from(SLOTS));
-        vec![format!("HIDDEN={}", self.hidden), slots, activation_define(self.activation)]
+        vec![format!("HIDDEN={}", self.hidden), activation_define(self.activation)]
     }
 }
 
@@ -134,7 +129,7 @@ impl HopperGemm {
             Argument::TensorMap(&input),
             Argument::TensorMap(&up),
             Argument::TensorMap(&down),
-            if SLOTS { Argument::TensorMap(&output) } else { Argument::Span(block.output) },
+            Argument::TensorMap(&output),
             Argument::Span(block.up.1),
             Argument::Span(block.down.1),
             Argument::Span(norm.gain),

@@ -125,6 +125,18 @@ fn what_one_device_fails_at_another_does_and_the_one_is_taken_out() {
 }
 
 #[test]
+fn what_a_device_can_not_do_because_it_is_lost_with_its_memory_another_does() {
+    let mut rig = two_devices();
+    let good = counted(&rig.trials[1], None);
+    let answer = rig.ask(8);
+    rig.queued(8);
+    rig.trials[0].lose();
+    rig.start();
+    assert_eq!(vectors(answer.recv().unwrap()), healthy(8));
+    assert_eq!(good.get(), 8);
+}
+
+#[test]
 fn a_success_makes_up_for_failures() {
     let mut rig = two_devices();
     let count = Count::default();
