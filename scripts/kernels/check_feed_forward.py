@@ -32,13 +32,14 @@ HIDDEN, INNER = 384, 1536
 
 # Hidden size, activation, type.
 CHECKED = [(384, "GELU", "T_F16"), (384, "GELU", "T_BF16"), (256, "GELU", "T_F16"),
-           (384, "OTHERS", "T_F16")]
+           (256, "GELU", "T_BF16"), (384, "OTHERS", "T_F16")]
 
 
 def shared_bytes(hidden):
     """The same sum as SHARED_BYTES in the kernel."""
-    stages = 2 * (hidden // 128) + 1
-    return 2 * 64 * hidden * 2 + stages * 128 * 128 + 8 * 2048 + 8 * (2 * stages + 4) + 1024
+    rest = 128 * hidden * 2 + 8 * 2048
+    stages = (227 * 1024 - rest - 2048) // (128 * 128)
+    return rest + stages * 128 * 128 + 8 * (2 * stages + 4) + 1024
 
 
 class FeedForward(gemm.HopperKernel):
@@ -57,7 +58,7 @@ class FeedForward(gemm.HopperKernel):
                      most_blocks or self.resident_clusters)
         maps = [self.map(x, rows, hidden, 64), self.map(w1, inner, hidden, 64),
                 self.map(w2, hidden, inner, 128), self.map(y, rows, hidden, 16)]
-        scalars = [ctypes.c_void_p(vector.data_ptr()) for vector in (b1, b2, gain, beta)]
+        scalars = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (b1, b2, gain, beta)]
         scalars += [ctypes.c_float(1e-12), *(ctypes.c_uint32(n) for n in (rows, inner, backwards))]
         self.launch(blocks, maps, scalars, stream)
 

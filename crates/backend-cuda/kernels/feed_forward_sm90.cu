@@ -23,11 +23,12 @@
 //
 // The choice: what is between the products never leaves the registers, where the first one's sums
 // become the second one's operand. Two warpgroups have 64 rows each: X stays in shared memory, Y in
-// registers, while all weights pass, 64 of `inner` at a time. The sums of Y begin with the residual,
-// so that X's place is free for the next rows before Y is done. The warpgroups take turns in
-// beginning the first product, which keeps one's activation beside the other's products. Their sums
-// need all registers there are: no warp is left to load, and the second warpgroup, which is the last
-// to read a stage of the ring, has it loaded again.
+// registers, while all weights pass, 64 of `inner` at a time. The sums of Y begin with the
+// residual, so that X's place is free for the next rows before Y is done. The warpgroups take turns
+// in beginning the first product, which keeps one's activation beside the other's products. Their
+// sums need all registers there are: no warp is left to load, and the second warpgroup, which is
+// the last to read a stage of the ring, has it loaded again at once. How soon it comes back is what
+// the products wait for.
 
 // ---- The products ----
 
@@ -75,7 +76,7 @@ __device__ __forceinline__ void begin(Sums& sums, const float* bias, u32 rows) {
 // inner = X W1^T for a chunk of W1. The other group's turn comes as soon as this one's products are
 // under way.
 __device__ __forceinline__ void multiply_up(Inner& inner, Stream& weights, u32 x, u32 next_turn) {
-    weights.each_part<UP>([&](int part, u64 w1) {
+    weights.each_part(0, [&](int part, u64 w1) {
         const u64 rows = matrix_descriptor(x) + (part * PART_BOXES * BOX_BYTES >> 4);
 #pragma unroll
         for (int box = 0; box < PART_BOXES; ++box) {
@@ -91,7 +92,7 @@ __device__ __forceinline__ void multiply_up(Inner& inner, Stream& weights, u32 x
     }
     wgmma_wait<0>();
     pin(inner);
-    weights.release_last();
+    weights.give_back(PARTS - 1);
 }
 
 // The sums of 16 columns in two 8x8 matrices are a fragment of the next product's operand.
@@ -109,7 +110,7 @@ __device__ __forceinline__ void convert(Factors& factors, const Inner& inner, co
 
 // sums += factors W2^T for a chunk of W2.
 __device__ __forceinline__ void multiply_down(Sums& sums, const Factors& factors, Stream& weights) {
-    weights.each_part<DOWN>([&](int part, u64 w2) {
+    weights.each_part(PARTS, [&](int part, u64 w2) {
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
             wgmma<false>(sums[part], factors[step], w2 + step * STEP, 1);
@@ -120,7 +121,7 @@ __device__ __forceinline__ void multiply_down(Sums& sums, const Factors& factors
     for (int part = 0; part < PARTS; ++part) {
         pin(sums[part]);
     }
-    weights.release_last();
+    weights.give_back(CHUNK_PARTS - 1);
 }
 
 // Over the 4 lanes that share a row.
@@ -196,17 +197,14 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
     const u32 warp = threadIdx.x / WARP;
     const u32 x = shared + group * X_BYTES;
     const bool leads = threadIdx.x % WARPGROUP == 0;
+    Stream weights{with, shared, {}, 0, 0};
     if (leads && schedule.count > 0) {
         load_rows(with, shared, group, schedule[0] + group * GROUP_ROWS);
         if (group == GROUPS - 1) {
-#pragma unroll 1
-            for (u32 stage = 0; stage < 2 * PARTS; ++stage) {
-                load_weights(with, shared, stage, stage < PARTS ? UP : DOWN, stage % PARTS, 0);
-            }
+            weights.begin(schedule.count * with.chunks);
         }
     }
     __syncwarp();
-    Stream weights{with, shared, {}, NOTHING};
     // The first group's first turn is free.
     u32 turn = group ^ 1;
 #pragma unroll 1
@@ -218,10 +216,6 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
 #pragma unroll 1
         for (u32 chunk = 0; chunk < with.chunks; ++chunk) {
             const bool last = chunk + 1 == with.chunks;
-            weights.next = NOTHING;
-            if (threadIdx.x == BLOCK - WARPGROUP && !(last && last_tile)) {
-                weights.next = last ? 0 : (chunk + 1) * CHUNK;
-            }
             barrier_wait(shared + TURN + 8 * group, turn);
             turn ^= 1;
             Inner inner;  // the first product replaces it
@@ -250,12 +244,13 @@ __device__ __forceinline__ void compute_tiles(const Operands& with, u32 shared,
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_feed_forward_sm90(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w1,
-    const __grid_constant__ TensorMap w2, const __grid_constant__ TensorMap y,
+    const __grid_constant__ TensorMap w2,
+    const __grid_constant__ TensorMap y,
     const float* __restrict__ b1, const float* __restrict__ b2, const float* __restrict__ gain,
     const float* __restrict__ beta, float epsilon, u32 rows, u32 inner, u32 backwards) {
     extern __shared__ u8 dynamic_shared[];
     const u32 shared = (shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1);
-    const Operands with{x, w1, w2, y, b1, b2, gain, beta, epsilon, inner / CHUNK};
+    const Operands with{x, w1, w2, y, b1, b2, gain, beta, epsilon, rows, inner / CHUNK};
     if (threadIdx.x == 0) {
         tensor_prefetch(x);
         tensor_prefetch(w1);

@@ -31,15 +31,15 @@ constexpr u32 BOX_BYTES = 64 * SWIZZLE_ROW;
 constexpr u32 X_BYTES = BOXES * BOX_BYTES;
 constexpr u32 STAGE_BYTES = PART * SWIZZLE_ROW;
 constexpr u32 SLOT_BYTES = WARP_ROWS * SWIZZLE_ROW;
-// A chunk and a part: what is loaded instead of a part that was read is the next part in the next
-// chunk.
-constexpr u32 STAGES = 2 * PARTS + 1;
+constexpr u32 SLOTS_BYTES = GROUPS * GROUP_WARPS * SLOT_BYTES;
 
-// Shared memory, from an address divisible by 1024: X of each group, ring, slots, a slot per warp for output,
-// barriers.
+// Shared memory, from an address divisible by 1024: X of each group, ring, a slot per warp for
+// output, barriers. The ring has as many stages as there is room for.
 constexpr u32 RING = GROUPS * X_BYTES;
+constexpr u32 MOST_SHARED_BYTES = 227 * 1024;
+constexpr u32 STAGES = (MOST_SHARED_BYTES - RING - SLOTS_BYTES - 2 * SWIZZLE_ATOM) / STAGE_BYTES;
 constexpr u32 SLOT_AREA = RING + STAGES * STAGE_BYTES;
-constexpr u32 FULL = SLOT_AREA + GROUPS * GROUP_WARPS * SLOT_BYTES;
+constexpr u32 FULL = SLOT_AREA + SLOTS_BYTES;
 constexpr u32 EMPTY = FULL + 8 * STAGES;
 constexpr u32 X_FULL = EMPTY + 8 * STAGES;
 constexpr u32 TURN = X_FULL + 8 * GROUPS;
@@ -47,17 +47,16 @@ constexpr u32 TURN = X_FULL + 8 * GROUPS;
 constexpr u32 SHARED_BYTES = TURN + 8 * GROUPS + SWIZZLE_ATOM;
 
 static_assert(HIDDEN <= 384 && HIDDEN % PART == 0, "the sums exceed the registers");
-static_assert(SHARED_BYTES <= 227 * 1024, "too much shared memory");
+static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "too much shared memory");
 
 struct Operands {
     const TensorMap &x, &w1, &w2, &y;
     const float *b1, *b2, *gain, *beta;
     float epsilon;
-    u32 chunks;
+    u32 rows, chunks;
 };
 
 typedef RingOf<STAGES> Ring;
-constexpr u32 NOTHING = ~0u;
 typedef float Inner[CHUNK / 2];
 typedef float Sums[PARTS][PART / 2];
 // Of the second product: fragments of 16 x 16 for each warp.
@@ -82,21 +81,22 @@ struct Schedule {
 
 // ---- Loads, by one thread each ----
 
-enum Product { UP, DOWN };
+// Parts of a chunk, those of the first product first, go through the ring.
+constexpr u32 CHUNK_PARTS = 2 * PARTS;
 
-// The weights of a product's part for the chunk that begins at `first` of `inner`.
-__device__ __forceinline__ void load_weights(const Operands& with, u32 shared, u32 stage,
-                                             Product product, u32 part, u32 first) {
+// A part's weights for the chunk that begins at `first` of `inner`.
+__device__ __forceinline__ void load_weights(const Operands& with, u32 shared, u32 stage, u32 part,
+                                             u32 first) {
     const u32 to = shared + RING + stage * STAGE_BYTES, full = shared + FULL + 8 * stage;
     barrier_arrive_expect(full, STAGE_BYTES);
-    if (product == UP) {
+    if (part < PARTS) {
 #pragma unroll
         for (u32 box = 0; box < PART_BOXES; ++box) {
             tensor_load(to + box * BOX_BYTES, with.w1, part * PART + box * BOX_COLUMNS, first,
                         full);
         }
     } else {
-        tensor_load(to, with.w2, first, part * PART, full);
+        tensor_load(to, with.w2, first, (part - PARTS) * PART, full);
     }
 }
 
@@ -135,13 +135,25 @@ struct Stream {
     const Operands& with;
     u32 shared;
     Ring ring;
-    // Where the next chunk begins, in the one thread that loads it.
-    u32 next;
+    // In the one thread that loads: chunks that are not loaded yet, and where the first of them
+    // begins, of which some parts may be.
+    u32 left, next;
 
-    // Goes through a product's parts. One stays in flight while the next stage is awaited, and its
-    // stage is loaded again after it.
-    template <Product PRODUCT, typename Multiply>
-    __device__ __forceinline__ void each_part(Multiply multiply) {
+    // Fills the ring.
+    __device__ __forceinline__ void begin(u32 chunks) {
+        left = chunks;
+#pragma unroll 1
+        for (u32 stage = 0; stage < STAGES; ++stage) {
+            if (left > 0) {
+                load(stage, stage % CHUNK_PARTS);
+            }
+        }
+    }
+
+    // Goes through a product's parts, `first` and those behind it. One stays in flight while the
+    // next stage is awaited.
+    template <typename Multiply>
+    __device__ __forceinline__ void each_part(u32 first, Multiply multiply) {
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
             barrier_wait(shared + FULL + 8 * ring.stage, ring.phase);
@@ -150,18 +162,28 @@ struct Stream {
             wgmma_commit();
             if (part > 0) {
                 wgmma_wait<1>();
-                release(shared, ring.before().stage);
+                give_back(first + part - 1);
             }
-            if (next != NOTHING) {
-                const Ring read = ring.before();
-                barrier_wait(shared + EMPTY + 8 * read.stage, read.phase);
-                load_weights(with, shared, read.stage, PRODUCT, part, next);
-            }
-            __syncwarp();
             ring.advance();
         }
     }
 
-    // After the last part.
-    __device__ __forceinline__ void release_last() { release(shared, ring.before().stage); }
+    // The stage before, whose part was read: it is loaded again at once.
+    __device__ __forceinline__ void give_back(u32 part) {
+        const Ring read = ring.before();
+        release(shared, read.stage);
+        if (left > 0) {
+            barrier_wait(shared + EMPTY + 8 * read.stage, read.phase);
+            load(read.stage, (part + STAGES) % CHUNK_PARTS);
+        }
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void load(u32 stage, u32 part) {
+        load_weights(with, shared, stage, part, next);
+        if (part == CHUNK_PARTS - 1) {
+            left -= 1;
+            next = next + CHUNK < with.chunks * CHUNK ? next + CHUNK : 0;
+        }
+    }
 };

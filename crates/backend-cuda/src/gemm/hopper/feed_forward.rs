@@ -26,6 +26,7 @@ const BOX: u32 = 64;
 const PART: u32 = 128;
 const BOX_ROW_BYTES: u32 = 128;
 const WARPS: u32 = 8;
+const MOST_SHARED_BYTES: u32 = 227 * 1024;
 
 /// One block and where its operands are; matrices are row-major, without gaps.
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +72,12 @@ impl FeedForwardKernel {
 
     /// `SHARED_BYTES` of `feed_forward_sm90_tiles.cuh`.
     pub(crate) fn shared_bytes(self) -> u32 {
-        let stages = 2 * (self.hidden / PART) + 1;
         let (rows, columns) = OUTPUT_BOX;
-        let (input, slots) = (TILE_ROWS * self.hidden * 2, WARPS * rows * columns * 2);
-        let barriers = 2 * stages + 4;
-        input + stages * PART * BOX_ROW_BYTES + slots + 8 * barriers + 8 * BOX_ROW_BYTES
+        let slots = WARPS * rows * columns * 2;
+        let (rest, swizzle_atom) = (TILE_ROWS * self.hidden * 2 + slots, 8 * BOX_ROW_BYTES);
+        let stage = PART * BOX_ROW_BYTES;
+        let stages = (MOST_SHARED_BYTES - rest - 2 * swizzle_atom) / stage;
+        rest + stages * stage + 8 * (2 * stages + 4) + swizzle_atom
     }
 
     /// The macros.
