@@ -5,16 +5,13 @@
 Results beside f64, for many sizes, both 16-bit types and all activations; then times beside the two
 kernels of gemm_sm90.cu that do the same: in short looks at the highest clock, and under load that
 lasts, where power is the limit. Each part runs in a process of its own with a time limit, so that a
-hang is reported. Full output of each goes to $OUT, if set. The exit status is 1 if anything failed.
+hang is reported. Full output of each goes to a file in $LOGS, if set. The exit status is 1 if anything failed.
 """
 
 import concurrent.futures
 import ctypes
 import functools
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import gemm_sm90 as gemm
 
@@ -279,27 +276,11 @@ def time_sustained(_):
 # ---- The process in charge ----
 
 
-def child(mode, argument, limit):
-    """(exit status, or "hang"; what it printed)"""
-    command = [sys.executable, __file__, "--child", mode, str(argument)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        output, _ = process.communicate(timeout=limit)
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        status = "hang"
-    if "OUT" in os.environ:
-        Path(os.environ["OUT"], f"feed_forward-{mode}-{argument}.txt").write_text(output)
-    return status, output
-
-
 def main():
     failed = []
     with concurrent.futures.ThreadPoolExecutor(len(CHECKED)) as pool:
         numbers = range(len(CHECKED))
-        for number, (status, output) in zip(numbers, pool.map(lambda n: child("check", n, CHECK_LIMIT), numbers)):
+        for number, (status, output) in zip(numbers, pool.map(lambda n: gemm.child(__file__, "check", n, CHECK_LIMIT), numbers)):
             print(f"check {CHECKED[number]}: {'ok' if status == 0 else status}")
             lines = output.splitlines()
             wanted = [line for line in lines if not line.startswith("running")]
@@ -307,7 +288,7 @@ def main():
             if status != 0:
                 failed.append(CHECKED[number])
     for mode in ("short", "sustained"):
-        status, output = child(mode, "", TIME_LIMIT)
+        status, output = gemm.child(__file__, mode, "", TIME_LIMIT)
         print("\n".join(line.removeprefix("time ") for line in output.splitlines()
                         if line.startswith("time ") or status != 0))
         if status != 0:

@@ -4,13 +4,12 @@
 
 Every configuration runs in a process of its own with a time limit, so that a hang is reported and
 costs that configuration alone: first all checks, a few at a time, then the timings one by one.
-Full output of each goes to $OUT, if set. The exit status is 1 if anything failed.
+Full output of each goes to a file in $LOGS, if set. The exit status is 1 if anything failed.
 """
 
 import concurrent.futures
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -268,22 +267,6 @@ def time_torch(_):
 # ---- The process in charge ----
 
 
-def child(mode, name, limit):
-    """(exit status, or "hang"; what it printed)"""
-    command = [sys.executable, __file__, "--child", mode, name]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        output, _ = process.communicate(timeout=limit)
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        status = "hang"
-    if "OUT" in os.environ:
-        Path(os.environ["OUT"], f"gemm_sm90-{mode}-{name.replace(':', '_')}.txt").write_text(output)
-    return status, output
-
-
 def print_table(title, times, norm):
     names = list(dict.fromkeys(n for n, _ in times))
     print(f"\n{title}: microseconds (TFLOP/s); the best of ours marked *")
@@ -305,7 +288,7 @@ def main(parts):
     names = [n for n in all_configs() if not parts or any(p in n for p in parts)]
     failed, passed = [], []
     with concurrent.futures.ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
-        for name, (status, output) in zip(names, pool.map(lambda n: child("check", n, CHECK_LIMIT), names)):
+        for name, (status, output) in zip(names, pool.map(lambda n: gemm.child(__file__, "check", n, CHECK_LIMIT), names)):
             lines = output.splitlines()
             print(f"check {name}: {'ok' if status == 0 else status}")
             if status == 0:
@@ -320,7 +303,7 @@ def main(parts):
         if time.monotonic() - started > LAST_START:
             print(f"no time left for {mode} {name}")
             continue
-        status, output = child(mode, name, TIME_LIMIT)
+        status, output = gemm.child(__file__, mode, name, TIME_LIMIT)
         for line in output.splitlines():
             if line.startswith("time "):
                 who, label, value = json.loads(line[5:])

@@ -9,6 +9,8 @@ import ctypes
 import glob
 import os
 import site
+import subprocess
+import sys
 from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "crates/backend-cuda/kernels"
@@ -201,3 +203,21 @@ class Kernel(HopperKernel):
                         ctypes.c_float(epsilon)]
         scalars += [ctypes.c_uint32(x) for x in (rows, columns, inner, backwards)]
         self.launch(clusters, maps, scalars, stream)
+
+
+def child(script, mode, argument, limit):
+    """Runs a part of a script in a process of its own: (exit status, or "hang"; what it printed).
+    All of that goes to a file in $LOGS, too, if that is set."""
+    command = [sys.executable, script, "--child", mode, str(argument)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        output, _ = process.communicate(timeout=limit)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        status = "hang"
+    if "LOGS" in os.environ:
+        name = f"{Path(script).stem}-{mode}-{argument}.txt".replace(":", "_")
+        Path(os.environ["LOGS"], name).write_text(output)
+    return status, output
