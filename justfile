@@ -56,6 +56,7 @@ clients: venv
 # Tests that need a CUDA device.
 gpu-test:
     cargo test --release -p vecmill-backend-cuda -- --ignored
+    cargo test --release -p vecmill-engine --test faults -- --ignored
 
 # One archive that checks vecmill on a GPU machine without Rust; with a model's folder, the model too.
 gpu-bundle model="":

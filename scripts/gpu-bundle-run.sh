@@ -92,6 +92,7 @@ if has_gpu; then
   done
   step "cuda conformance beside these" tests cuda-conformance --ignored --nocapture \
     --skip in_float16:: --skip in_bfloat16:: --skip in_float32:: --skip in_fp8::
+  step "a fault under load" tests engine-faults --ignored --nocapture
   if [ -n "$quick" ]; then
     skip "cuda kernels for all GPUs" "--quick"
   else

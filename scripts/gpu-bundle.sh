@@ -2,7 +2,8 @@
 # Packs what a GPU machine without a Rust toolchain needs to check vecmill:
 #   gpu-bundle.sh [MODEL]
 # Writes target/vecmill-gpu.tar.xz: the release binaries, the test binaries of the GPU's and the
-# CPU's backend, the small models that they need, the scripts, and gpu-bundle-run.sh as run.sh.
+# CPU's backend and of faults, the small models that they need, the scripts, and gpu-bundle-run.sh as
+# run.sh.
 # MODEL is a model's folder that is packed, too, such as one by 'vecmill convert --dtype f16'. Fails
 # when the archive has 60 MB or more. There: tar -xJf vecmill-gpu.tar.xz && vecmill-gpu/run.sh
 set -euo pipefail
@@ -19,16 +20,18 @@ mkdir -p "$bundle/bin" "$bundle/tests" "$bundle/testdata"
 cargo build --release --locked -p vecmill-cli -p vecmill-bench
 cp "$target/release/vecmill" "$target/release/vecmill-bench" "$bundle/bin/"
 
-# pack_tests PACKAGE PREFIX: its test programs as PREFIX-NAME; the unit tests are PREFIX-lib.
+# pack_tests PACKAGE PREFIX [ARGUMENT...]: its test programs as PREFIX-NAME, the unit tests as
+# PREFIX-lib; the arguments choose some.
 pack_tests() {
   local built name program
-  built=$(cargo test --release --locked --no-run -p "$1" 2>&1) || { echo "$built" >&2; return 1; }
+  built=$(cargo test --release --locked --no-run -p "$1" "${@:3}" 2>&1) || { echo "$built" >&2; return 1; }
   while read -r name program; do
     cp "$program" "$bundle/tests/$2-$name"
   done < <(sed -nE 's|^ *Executable .*/([a-z_]+)\.rs \((.*)\)$|\1 \2|p' <<<"$built")
 }
 pack_tests vecmill-backend-cuda cuda
 pack_tests vecmill-backend-cpu cpu
+pack_tests vecmill-engine engine --test faults
 
 cp -r testdata/models "$bundle/testdata/"
 git ls-files -z scripts | tar --null -T - -cf - | tar -C "$bundle" -xf -

@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
 
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use vecmill_backend_cuda::{Device, provoke_fault};
+use vecmill_encoder::conformance;
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Health, Request};
 
@@ -14,9 +14,10 @@ const CLIENTS: usize = 8;
 const EACH: usize = 500;
 
 fn engine(devices: Vec<DeviceSpec>) -> Engine {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
+    let models = conformance::models().unwrap();
+    let model = models.into_iter().find(|folder| folder.ends_with("bert-mean")).unwrap();
     let cache = std::env::temp_dir().join("vecmill-test-faults");
-    let builder = Engine::builder().model(ModelRef::Folder(models.join("bert-mean"))).cache(cache);
+    let builder = Engine::builder().model(ModelRef::Folder(model)).cache(cache);
     builder
         .devices(devices)
         .policy("round-robin")
