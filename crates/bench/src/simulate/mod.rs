@@ -46,7 +46,8 @@ const LONGEST: usize = 512;
 /// Arguments of `vecmill-bench simulate`.
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArguments {
-    /// Devices by their speed, such as 1,0.25; below 0.1 it is a processor's. May be given several times
+    /// Devices by their speed, such as 1,0.25, or 500x1,500x0.25; below 0.1 it is a processor's. May
+    /// be given several times
     #[arg(long, value_name = "SPEEDS", default_values = ["1,1", "1,0.25", "1,1,0.5,0.25", "1,0.02"])]
     devices: Vec<Fleet>,
     /// What a batch takes on a device of speed 1, in seconds: A,B,C of A + B · tokens + C · Σ length²
@@ -79,6 +80,9 @@ pub(crate) struct SimulateArguments {
     svg: Option<PathBuf>,
 }
 
+/// The most devices that are simulated together.
+const MOST_DEVICES: usize = 10_000;
+
 /// Devices by their speed.
 #[derive(Debug, Clone)]
 struct Fleet(Vec<f64>);
@@ -87,11 +91,25 @@ impl FromStr for Fleet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let speed = |part: &str| match part.trim().parse() {
-            Ok(speed) if speed > 0.0 && speed <= 1e3 => Ok(speed),
-            _ => Err(format!("`{part}` is no speed: expected numbers above 0, such as 1,0.25")),
-        };
-        text.split(',').map(speed).collect::<Result<_, _>>().map(Self)
+        let mut speeds = Vec::new();
+        for part in text.split(',') {
+            let (count, speed) = part.trim().split_once('x').unwrap_or(("1", part.trim()));
+            match (count.parse::<usize>(), speed.parse::<f64>()) {
+                (Ok(count @ 1..), Ok(speed)) if speed > 0.0 && speed <= 1e3 => {
+                    let room = MOST_DEVICES.saturating_sub(speeds.len());
+                    if count > room {
+                        return Err(format!("more than {MOST_DEVICES} devices"));
+                    }
+                    speeds.resize(speeds.len() + count, speed);
+                }
+                _ => {
+                    return Err(format!(
+                        "`{part}` is no speed: expected numbers above 0, such as 1,0.25 or 500x1"
+                    ));
+                }
+            }
+        }
+        Ok(Self(speeds))
     }
 }
 

@@ -13,7 +13,6 @@ pub(super) fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let figures = &row.figures;
-        let busy: Vec<_> = figures.busy.iter().map(|busy| format!("{busy:.2}")).collect();
         let least = row.of_least_makespan.map_or(String::new(), |ratio| format!("{ratio:.3}"));
         // Writing to a string can't fail.
         let _ = write!(
@@ -27,14 +26,35 @@ pub(super) fn table(rows: &[Row]) -> String {
             figures.p99_ms,
             figures.tokens_per_second / 1e3,
             figures.spread,
-            busy.join(" "),
+            busy(&figures.busy),
         );
     }
     text
 }
 
+/// The most devices that are listed one by one.
+const LISTED: usize = 8;
+
 fn names(row: &Row) -> String {
+    if row.devices.len() > LISTED {
+        let (least, most) = ends(&row.devices);
+        return format!("{} of {least}–{most}", row.devices.len());
+    }
     row.devices.iter().map(f64::to_string).collect::<Vec<_>>().join(":")
+}
+
+fn busy(shares: &[f64]) -> String {
+    if shares.len() > LISTED {
+        let (least, most) = ends(shares);
+        return format!("{least:.2}–{most:.2}");
+    }
+    shares.iter().map(|share| format!("{share:.2}")).collect::<Vec<_>>().join(" ")
+}
+
+/// The least and the largest.
+fn ends(values: &[f64]) -> (f64, f64) {
+    let fold = |start, choose: fn(f64, f64) -> f64| values.iter().copied().fold(start, choose);
+    (fold(f64::INFINITY, f64::min), fold(f64::NEG_INFINITY, f64::max))
 }
 
 fn load(row: &Row) -> String {

@@ -127,3 +127,13 @@ fn a_thousand_unequal_devices_share_the_work_and_nobody_waits_longer_than_on_fou
     assert_eq!((figures.answered, figures.refused), (200_000, 0));
     assert!(figures.mean_wait_ms < on_four.mean_wait_ms && figures.p99_ms < on_four.p99_ms);
 }
+
+#[test]
+fn fleets_are_written_one_by_one_or_by_their_number() {
+    let fleet = |text: &str| text.parse::<Fleet>().map(|Fleet(speeds)| speeds);
+    assert_eq!(fleet("1, 2x0.5").unwrap(), [1.0, 0.5, 0.5]);
+    assert_eq!(fleet("10000x1").unwrap().len(), MOST_DEVICES);
+    for wrong in ["", "1,,1", "0x1", "x1", "2x", "-1", "2x0", "1x2000", "10000x1,1"] {
+        assert!(fleet(wrong).is_err(), "{wrong:?}");
+    }
+}
