@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::generator::{Fate, Sent};
-use super::observer::{Work, divided};
-use super::record::Learned;
+use super::observer::{Learned, Work, divided};
 
 /// How many points of a latency curve lie between 0 and each further nine.
 const POINTS_PER_NINE: usize = 16;

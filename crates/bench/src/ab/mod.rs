@@ -36,8 +36,9 @@ pub use experiment::{Experiment, Load};
 pub(crate) use figures::Figures;
 pub(crate) use generator::{Fate, Sent};
 pub(crate) use metric::{MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
+pub(crate) use observer::Learned;
 pub(crate) use observer::Work;
-pub(crate) use record::{DeviceLimits, Learned, MadeOf, Record, RecordError, Requests};
+pub(crate) use record::{DeviceLimits, MadeOf, Record, RecordError, Requests};
 pub use report::Report;
 pub use run::{Step, run};
 

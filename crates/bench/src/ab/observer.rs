@@ -1,13 +1,14 @@
-//! How busy each device was, from looks at its counters.
+//! How busy each device was and what was learned of it, from looks at its counters.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use vecmill_engine::{DeviceStatistics, Engine};
+use vecmill_scheduler::Coefficients;
 
 use super::error::AbError;
-use super::record::Learned;
 
 /// The devices' counters at one moment.
 #[derive(Debug)]
@@ -25,6 +26,22 @@ pub(super) struct Counters {
     batches: u64,
     busy: Duration,
     learned: Option<Learned>,
+}
+
+/// What the scheduler has learned of a device's speed: seconds, and how far they are off on average.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Learned {
+    pub(crate) fixed: f64,
+    pub(crate) per_token: f64,
+    pub(crate) per_square: f64,
+    pub(crate) mean_error: f64,
+}
+
+impl Learned {
+    fn new(speed: Coefficients, mean_error: f64) -> Self {
+        let Coefficients { fixed, per_token, per_square } = speed;
+        Self { fixed, per_token, per_square, mean_error }
+    }
 }
 
 impl Look {

@@ -6,26 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vecmill_engine::DeviceStatistics;
-use vecmill_scheduler::Coefficients;
 
 use super::capacity::Capacity;
 use super::figures::Figures;
-
-/// What the scheduler has learned of a device's speed: seconds, and how far they are off on average.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Learned {
-    pub(crate) fixed: f64,
-    pub(crate) per_token: f64,
-    pub(crate) per_square: f64,
-    pub(crate) mean_error: f64,
-}
-
-impl Learned {
-    pub(super) fn new(speed: Coefficients, mean_error: f64) -> Self {
-        let Coefficients { fixed, per_token, per_square } = speed;
-        Self { fixed, per_token, per_square, mean_error }
-    }
-}
 
 /// What a device takes at most.
 #[derive(Debug, Clone, Serialize, Deserialize)]
