@@ -34,9 +34,14 @@ struct DeviceRow {
 
 impl From<Found> for DeviceRow {
     fn from(found: Found) -> Self {
-        let Found { name: device, description: details, .. } = found;
-        let Found { processor, memory_bytes, free_memory_bytes, state: sensors, .. } = found;
-        Self { device, processor, details, memory_bytes, free_memory_bytes, sensors }
+        Self {
+            device: found.name,
+            processor: found.processor,
+            details: found.description,
+            memory_bytes: found.memory_bytes,
+            free_memory_bytes: found.free_memory_bytes,
+            sensors: found.state,
+        }
     }
 }
 

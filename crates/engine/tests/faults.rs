@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
 
+mod support;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use support::cosine;
 use vecmill_backend_cuda::{Device, provoke_fault};
 use vecmill_encoder::conformance;
 use vecmill_engine::fetch::ModelRef;
@@ -30,11 +33,6 @@ fn engine(devices: Vec<DeviceSpec>) -> Engine {
 fn vector(engine: &Engine, text: &str) -> Vec<f32> {
     let mut reply = engine.embed_blocking(Request::new([text])).unwrap();
     reply.embeddings.remove(0).vector
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]

@@ -3,9 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
 
+mod support;
+
 use std::fs;
 use std::path::PathBuf;
 
+use support::cosine;
 use vecmill_engine::{DeviceSpec, Engine, Request};
 
 /// A cosine between unit vectors that agree to fp32 rounding is above this: the issue of accuracy
@@ -36,13 +39,6 @@ fn npy(path: &str) -> Vec<Vec<f32>> {
     let (values, _) = bytes[10 + header..].as_chunks::<4>();
     let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
     values.chunks_exact(columns).map(<[f32]>::to_vec).collect()
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]

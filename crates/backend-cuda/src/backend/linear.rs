@@ -99,11 +99,8 @@ impl CudaBackend {
             return self.multiply_by_library(&library);
         };
         let size = Size::new(op.input.rows, (inputs, outputs), Then::Activation(op.activation));
-        if self.ways.tuning() && self.ways.known(size).is_none() {
-            self.measure(size, &library, (hopper, own))?;
-        }
         let rule = || HopperGemm::pays(op.input.rows, inputs, outputs, op.activation);
-        if self.ways.is_own(size).unwrap_or_else(rule) {
+        if self.ways.is_own(size, rule, || self.measure(&library, (hopper, own)))? {
             return self.multiply_by_own(hopper, own, op.activation);
         }
         self.multiply_by_library(&library)
@@ -112,17 +109,15 @@ impl CudaBackend {
     /// Times both ways of a product, and has the library's best algorithm used from now on.
     fn measure(
         &self,
-        size: Size,
         library: &gemm::Linear<'_>,
         (hopper, own): (&HopperGemm, HopperProduct<'_>),
-    ) -> Result<(), BackendError> {
+    ) -> Result<[Duration; 2], BackendError> {
         if self.kernels.suit_tensor_cores(library.inputs, library.outputs) {
             self.gemm.tune(&self.stream, library).map_err(failed(OPERATION))?;
         }
         let library_time = self.time(|| self.multiply_by_library(library))?;
         let own_time = self.time(|| self.multiply_by_own(hopper, own, library.activation))?;
-        self.ways.keep(size, library_time, own_time);
-        Ok(())
+        Ok([library_time, own_time])
     }
 
     /// The time that the device takes for what `work` gives to the stream, when that lasts.
@@ -173,13 +168,12 @@ impl CudaBackend {
             return self.multiply_then_norm(slab, op);
         };
         let size = Size::new(input.rows, (weights.inputs, weights.outputs), Then::Norm);
-        if self.ways.tuning() && self.ways.known(size).is_none() {
-            let apart = self.time(|| self.multiply_then_norm(slab, op))?;
-            let fused = self.time(|| self.multiply_norm_by_own(slab, op, (hopper, layer)))?;
-            self.ways.keep(size, apart, fused);
-        }
         let rule = || HopperGemm::norm_pays(input.rows, weights.outputs);
-        if self.ways.is_own(size).unwrap_or_else(rule) {
+        let measure = || {
+            let apart = self.time(|| self.multiply_then_norm(slab, op))?;
+            Ok([apart, self.time(|| self.multiply_norm_by_own(slab, op, (hopper, layer)))?])
+        };
+        if self.ways.is_own(size, rule, measure)? {
             return self.multiply_norm_by_own(slab, op, (hopper, layer));
         }
         self.multiply_then_norm(slab, op)

@@ -33,7 +33,7 @@ pub(super) struct Size {
 
 /// How to compute a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+enum Way {
     Library,
     Own,
 }
@@ -62,17 +62,27 @@ impl Ways {
     }
 
     /// The faster way, if it was measured.
-    pub(super) fn known(&self, size: Size) -> Option<Way> {
+    fn known(&self, size: Size) -> Option<Way> {
         self.faster().get(&size).copied()
     }
 
-    /// Whether that is our own kernel's, if it was measured.
-    pub(super) fn is_own(&self, size: Size) -> Option<bool> {
-        self.known(size).map(|way| way == Way::Own)
+    /// Whether our own kernel's way is to be gone: as was measured, or is now, while ways are; otherwise
+    /// by `rule`. `measure` gives the times of the library's way and of ours.
+    pub(super) fn is_own<E>(
+        &self,
+        size: Size,
+        rule: impl FnOnce() -> bool,
+        measure: impl FnOnce() -> Result<[Duration; 2], E>,
+    ) -> Result<bool, E> {
+        if self.tuning() && self.known(size).is_none() {
+            let [library, own] = measure()?;
+            self.keep(size, library, own);
+        }
+        Ok(self.known(size).map_or_else(rule, |way| way == Way::Own))
     }
 
     /// Keeps the faster of two times; the library's, where both are the same.
-    pub(super) fn keep(&self, size: Size, library: Duration, own: Duration) {
+    fn keep(&self, size: Size, library: Duration, own: Duration) {
         let way = if own < library { Way::Own } else { Way::Library };
         self.faster().insert(size, way);
     }
@@ -102,5 +112,20 @@ mod tests {
         assert_eq!(ways.known(size(1025)), Some(Way::Library));
         assert_eq!(ways.known(size(4000)), Some(Way::Library));
         assert_eq!(ways.known(size(512)), None);
+    }
+
+    #[test]
+    fn ways_are_measured_once_while_that_is_wanted_and_go_by_the_rule_otherwise() {
+        let ways = Ways::default();
+        let (short, long) = (Duration::from_micros(9), Duration::from_micros(10));
+        let never = || Err("measured");
+        assert_eq!(ways.is_own(size(1024), || true, never), Ok(true));
+        ways.tune(true);
+        assert_eq!(ways.is_own(size(1024), || true, never), Err("measured"));
+        assert_eq!(ways.is_own(size(1024), || true, || Ok::<_, &str>([short, long])), Ok(false));
+        assert_eq!(ways.is_own(size(1024), || true, never), Ok(false));
+        ways.tune(false);
+        assert_eq!(ways.is_own(size(1024), || true, never), Ok(false));
+        assert_eq!(ways.is_own(size(2048), || true, never), Ok(true));
     }
 }

@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use cudarc::driver::sys;
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
 use super::api::Api;
 use super::green::Part;
@@ -66,16 +66,9 @@ fn device(api: &Api, ordinal: usize) -> Result<sys::CUdevice, Unavailable> {
 
 /// What the driver says about a device, without making a context on it.
 pub(crate) fn device_info(ordinal: usize) -> Result<DeviceInfo, Unavailable> {
-    use sys::CUdevice_attribute as Attribute;
     let (api, driver) = start()?;
     let device = device(api, ordinal)?;
-    let attribute = |attribute: Attribute| -> Result<u32, DriverError> {
-        let mut value: c_int = 0;
-        // SAFETY: writes one number, to which `value` has room; `device` is from `cuDeviceGet`.
-        let result = unsafe { (api.device_attribute)(&raw mut value, attribute, device) };
-        check("cuDeviceGetAttribute", result)?;
-        Ok(u32::try_from(value).unwrap_or(0))
-    };
+    let attribute = |attribute| attribute_of(api, device, attribute);
     let mut total_memory = 0;
     // SAFETY: writes one number, to which `total_memory` has room.
     let result = unsafe { (api.device_memory)(&raw mut total_memory, device) };
@@ -96,6 +89,18 @@ pub(crate) fn device_info(ordinal: usize) -> Result<DeviceInfo, Unavailable> {
         pools_memory: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
         driver,
     })
+}
+
+fn attribute_of(
+    api: &Api,
+    device: sys::CUdevice,
+    attribute: Attribute,
+) -> Result<u32, DriverError> {
+    let mut value: c_int = 0;
+    // SAFETY: writes one number, to which `value` has room; `device` is from `cuDeviceGet`.
+    let result = unsafe { (api.device_attribute)(&raw mut value, attribute, device) };
+    check("cuDeviceGetAttribute", result)?;
+    Ok(u32::try_from(value).unwrap_or(0))
 }
 
 fn name(api: &Api, device: sys::CUdevice) -> Result<String, DriverError> {
@@ -164,7 +169,8 @@ impl Context {
         check("cuDevicePrimaryCtxRetain", result)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (name, libraries) = (format!("cuda:{ordinal}"), Mutex::default());
-        let starts_early = device_info(ordinal)?.compute_capability >= (9, 0);
+        let major = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+        let starts_early = attribute_of(api, device, major)? >= 9;
         Ok(Self { part: None, api, handle, device, starts_early, id, name, libraries })
     }
 
