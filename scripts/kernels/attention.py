@@ -141,6 +141,7 @@ class HopperAttention(Attention):
             compiler, "attention_sm90.cu", element, f"-DHEAD_SIZE={head_size}", *defines
         )
         self.row_choices = (64, 128, 256)
+        self.backwards = False
         self.processors = torch.cuda.get_device_properties(0).multi_processor_count
 
     @staticmethod
@@ -159,9 +160,10 @@ class HopperAttention(Attention):
         output: Tensor,
         bias: Bias | None = None,
         packed: bool | None = None,
-        backwards: bool = False,
     ) -> None:
+        """From the other end each time: results must not depend on it."""
         assert bias is None
+        self.backwards = not self.backwards
         slots, each = count_slots(lengths, rows, packed)
         if slots == 0 or len(qkv) == 0:
             return
@@ -171,6 +173,6 @@ class HopperAttention(Attention):
         self.kernels.launch(
             "vecmill_attention_sm90", min(slots * self.heads, self.processors), 640,
             TensorMap(qkv, 64, self.head_size), starts, output,
-            len(lengths), self.heads, rows, slots, each, int(backwards),
+            len(lengths), self.heads, rows, slots, each, int(self.backwards),
             shared=shared,
         )  # fmt: skip

@@ -253,22 +253,13 @@ def time_short(_):
 
 def time_sustained(_):
     import torch
-    from sustained_gemm_sm90 import Meter, graph_of, sustained
+    from sustained_gemm_sm90 import Meter, measure
 
     torch.zeros(1, device="cuda")
     meter = Meter()
     for rows in SUSTAINED_ROWS:
         launches, count = candidates(torch, rows)
-        graphs = {name: graph_of(launch, count) for name, launch in launches.items()}
-        found = {name: [] for name in graphs}
-        for name in [*graphs, *reversed(graphs)]:
-            found[name].append(sustained(*graphs[name], meter))
-        operations = 4 * rows * HIDDEN * INNER
-        for name, runs in found.items():
-            seconds, watts, mhz = (sum(column) / len(runs) for column in zip(*runs))
-            print(f"time {rows:7} rows  {name:14} {seconds * 1e6:8.1f} us  "
-                  f"{operations / seconds / 1e12:5.0f} TFLOP/s  {watts:4.0f} W  {mhz:5.0f} MHz  "
-                  f"{watts * seconds / operations * 1e12:.3f} pJ per operation, sustained", flush=True)
+        measure(f"time {rows:7} rows", launches, count, 4 * rows * HIDDEN * INNER, meter)
     meter.process.terminate()
     return 0
 
