@@ -50,7 +50,7 @@ pub(crate) struct Sent {
 
 impl Sent {
     /// When it was answered or given up.
-    pub(super) fn answered(&self) -> f64 {
+    pub(crate) fn answered(&self) -> f64 {
         self.at + self.latency
     }
 }

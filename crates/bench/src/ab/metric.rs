@@ -40,7 +40,7 @@ const VARIATION: Metric = Metric {
     more_is_better: false,
     of: |pass| pass.variation * 100.0,
 };
-pub(super) const MAKESPAN: Metric =
+pub(crate) const MAKESPAN: Metric =
     Metric { name: "makespan", unit: "s", more_is_better: false, of: |pass| pass.seconds };
 pub(super) const EFFICIENCY: Metric = Metric {
     name: "efficiency",

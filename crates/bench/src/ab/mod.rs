@@ -35,7 +35,7 @@ pub use error::AbError;
 pub use experiment::{Experiment, Load};
 pub(crate) use figures::Figures;
 pub(crate) use generator::{Fate, Sent};
-pub(crate) use metric::{MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
+pub(crate) use metric::{MAKESPAN, MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
 pub(crate) use observer::{Learned, Work};
 pub(crate) use record::{DeviceLimits, MadeOf, Record, RecordError, Requests};
 pub use report::Report;

@@ -16,14 +16,15 @@ use super::device::Device;
 use super::read;
 use super::world::{Experiment, World};
 use crate::ab::{
-    DeviceLimits, Fate, Figures, Learned, MEAN, MadeOf, Metric, P50, P99, Record, RecordError,
-    Requests, Sent, THROUGHPUT, WAITING, Work,
+    DeviceLimits, Fate, Figures, Learned, MAKESPAN, MEAN, MadeOf, Metric, P50, P99, Record,
+    RecordError, Requests, Sent, THROUGHPUT, WAITING, Work,
 };
 use crate::traffic::{Mix, Traffic};
 use crate::{Outcome, results};
 
-/// What is predicted, beside what the devices do.
-const METRICS: [Metric; 5] = [THROUGHPUT, WAITING, MEAN, P50, P99];
+/// What is predicted, beside what the devices do: of a load that comes in time, and of bulk work.
+const OPEN: &[Metric] = &[THROUGHPUT, WAITING, MEAN, P50, P99];
+const BULK: &[Metric] = &[MAKESPAN, THROUGHPUT];
 
 /// A pass of more requests is a mistake.
 const MOST_REQUESTS: f64 = 1e8;
@@ -66,8 +67,6 @@ enum PredictError {
         "nothing is known of the speed of {0}: expected batches, or a sound `learned`, in its passes"
     )]
     NoSpeed(String),
-    #[error("its requests came all at once: only a load that comes in time is predicted")]
-    AtOnce,
     #[error("its requests were those of a trace: give it with --trace")]
     NoTrace,
     #[error(
@@ -106,7 +105,8 @@ struct Prediction<'a> {
     devices: Vec<Device>,
     trace: Option<Traffic>,
     mix: Mix,
-    per_second: f64,
+    /// `None` where they come all at once.
+    per_second: Option<f64>,
     drain: f64,
 }
 
@@ -120,7 +120,6 @@ impl<'a> Prediction<'a> {
             None => usual(record, arguments.batch_tokens.ok_or(PredictError::NoLimits)?),
         };
         let Requests { per_second, large, longest, of_trace } = requests;
-        let per_second = per_second.ok_or(PredictError::AtOnce)?;
         if of_trace && arguments.trace.is_none() {
             return Err(PredictError::NoTrace.into());
         }
@@ -132,12 +131,27 @@ impl<'a> Prediction<'a> {
             per_second,
             drain: drain_seconds,
         };
+        let Some(per_second) = per_second else { return Ok(prediction) };
         let seconds =
             record.passes.iter().map(|pass| prediction.window(pass).1).fold(0.0, f64::max);
         if !(per_second > 0.0 && per_second * seconds <= MOST_REQUESTS) {
             return Err(PredictError::Requests { per_second, seconds }.into());
         }
         Ok(prediction)
+    }
+
+    /// A pass's requests.
+    fn traffic(&self, measured: &Figures) -> Traffic {
+        let repeat = measured.repeat as u64;
+        match (&self.trace, self.per_second) {
+            (Some(trace), Some(per_second)) => {
+                trace.clone().cut(self.mix.longest).of_requests(per_second)
+            }
+            (None, Some(per_second)) => {
+                Traffic::poisson(self.mix, repeat, per_second, self.window(measured).1)
+            }
+            (_, None) => Traffic::bulk(self.mix, repeat, measured.requests),
+        }
     }
 
     /// Between which seconds a pass counts.
@@ -159,7 +173,7 @@ impl<'a> Prediction<'a> {
                 let ratio = predicted / measured;
                 rows.push(Row { policy: policy.clone(), figure, predicted, measured, ratio });
             };
-            for metric in METRICS {
+            for metric in if self.per_second.is_some() { OPEN } else { BULK } {
                 row(format!("{} ({})", metric.name, metric.unit), &metric.of);
             }
             for (index, device) in measured[0].devices.iter().enumerate() {
@@ -177,23 +191,21 @@ impl<'a> Prediction<'a> {
 
     /// What a pass should have shown.
     fn pass(&self, measured: &Figures) -> Result<Figures, Box<dyn std::error::Error>> {
-        let (from, to) = self.window(measured);
-        let repeat = measured.repeat as u64;
-        let traffic = match &self.trace {
-            Some(trace) => trace.clone().cut(self.mix.longest).of_requests(self.per_second),
-            None => Traffic::poisson(self.mix, repeat, self.per_second, to),
-        };
+        let at_once = self.per_second.is_none();
+        let (from, to) = if at_once { (0.0, f64::INFINITY) } else { self.window(measured) };
+        let traffic = self.traffic(measured);
         let experiment = Experiment {
             devices: &self.devices,
             policy: &measured.policy,
-            seed: self.mix.seed.wrapping_add(repeat),
+            seed: self.mix.seed.wrapping_add(measured.repeat as u64),
             requests: u32::try_from(traffic.arrivals.len())?,
             priority: Priority::Interactive,
             span: f64::INFINITY,
             window: (from, to),
         };
         let outcome = World::new(experiment)?.run(traffic.arrivals.iter().cloned());
-        let end = traffic.seconds() + self.drain;
+        // Bulk work is waited for.
+        let end = if at_once { f64::INFINITY } else { traffic.seconds() + self.drain };
         let sent = outcome.answers.iter().map(|answer| {
             let request = &traffic.arrivals[answer.request as usize];
             let (latency, left) = (f64::from(answer.latency), end - request.at);
@@ -211,7 +223,10 @@ impl<'a> Prediction<'a> {
             batches: done.batches,
             ..Work::default()
         });
-        Ok(Figures::new(&sent.collect::<Vec<_>>(), work.collect(), (from, to)))
+        let sent: Vec<_> = sent.collect();
+        let makespan = || sent.iter().map(Sent::answered).fold(0.0, f64::max);
+        let to = if at_once { makespan() } else { to };
+        Ok(Figures::new(&sent, work.collect(), (from, to)))
     }
 }
 
@@ -341,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn what_bulk_work_took_on_parts_of_a_gpu_is_predicted() {
+        let arguments = arguments("2026-11-24-scheduler-ab-bulk.json");
+        let record = Record::read(&arguments.figures).unwrap();
+        let rows = Prediction::new(&record, &arguments).unwrap().rows().unwrap();
+        assert_eq!(rows.len(), 2 * (2 + 2 * 3));
+        for row in rows.iter().filter(|row| !row.figure.contains("cuda")) {
+            assert!((row.ratio - 1.0).abs() < 0.1, "{row:?}");
+        }
+    }
+
+    #[test]
     fn what_a_prediction_lacks_is_named() {
         let of = |batch_tokens| PredictArguments {
             batch_tokens,
@@ -358,7 +384,6 @@ mod tests {
             Prediction::new(&record, &of(None)).err().unwrap().to_string()
         };
         assert!(with(|of| of.requests.of_trace = true).contains("--trace"));
-        assert!(with(|of| of.requests.per_second = None).contains("all at once"));
         assert!(
             with(|of| {
                 of.requests = Requests { per_second: Some(1e300), of_trace: false, ..of.requests };
