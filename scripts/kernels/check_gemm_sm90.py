@@ -1,6 +1,6 @@
 """Checks and times crates/backend-cuda/kernels/gemm_sm90.cu on a Hopper GPU.
 
-    python3 scripts/kernels/check_gemm_sm90.py [name part ...]
+    python3 scripts/kernels/check_gemm_sm90.py [--no-times] [name part ...]
 
 Every configuration runs in a process of its own with a time limit, so that a hang is reported and
 costs that configuration alone: first all checks, a few at a time, then the timings one by one.
@@ -40,7 +40,7 @@ def cubin(name, epilogue, type_macro):
 
 
 def all_configs():
-    return {**gemm.CONFIGS, **gemm.NORM_CONFIGS}
+    return {**gemm.CONFIGS, **gemm.NORM_CONFIGS, **gemm.DEFER_CONFIGS}
 
 
 def make(torch, shape, scale=1.0, dtype=None):
@@ -75,6 +75,30 @@ ACTIVATIONS = {
 }
 
 
+class Deferred:
+    """Rows whose normalisation is deferred, from sums with means far from zero."""
+
+    def __init__(self, torch, rows, columns, dtype):
+        sums = make(torch, (rows, columns), 1.0, torch.float32) + 3 * torch.randn((rows, 1), device="cuda")
+        self.gain, self.beta = (make(torch, (columns,), 1.0, torch.float32) for _ in range(2))
+        self.rows = (sums * self.gain).to(dtype)
+        self.moments = moments(torch, sums.double()).float()
+        sums, gain = sums.double(), self.gain.double()
+        self.scale = 1 / (sums.var(1, keepdim=True, correction=0) + 1e-12).sqrt()
+        self.mean = sums.mean(1, keepdim=True)
+        self.normalised = self.scale * (self.rows.double() - self.mean * gain) + self.beta.double()
+        # Of which sums in f32 lose a part; and so does the variance, by what cancels in it.
+        cancelled = 1 + (self.mean * self.scale).square()
+        self.terms = self.scale * (self.rows.double().abs() + self.mean.abs() * gain.abs()) + self.beta.double().abs()
+        self.terms = self.terms + cancelled * (self.normalised - self.beta.double()).abs()
+
+
+def moments(torch, sums):
+    """Of each row's quarters: sums, and sums of squares."""
+    parts = sums.view(sums.shape[0], 4, -1)
+    return torch.stack([parts.sum(2), parts.square().sum(2)], 2).contiguous()
+
+
 class Problem:
     """Inputs, the result in f64 and the error allowed: rounding of the output, and 2^-20 of the
     absolute terms for sums in f32."""
@@ -90,8 +114,22 @@ class Problem:
         a, w = self.a.double(), self.w.double()
         value = a @ w.T + self.bias.double()
         error = (a.abs() @ w.abs().T + self.bias.double().abs()) * 2.0**-20
-        self.more = {}
-        if c["NORM"]:
+        self.more, self.want_moments = {}, None
+        if c["NORM"] == 2:
+            value, error = self.sums(value, error, dtype)
+            gain = self.more["gain"].double()
+            self.want, error = value * gain, error * gain.abs()
+        elif c["DEFERRED"]:
+            deferred = Deferred(torch, rows, inner, dtype)
+            self.a = deferred.rows
+            bias = w @ deferred.beta.double() + self.bias.double()
+            self.bias = torch.stack([w @ deferred.gain.double(), bias], 1).float().contiguous()
+            self.more = dict(moments=deferred.moments)
+            value = deferred.normalised @ w.T + bias - w @ deferred.beta.double()
+            error = (deferred.terms @ w.abs().T + bias.abs()) * 2.0**-20
+            self.want = ACTIVATIONS[epilogue](torch, value)
+            error = 1.2 * error + self.want.abs() * (0 if epilogue == "IDENTITY" else 2.0**-15)
+        elif c["NORM"]:
             offset = 3 * torch.randn((rows, 1), device="cuda")
             residual = (make(torch, (rows, columns), 1.0, torch.float32) + offset).to(dtype)
             gain, beta = (make(torch, (columns,), 1.0, torch.float32) for _ in range(2))
@@ -107,10 +145,35 @@ class Problem:
             error = 1.2 * error + self.want.abs() * (0 if epilogue == "IDENTITY" else 2.0**-15)
         self.bound = error + self.want.abs() * UNIT[type_macro] + 2.0**-24
 
+    def sums(self, value, error, dtype):
+        """With the residual; and what comes out beside the product."""
+        torch, c, (rows, columns) = self.torch, self.c, value.shape
+        self.more = dict(gain=make(torch, (columns,), 1.0, torch.float32),
+                         output_moments=torch.empty((rows + GUARD_ROWS, 4, 2), device="cuda"))
+        if c["DEFERRED"]:
+            residual = Deferred(torch, rows, columns, dtype)
+            self.more |= dict(residual=residual.rows, moments=residual.moments,
+                              residual_gain=residual.gain, residual_beta=residual.beta)
+            value, error = value + residual.normalised, error + residual.terms * 2.0**-20
+        else:
+            offset = 3 * torch.randn((rows, 1), device="cuda")
+            residual = (make(torch, (rows, columns), 1.0, torch.float32) + offset).to(dtype)
+            self.more |= dict(residual=residual)
+            value, error = value + residual.double(), error + residual.double().abs() * 2.0**-20
+        self.want_moments = moments(torch, value)
+        count, worst = columns // 4, error.amax(1, keepdim=True)
+        squares = self.want_moments[..., 1]
+        of_squares = 2 * worst * (count * squares).sqrt() + count * worst**2 + squares * 2.0**-18
+        of_sums = count * worst + (count * squares).sqrt() * 2.0**-18
+        self.moments_bound = torch.stack([of_sums.expand_as(squares), of_squares], 2)
+        return value, error
+
     def run(self, kernel, most_clusters=None):
         """From the other end each time: results must not depend on it."""
         self.backwards = not self.backwards
         self.d.fill_(float("nan"))
+        if self.want_moments is not None:
+            self.more["output_moments"].fill_(float("nan"))
         kernel(self.a, self.w, self.bias, self.d, self.rows,
                self.torch.cuda.current_stream().cuda_stream, most_clusters=most_clusters,
                backwards=self.backwards, **self.more)
@@ -119,12 +182,25 @@ class Problem:
     def failure(self):
         if not self.d[self.rows:].isnan().all():
             return "wrote past the last row"
+        if self.want_moments is not None:
+            found = self.more["output_moments"]
+            if not found[self.rows:].isnan().all():
+                return "wrote moments past the last row"
+            flat = (found[: self.rows], self.want_moments, self.moments_bound)
+            failure = report(self.torch, *(x.reshape(self.rows, 8) for x in flat))
+            if failure:
+                return "moments: " + failure
         return report(self.torch, self.d[: self.rows], self.want, self.bound)
+
+
+def columns_of(c):
+    """Of whole rows, where the configuration takes no others."""
+    return c["TILE_COLUMNS"] * (4 if c["NORM"] == 2 else c["CLUSTER_COLUMNS"])
 
 
 def cases(c):
     """(rows, columns, inner, most clusters), the simplest first."""
-    wide = c["TILE_COLUMNS"] * c["CLUSTER_COLUMNS"]
+    wide = columns_of(c)
     all_columns = (wide,) if c["NORM"] else (wide, 1152, 384, 1536, 96, 40)
     most_inner = 64 * c["RESIDENT"] or 1 << 30
     found = [(128, wide, 64, None), (128, wide, 128, None), (128, wide, 384, None)]
@@ -161,7 +237,7 @@ def check(name):
                 if failures >= 6:
                     return 1
     kernel = gemm.Kernel(c, cubin(name, "IDENTITY", "T_F16"))
-    columns = c["TILE_COLUMNS"] * c["CLUSTER_COLUMNS"] if c["NORM"] else 1152
+    columns = columns_of(c) if c["NORM"] else 1152
     problem = Problem(torch, c, 5000, columns, 384, "IDENTITY", "T_F16")
     problem.run(kernel)
     first = problem.d.clone().view(torch.int16)
@@ -198,6 +274,21 @@ class Rotation:
         self.a = [make(torch, (tokens, inputs)) for _ in range(sets)]
         self.residual = [make(torch, (tokens, outputs)) for _ in range(sets)]
         self.d = [torch.empty((tokens, outputs), device="cuda", dtype=torch.float16) for _ in range(sets)]
+        unit = torch.tensor([0.0, inputs / 4], device="cuda").expand(tokens, 4, 2)  # sum, and of squares
+        self.moments = [(unit.clone(), torch.empty((tokens, 4, 2), device="cuda")) for _ in range(sets)]
+
+    def more(self, c, i):
+        """What a configuration takes beside the product's operands."""
+        moments, output_moments = self.moments[i]
+        read = dict(moments=moments) if c["DEFERRED"] else {}
+        if not c["NORM"]:
+            return read
+        norm = dict(residual=self.residual[i], gain=self.gain)
+        if c["NORM"] == 1:
+            return dict(**norm, beta=self.beta)
+        if c["DEFERRED"]:
+            read |= dict(residual_gain=self.gain, residual_beta=self.beta)
+        return dict(**norm, output_moments=output_moments, **read)
 
 
 def microseconds(torch, rotation, launch):
@@ -230,15 +321,16 @@ def time_config(name):
     for label, tokens, outputs, inputs, epilogue in shapes(c["NORM"]):
         if c["RESIDENT"] * 64 and inputs > c["RESIDENT"] * 64:
             continue
-        if c["NORM"] and outputs != c["TILE_COLUMNS"] * c["CLUSTER_COLUMNS"]:
+        if c["NORM"] and outputs != columns_of(c):
             continue
         r = Rotation(torch, tokens, outputs, inputs)
 
         def launch(i):
-            more = dict(residual=r.residual[i], gain=r.gain, beta=r.beta) if c["NORM"] else {}
+            more = r.more(c, i)
             kernels[epilogue](r.a[i], r.w[i], r.bias, r.d[i], tokens,
                               torch.cuda.current_stream().cuda_stream, **more)
 
+        r.bias = torch.stack([r.bias, r.bias], 1) if c["DEFERRED"] and not c["NORM"] else r.bias
         print("time", json.dumps([name, label, microseconds(torch, r, launch)]), flush=True)
     return 0
 
@@ -284,6 +376,8 @@ def print_table(title, times, norm):
 
 def main(parts):
     started = time.monotonic()
+    timed = "--no-times" not in parts
+    parts = [part for part in parts if part != "--no-times"]
     os.environ.setdefault("CUBINS", tempfile.mkdtemp())
     names = [n for n in all_configs() if not parts or any(p in n for p in parts)]
     failed, passed = [], []
@@ -299,7 +393,7 @@ def main(parts):
                 wanted = [line for line in lines if not line.startswith("running")]
                 print("\n".join(wanted[:40] if status != "hang" else wanted[:12] + lines[-1:]))
     times = {}
-    for mode, name in [("torch", "torch"), *(("time", n) for n in passed)]:
+    for mode, name in [("torch", "torch"), *(("time", n) for n in passed)] if timed else []:
         if time.monotonic() - started > LAST_START:
             print(f"no time left for {mode} {name}")
             continue
@@ -311,11 +405,12 @@ def main(parts):
         if status != 0:
             failed.append(f"{mode} {name}")
             print(f"{mode} {name}: {status}\n" + "\n".join(output.splitlines()[-6:]))
-    norm = {n for n in passed if all_configs()[n]["NORM"]}
-    print_table("linear", {k: t for k, t in times.items() if k[0] not in norm and "norm " not in k[1]}, False)
-    of_norm = {(n, label.removeprefix("norm ")): t for (n, label), t in times.items()
-               if n in norm or label.startswith("norm ")}
-    print_table("linear + residual + norm", of_norm, True)
+    if times:
+        norm = {n for n in passed if all_configs()[n]["NORM"]}
+        print_table("linear", {k: t for k, t in times.items() if k[0] not in norm and "norm " not in k[1]}, False)
+        of_norm = {(n, label.removeprefix("norm ")): t for (n, label), t in times.items()
+                   if n in norm or label.startswith("norm ")}
+        print_table("linear + residual + norm", of_norm, True)
     print(f"\n{len(passed)} configurations passed; failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 

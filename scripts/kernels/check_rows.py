@@ -195,7 +195,9 @@ def check_activations(report: Report, kernels: Kernels, element: str) -> None:
                 # The logistic function, which x multiplies, may underflow.
                 bound = (12 + grown) * ACCUMULATION * size + UNDERFLOW[element] * x.double().abs()
             else:
-                bound = 2.0**-16 * size.clamp(min=2.0**-25) + ROUNDOFF[element] * size
+                least = (2.0**-14 * size.clamp(min=2.0**-7) if name == "gelu" else
+                         2.0**-16 * size.clamp(min=2.0**-25))
+                bound = least + ROUNDOFF[element] * size
             output = poisoned(count, dtype=dtype)
             output.copy_(x)
             run_activation(kernels, name, output)

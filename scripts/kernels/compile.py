@@ -21,6 +21,7 @@ TYPES = ("F16", "BF16", "F32")
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90a")
 # What stands between the prelude and a kernel file.
 INCLUDED = {
+    "norm.cu": ("moments.cuh",),
     "attention.cu": ("mma.cuh", "sequences.cuh", "softmax.cuh"),
     "attention_sm90.cu": ("mma.cuh", "hopper.cuh", "sequences.cuh", "softmax.cuh"),
     "attention_any.cu": ("sequences.cuh",),

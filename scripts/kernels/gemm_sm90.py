@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "crates/backend-cuda/kernels"
-SOURCES = ("prelude.cuh", "hopper.cuh", "gemm_sm90_tiles.cuh", "gemm_sm90_epilogue.cuh", "gemm_sm90.cu")
+SOURCES = ("prelude.cuh", "moments.cuh", "hopper.cuh", "gemm_sm90_tiles.cuh",
+           "gemm_sm90_epilogue.cuh", "gemm_sm90_norm.cuh", "gemm_sm90.cu")
 BLOCK = 384
 
 DEFAULTS = dict(ROW_BLOCKS=2, TILE_COLUMNS=192, PING_PONG=1, STAGES=4, SLOTS=2, CLUSTER_ROWS=1,
-                CLUSTER_COLUMNS=1, RESIDENT=0, NORM=0, FP8=0, FP8_OUTPUT=0)
+                CLUSTER_COLUMNS=1, RESIDENT=0, NORM=0, DEFERRED=0, FP8=0, FP8_OUTPUT=0)
 
 
 def config(**macros):
@@ -35,16 +36,15 @@ CONFIGS = {
     "pp128x128c2x1": config(TILE_COLUMNS=128, STAGES=5, CLUSTER_ROWS=2),
     "pp64x256c2x1": config(ROW_BLOCKS=1, TILE_COLUMNS=256, CLUSTER_ROWS=2),
     "res128x192": config(RESIDENT=6, STAGES=3),
-    "res64x256": config(RESIDENT=6, ROW_BLOCKS=1, TILE_COLUMNS=256, STAGES=2, SLOTS=1),
-    "co128x256": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0),
-    "co128x256c2x1": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2),
-    "co128x256c1x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_COLUMNS=2),
-    "co256x128": config(TILE_COLUMNS=128, PING_PONG=0),
-    "co256x128c2x1": config(TILE_COLUMNS=128, PING_PONG=0, CLUSTER_ROWS=2),
-    "co256x128c1x2": config(TILE_COLUMNS=128, PING_PONG=0, CLUSTER_COLUMNS=2),
+    "co128x256": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, SLOTS=1),
+    "co128x256c2x1": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2, SLOTS=1),
+    "co128x256c1x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_COLUMNS=2, SLOTS=1),
+    "co256x128": config(TILE_COLUMNS=128, PING_PONG=0, SLOTS=1),
+    "co256x128c2x1": config(TILE_COLUMNS=128, PING_PONG=0, CLUSTER_ROWS=2, SLOTS=1),
+    "co256x128c1x2": config(TILE_COLUMNS=128, PING_PONG=0, CLUSTER_COLUMNS=2, SLOTS=1),
     "co256x192": config(PING_PONG=0, STAGES=3),
     "co256x192c2x1": config(PING_PONG=0, STAGES=3, CLUSTER_ROWS=2),
-    "co128x256c2x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2, CLUSTER_COLUMNS=2),
+    "co128x256c2x2": config(ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, CLUSTER_ROWS=2, CLUSTER_COLUMNS=2, SLOTS=1),
     "co256x192c1x2": config(PING_PONG=0, STAGES=3, CLUSTER_COLUMNS=2),
     "co128x64": config(ROW_BLOCKS=1, TILE_COLUMNS=64, PING_PONG=0, STAGES=6, SLOTS=1),
 }
@@ -53,7 +53,6 @@ NORM_CONFIGS = {
     "n384:pp64x192c1x2": config(NORM=1, ROW_BLOCKS=1, STAGES=5, SLOTS=3, CLUSTER_COLUMNS=2),
     "n384:pp64x192c2x2": config(NORM=1, ROW_BLOCKS=1, STAGES=5, SLOTS=3, CLUSTER_ROWS=2, CLUSTER_COLUMNS=2),
     "n384:co128x192c1x2": config(NORM=1, ROW_BLOCKS=1, PING_PONG=0, SLOTS=1, CLUSTER_COLUMNS=2),
-    "n384:co128x384": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=384, PING_PONG=0, STAGES=3, SLOTS=2),
     "n768:pp128x192c1x4": config(NORM=1, SLOTS=1, CLUSTER_COLUMNS=4),
     "n768:pp64x192c1x4": config(NORM=1, ROW_BLOCKS=1, SLOTS=3, CLUSTER_COLUMNS=4),
     "n768:co128x192c1x4": config(NORM=1, ROW_BLOCKS=1, PING_PONG=0, SLOTS=1, CLUSTER_COLUMNS=4),
@@ -67,6 +66,21 @@ NORM_CONFIGS = {
     "n1024:pp64x256c1x4": config(NORM=1, ROW_BLOCKS=1, TILE_COLUMNS=256, STAGES=4, CLUSTER_COLUMNS=4),
 }
 
+# Read rows whose normalisation is deferred ("d", by their columns), or write such ("s": sums), with a
+# residual that is one too ("ds").
+DEFER_CONFIGS = {
+    "d:pp128x192": config(DEFERRED=1),
+    "d:pp128x192c2x1": config(DEFERRED=1, CLUSTER_ROWS=2),
+    "s768:pp128x192": config(NORM=2, SLOTS=3),
+    "ds768:pp128x192": config(NORM=2, DEFERRED=1, SLOTS=3),
+    "ds768:pp128x192c2x1": config(NORM=2, DEFERRED=1, SLOTS=3, CLUSTER_ROWS=2),
+    "ds768:co256x192c2x1": config(NORM=2, DEFERRED=1, PING_PONG=0, STAGES=3, SLOTS=2, CLUSTER_ROWS=2),
+    "s1024:co128x256c1x2": config(NORM=2, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, STAGES=3, SLOTS=4, CLUSTER_COLUMNS=2),
+    "ds1024:pp64x256c2x1": config(NORM=2, DEFERRED=1, ROW_BLOCKS=1, TILE_COLUMNS=256, SLOTS=2, CLUSTER_ROWS=2),
+    "ds1024:co128x256c1x2": config(NORM=2, DEFERRED=1, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, STAGES=3, SLOTS=4, CLUSTER_COLUMNS=2),
+    "ds1024:co128x256c2x1": config(NORM=2, DEFERRED=1, ROW_BLOCKS=1, TILE_COLUMNS=256, PING_PONG=0, STAGES=3, SLOTS=4, CLUSTER_ROWS=2),
+}
+
 
 def tile_rows(c):
     return 64 * c["ROW_BLOCKS"] * (1 if c["PING_PONG"] else 2)
@@ -77,10 +91,13 @@ def shared_bytes(c):
     group_rows = 64 * c["ROW_BLOCKS"]
     w = c["TILE_COLUMNS"] * 128
     stage = tile_rows(c) * 128 + (0 if c["RESIDENT"] else w)
-    exchange = c["NORM"] and c["CLUSTER_COLUMNS"] > 1
+    exchange = c["NORM"] == 1 and c["CLUSTER_COLUMNS"] > 1
     total = c["STAGES"] * stage + c["RESIDENT"] * w + 8 * c["SLOTS"] * (1024 if c["FP8_OUTPUT"] else 2048)
     total += 4 * group_rows * c["CLUSTER_COLUMNS"] * 8 if exchange else 0
-    barriers = 2 * c["STAGES"] + c["RESIDENT"] + 1 + 2 + (8 * c["SLOTS"] if c["NORM"] else 0) + 4
+    deferred = c["DEFERRED"]
+    vectors = (1 + (c["FP8"] or deferred), 3, 2 + 2 * deferred)[c["NORM"]]
+    total += 2 * (4 * vectors * c["TILE_COLUMNS"] + 32 * deferred * tile_rows(c))
+    barriers = 2 * c["STAGES"] + c["RESIDENT"] + 1 + 2 + (8 * c["SLOTS"] if c["NORM"] else 0) + 4 + 4
     return total + 8 * barriers + 1024
 
 
@@ -181,11 +198,12 @@ class Kernel(HopperKernel):
 
     def __init__(self, c, cubin, type_macro="T_F16"):
         self.c = c
-        name = b"vecmill_gemm_norm_sm90" if c["NORM"] else b"vecmill_gemm_sm90"
+        name = (b"vecmill_gemm_sm90", b"vecmill_gemm_norm_sm90", b"vecmill_gemm_defer_sm90")[c["NORM"]]
         super().__init__(name, cubin, type_macro, BLOCK, shared_bytes(c),
                          c["CLUSTER_ROWS"] * c["CLUSTER_COLUMNS"])
 
     def __call__(self, a, w, bias, d, rows, stream, residual=None, gain=None, beta=None,
+                 output_moments=None, moments=None, residual_gain=None, residual_beta=None,
                  epsilon=1e-12, most_clusters=None, backwards=0):
         c = self.c
         columns, inner = w.shape
@@ -196,12 +214,17 @@ class Kernel(HopperKernel):
         maps = [self.map(a, rows, inner, tile_rows(c) // c["CLUSTER_COLUMNS"]),
                 self.map(w, columns, inner, share // 2 if share > 256 else share),
                 self.map(d, rows, columns, 16, 64 * d.element_size())]
-        scalars = [ctypes.c_void_p(bias.data_ptr())]
         if c["NORM"]:
             maps.append(self.map(residual, rows, columns, 16))
-            scalars += [ctypes.c_void_p(gain.data_ptr()), ctypes.c_void_p(beta.data_ptr()),
+        vectors = {0: [bias], 1: [bias, gain, beta],
+                   2: [bias, gain, output_moments, moments, residual_gain, residual_beta]}[c["NORM"]]
+        scalars = [ctypes.c_void_p(None if v is None else v.data_ptr()) for v in vectors]
+        sizes = [ctypes.c_uint32(x) for x in (rows, columns, inner, backwards)]
+        if c["NORM"]:
+            scalars += [ctypes.c_float(epsilon), *sizes]
+        else:
+            scalars += [*sizes, ctypes.c_void_p(None if moments is None else moments.data_ptr()),
                         ctypes.c_float(epsilon)]
-        scalars += [ctypes.c_uint32(x) for x in (rows, columns, inner, backwards)]
         self.launch(clusters, maps, scalars, stream)
 
 

@@ -97,10 +97,12 @@ def library(r, norm):
 
 
 def own(r, kernel):
+    twice = kernel.c["DEFERRED"] and not kernel.c["NORM"]
+    bias = torch.stack([r.bias, r.bias], 1) if twice else r.bias
+
     def launch(i):
-        more = dict(residual=r.residual[i], gain=r.gain, beta=r.beta) if kernel.c["NORM"] else {}
-        kernel(r.a[i], r.w[i], r.bias, r.d[i], r.d[i].shape[0],
-               torch.cuda.current_stream().cuda_stream, **more)
+        kernel(r.a[i], r.w[i], bias, r.d[i], r.d[i].shape[0],
+               torch.cuda.current_stream().cuda_stream, **r.more(kernel.c, i))
 
     return launch
 
@@ -124,9 +126,10 @@ def main(model, products=",".join(PRODUCTS), names=None):
     sizes = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up+gelu": (up, hidden), "down": (hidden, up)}
     for product in products.split(","):
         outputs, inputs = sizes[product.removesuffix("+norm")]
-        configs = gemm.NORM_CONFIGS if product.endswith("norm") else gemm.CONFIGS
+        configs = {**gemm.CONFIGS, **gemm.NORM_CONFIGS, **gemm.DEFER_CONFIGS}
         chosen = {n: c for n, c in configs.items() if (not names or n in names.split(","))
-                  and not c["RESIDENT"] and (not c["NORM"] or n.startswith(f"n{hidden}:"))}
+                  and not c["RESIDENT"] and bool(c["NORM"]) == product.endswith("norm")
+                  and (not c["NORM"] or f"{hidden}:" in n)}
         epilogue = "GELU" if product == "up+gelu" else "IDENTITY"
         with ThreadPoolExecutor(16) as pool:
             cubins = list(pool.map(lambda c, e=epilogue: gemm.compile_cubin(c, e)[0], chosen.values()))

@@ -28,7 +28,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Footprint, Indices,
-    Linear, LinearTensors, NormTensors, Pool, Precision, TensorView, model::DType,
+    Linear, NormTensors, Pool, Precision, StackTensors, TensorView, model::DType,
 };
 use vecmill_memory::{HostBlock, HostSource};
 
@@ -83,6 +83,7 @@ impl CpuBackend {
             attention_workspace: Arc::new(move |_, longest, head_size| {
                 attention::workspace(arch, threads, longest, head_size)
             }),
+            deferred_bytes: 0,
         }
     }
 
@@ -171,7 +172,8 @@ impl Backend for CpuBackend {
         attention::workspace(self.arch, self.threads(), longest, head_size)
     }
 
-    fn load_linear(&self, parts: &[LinearTensors]) -> Result<PackedLinear, BackendError> {
+    fn load_linear(&self, stack: StackTensors<'_>) -> Result<PackedLinear, BackendError> {
+        let parts = stack.parts;
         let inputs =
             parts.first().and_then(|part| part.weight.shape().last().copied()).unwrap_or(0);
         let weights: Vec<_> = parts.iter().map(|part| part.weight.to_f32()).collect();

@@ -1,14 +1,29 @@
-// Linear layers on Hopper (sm_90a), fused with what follows them; after prelude.cuh,
-// hopper.cuh, gemm_sm90_tiles.cuh and gemm_sm90_epilogue.cuh.
+// Linear layers on Hopper (sm_90a), fused with what follows them; after prelude.cuh, moments.cuh,
+// hopper.cuh, gemm_sm90_tiles.cuh, gemm_sm90_epilogue.cuh and gemm_sm90_norm.cuh.
 //
-//     D[rows, columns] = activation(A[rows, inner] * W[columns, inner]^T + bias), or with NORM:
-//     D = layer_norm(A * W^T + bias + residual) * gain + beta      over whole rows
+//     D[rows, columns] = activation(A[rows, inner] * W[columns, inner]^T + bias), or with NORM 1:
+//     D = layer_norm(A * W^T + bias + residual) * gain + beta      over whole rows, or with NORM 2:
+//     D = (A * W^T + bias + residual) * gain, and moments of the sums
 //
-//     vecmill_gemm_sm90     (TensorMap a, TensorMap w, TensorMap d, const float* bias,
-//                            u32 rows, u32 columns, u32 inner, u32 backwards)
-//     vecmill_gemm_norm_sm90(TensorMap a, TensorMap w, TensorMap d, TensorMap residual,
-//                            const float* bias, const float* gain, const float* beta,
-//                            float epsilon, u32 rows, u32 columns, u32 inner, u32 backwards)
+//     vecmill_gemm_sm90      (TensorMap a, TensorMap w, TensorMap d, const float* bias,
+//                             u32 rows, u32 columns, u32 inner, u32 backwards,
+//                             const float2* moments, float epsilon)
+//     vecmill_gemm_norm_sm90 (TensorMap a, TensorMap w, TensorMap d, TensorMap residual,
+//                             const float* bias, const float* gain, const float* beta,
+//                             float epsilon, u32 rows, u32 columns, u32 inner, u32 backwards)
+//     vecmill_gemm_defer_sm90(TensorMap a, TensorMap w, TensorMap d, TensorMap residual,
+//                             const float* bias, const float* gain, float2* output_moments,
+//                             const float2* moments, const float* residual_gain,
+//                             const float* residual_beta, float epsilon,
+//                             u32 rows, u32 columns, u32 inner, u32 backwards)
+//
+// **A deferred normalisation** (as in FlashNorm, arXiv:2407.09577, here of layer norms): rows are
+// kept as u = gain * s, where s is the sum, with the moments of s; norm(s) = scale * (u - mean * gain)
+// + beta, where scale is the inverse of the deviation. With DEFERRED 1 what is read, A or with NORM 2
+// the residual, are such rows. Then
+//     norm(s) * W^T + bias = scale * (u * W^T) - scale * mean * (W * gain) + (W * beta + bias),
+// so W stays as it is, and `bias` has for each column W * gain and W * beta + bias.
+// Moments: of each row 4 equal parts of its columns, for each the sum of s and the sum of its squares.
 //
 // `backwards`: the last rows first, as those which the kernel before wrote last are still in L2.
 //
@@ -25,14 +40,15 @@
 //                      pass; needs CLUSTER_ROWS 1
 //     EPILOGUE         IDENTITY, GELU, ... of enum Activation
 //     NORM             1: the second kernel; columns == TILE_COLUMNS * CLUSTER_COLUMNS
+//                      2: the third; columns == TILE_COLUMNS * 4, SLOTS above 1
+//     DEFERRED         1: input or residual are unnormalised, see above; not with NORM 1
 //     FP8              1: A and W are e4m3. `bias` has two values for each column: what the product
 //                      is multiplied by, and the bias
 //     FP8_OUTPUT       1: D is e4m3, values times E4M3_SCALE
 //
 // Block: 384 threads. Grid: a multiple of the cluster size, at most what is resident at once.
 // Dynamic shared memory: SHARED_BYTES of gemm_sm90_tiles.cuh. T is f16 or bf16. Rows of all
-// matrices are multiples of 16 bytes, `rows` is any; `bias` may be null, not with NORM or FP8. Alignment:
-// 16 bytes.
+// matrices are multiples of 16 bytes, `rows` is any. Alignment: 16 bytes.
 //
 // Tensor maps: 2-D, {columns, rows}, swizzle 128 bytes, zero fill. Boxes, {columns, rows}:
 //     a             {128 bytes, TILE_ROWS / CLUSTER_COLUMNS}
@@ -79,8 +95,35 @@ __device__ __forceinline__ void load_a(u32 to, const TensorMap& a, u32 k, u32 ro
     }
 }
 
-__device__ __forceinline__ void load_tiles(u32 shared, const TensorMap& a, const TensorMap& w,
+// What the epilogue reads for the tile's columns and rows. Behind the tensor's end it is not there,
+// and what comes of it is not stored.
+__device__ __forceinline__ void load_vectors(const Operands& with, u32 shared, const Tile& tile,
+                                             u32 index) {
+    constexpr u32 ALTERNATING = !NORM && VECTORS == 2 ? 2 : 1;  // vectors in one
+    const u32 set = index % 2, full = shared + VECTORS_FULL + 8 * set;
+    const u32 to = shared + VECTOR_AREA + set * VECTOR_SET_BYTES;
+    const u32 columns = min(with.columns - min(tile.column, with.columns), (u32)TILE_COLUMNS);
+    const u32 rows = min(with.rows - min(tile.row, with.rows), (u32)TILE_ROWS);
+    const u32 bytes = columns * sizeof(float) * ALTERNATING;
+    barrier_wait(shared + VECTORS_EMPTY + 8 * set, (index / 2 & 1) ^ 1);
+    barrier_arrive_expect(full, VECTORS / ALTERNATING * bytes + rows * ROW_BYTES);
+    const float* vectors[4] = {with.bias, with.gain, NORM == DEFER ? with.residual_gain : with.beta,
+                               with.residual_beta};
+    if (columns > 0) {
+#pragma unroll
+        for (int i = 0; i < VECTORS / ALTERNATING; ++i) {
+            bulk_load(to + i * VECTOR_BYTES, vectors[i] + tile.column * ALTERNATING, bytes, full);
+        }
+    }
+    if (DEFERRED && rows > 0) {
+        const float2* moments = with.moments + tile.row * ROW_PARTS;
+        bulk_load(to + VECTORS * VECTOR_BYTES, moments, rows * ROW_BYTES, full);
+    }
+}
+
+__device__ __forceinline__ void load_tiles(const Operands& with, u32 shared,
                                            const Schedule& schedule, u32 k_blocks) {
+    const TensorMap &a = with.a, &w = with.w;
     Ring ring;
     u32 panels = 0;
     for (u32 index = 0; index < schedule.count; ++index) {
@@ -106,6 +149,8 @@ __device__ __forceinline__ void load_tiles(u32 shared, const TensorMap& a, const
             }
             ring.advance();
         }
+        // Now, not first: by then the warpgroup that computes the tile has mostly done with the set.
+        load_vectors(with, shared, tile, index);
     }
 }
 
@@ -205,7 +250,10 @@ __device__ __forceinline__ void consume_tiles(const Operands& with, u32 shared, 
         }
         Accumulators sums;  // the first product replaces them
         multiply(sums, shared, ring, k_blocks, first_row, panel_phase, schedule);
-        finish(sums, with, shared, warp, row, tile.column, turn, parities, schedule);
+        const Vectors vectors(shared, index);
+        finish(sums, with, shared, vectors, warp, first_row + warp % 4 * PIECE_ROWS, row,
+               tile.column, turn, parities, schedule);
+        vectors.release(shared, index);
         ++turn;
     }
     if (threadIdx.x % WARP == 0) {
@@ -232,6 +280,10 @@ __device__ __forceinline__ void init_barriers(u32 shared) {
     for (int i = 0; i < 2 * CONSUMERS; ++i) {
         barrier_init(shared + EXCHANGE_FULL + 8 * i, 1);
     }
+    for (int i = 0; i < 2; ++i) {
+        barrier_init(shared + VECTORS_FULL + 8 * i, 1);
+        barrier_init(shared + VECTORS_EMPTY + 8 * i, WARPS_PER_STAGE);
+    }
     barrier_init_fence();
 }
 
@@ -255,7 +307,7 @@ __device__ __forceinline__ void run(const Operands& with) {
     if (threadIdx.x < WARPGROUP) {
         registers_shrink<40>();
         if (threadIdx.x == 0) {
-            load_tiles(shared, with.a, with.w, schedule, k_blocks);
+            load_tiles(with, shared, schedule, k_blocks);
         }
         __syncwarp();
     } else {
@@ -274,7 +326,7 @@ __device__ __forceinline__ void run(const Operands& with) {
 #define SHAPE __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1)
 #endif
 
-#if NORM
+#if NORM == 1
 extern "C" __global__ void SHAPE vecmill_gemm_norm_sm90(
     const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w,
     const __grid_constant__ TensorMap d, const __grid_constant__ TensorMap residual,
@@ -282,12 +334,23 @@ extern "C" __global__ void SHAPE vecmill_gemm_norm_sm90(
     u32 inner, u32 backwards) {
     run({a, w, d, residual, bias, gain, beta, epsilon, rows, columns, inner, backwards});
 }
+#elif NORM == 2
+extern "C" __global__ void SHAPE vecmill_gemm_defer_sm90(
+    const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w,
+    const __grid_constant__ TensorMap d, const __grid_constant__ TensorMap residual,
+    const float* bias, const float* gain, float2* output_moments, const float2* moments,
+    const float* residual_gain, const float* residual_beta, float epsilon, u32 rows, u32 columns,
+    u32 inner, u32 backwards) {
+    run({a, w, d, residual, bias, gain, nullptr, epsilon, rows, columns, inner, backwards, moments,
+         output_moments, residual_gain, residual_beta});
+}
 #else
 extern "C" __global__ void SHAPE vecmill_gemm_sm90(const __grid_constant__ TensorMap a,
                                                    const __grid_constant__ TensorMap w,
                                                    const __grid_constant__ TensorMap d,
                                                    const float* bias, u32 rows, u32 columns,
-                                                   u32 inner, u32 backwards) {
-    run({a, w, d, d, bias, nullptr, nullptr, 0.0f, rows, columns, inner, backwards});
+                                                   u32 inner, u32 backwards,
+                                                   const float2* moments, float epsilon) {
+    run({a, w, d, d, bias, nullptr, nullptr, epsilon, rows, columns, inner, backwards, moments});
 }
 #endif

@@ -12,6 +12,8 @@ constexpr int K_BLOCK = SWIZZLE_ROW / (FP8 ? sizeof(u8) : sizeof(T));
 // Instructions along a block of K, which take 32 bytes each.
 constexpr int K_STEPS = SWIZZLE_ROW / 32;
 constexpr int PIECE_COLUMNS = 64;
+// Values of NORM.
+constexpr int WHOLE_ROWS = 1, DEFER = 2;
 constexpr int PIECE_ROWS = 16;
 constexpr u32 PIECE_ROW_BYTES = PIECE_COLUMNS * (FP8_OUTPUT ? sizeof(u8) : sizeof(T));
 constexpr u32 PIECE_BYTES = PIECE_ROWS * PIECE_ROW_BYTES;
@@ -35,24 +37,34 @@ constexpr int W_BOXES = W_SHARE > 256 ? 2 : 1;
 constexpr u32 A_BYTES = TILE_ROWS * SWIZZLE_ROW;
 constexpr u32 W_BYTES = TILE_COLUMNS * SWIZZLE_ROW;
 constexpr u32 STAGE_BYTES = A_BYTES + (RESIDENT ? 0 : W_BYTES);
-constexpr bool EXCHANGE = NORM && CLUSTER_COLUMNS > 1;
+constexpr bool EXCHANGE = NORM == WHOLE_ROWS && CLUSTER_COLUMNS > 1;
 constexpr u32 EXCHANGE_BYTES = GROUP_ROWS * CLUSTER_COLUMNS * 8;
+// What the epilogue reads for each of a tile's columns, and for each row.
+constexpr int VECTORS = NORM == WHOLE_ROWS ? 3 : NORM == DEFER ? 2 + 2 * DEFERRED : 1 + (FP8 || DEFERRED);
+constexpr u32 VECTOR_BYTES = TILE_COLUMNS * sizeof(float);
+constexpr u32 ROW_BYTES = DEFERRED * ROW_PARTS * sizeof(float2);
+constexpr u32 VECTOR_SET_BYTES = VECTORS * VECTOR_BYTES + TILE_ROWS * ROW_BYTES;
 
 // Shared memory, from an address divisible by 1024.
 constexpr u32 PANEL = STAGES * STAGE_BYTES;
 constexpr u32 SLOT_AREA = PANEL + RESIDENT * W_BYTES;
 constexpr u32 EXCHANGE_AREA = SLOT_AREA + CONSUMER_WARPS * SLOTS * PIECE_BYTES;
-constexpr u32 FULL = EXCHANGE_AREA + (EXCHANGE ? 2 * CONSUMERS * EXCHANGE_BYTES : 0);
+constexpr u32 VECTOR_AREA = EXCHANGE_AREA + (EXCHANGE ? 2 * CONSUMERS * EXCHANGE_BYTES : 0);
+constexpr u32 FULL = VECTOR_AREA + 2 * VECTOR_SET_BYTES;
 constexpr u32 EMPTY = FULL + 8 * STAGES;
 constexpr u32 PANEL_FULL = EMPTY + 8 * STAGES;
 constexpr u32 PANEL_EMPTY = PANEL_FULL + 8 * RESIDENT;
 constexpr u32 TURN = PANEL_EMPTY + 8;
 constexpr u32 RESIDUAL_FULL = TURN + 8 * CONSUMERS;
 constexpr u32 EXCHANGE_FULL = RESIDUAL_FULL + (NORM ? 8 * CONSUMER_WARPS * SLOTS : 0);
+constexpr u32 VECTORS_FULL = EXCHANGE_FULL + 8 * 2 * CONSUMERS;
+constexpr u32 VECTORS_EMPTY = VECTORS_FULL + 8 * 2;
 // The rest is for aligning the start.
-constexpr u32 SHARED_BYTES = EXCHANGE_FULL + 8 * 2 * CONSUMERS + SWIZZLE_ATOM;
+constexpr u32 SHARED_BYTES = VECTORS_EMPTY + 8 * 2 + SWIZZLE_ATOM;
 
-static_assert(!NORM || !FP8 && !FP8_OUTPUT, "normalised rows are of T alone");
+static_assert(!NORM && !DEFERRED || !FP8 && !FP8_OUTPUT, "normalised rows are of T alone");
+static_assert(NORM != WHOLE_ROWS || !DEFERRED, "whole rows have no deferred residual");
+static_assert(NORM != DEFER || SLOTS > 1, "a slot's residual is loaded behind the next slot's store");
 static_assert(ROW_BLOCKS * TILE_COLUMNS <= 384, "the accumulators exceed the registers");
 static_assert(PIECES % SLOTS == 0, "slots are reused in one order across tiles");
 static_assert(A_SHARE % 8 == 0 && W_SHARE / W_BOXES % 8 == 0, "boxes are whole swizzle atoms");

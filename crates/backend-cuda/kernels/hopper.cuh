@@ -120,6 +120,13 @@ __device__ __forceinline__ void store_remote(u32 to, float first, float second, 
         : "memory");
 }
 
+// What is loaded behind a barrier and stays until another: may be moved between the two.
+__device__ __forceinline__ float2 load_shared_floats(u32 from) {
+    float2 pair;
+    asm("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(from));
+    return pair;
+}
+
 __device__ __forceinline__ float2 load_shared_pair(u32 from) {
     float2 pair;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
@@ -145,7 +152,16 @@ __device__ __forceinline__ void tensor_load(u32 to, const TensorMap& map, int co
         : "memory");
 }
 
-// The same into the blocks of the cluster whose ranks are set in `blocks`, at the same place in
+// Loads consecutive bytes; addresses and `bytes` are multiples of 16.
+__device__ __forceinline__ void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+// tensor_load into the blocks of the cluster whose ranks are set in `blocks`, at the same place in
 // each, counted at the same barrier of each.
 __device__ __forceinline__ void tensor_load_multicast(u32 to, const TensorMap& map, int column,
                                                       int row, u32 barrier, u16 blocks) {

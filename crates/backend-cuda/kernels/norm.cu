@@ -1,5 +1,5 @@
 // Layer normalisation of rows that are a sum: of table rows (embed), or of a linear layer's output
-// and its residual (add_norm).
+// and its residual (add_norm); and of rows for which it was deferred (normalize). Follows moments.cuh.
 //
 //     vecmill_embed_<capacity>(const u32* ids, const u32* positions,
 //                              const T* word_table, const T* position_table, const T* type_row,
@@ -13,6 +13,11 @@
 //                                 u32 rows, u32 columns, float epsilon, u32 backwards)
 //         output = norm(input + residual)
 //         `backwards`: the last rows first, as those that the kernel before wrote last are still in L2.
+//
+//     vecmill_normalize(const T* input, const float2* moments, const float* gain, const float* bias,
+//                       T* output, u32 rows, u32 columns, float epsilon, u32 backwards)
+//         output = norm(x), where input is x times gain, and `moments` has of each row's quarters
+//         the sum of x and the sum of its squares. Columns fill 16-byte vectors and 4 equal parts.
 //
 // `operand`, with -DFP8_OUTPUT=1: the output in e4m3 times E4M3_SCALE, rounded once; may be null.
 // <capacity>: the smallest of 256, 512, 768, 1024 and 4096 that is at least `columns`, for columns
@@ -266,3 +271,33 @@ ADD_NORM(vecmill_add_norm_768, normalize_rows<768>)
 ADD_NORM(vecmill_add_norm_1024, normalize_rows<1024>)
 ADD_NORM(vecmill_add_norm_4096, normalize_rows<4096>)
 ADD_NORM(vecmill_add_norm_any, normalize_any_rows)
+
+// One warp per row, which reads it once.
+extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_normalize(
+    const T* __restrict__ input, const float2* __restrict__ moments, const float* __restrict__ gain,
+    const float* __restrict__ bias, T* __restrict__ output, u32 rows, u32 columns, float epsilon,
+    u32 backwards
+) {
+    const u32 lane = threadIdx.x % WARP;
+    await_previous_kernel();
+    u32 turn = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP;
+    for (; turn < rows; turn += gridDim.x * (BLOCK / WARP)) {
+        const u32 row = backwards ? rows - 1 - turn : turn;
+        const float2 sums = sum_lanes(moments[(u64)row * ROW_PARTS + lane % ROW_PARTS]);
+        const float share = 1.0f / (float)columns;
+        const float scale = rsqrtf(variance_of(sums, share) + epsilon);
+        const float shift = -sums.x * share * scale;
+        const u64 at = (u64)row * columns;
+        for (u32 column = lane * VECTOR; column < columns; column += WARP * VECTOR) {
+            float x[VECTOR], gains[VECTOR], biases[VECTOR];
+            unpack_vector(load_bits(input + at + column), x);
+            load_floats(gain + column, gains);
+            load_floats(bias + column, biases);
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) {
+                x[i] = fmaf(x[i], scale, fmaf(shift, gains[i], biases[i]));
+            }
+            store_vector(output + at + column, x);
+        }
+    }
+}

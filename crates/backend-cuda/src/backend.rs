@@ -3,9 +3,10 @@
 //! Each operation is one or two launches behind the others on one stream; nothing waits but
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `open` makes a
-//! device ready. `linear` has the linear layers, `narrow` those in FP8; `ways` remembers what was
-//! measured to be faster. `fetch` brings vectors to the host.
+//! device ready. `linear` has the linear layers, `narrow` those in FP8 and `deferred` those around
+//! normalisations that are deferred; `ways` remembers what was measured to be faster. `fetch` brings vectors to the host.
 
+mod deferred;
 mod fetch;
 mod linear;
 mod narrow;
@@ -17,8 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
-    Indices, Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Sequences, Shape,
-    TensorView, Workspace, biases_by_distance,
+    Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, Sequences, Shape,
+    StackTensors, TensorView, Workspace, biases_by_distance,
 };
 use vecmill_memory::{Source, SourceError};
 
@@ -27,7 +28,7 @@ use crate::driver::{DeviceSpan, Graph};
 use crate::error::DriverError;
 use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
-use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
+use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed, ROW_MOMENTS_BYTES};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::StagingRing;
 use crate::stream::CudaStream;
@@ -75,6 +76,7 @@ pub struct CudaNorm {
     gain: Tensor,
     bias: Tensor,
     epsilon: f32,
+    columns: usize,
 }
 
 /// Embedding tables on the device.
@@ -125,8 +127,9 @@ impl CudaBackend {
 
     fn norm(&self, tensors: &NormTensors) -> Result<CudaNorm, SourceError> {
         let store = |tensor: &TensorView| self.weights.store(&tensor.to_f32(), Format::F32);
-        let NormTensors { gain, bias, epsilon } = tensors;
-        Ok(CudaNorm { gain: store(gain)?, bias: store(bias)?, epsilon: *epsilon })
+        let &NormTensors { ref gain, ref bias, epsilon } = tensors;
+        let columns = gain.elements();
+        Ok(CudaNorm { gain: store(gain)?, bias: store(bias)?, epsilon, columns })
     }
 
     fn capture(
@@ -230,13 +233,16 @@ impl Backend for CudaBackend {
         IN_FLIGHT
     }
 
-    fn load_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
-        let narrow = self.fp8 && LinearTensors::suit_e4m3(parts);
-        self.stack(parts, narrow).map_err(failed("load a linear layer"))
+    fn defers_norm(&self, rows: usize, norm: &CudaNorm) -> bool {
+        self.may_defer(norm.columns) && HopperGemm::deferring_pays(rows)
     }
 
-    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<CudaLinear, BackendError> {
-        self.stack(parts, false).map_err(failed("load a linear layer"))
+    fn deferred_bytes(&self) -> usize {
+        ROW_MOMENTS_BYTES
+    }
+
+    fn load_linear(&self, stack: StackTensors<'_>) -> Result<CudaLinear, BackendError> {
+        self.stack(stack).map_err(failed("load a linear layer"))
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<CudaNorm, BackendError> {
@@ -335,6 +341,14 @@ impl Backend for CudaBackend {
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
         self.multiply_norm(slab, op)
+    }
+
+    fn normalize(
+        &self,
+        slab: &mut CudaBlock,
+        op: &Normalize<'_, Self>,
+    ) -> Result<(), BackendError> {
+        self.normalize_deferred(slab, op)
     }
 
     fn feed_forward(

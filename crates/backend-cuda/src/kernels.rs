@@ -71,6 +71,19 @@ pub(crate) struct NormOperands<'a> {
     pub(crate) epsilon: f32,
 }
 
+/// Rows whose normalisation is deferred.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeferredRows<'a> {
+    /// Sums times gain.
+    pub(crate) rows: DeviceSpan<'a>,
+    /// `[rows, 4, 2]` in `f32`: of each quarter of a row the sum of what was not normalised, and that of
+    /// its squares.
+    pub(crate) moments: DeviceSpan<'a>,
+}
+
+/// Bytes of a row's moments.
+pub(crate) const ROW_MOMENTS_BYTES: usize = 4 * 2 * size_of::<f32>();
+
 /// Where normalised rows go.
 #[derive(Clone, Copy)]
 pub(crate) struct Written<'a> {
@@ -193,6 +206,31 @@ impl Kernels {
         let blocks = rows.div_ceil(rows_per_block).min(16 * self.multiprocessors);
         let kernel = self.kernel(&self.norm, &format!("vecmill_{operation}_{variant}"))?;
         launch(&kernel, stream, blocks, 128, 0, arguments)
+    }
+
+    /// Normalises what was deferred.
+    pub(crate) fn normalize(
+        &self,
+        stream: &CudaStream,
+        input: DeferredRows<'_>,
+        norm: NormOperands<'_>,
+        output: DeviceSpan<'_>,
+        ((rows, columns), backwards): ((usize, usize), bool),
+    ) -> Result<(), KernelError> {
+        let arguments = [
+            Argument::Span(input.rows),
+            Argument::Span(input.moments),
+            Argument::Span(norm.gain),
+            Argument::Span(norm.bias),
+            Argument::Span(output),
+            number(rows),
+            number(columns),
+            Argument::F32(norm.epsilon),
+            number(backwards.into()),
+        ];
+        let kernel = self.kernel(&self.norm, "vecmill_normalize")?;
+        let blocks = rows.div_ceil(4).min(16 * self.multiprocessors);
+        launch(&kernel, stream, blocks, 128, 0, &arguments)
     }
 
     pub(crate) fn pool(

@@ -35,6 +35,7 @@ impl Sketch {
             narrow_bytes: None,
             linear_workspace: 0,
             attention_workspace: Arc::new(|_, _, _| 0),
+            deferred_bytes: 0,
         };
         let encoder = Encoder::load(PaperBackend::new(footprint), &model, None, &|_, _| {})?;
         let largest = Shape { tokens: BATCH_TOKENS, sequences: BATCH_TOKENS, longest: POSITIONS };

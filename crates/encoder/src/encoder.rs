@@ -154,7 +154,7 @@ impl<B: Backend> Encoder<B> {
         let fits = |tokens: usize| {
             let shape = Shape { tokens, sequences: tokens, longest: longest.min(tokens) };
             let shape = shape.bucket(self.largest);
-            let program = self.network.program(&self.backend, shape, Fusion::Never);
+            let program = self.network.program(&self.backend, shape, Fusion::Costliest);
             program.plan().peak_bytes() <= bytes
         };
         last_where(fits, 0, limit.min(MAX_BATCH_TOKENS))

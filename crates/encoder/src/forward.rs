@@ -4,7 +4,9 @@
 //! positions start and in whether attention has a relative bias: all of that is data in
 //! [`crate::model`]. What remains is this.
 
-use crate::backend::{Backend, EmbeddingTensors, LinearTensors, NormTensors};
+use std::slice;
+
+use crate::backend::{Backend, EmbeddingTensors, LinearTensors, NormTensors, StackTensors};
 use crate::batch::Shape;
 use crate::model::{Activation, Model, ModelError};
 use crate::program::{Fusion, Layers, Program};
@@ -71,6 +73,7 @@ impl<B: Backend> Network<B> {
             };
             hidden = pass.feed_forward(attended, layers, &layer.output_norm);
         }
+        let hidden = pass.normalized(hidden);
         let mut sentence = pass.pool(hidden, self.pooling);
         for dense in &self.dense {
             sentence = pass.linear(sentence, &dense.weights, dense.outputs, dense.activation);
@@ -88,9 +91,9 @@ impl<B: Backend> Network<B> {
         let config = &model.config;
         let names = config.names();
         let weights = &model.weights;
-        let norm = |prefix: &str| -> Result<B::Norm, LoadError> {
+        let norm = |prefix: &str| -> Result<NormTensors, ModelError> {
             let (gain, bias) = weights.norm(prefix, config.hidden)?;
-            Ok(backend.load_norm(&NormTensors { gain, bias, epsilon: config.epsilon })?)
+            Ok(NormTensors { gain, bias, epsilon: config.epsilon })
         };
         let tensors = |parts: &[String], outputs, inputs| {
             let parts = parts.iter().map(|prefix| {
@@ -103,26 +106,32 @@ impl<B: Backend> Network<B> {
         progress(0, config.layers);
         let embeddings = load_embeddings(backend, model)?;
         let mut layers = Vec::with_capacity(config.layers);
+        // What normalises the rows that a layer begins with.
+        let mut before = None;
         for index in 0..config.layers {
             let (hidden, intermediate) = (config.hidden, config.intermediate);
             let name = |part| names.in_layer(index, part);
             let wide = is_wide(index, config.layers);
-            let linear = |parts: &[String], outputs, inputs| -> Result<B::Linear, LoadError> {
-                let parts = tensors(parts, outputs, inputs)?;
-                Ok(if wide {
-                    backend.load_wide_linear(&parts)?
-                } else {
-                    backend.load_linear(&parts)?
-                })
+            let linear = |parts: &[String],
+                          outputs,
+                          inputs,
+                          input_norm: Option<&NormTensors>|
+             -> Result<B::Linear, LoadError> {
+                let parts = &tensors(parts, outputs, inputs)?;
+                Ok(backend.load_linear(StackTensors { parts, wide, input_norm })?)
             };
+            let qkv = [names.query, names.key, names.value].map(name);
+            let (attended, output) =
+                (norm(&name(names.attention_norm))?, norm(&name(names.output_norm))?);
             layers.push(Layer {
-                qkv: linear(&[names.query, names.key, names.value].map(name), hidden, hidden)?,
-                attention_output: linear(&[name(names.attention_output)], hidden, hidden)?,
-                attention_norm: norm(&name(names.attention_norm))?,
-                up: linear(&[name(names.up)], intermediate, hidden)?,
-                down: linear(&[name(names.down)], hidden, intermediate)?,
-                output_norm: norm(&name(names.output_norm))?,
+                qkv: linear(&qkv, hidden, hidden, before.as_ref())?,
+                attention_output: linear(&[name(names.attention_output)], hidden, hidden, None)?,
+                attention_norm: backend.load_norm(&attended)?,
+                up: linear(&[name(names.up)], intermediate, hidden, Some(&attended))?,
+                down: linear(&[name(names.down)], hidden, intermediate, None)?,
+                output_norm: backend.load_norm(&output)?,
             });
+            before = Some(output);
             progress(index + 1, config.layers);
         }
         Ok(Self {
@@ -179,7 +188,8 @@ fn load_relative_bias<B: Backend>(
 fn load_dense<B: Backend>(backend: &B, model: &Model) -> Result<Vec<Dense<B>>, LoadError> {
     let load = |dense: &crate::model::Dense| {
         let part = LinearTensors { weight: dense.weight.clone(), bias: dense.bias.clone() };
-        let weights = backend.load_wide_linear(&[part])?;
+        let stack = StackTensors { wide: true, ..StackTensors::new(slice::from_ref(&part)) };
+        let weights = backend.load_linear(stack)?;
         Ok(Dense { weights, outputs: dense.outputs(), activation: dense.activation })
     };
     model.pipeline.dense.iter().map(load).collect()

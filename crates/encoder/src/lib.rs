@@ -29,8 +29,8 @@ mod warm_up;
 
 pub use backend::{
     AddNorm, Attention, Backend, BackendError, Between, Buffer, Copies, Embed, EmbeddingTensors,
-    FeedForward, Indices, Linear, LinearAddNorm, LinearTensors, NarrowPrecision, NormTensors, Pool,
-    Precision, Sequences, Slab, Stream, Workspace,
+    FeedForward, Indices, Linear, LinearAddNorm, LinearTensors, NarrowPrecision, NormTensors,
+    Normalize, Pool, Precision, Sequences, Slab, StackTensors, Stream, Workspace,
 };
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, Started, finish};

@@ -15,12 +15,15 @@ use vecmill_memory::{HostBlock, HostSource, Region};
 
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision,
+    LinearTensors, NormTensors, Pool, Precision, StackTensors,
 };
 use crate::model::{DType, TensorView};
 
 /// Scratch memory that NVIDIA recommends for cuBLASLt from compute capability 9.0 on.
 const CUBLAS_WORKSPACE: usize = 32 << 20;
+
+/// Sum and sum of squares, in `f32`, of each quarter of a row.
+const ROW_MOMENTS: usize = 4 * 2 * size_of::<f32>();
 
 /// What a device's operations take of memory.
 #[derive(Clone)]
@@ -34,6 +37,8 @@ pub struct Footprint {
     pub linear_workspace: usize,
     /// As [`Backend::attention_workspace`].
     pub attention_workspace: AttentionWorkspace,
+    /// As [`Backend::deferred_bytes`], where normalisations may be deferred; else 0.
+    pub deferred_bytes: usize,
 }
 
 /// Scratch bytes for tokens, the longest sequence and the size of a head.
@@ -41,7 +46,8 @@ pub type AttentionWorkspace = Arc<dyn Fn(usize, usize, usize) -> usize + Send + 
 
 impl Footprint {
     /// A GPU that computes in `format`: scratch memory for cuBLASLt, and none for attention, whose
-    /// scores stay in registers.
+    /// scores stay in registers. In half precision the moments of rows are kept where a normalisation
+    /// is deferred.
     pub fn gpu(format: DType) -> Self {
         let (element_bytes, narrow_bytes) = match format {
             DType::F8E4M3 => (DType::F16.bytes(), Some(format.bytes())),
@@ -52,6 +58,10 @@ impl Footprint {
             narrow_bytes,
             linear_workspace: CUBLAS_WORKSPACE,
             attention_workspace: Arc::new(|_, _, _| 0),
+            deferred_bytes: match format {
+                DType::F16 | DType::BF16 => ROW_MOMENTS,
+                DType::F32 | DType::F8E4M3 => 0,
+            },
         }
     }
 }
@@ -169,21 +179,25 @@ impl Backend for PaperBackend {
         (self.footprint.attention_workspace)(tokens, longest, head_size)
     }
 
+    fn defers_norm(&self, _rows: usize, (): &()) -> bool {
+        self.footprint.deferred_bytes > 0
+    }
+
+    fn deferred_bytes(&self) -> usize {
+        self.footprint.deferred_bytes
+    }
+
     #[cfg(test)]
     fn fuses_feed_forward(&self, rows: usize, _: &PaperLinear, _: &PaperLinear) -> bool {
         (self.fuses_feed_forward)(rows)
     }
 
-    fn load_linear(&self, parts: &[LinearTensors]) -> Result<PaperLinear, BackendError> {
+    fn load_linear(&self, stack: StackTensors<'_>) -> Result<PaperLinear, BackendError> {
         let Footprint { element_bytes, narrow_bytes, .. } = self.footprint;
-        let narrow = narrow_bytes.filter(|_| LinearTensors::suit_e4m3(parts));
+        let StackTensors { parts, wide, .. } = stack;
+        let narrow = narrow_bytes.filter(|_| !wide && LinearTensors::suit_e4m3(parts));
         self.load_layer(parts, narrow.unwrap_or(element_bytes));
         Ok(PaperLinear { narrow: narrow.is_some() })
-    }
-
-    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<PaperLinear, BackendError> {
-        self.load_layer(parts, self.footprint.element_bytes);
-        Ok(PaperLinear { narrow: false })
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<(), BackendError> {

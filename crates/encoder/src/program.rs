@@ -2,20 +2,20 @@
 //!
 //! The pass is written once as calls on a [`Program`] ([`crate::forward`]); recording it tells when
 //! each value is born and last read, and in which formats, so lifetimes and sizes are derived, never
-//! maintained by hand. A plan may
-//! be that of a larger shape: the steps are the same, and each buffer has at least the room that it
-//! needs. Running replays the steps on a backend with every value at its planned offset.
+//! maintained by hand. A plan may be that of a larger shape: the steps are the same, and each buffer
+//! has at least the room that it needs. Running (`planned`) replays the steps on a backend with every
+//! value at its planned offset.
+
+mod planned;
 
 use std::sync::Arc;
 
-use vecmill_memory::{BufferId, Lease, Plan, Planner};
+use vecmill_memory::{BufferId, Plan, Planner};
 
-use crate::backend::{
-    Attention, Backend, BackendError, Between, Buffer, Copies, Embed, FeedForward, Indices, Linear,
-    LinearAddNorm, Pool, Sequences, Slab, Workspace,
-};
-use crate::batch::{Batch, IndexLayout, Shape};
+use crate::backend::{Backend, Buffer, Copies};
+use crate::batch::{IndexLayout, Shape};
 use crate::model::{Activation, Pooling};
+pub(crate) use planned::Planned;
 
 /// A matrix that a step produces, to be read by a later one.
 #[derive(Debug, Clone, Copy)]
@@ -33,15 +33,15 @@ struct Scratch {
     bytes: usize,
 }
 
-/// Which operations may be one kernel, and so need less memory.
+/// Which operations may be one kernel, and which normalisations are deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fusion {
-    /// Those that the backend fuses for so many rows: the most of the bucket, all batches of which
-    /// then take the same steps.
+    /// As the backend has it for so many rows: the most of the bucket, all batches of which then take
+    /// the same steps.
     Of(usize),
-    /// None, as if the backend could not: what fusing saves differs from size to size, and whoever
-    /// wants the most that a batch may take can't count on it.
-    Never,
+    /// As takes most memory: what fusing saves and deferring costs differs from size to size, and
+    /// whoever wants the most that a batch may take can't count on either.
+    Costliest,
 }
 
 /// The linear layers of a feed-forward block.
@@ -82,6 +82,11 @@ enum Step<'m, B: Backend> {
         output: Value,
         scratch: Scratch,
     },
+    Normalize {
+        input: Value,
+        norm: &'m B::Norm,
+        output: Value,
+    },
     FeedForward {
         input: Value,
         layers: Layers<'m, B>,
@@ -106,6 +111,8 @@ pub(crate) struct Program<'m, B: Backend> {
     steps: Vec<Step<'m, B>>,
     /// What was read of each value so far.
     copies: Vec<Option<Copies>>,
+    /// What normalises a value, if that is deferred.
+    deferred: Vec<Option<&'m B::Norm>>,
     indices: BufferId,
     result: Value,
 }
@@ -115,8 +122,8 @@ impl<'m, B: Backend> Program<'m, B> {
         let mut planner = Planner::new();
         let indices = planner.buffer(index_bytes(IndexLayout::of(shape).length), 0..=0);
         let nothing = Value { id: indices, rows: 0, columns: 0, index: 0 };
-        let (steps, copies) = (Vec::new(), Vec::new());
-        Self { backend, shape, fusion, planner, steps, copies, indices, result: nothing }
+        let (steps, copies, deferred) = (Vec::new(), Vec::new(), Vec::new());
+        Self { backend, shape, fusion, planner, steps, copies, deferred, indices, result: nothing }
     }
 
     pub(crate) fn embed(&mut self, tables: &'m B::Embeddings, hidden: usize) -> Value {
@@ -167,7 +174,7 @@ impl<'m, B: Backend> Program<'m, B> {
         self.read_by(weights, input);
         self.read(residual, Copies::Wide);
         let Value { rows, columns, .. } = residual;
-        let output = self.value(rows, columns);
+        let output = self.value_behind(norm, rows, columns);
         let bytes = self.backend.linear_workspace(rows, input.columns, columns);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::LinearAddNorm { input, weights, residual, norm, output, scratch });
@@ -184,11 +191,13 @@ impl<'m, B: Backend> Program<'m, B> {
         let Value { rows, columns, .. } = input;
         self.read_by(up, input);
         self.read(input, Copies::Wide);
-        let output = self.value(rows, columns);
         let fused = match self.fusion {
             Fusion::Of(rows) => self.backend.fuses_feed_forward(rows, up, down),
-            Fusion::Never => false,
+            Fusion::Costliest => false,
         };
+        let fused = fused && self.deferred[input.index].is_none();
+        let output =
+            if fused { self.value(rows, columns) } else { self.value_behind(norm, rows, columns) };
         let between = (!fused).then(|| {
             let wide = self.value(rows, intermediate);
             self.read_by(down, wide);
@@ -197,6 +206,15 @@ impl<'m, B: Backend> Program<'m, B> {
             (wide, self.scratch(bytes))
         });
         self.steps.push(Step::FeedForward { input, layers, norm, output, between });
+        output
+    }
+
+    /// The value itself, unless its normalisation is deferred.
+    pub(crate) fn normalized(&mut self, input: Value) -> Value {
+        let Some(norm) = self.deferred[input.index] else { return input };
+        self.read(input, Copies::Wide);
+        let output = self.value(input.rows, input.columns);
+        self.steps.push(Step::Normalize { input, norm, output });
         output
     }
 
@@ -239,8 +257,20 @@ impl<'m, B: Backend> Program<'m, B> {
     fn value(&mut self, rows: usize, columns: usize) -> Value {
         let step = self.steps.len();
         self.copies.push(None);
+        self.deferred.push(None);
         let index = self.copies.len() - 1;
         Value { id: self.planner.buffer(0, step..=step), rows, columns, index }
+    }
+
+    /// A value that `norm` normalises, now or as it is read.
+    fn value_behind(&mut self, norm: &'m B::Norm, rows: usize, columns: usize) -> Value {
+        let value = self.value(rows, columns);
+        let of_rows = match self.fusion {
+            Fusion::Of(rows) => rows,
+            Fusion::Costliest => usize::MAX,
+        };
+        self.deferred[value.index] = self.backend.defers_norm(of_rows, norm).then_some(norm);
+        value
     }
 
     fn scratch(&mut self, bytes: usize) -> Scratch {
@@ -249,6 +279,8 @@ impl<'m, B: Backend> Program<'m, B> {
     }
 
     fn read(&mut self, value: Value, copy: Copies) {
+        let deferred = self.deferred[value.index].is_some();
+        let copy = if deferred { Copies::Deferred } else { copy };
         let known = &mut self.copies[value.index];
         let copies = known.map_or(copy, |known| known.and(copy));
         *known = Some(copies);
@@ -272,136 +304,10 @@ fn index_bytes(count: usize) -> usize {
     count * size_of::<u32>()
 }
 
-/// A program whose values have their places in a slab.
-#[derive(Debug)]
-pub(crate) struct Planned<'m, B: Backend> {
-    program: Program<'m, B>,
-    plan: Arc<Plan>,
-}
-
-impl<B: Backend> Planned<'_, B> {
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Runs all steps for `batch`, which is of the program's shape or of one that it pads, and
-    /// starts bringing the batch's results to the host. The lease is told how far each step reaches
-    /// into it.
-    pub(crate) fn start(
-        &self,
-        batch: &Batch,
-        position_offset: u32,
-        lease: &mut Lease<'_, B::Source>,
-    ) -> Result<B::Fetched, BackendError> {
-        let Program { backend, shape, steps, .. } = &self.program;
-        let indices = self.indices();
-        lease.check_use(indices.offset + index_bytes(indices.length));
-        for step in steps {
-            lease.check_use(self.end_of(step));
-        }
-        let slab = lease.block_mut();
-        backend.copy_in(slab, &batch.indices(*shape, position_offset), indices)?;
-        backend.repeat(slab, *shape, |slab| {
-            steps.iter().try_for_each(|step| self.run_step(step, slab))
-        })?;
-        let rows = Buffer { rows: batch.sequences(), ..self.buffer(self.program.result) };
-        backend.fetch(slab, rows)
-    }
-
-    /// The furthest byte of what a step writes; what it reads, another step has written.
-    fn end_of(&self, step: &Step<'_, B>) -> usize {
-        let (output, wide, scratch) = match step {
-            Step::Linear { output, scratch, .. }
-            | Step::LinearAddNorm { output, scratch, .. }
-            | Step::Attention { output, scratch, .. } => (output, None, Some(scratch)),
-            Step::FeedForward { output, between: Some((wide, scratch)), .. } => {
-                (output, Some(wide), Some(scratch))
-            }
-            Step::Embed { output, .. }
-            | Step::FeedForward { output, between: None, .. }
-            | Step::Pool { output, .. } => (output, None, None),
-        };
-        let end = |value: &Value| self.program.backend.end_of(self.buffer(*value));
-        let scratch = scratch.map(|scratch| self.workspace(scratch));
-        let scratch = scratch.map_or(0, |scratch| scratch.offset + scratch.bytes);
-        end(output).max(wide.map_or(0, end)).max(scratch)
-    }
-
-    fn run_step(&self, step: &Step<'_, B>, slab: &mut Slab<B>) -> Result<(), BackendError> {
-        let backend = self.program.backend;
-        let sequences = self.sequences();
-        match *step {
-            Step::Embed { tables, output } => {
-                let Shape { tokens, .. } = self.program.shape;
-                let layout = IndexLayout::of(self.program.shape);
-                let (ids, positions) = (self.part(0, tokens), self.part(layout.positions, tokens));
-                let op = Embed { ids, positions, tables, output: self.buffer(output) };
-                backend.embed(slab, &op)
-            }
-            Step::Linear { input, weights, activation, output, ref scratch } => {
-                let (input, output) = (self.buffer(input), self.buffer(output));
-                let workspace = self.workspace(scratch);
-                backend.linear(slab, &Linear { input, weights, activation, output, workspace })
-            }
-            Step::Attention { qkv, heads, bias, output, ref scratch } => {
-                let (qkv, output) = (self.buffer(qkv), self.buffer(output));
-                let workspace = self.workspace(scratch);
-                let op = Attention { qkv, sequences, heads, bias, output, workspace };
-                backend.attention(slab, &op)
-            }
-            Step::LinearAddNorm { input, weights, residual, norm, output, ref scratch } => {
-                let (input, residual) = (self.buffer(input), self.buffer(residual));
-                let (output, workspace) = (self.buffer(output), self.workspace(scratch));
-                let op = LinearAddNorm { input, weights, residual, norm, output, workspace };
-                backend.linear_add_norm(slab, &op)
-            }
-            Step::FeedForward { input, ref layers, norm, output, ref between } => {
-                let &Layers { up, activation, down, .. } = layers;
-                let (input, output) = (self.buffer(input), self.buffer(output));
-                let between = between.as_ref().map(|(wide, scratch)| Between {
-                    matrix: self.buffer(*wide),
-                    workspace: self.workspace(scratch),
-                });
-                let op = FeedForward { input, up, activation, down, norm, output, between };
-                backend.feed_forward(slab, &op)
-            }
-            Step::Pool { input, pooling, output } => {
-                let (input, output) = (self.buffer(input), self.buffer(output));
-                backend.pool(slab, &Pool { input, sequences, pooling, output })
-            }
-        }
-    }
-
-    fn buffer(&self, value: Value) -> Buffer {
-        let copies = self.program.copies[value.index].unwrap_or(Copies::Wide);
-        value.buffer(self.plan.offset(value.id), copies)
-    }
-
-    fn workspace(&self, scratch: &Scratch) -> Workspace {
-        Workspace { offset: self.plan.offset(scratch.id), bytes: scratch.bytes }
-    }
-
-    /// The list that is copied in.
-    fn indices(&self) -> Indices {
-        let length = IndexLayout::of(self.program.shape).length;
-        Indices { offset: self.plan.offset(self.program.indices), length }
-    }
-
-    /// A part of the list.
-    fn part(&self, first: usize, length: usize) -> Indices {
-        Indices { offset: self.indices().offset + index_bytes(first), length }
-    }
-
-    fn sequences(&self) -> Sequences {
-        let Shape { sequences, longest, .. } = self.program.shape;
-        let layout = IndexLayout::of(self.program.shape);
-        Sequences { starts: self.part(layout.starts, sequences + 1), longest }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::StackTensors;
     use crate::model::DType;
     use crate::paper::{Footprint, PaperBackend};
 
@@ -410,9 +316,10 @@ mod tests {
         const ROWS: usize = 1024;
         const HIDDEN: usize = 32;
         const WIDE: usize = 4 * HIDDEN;
-        let footprint = Footprint { linear_workspace: 4096, ..Footprint::gpu(DType::F16) };
+        let footprint = Footprint::gpu(DType::F16);
+        let footprint = Footprint { linear_workspace: 4096, deferred_bytes: 0, ..footprint };
         let backend = PaperBackend::fusing(footprint, |rows| rows == ROWS);
-        let linear = backend.load_linear(&[]).unwrap();
+        let linear = backend.load_linear(StackTensors::new(&[])).unwrap();
         let peak = |fusion| {
             let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
             let mut pass = Program::new(&backend, shape, fusion);
@@ -425,6 +332,28 @@ mod tests {
         let fused = peak(Fusion::Of(ROWS));
         assert_eq!(fused, 2 * 2 * ROWS * HIDDEN);
         assert_eq!(peak(Fusion::Of(ROWS - 1)), fused + 2 * ROWS * WIDE + 4096);
-        assert_eq!(peak(Fusion::Never), peak(Fusion::Of(ROWS - 1)));
+        assert_eq!(peak(Fusion::Costliest), peak(Fusion::Of(ROWS - 1)));
+    }
+
+    #[test]
+    fn rows_whose_normalisation_is_deferred_keep_their_moments_until_they_are_normalised() {
+        const ROWS: usize = 64;
+        const HIDDEN: usize = 32;
+        let peak = |deferred_bytes| {
+            let footprint = Footprint { deferred_bytes, ..Footprint::gpu(DType::F16) };
+            let backend = PaperBackend::new(Footprint { linear_workspace: 0, ..footprint });
+            let weights = backend.load_linear(StackTensors::new(&[])).unwrap();
+            let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
+            let mut pass = Program::new(&backend, shape, Fusion::Of(ROWS));
+            let rows = pass.embed(&(), HIDDEN);
+            let first = pass.linear_add_norm(rows, &weights, rows, &());
+            let second = pass.linear_add_norm(first, &weights, first, &());
+            let rows = pass.normalized(second);
+            let steps = pass.steps.len();
+            (pass.finish(rows).plan().peak_bytes(), steps)
+        };
+        let (plain, steps) = peak(0);
+        assert_eq!((plain, steps), (2 * 2 * ROWS * HIDDEN, 3));
+        assert_eq!(peak(16), (plain + 2 * 16 * ROWS, 4));
     }
 }

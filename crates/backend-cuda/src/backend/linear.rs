@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use vecmill_encoder::{
-    Activation, AddNorm, Backend, BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm,
-    LinearTensors,
+    Activation, BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors,
+    StackTensors,
 };
 use vecmill_memory::SourceError;
 
+use super::deferred::DeferredBias;
 use super::narrow::NarrowLayer;
 use super::ways::{Size, Then};
 use super::{CudaBackend, failed, scratch};
@@ -36,12 +37,14 @@ enum LayerTensors {
 
 /// The tensors of a layer in the activations' format.
 #[derive(Debug)]
-struct WideLayer {
-    weight: Tensor,
+pub(super) struct WideLayer {
+    pub(super) weight: Tensor,
     /// As cuBLASLt adds it.
     bias: Tensor,
     /// In `f32`, as our own kernels add it.
-    wide_bias: Tensor,
+    pub(super) wide_bias: Tensor,
+    /// For an input whose normalisation is deferred, if that may be.
+    pub(super) deferred: Option<DeferredBias>,
 }
 
 impl CudaLinear {
@@ -53,9 +56,9 @@ impl CudaLinear {
 impl CudaBackend {
     pub(super) fn stack(
         &self,
-        parts: &[LinearTensors],
-        narrow: bool,
+        StackTensors { parts, wide, input_norm }: StackTensors<'_>,
     ) -> Result<CudaLinear, SourceError> {
+        let narrow = self.fp8 && !wide && LinearTensors::suit_e4m3(parts);
         let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
         let inputs = inputs.unwrap_or(0);
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
@@ -70,7 +73,10 @@ impl CudaBackend {
         let tensors = if narrow {
             LayerTensors::Narrow(self.narrow_layer(&weight, &bias, inputs)?)
         } else {
-            LayerTensors::Wide(self.wide_layer(&weight, &bias)?)
+            let deferred = input_norm.filter(|_| self.may_defer(inputs));
+            let deferred = deferred.map(|norm| self.deferred_bias(&weight, &bias, norm));
+            let deferred = deferred.transpose()?;
+            LayerTensors::Wide(WideLayer { deferred, ..self.wide_layer(&weight, &bias)? })
         };
         Ok(CudaLinear { tensors, inputs, outputs: bias.len() })
     }
@@ -80,6 +86,7 @@ impl CudaBackend {
             weight: self.weights.store(weight, self.format)?,
             bias: self.weights.store(bias, self.format)?,
             wide_bias: self.weights.store(bias, Format::F32)?,
+            deferred: None,
         })
     }
 
@@ -93,6 +100,9 @@ impl CudaBackend {
             LayerTensors::Narrow(layer) => return self.multiply_narrow(slab, op, layer),
             LayerTensors::Wide(layer) => layer,
         };
+        if op.input.copies == Copies::Deferred {
+            return self.multiply_deferred(slab, op, layer);
+        }
         let library = self.library_product(slab, op, layer).map_err(failed(OPERATION))?;
         let own = self.own_product(slab, op, layer).map_err(failed(OPERATION))?;
         let Some((hopper, own)) = own else {
@@ -159,24 +169,28 @@ impl CudaBackend {
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
         let &LinearAddNorm { input, weights, output, .. } = op;
-        let (LayerTensors::Wide(layer), Copies::Wide) = (&weights.tensors, output.copies) else {
-            return self.multiply_then_norm(slab, op);
+        let layer = match (&weights.tensors, output.copies) {
+            (LayerTensors::Wide(layer), Copies::Deferred) => {
+                return self.multiply_and_defer(slab, op, layer);
+            }
+            (LayerTensors::Wide(layer), Copies::Wide) => layer,
+            _ => return op.in_two(self, slab),
         };
         let hopper = self.hopper.as_ref();
         let fits = |_: &&HopperGemm| HopperGemm::fits_norm(weights.inputs, weights.outputs);
         let Some(hopper) = hopper.filter(fits) else {
-            return self.multiply_then_norm(slab, op);
+            return op.in_two(self, slab);
         };
         let size = Size::new(input.rows, (weights.inputs, weights.outputs), Then::Norm);
         let rule = || HopperGemm::norm_pays(input.rows, weights.outputs);
         let measure = || {
-            let apart = self.time(|| self.multiply_then_norm(slab, op))?;
+            let apart = self.time(|| op.in_two(self, slab))?;
             Ok([apart, self.time(|| self.multiply_norm_by_own(slab, op, (hopper, layer)))?])
         };
         if self.ways.is_own(size, rule, measure)? {
             return self.multiply_norm_by_own(slab, op, (hopper, layer));
         }
-        self.multiply_then_norm(slab, op)
+        op.in_two(self, slab)
     }
 
     /// In one launch.
@@ -194,18 +208,6 @@ impl CudaBackend {
         let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
         let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
         computed.map_err(failed(FUSED_OPERATION))
-    }
-
-    /// In two.
-    fn multiply_then_norm(
-        &self,
-        slab: &mut CudaBlock,
-        op: &LinearAddNorm<'_, Self>,
-    ) -> Result<(), BackendError> {
-        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
-        let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
-        self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
-        self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
     }
 
     pub(super) fn fuses(&self, rows: usize, up: &CudaLinear, down: &CudaLinear) -> bool {
@@ -276,7 +278,7 @@ impl CudaBackend {
     }
 
     /// Operands of our own kernels.
-    fn product<'a>(
+    pub(super) fn product<'a>(
         &self,
         slab: &'a CudaBlock,
         input: Buffer,

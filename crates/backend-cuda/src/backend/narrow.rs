@@ -104,10 +104,10 @@ impl CudaBackend {
         layer: &'a NarrowLayer,
     ) -> Result<HopperProduct<'a>, SourceError> {
         let (output, widths) = match op.output.copies {
-            Copies::Wide => (self.span(slab, op.output)?, Widths::Narrow),
             Copies::Narrow | Copies::Both => {
                 (self.narrow_span(slab, op.output)?, Widths::NarrowToNarrow)
             }
+            Copies::Wide | Copies::Deferred => (self.span(slab, op.output)?, Widths::Narrow),
         };
         Ok(HopperProduct {
             rows: op.input.rows,

@@ -34,7 +34,7 @@ pub(crate) const FAULT: Source =
     Source(&[("fault.cu", "extern \"C\" __global__ void fault() { asm(\"trap;\"); }")]);
 
 /// Embedding and residual sums, normalised.
-pub(crate) const NORM: Source = source!("prelude.cuh", "norm.cu");
+pub(crate) const NORM: Source = source!("prelude.cuh", "moments.cuh", "norm.cu");
 /// Token rows to sequence rows.
 pub(crate) const POOL: Source = source!("prelude.cuh", "pool.cu");
 /// Activations in place.
@@ -60,9 +60,11 @@ pub(crate) const ATTENTION_ANY: Source =
 /// Linear layers on Hopper.
 pub(crate) const GEMM_SM90: Source = source!(
     "prelude.cuh",
+    "moments.cuh",
     "hopper.cuh",
     "gemm_sm90_tiles.cuh",
     "gemm_sm90_epilogue.cuh",
+    "gemm_sm90_norm.cuh",
     "gemm_sm90.cu"
 );
 /// Whole feed-forward blocks on Hopper.

@@ -43,7 +43,8 @@ use crate::stream::CudaStream;
 use choices::{Choices, Key};
 pub use error::GemmError;
 pub(crate) use hopper::{
-    FeedForward as HopperFeedForward, HopperGemm, Product as HopperProduct, Widths,
+    Deferral, DeferredInput, DeferredResidual, FeedForward as HopperFeedForward, HopperGemm,
+    Product as HopperProduct, Widths,
 };
 #[cfg(test)]
 pub(crate) use hopper::{used, used_feed_forward};

@@ -16,11 +16,12 @@ use vecmill_memory::Source;
 
 use crate::batch::Shape;
 use crate::e4m3;
-use crate::model::{Activation, DType, TensorView};
+use crate::model::{DType, TensorView};
 
 pub use operations::{
     AddNorm, Attention, Between, Buffer, Copies, Embed, EmbeddingTensors, FeedForward, Indices,
-    Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Sequences, Workspace,
+    Linear, LinearAddNorm, LinearTensors, NormTensors, Normalize, Pool, Sequences, StackTensors,
+    Workspace,
 };
 
 /// The slab type of a backend's memory source.
@@ -148,6 +149,10 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
                 let narrow = buffer.narrow_offset(self.element_bytes());
                 narrow + buffer.elements() * self.narrow_bytes()
             }
+            Copies::Deferred => {
+                let beside = buffer.narrow_offset(self.element_bytes());
+                beside + buffer.rows * self.deferred_bytes()
+            }
         }
     }
 
@@ -175,20 +180,24 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         false
     }
 
-    /// Loads linear layers that share their input, stacked as one: outputs beside each other.
-    ///
-    /// # Errors
-    /// When the device can't hold them.
-    fn load_linear(&self, parts: &[LinearTensors]) -> Result<Self::Linear, BackendError>;
-
-    /// As [`load_linear`](Self::load_linear), of layers that are never narrow, because their precision
-    /// counts more than their speed.
-    ///
-    /// # Errors
-    /// When the device can't hold them.
-    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<Self::Linear, BackendError> {
-        self.load_linear(parts)
+    /// Whether [`LinearAddNorm`] and [`FeedForward`] of `rows`, or a few less, leave their output
+    /// [deferred](Copies::Deferred) where `norm` is what normalises it: so it is written and read once
+    /// less. If it may be with some number of rows, it is with [`usize::MAX`].
+    fn defers_norm(&self, rows: usize, norm: &Self::Norm) -> bool {
+        let _ = (rows, norm);
+        false
     }
+
+    /// Bytes for each row of a deferred matrix, beside the row.
+    fn deferred_bytes(&self) -> usize {
+        0
+    }
+
+    /// Loads linear layers that share their input, stacked as one.
+    ///
+    /// # Errors
+    /// When the device can't hold them.
+    fn load_linear(&self, stack: StackTensors<'_>) -> Result<Self::Linear, BackendError>;
 
     /// Loads a layer normalisation.
     ///
@@ -313,10 +322,21 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         slab: &mut Slab<Self>,
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
-        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
-        let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
-        self.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
-        self.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
+        op.in_two(self, slab)
+    }
+
+    /// Normalises what was deferred.
+    ///
+    /// # Errors
+    /// When the device fails, or the backend defers nothing.
+    fn normalize(
+        &self,
+        slab: &mut Slab<Self>,
+        op: &Normalize<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let _ = (slab, op);
+        let reason = "no normalisation was deferred: please report this".into();
+        Err(BackendError { operation: "normalise", reason })
     }
 
     /// A transformer's feed-forward block: one kernel where there is no memory for what is

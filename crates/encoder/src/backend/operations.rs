@@ -27,10 +27,11 @@ impl Buffer {
         self.rows * self.columns
     }
 
-    /// Where the narrow copy begins: behind the wide one, if there are both.
+    /// Where the narrow copy begins: behind the wide one, if there are both. Of deferred rows, where
+    /// begins what is beside them.
     pub fn narrow_offset(self, element_bytes: usize) -> usize {
         match self.copies {
-            Copies::Both => {
+            Copies::Both | Copies::Deferred => {
                 self.offset + (self.elements() * element_bytes).next_multiple_of(ALIGNMENT)
             }
             Copies::Wide | Copies::Narrow => self.offset,
@@ -49,13 +50,21 @@ pub enum Copies {
     Narrow,
     /// In both: the wide copy first.
     Both,
+    /// As rows that are yet to be normalised, by each reader as it reads them, and beside them what
+    /// the backend wants to know of them for it. Only where the backend
+    /// [defers](Backend::defers_norm) the normalisation.
+    Deferred,
 }
 
 impl Copies {
-    /// What suits the readers of both.
+    /// What suits the readers of both. Deferred rows are kept as such alone.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        if self == other { self } else { Self::Both }
+        match (self, other) {
+            (Self::Deferred, _) | (_, Self::Deferred) => Self::Deferred,
+            _ if self == other => self,
+            _ => Self::Both,
+        }
     }
 }
 
@@ -119,6 +128,25 @@ pub struct LinearTensors {
     pub bias: Option<TensorView>,
 }
 
+/// Linear layers that share their input, stacked as one: outputs beside each other. Before they are
+/// loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct StackTensors<'a> {
+    /// The layers.
+    pub parts: &'a [LinearTensors],
+    /// Whether they are never narrow, because their precision counts more than their speed.
+    pub wide: bool,
+    /// What normalises their input, if that may be [deferred](Copies::Deferred).
+    pub input_norm: Option<&'a NormTensors>,
+}
+
+impl<'a> StackTensors<'a> {
+    /// Layers of which nothing else is known.
+    pub fn new(parts: &'a [LinearTensors]) -> Self {
+        Self { parts, wide: false, input_norm: None }
+    }
+}
+
 impl LinearTensors {
     /// Whether layers, stacked as one, [suit](e4m3::suits) FP8.
     pub fn suit_e4m3(parts: &[Self]) -> bool {
@@ -145,7 +173,8 @@ pub struct Embed<'a, B: Backend> {
 /// `output = activation(input · weightᵀ + bias)`
 #[derive(Debug)]
 pub struct Linear<'a, B: Backend> {
-    /// `[rows, inputs]`
+    /// `[rows, inputs]`; deferred only if the layer was loaded with what
+    /// [normalises](StackTensors::input_norm) it.
     pub input: Buffer,
     /// Weight and bias.
     pub weights: &'a B::Linear,
@@ -197,13 +226,28 @@ pub struct LinearAddNorm<'a, B: Backend> {
     pub weights: &'a B::Linear,
     /// `[rows, hidden]`
     pub residual: Buffer,
+    /// What normalises the residual, if that is deferred; the output then is, too.
+    pub residual_norm: Option<&'a B::Norm>,
     /// Gain, bias and epsilon.
     pub norm: &'a B::Norm,
-    /// `[rows, hidden]`, apart from all others, wide or both; a backend that does not fuse projects
-    /// into it.
+    /// `[rows, hidden]`, apart from all others, wide, both or deferred; a backend that does not fuse
+    /// projects into it.
     pub output: Buffer,
     /// As [`Backend::linear_workspace`] asked.
     pub workspace: Workspace,
+}
+
+impl<B: Backend> LinearAddNorm<'_, B> {
+    /// Runs it as two operations, where nothing is deferred.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn in_two(&self, backend: &B, slab: &mut Slab<B>) -> Result<(), BackendError> {
+        let &Self { input, weights, residual, norm, output, workspace, .. } = self;
+        let (activation, sum) = (Activation::Identity, Buffer { copies: Copies::Wide, ..output });
+        backend.linear(slab, &Linear { input, weights, activation, output: sum, workspace })?;
+        backend.add_norm(slab, &AddNorm { input: sum, residual, norm, output })
+    }
 }
 
 /// `output = norm(down(activation(up(input))) + input)`, where layers are linear.
@@ -211,6 +255,8 @@ pub struct LinearAddNorm<'a, B: Backend> {
 pub struct FeedForward<'a, B: Backend> {
     /// `[rows, hidden]`
     pub input: Buffer,
+    /// What normalises the input, if that is deferred; the output then is, too.
+    pub input_norm: Option<&'a B::Norm>,
     /// Weight and bias of the first layer.
     pub up: &'a B::Linear,
     /// Applied to each element of what is between the layers.
@@ -219,7 +265,8 @@ pub struct FeedForward<'a, B: Backend> {
     pub down: &'a B::Linear,
     /// Gain, bias and epsilon.
     pub norm: &'a B::Norm,
-    /// `[rows, hidden]`, apart from all others, wide or both.
+    /// `[rows, hidden]`, apart from all others, wide or both; deferred, if there is memory for what is
+    /// between the layers.
     pub output: Buffer,
     /// Memory for what is between the layers, if the backend does not
     /// [fuse](Backend::fuses_feed_forward) them.
@@ -232,15 +279,22 @@ impl<B: Backend> FeedForward<'_, B> {
     /// # Errors
     /// When one of them fails, or there is no memory for what is between them.
     pub fn in_two(&self, backend: &B, slab: &mut Slab<B>) -> Result<(), BackendError> {
-        let &Self { input, up, activation, down, norm, output, between } = self;
+        let &Self { input, input_norm, up, activation, down, norm, output, between } = self;
         let Some(Between { matrix, workspace }) = between else {
             let reason = "it got no memory for what is between its layers: please report this";
             return Err(BackendError { operation: "feed forward", reason: reason.into() });
         };
         let first = Linear { input, weights: up, activation, output: matrix, workspace };
         backend.linear(slab, &first)?;
-        let (input, residual) = (matrix, input);
-        let second = LinearAddNorm { input, weights: down, residual, norm, output, workspace };
+        let second = LinearAddNorm {
+            input: matrix,
+            weights: down,
+            residual: input,
+            residual_norm: input_norm,
+            norm,
+            output,
+            workspace,
+        };
         backend.linear_add_norm(slab, &second)
     }
 }
@@ -252,6 +306,17 @@ pub struct Between {
     pub matrix: Buffer,
     /// As [`Backend::linear_workspace`] asked for either layer.
     pub workspace: Workspace,
+}
+
+/// `output = norm(input)`, where that was deferred.
+#[derive(Debug)]
+pub struct Normalize<'a, B: Backend> {
+    /// `[rows, hidden]`, deferred.
+    pub input: Buffer,
+    /// Gain, bias and epsilon.
+    pub norm: &'a B::Norm,
+    /// `[rows, hidden]`, elsewhere; wide.
+    pub output: Buffer,
 }
 
 /// One row per sequence out of one row per token.

@@ -94,6 +94,12 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
     }
     stage()?.check_feed_forward([70, 384, 1536], Activation::Gelu, false)?;
     stage()?.check_feed_forward([FUSED_ROWS, 256, 192], Activation::Gelu, true)?;
+    for activation in [Activation::Identity, Activation::Gelu, Activation::Relu] {
+        stage()?.check_deferred([5, 48, 32, 64], activation)?;
+        stage()?.check_deferred([130, 384, 768, 256], activation)?;
+        stage()?.check_deferred([300, 64, 1024, 128], activation)?;
+    }
+    stage()?.check_deferred([70, 64, 1024, 1536], Activation::Gelu)?;
     for (heads, head_size) in [(2, 16), (3, 32), (2, 64), (1, 96), (2, 128)] {
         stage()?.check_attention(&LENGTHS, heads, head_size, false)?;
         stage()?.check_attention(&LENGTHS, heads, head_size, true)?;

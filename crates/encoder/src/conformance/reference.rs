@@ -137,10 +137,40 @@ pub(super) struct Norm {
 
 impl Norm {
     /// Layer normalisation of one row, stored.
+    pub(super) fn apply(&self, row: &[Bounded], precision: Precision) -> Vec<Bounded> {
+        let (normal, _) = self.normalised(row, precision);
+        normal.into_iter().map(|x| x.stored(precision)).collect()
+    }
+
+    /// The same where it is deferred: what is stored is gain · x, before the mean and the deviation are
+    /// taken from it. Of that and the mean's share, sums over `count` terms lose a part.
+    pub(super) fn deferred(
+        &self,
+        row: &[Bounded],
+        count: usize,
+        precision: Precision,
+    ) -> Vec<Bounded> {
+        let (normal, least) = self.normalised(row, precision);
+        let mean_of =
+            |of: &dyn Fn(&Bounded) -> f64| row.iter().map(of).sum::<f64>() / row.len() as f64;
+        let mean = mean_of(&|x| x.size());
+        // The deviation may be that of the mean of squares less the mean's square.
+        let cancelled = 1.0 + mean_of(&|x| x.size().powi(2)) / least.powi(2);
+        let roundings = cancelled * gamma(count.max(row.len()) + 8, precision.accumulation);
+        let widened = |((normal, x), gain): ((Bounded, &Bounded), &f64)| {
+            let size = x.size() * gain.abs();
+            let stored = precision.storage * size + precision.underflow;
+            let own = (stored + roundings * (size + stored + mean * gain.abs())) / least;
+            Bounded { tolerance: normal.tolerance + own, ..normal }
+        };
+        normal.into_iter().zip(row).zip(&self.gain).map(widened).collect()
+    }
+
+    /// A row, normalised, and the least that its deviation can be.
     ///
     /// An error e of the centred row changes its deviation σ = √(mean of squares + ε), which is the
     /// length of a vector, by no more than e's root mean square (the triangle inequality).
-    pub(super) fn apply(&self, row: &[Bounded], precision: Precision) -> Vec<Bounded> {
+    fn normalised(&self, row: &[Bounded], precision: Precision) -> (Vec<Bounded>, f64) {
         let count = row.len() as f64;
         let mean_of = |of: &dyn Fn(&Bounded) -> f64| row.iter().map(of).sum::<f64>() / count;
         let roundings = gamma(row.len() + 8, precision.accumulation);
@@ -173,9 +203,9 @@ impl Norm {
                 tolerance: product.tolerance + precision.accumulation * product.size(),
                 ..product
             };
-            sum(&[product, Bounded::exact(*bias)], precision).stored(precision)
+            sum(&[product, Bounded::exact(*bias)], precision)
         };
-        row.iter().zip(&self.gain).zip(&self.bias).map(scaled).collect()
+        (row.iter().zip(&self.gain).zip(&self.bias).map(scaled).collect(), least)
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A backend's activations can't be written from outside, so operands are made by its own `embed`
 //! and read back: the reference then works on exactly the numbers that the operation saw. `linear` has
-//! the linear layers.
+//! the linear layers, `deferred` those around normalisations that are deferred.
 
+mod deferred;
 mod linear;
 
 use vecmill_memory::{Lease, Pool};
@@ -64,6 +65,11 @@ fn rows(tensor: &TensorView) -> Matrix {
 
 fn row(tensor: &TensorView) -> Vec<f64> {
     rows(tensor).into_iter().flatten().collect()
+}
+
+fn reference_norm(tensors: &NormTensors) -> reference::Norm {
+    let epsilon = f64::from(tensors.epsilon);
+    reference::Norm { gain: row(&tensors.gain), bias: row(&tensors.bias), epsilon }
 }
 
 impl<'b, B: Backend> Stage<'b, B> {
@@ -236,10 +242,8 @@ impl<'b, B: Backend> Stage<'b, B> {
         tensors: &NormTensors,
     ) -> Vec<Bounded> {
         let precision = self.backend.precision();
-        let epsilon = f64::from(tensors.epsilon);
-        let norm = reference::Norm { gain: row(&tensors.gain), bias: row(&tensors.bias), epsilon };
         let sums: Vec<Bounded> = row_terms.map(|terms| reference::sum(&terms, precision)).collect();
-        norm.apply(&sums, precision)
+        reference_norm(tensors).apply(&sums, precision)
     }
 
     fn norm_tensors(&mut self, columns: usize) -> Result<NormTensors, Failure> {

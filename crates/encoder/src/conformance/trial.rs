@@ -11,7 +11,8 @@ use vecmill_memory::{Cause, Source, SourceError};
 
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
-    Indices, Linear, LinearAddNorm, LinearTensors, NormTensors, Pool, Precision, Slab, Stream,
+    Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, Slab, StackTensors,
+    Stream,
 };
 use crate::batch::Shape;
 use crate::model::TensorView;
@@ -224,12 +225,16 @@ impl<B: Backend> Backend for Tried<B> {
         self.inner.fuses_feed_forward(rows, up, down)
     }
 
-    fn load_linear(&self, parts: &[LinearTensors]) -> Result<B::Linear, BackendError> {
-        self.inner.load_linear(parts)
+    fn defers_norm(&self, rows: usize, norm: &B::Norm) -> bool {
+        self.inner.defers_norm(rows, norm)
     }
 
-    fn load_wide_linear(&self, parts: &[LinearTensors]) -> Result<B::Linear, BackendError> {
-        self.inner.load_wide_linear(parts)
+    fn deferred_bytes(&self) -> usize {
+        self.inner.deferred_bytes()
+    }
+
+    fn load_linear(&self, stack: StackTensors<'_>) -> Result<B::Linear, BackendError> {
+        self.inner.load_linear(stack)
     }
 
     fn load_norm(&self, tensors: &NormTensors) -> Result<B::Norm, BackendError> {
@@ -313,9 +318,15 @@ impl<B: Backend> Backend for Tried<B> {
         slab: &mut Slab<B>,
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
-        let &LinearAddNorm { input, weights, residual, norm, output, workspace } = op;
-        let op = LinearAddNorm { input, weights, residual, norm, output, workspace };
+        let &LinearAddNorm { input, weights, residual, residual_norm, norm, output, workspace } =
+            op;
+        let op = LinearAddNorm { input, weights, residual, residual_norm, norm, output, workspace };
         self.inner.linear_add_norm(slab, &op)
+    }
+
+    fn normalize(&self, slab: &mut Slab<B>, op: &Normalize<'_, Self>) -> Result<(), BackendError> {
+        let &Normalize { input, norm, output } = op;
+        self.inner.normalize(slab, &Normalize { input, norm, output })
     }
 
     fn feed_forward(
@@ -323,8 +334,8 @@ impl<B: Backend> Backend for Tried<B> {
         slab: &mut Slab<B>,
         op: &FeedForward<'_, Self>,
     ) -> Result<(), BackendError> {
-        let &FeedForward { input, up, activation, down, norm, output, between } = op;
-        let op = FeedForward { input, up, activation, down, norm, output, between };
+        let &FeedForward { input, input_norm, up, activation, down, norm, output, between } = op;
+        let op = FeedForward { input, input_norm, up, activation, down, norm, output, between };
         self.inner.feed_forward(slab, &op)
     }
 

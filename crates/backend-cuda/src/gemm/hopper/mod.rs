@@ -1,8 +1,9 @@
 //! Linear layers by our own kernels on Hopper: `activation(input · weightᵀ + bias)` in one launch, or
-//! `norm(input · weightᵀ + bias + residual)`.
+//! `norm(input · weightᵀ + bias + residual)`, which may also be left to those who read the rows.
 //!
 //! - [`HopperGemm`] says which layers it takes, and computes them; [`Product`] names the operands.
 //! - `variant` has the kernels' configurations.
+//! - `deferred` has those around normalisations that are deferred.
 //! - `feed_forward` has two products with all that is between and behind them, in one launch.
 //!
 //! Input and weight may be FP8, and the output, if the next layer is to read it.
@@ -15,6 +16,7 @@
 //! result depends on them only through their number: for more or fewer rows cuBLASLt or another
 //! variant may be chosen, by measurement at the start or else by the rule [`pays`](HopperGemm::pays).
 
+mod deferred;
 mod feed_forward;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorM
 use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
+pub(crate) use deferred::{Deferral, DeferredInput, DeferredResidual};
 pub(crate) use feed_forward::FeedForward;
 use feed_forward::FeedForwardKernel;
 #[cfg(test)]
@@ -155,6 +158,16 @@ impl HopperGemm {
             return Ok(());
         }
         let variant = Variant::activated(product.rows, activation, product.widths);
+        self.launch_activated(stream, product, variant, None)
+    }
+
+    fn launch_activated(
+        &self,
+        stream: &CudaStream,
+        product: &Product<'_>,
+        variant: Variant,
+        deferred: Option<DeferredInput<'_>>,
+    ) -> Result<(), KernelError> {
         let [input, weight, output] = self.maps(product, variant)?;
         let arguments = [
             Argument::TensorMap(&input),
@@ -165,6 +178,8 @@ impl HopperGemm {
             number(product.outputs),
             number(product.inputs),
             number(product.backwards.into()),
+            deferred.map_or(Argument::Null, |input| Argument::Span(input.moments)),
+            Argument::F32(deferred.map_or(0.0, |input| input.epsilon)),
         ];
         self.launch_product(stream, product, variant, &arguments)
     }

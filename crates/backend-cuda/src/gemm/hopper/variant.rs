@@ -5,6 +5,8 @@ use std::ffi::CStr;
 
 use vecmill_encoder::Activation;
 
+use crate::kernels::ROW_MOMENTS_BYTES;
+
 /// Threads of a block: one warpgroup loads, two multiply, in turns ("ping-pong") or a tile together.
 pub(super) const BLOCK_THREADS: u32 = 384;
 /// Rows and columns of the boxes of output and residual: a piece of a warp.
@@ -23,6 +25,9 @@ pub(crate) struct Variant {
     /// Blocks that share the weight's loads, and those that share the input's.
     cluster: (u32, u32),
     widths: Widths,
+    /// Whether the rows that are read, the input or behind the product the residual, are yet to be
+    /// normalised.
+    deferred: bool,
     epilogue: Epilogue,
 }
 
@@ -62,6 +67,8 @@ impl Widths {
 enum Epilogue {
     Activation(Activation),
     Norm,
+    /// The residual's sum, whose normalisation is left to those who read it.
+    Defer,
 }
 
 /// Ping-pong over 128 rows of 192 columns: the largest that the registers hold.
@@ -72,7 +79,23 @@ impl Variant {
         let epilogue = Epilogue::Activation(activation);
         // Fewer loads from the second-level cache take less power, by which long work is limited.
         let cluster = if rows >= 8192 { (2, 1) } else { (1, 1) };
-        Self { tile: TALL, stages: 4, slots: 2, cluster, widths, epilogue }
+        Self { tile: TALL, stages: 4, slots: 2, cluster, widths, deferred: false, epilogue }
+    }
+
+    /// The same of an input that is yet to be normalised.
+    pub(super) fn behind_deferred(rows: usize, activation: Activation) -> Self {
+        Self { deferred: true, ..Self::activated(rows, activation, Widths::Wide) }
+    }
+
+    /// Of sums with a residual, four tiles wide; `deferred` says whether that is.
+    pub(super) fn deferring(columns: usize, deferred: bool) -> Option<Self> {
+        let (tile, stages, slots, cluster) = match columns {
+            768 => (TALL, 4, 3, (1, 1)),
+            1024 => (Tile { row_blocks: 1, columns: 256, ping_pong: false }, 3, 4, (1, 2)),
+            _ => return None,
+        };
+        let (widths, epilogue) = (Widths::Wide, Epilogue::Defer);
+        Some(Self { tile, stages, slots, cluster, widths, deferred, epilogue })
     }
 
     /// Of rows of 384, 768 or 1024 columns, the whole of which a cluster has.
@@ -88,7 +111,7 @@ impl Variant {
             _ => return None,
         };
         let (widths, epilogue) = (Widths::Wide, Epilogue::Norm);
-        Some(Self { tile, stages, slots, cluster, widths, epilogue })
+        Some(Self { tile, stages, slots, cluster, widths, deferred: false, epilogue })
     }
 
     /// Blocks of a cluster.
@@ -118,26 +141,42 @@ impl Variant {
         let stage = (self.tile_rows() + self.tile.columns) * BLOCK_ROW_BYTES;
         let (exchange, residual_barriers) = match self.epilogue {
             Epilogue::Norm => (4 * 64 * self.tile.row_blocks * self.cluster.1 * 8, slots),
+            Epilogue::Defer => (0, slots),
             Epilogue::Activation(_) => (0, 0),
         };
-        let barriers = 2 * self.stages + 7 + residual_barriers;
+        let barriers = 2 * self.stages + 11 + residual_barriers;
         let (rows, columns) = OUTPUT_BOX;
         let slot = rows * columns * if self.widths.narrow_output() { 1 } else { 2 };
-        self.stages * stage + slots * slot + exchange + 8 * barriers + 8 * BLOCK_ROW_BYTES
+        let rest = exchange + 2 * self.vector_bytes() + 8 * barriers + 8 * BLOCK_ROW_BYTES;
+        self.stages * stage + slots * slot + rest
+    }
+
+    /// Of what the epilogue reads for a tile's columns, and for its rows.
+    fn vector_bytes(self) -> u32 {
+        let deferred = u32::from(self.deferred);
+        let vectors = match self.epilogue {
+            Epilogue::Activation(_) => 1 + u32::from(self.widths.narrow()) + deferred,
+            Epilogue::Norm => 3,
+            Epilogue::Defer => 2 + 2 * deferred,
+        };
+        let moments = u32::try_from(ROW_MOMENTS_BYTES).unwrap_or(u32::MAX);
+        vectors * self.tile.columns * 4 + deferred * self.tile_rows() * moments
     }
 
     pub(super) fn kernel(self) -> &'static CStr {
         match self.epilogue {
             Epilogue::Norm => c"vecmill_gemm_norm_sm90",
+            Epilogue::Defer => c"vecmill_gemm_defer_sm90",
             Epilogue::Activation(_) => c"vecmill_gemm_sm90",
         }
     }
 
     /// The macros.
     pub(crate) fn defines(self) -> Vec<String> {
-        let activation = match self.epilogue {
-            Epilogue::Norm => Activation::Identity,
-            Epilogue::Activation(activation) => activation,
+        let (norm, activation) = match self.epilogue {
+            Epilogue::Activation(activation) => (0, activation),
+            Epilogue::Norm => (1, Activation::Identity),
+            Epilogue::Defer => (2, Activation::Identity),
         };
         let numbers = [
             ("ROW_BLOCKS", self.tile.row_blocks),
@@ -148,7 +187,8 @@ impl Variant {
             ("CLUSTER_ROWS", self.cluster.0),
             ("CLUSTER_COLUMNS", self.cluster.1),
             ("RESIDENT", 0),
-            ("NORM", u32::from(self.epilogue == Epilogue::Norm)),
+            ("NORM", norm),
+            ("DEFERRED", u32::from(self.deferred)),
             ("FP8", u32::from(self.widths.narrow())),
             ("FP8_OUTPUT", u32::from(self.widths.narrow_output())),
         ];
@@ -194,5 +234,8 @@ pub(crate) fn used() -> Vec<Variant> {
             .into_iter()
             .filter_map(|(rows, inputs, columns)| Variant::normalised(rows, inputs, columns)),
     );
+    variants.extend(ACTIVATIONS.map(|activation| Variant::behind_deferred(1 << 20, activation)));
+    let deferring = [(768, false), (768, true), (1024, false), (1024, true)];
+    variants.extend(deferring.into_iter().filter_map(|(c, d)| Variant::deferring(c, d)));
     variants
 }

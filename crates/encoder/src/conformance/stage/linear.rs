@@ -7,24 +7,25 @@ use super::super::{Backend, Failure};
 use super::{Stage, row, rows};
 use crate::backend::{
     Between, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors, NormTensors, Precision,
+    StackTensors,
 };
 use crate::model::Activation;
 
 /// A linear layer's parameters, for the reference.
-struct Layer {
+pub(super) struct Layer {
     weight: Matrix,
     bias: Vec<f64>,
 }
 
 impl Layer {
-    fn of(parts: &[LinearTensors]) -> Self {
+    pub(super) fn of(parts: &[LinearTensors]) -> Self {
         let weight = parts.iter().flat_map(|part| rows(&part.weight)).collect();
         let bias = parts.iter().filter_map(|part| part.bias.as_ref()).flat_map(row).collect();
         Self { weight, bias }
     }
 
     /// `narrow` says that the layer's operands are.
-    fn apply(
+    pub(super) fn apply(
         &self,
         x: impl Iterator<Item = Bounded>,
         activation: Activation,
@@ -51,12 +52,19 @@ impl<B: Backend> Stage<'_, B> {
         let part = self.linear_tensors(columns, inputs)?;
         let layer = Layer::of(slice::from_ref(&part));
         let tensors = self.norm_tensors(columns)?;
-        let weights = self.backend.load_linear(&[part])?;
+        let weights = self.backend.load_linear(StackTensors::new(&[part]))?;
         let norm = self.backend.load_norm(&tensors)?;
         let output = self.normalised_buffer(count, columns);
         let workspace = self.workspace(self.backend.linear_workspace(count, inputs, columns));
-        let op =
-            LinearAddNorm { input, weights: &weights, residual, norm: &norm, output, workspace };
+        let op = LinearAddNorm {
+            input,
+            weights: &weights,
+            residual,
+            residual_norm: None,
+            norm: &norm,
+            output,
+            workspace,
+        };
         self.backend.linear_add_norm(self.lease.block_mut(), &op)?;
         let (precision, narrow) = (self.backend.precision(), self.backend.is_narrow(&weights));
         let expected = x.iter().zip(&y).flat_map(|(x, y)| {
@@ -85,7 +93,7 @@ impl<B: Backend> Stage<'_, B> {
             self.linear_tensors(hidden, intermediate)?,
         ];
         let tensors = self.norm_tensors(hidden)?;
-        let load = |part| self.backend.load_linear(slice::from_ref(part));
+        let load = |part| self.backend.load_linear(StackTensors::new(slice::from_ref(part)));
         let (up, down) = (load(&parts[0])?, load(&parts[1])?);
         let norm = self.backend.load_norm(&tensors)?;
         let fused = self.backend.fuses_feed_forward(count, &up, &down);
@@ -102,7 +110,8 @@ impl<B: Backend> Stage<'_, B> {
         });
         let output = self.normalised_buffer(count, hidden);
         let (up, down, norm) = (&up, &down, &norm);
-        let op = FeedForward { input, up, activation, down, norm, output, between };
+        let input_norm = None;
+        let op = FeedForward { input, input_norm, up, activation, down, norm, output, between };
         self.backend.feed_forward(self.lease.block_mut(), &op)?;
         let (layers, precision) = (parts.map(|part| Layer::of(&[part])), self.backend.precision());
         let expected = x.iter().flat_map(|x| {
@@ -131,7 +140,7 @@ impl<B: Backend> Stage<'_, B> {
         for size in sizes {
             parts.push(self.linear_tensors(size, inputs)?);
         }
-        let weights = self.backend.load_linear(&parts)?;
+        let weights = self.backend.load_linear(StackTensors::new(&parts))?;
         let output = self.buffer(count, outputs);
         let workspace = self.workspace(self.backend.linear_workspace(count, inputs, outputs));
         let op = Linear { input, weights: &weights, activation, output, workspace };
@@ -161,7 +170,11 @@ impl<B: Backend> Stage<'_, B> {
         self.normalised(row.into_iter().zip(residual).map(sum), tensors)
     }
 
-    fn linear_tensors(&mut self, outputs: usize, inputs: usize) -> Result<LinearTensors, Failure> {
+    pub(super) fn linear_tensors(
+        &mut self,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<LinearTensors, Failure> {
         let weight = self.random.tensor(&[outputs, inputs])?;
         Ok(LinearTensors { weight, bias: Some(self.random.tensor(&[outputs])?) })
     }
