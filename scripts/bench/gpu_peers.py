@@ -80,13 +80,13 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def packed_variants(bert: BertModel, modes: Sequence[str]) -> dict[str, Packed]:
+def packed_variants(bert: BertModel, modes: Sequence[str], pooling: str) -> dict[str, Packed]:
     """Compiled once per mode: all batches have as many tokens."""
     variants = {}
     for mode in modes:
         began = time.perf_counter()
         try:
-            packed = Packed(bert, mode)
+            packed = Packed(bert, mode, pooling)
             with time_limit(COMPILE_LIMIT_S):
                 Graphed(packed, equal_batches(128, bert.config.vocab_size)[0])
         except Exception as error:  # a peer that fails is reported, and the others go on
@@ -119,9 +119,9 @@ def lowest_cosine(ours: Tensor, theirs: Tensor) -> float:
 
 
 def throughput(
-    bert: BertModel, variants: dict[str, Packed], all_lengths: Sequence[str]
+    bert: BertModel, variants: dict[str, Packed], all_lengths: Sequence[str], pooling: str
 ) -> list[dict]:
-    eager, rows = Eager(bert), []
+    eager, rows = Eager(bert, pooling), []
     for lengths in all_lengths:
         vocabulary = bert.config.vocab_size
         batches = (
@@ -215,16 +215,17 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="JSON lines for sentence-transformers")
     parser.add_argument("--modes", nargs="+", default=MODES, help="of torch.compile")
     parser.add_argument("--lengths", nargs="+", default=LENGTHS, help="tokens per text, or mixed")
+    parser.add_argument("--pooling", choices=("mean", "cls"), default="mean", help="for throughput")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     torch.set_grad_enabled(False)
     torch.manual_seed(1)
     bert = load(args.model)
-    variants = packed_variants(bert, args.modes)
+    variants = packed_variants(bert, args.modes, args.pooling)
     parts = {
         "products": lambda: [products(bert, tokens) for tokens in (TOKENS, SMALL_TOKENS)],
-        "throughput": lambda: throughput(bert, variants, args.lengths),
+        "throughput": lambda: throughput(bert, variants, args.lengths, args.pooling),
         "latency": lambda: one_text(bert, Packed(bert, "default")),
     }
     if args.texts:
@@ -233,7 +234,7 @@ def main() -> None:
         )
     result = report.provenance("torch", "transformers", "sentence-transformers")
     result["device"] = torch.cuda.get_device_name()
-    result["figures"] = {"what": "peers", "model": args.model.name}
+    result["figures"] = {"what": "peers", "model": args.model.name, "pooling": args.pooling}
     for name, measure in parts.items():
         result["figures"][name] = measure()
         # Written each time: whoever stops this keeps what is there.

@@ -3,7 +3,8 @@
 `Packed` is the best we could make: no padding, one product for queries, keys and values, everything
 between two attentions compiled, all of it in one CUDA graph. Where lengths are equal it also tries
 dense attention. `Eager` is the plain model of transformers with SDPA. Both take ids that are on the
-device and leave mean vectors there.
+device and leave vectors there: means, or with "cls" those of the first tokens, for which `Packed`
+computes nothing else behind the last attention.
 """
 
 from collections.abc import Callable
@@ -58,12 +59,13 @@ class Batch:
 class Eager:
     name = "PyTorch eager, SDPA"
 
-    def __init__(self, bert: BertModel) -> None:
-        self._bert = bert
+    def __init__(self, bert: BertModel, pooling: str = "mean") -> None:
+        self._bert, self._pooling = bert, pooling
 
     def __call__(self, batch: Batch) -> Tensor:
         ids = batch.ids.view(batch.shape.texts, batch.shape.longest)
-        return self._bert(input_ids=ids).last_hidden_state.mean(1)
+        hidden = self._bert(input_ids=ids).last_hidden_state
+        return hidden[:, 0] if self._pooling == "cls" else hidden.mean(1)
 
 
 def embed(ids: Tensor, positions: Tensor, tables: list[Tensor], epsilon: float) -> Tensor:
@@ -89,7 +91,10 @@ def parameters(module: torch.nn.Module) -> list[Tensor]:
 class Packed:
     """`mode` is torch.compile's, or None for no compiling."""
 
-    def __init__(self, bert: BertModel, mode: str | None = None) -> None:
+    def __init__(
+        self, bert: BertModel, mode: str | None = None, pooling: str = "mean"
+    ) -> None:
+        self.pooling = pooling
         embeddings = bert.embeddings
         tables = [getattr(embeddings, f"{name}_embeddings").weight.data for name in TABLES]
         self._tables = [*tables, *parameters(embeddings.LayerNorm)]
@@ -112,10 +117,14 @@ class Packed:
         compiled = (lambda f: torch.compile(f, mode=mode, dynamic=False)) if mode else lambda f: f
         self._embed, self._finish_layer = compiled(embed), compiled(finish_layer)
 
-    def __call__(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        x = self._embed(ids, positions, self._tables, self._epsilon)
-        for qkv, layer in zip(self._qkv, self._layers):
+    def __call__(self, batch: Batch, attention: Attention) -> Tensor:
+        x = self._embed(batch.ids, batch.positions, self._tables, self._epsilon)
+        for index, (qkv, layer) in enumerate(zip(self._qkv, self._layers)):
             context = attention(F.linear(x, *qkv))
+            if self.pooling == "cls" and index + 1 == len(self._layers):
+                # Texts that are not there begin behind the last row.
+                first = batch.starts[:-1].long().clamp(max=batch.shape.tokens - 1)
+                context, x = context[first], x[first]
             x = self._finish_layer(context, x, layer, self._epsilon)
         return x
 
@@ -152,11 +161,10 @@ class Graphed:
         else:
             attend = packed.dense_attention(shape, DENSE[attention])
         self._batch = batch
-        self._graph, self._output = captured(
-            lambda: self._pool(packed(batch.ids, batch.positions, attend))
-        )
+        pool = (lambda rows: rows) if packed.pooling == "cls" else self._mean
+        self._graph, self._output = captured(lambda: pool(packed(batch, attend)))
 
-    def _pool(self, hidden: Tensor) -> Tensor:
+    def _mean(self, hidden: Tensor) -> Tensor:
         batch, shape = self._batch, self._batch.shape
         if shape.is_equal:
             return hidden.view(shape.texts, shape.longest, -1).mean(1)

@@ -132,12 +132,12 @@ impl<B: Backend> Encoder<B> {
 
     /// The plan of this very shape, made anew.
     pub fn plan_exactly(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape, Fusion::Of(shape.tokens)).plan()
+        self.network.program(&self.backend, shape, Fusion::Of(shape)).plan()
     }
 
     /// As the plan of its bucket says.
     fn program(&self, shape: Shape) -> Program<'_, B> {
-        let fusion = Fusion::Of(shape.bucket(self.largest).tokens);
+        let fusion = Fusion::Of(shape.bucket(self.largest));
         self.network.program(&self.backend, shape, fusion)
     }
 

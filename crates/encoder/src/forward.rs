@@ -55,10 +55,17 @@ impl<B: Backend> Network<B> {
         fusion: Fusion,
     ) -> Program<'m, B> {
         let mut pass = Program::new(backend, shape, fusion);
+        let picks = self.pooling.picks_a_row();
         let mut hidden = pass.embed(&self.embeddings, self.hidden);
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             let qkv = pass.linear(hidden, &layer.qkv, 3 * self.hidden, Activation::Identity);
-            let context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
+            let mut context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
+            if picks && index + 1 == self.layers.len() {
+                // Behind the last attention no row depends on others: those that are read suffice.
+                context = pass.pool(context, self.pooling);
+                let rows = pass.normalized(hidden);
+                hidden = pass.pool(rows, self.pooling);
+            }
             let attended = pass.linear_add_norm(
                 context,
                 &layer.attention_output,
@@ -73,8 +80,10 @@ impl<B: Backend> Network<B> {
             };
             hidden = pass.feed_forward(attended, layers, &layer.output_norm);
         }
-        let hidden = pass.normalized(hidden);
-        let mut sentence = pass.pool(hidden, self.pooling);
+        let mut sentence = pass.normalized(hidden);
+        if !picks {
+            sentence = pass.pool(sentence, self.pooling);
+        }
         for dense in &self.dense {
             sentence = pass.linear(sentence, &dense.weights, dense.outputs, dense.activation);
         }

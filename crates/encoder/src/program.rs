@@ -17,10 +17,27 @@ use crate::batch::{IndexLayout, Shape};
 use crate::model::{Activation, Pooling};
 pub(crate) use planned::Planned;
 
+/// What a matrix has rows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Tokens,
+    Sequences,
+}
+
+impl Rows {
+    fn of(self, shape: Shape) -> usize {
+        match self {
+            Self::Tokens => shape.tokens,
+            Self::Sequences => shape.sequences,
+        }
+    }
+}
+
 /// A matrix that a step produces, to be read by a later one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Value {
     id: BufferId,
+    of: Rows,
     rows: usize,
     columns: usize,
     /// Its place in [`Program::copies`].
@@ -36,9 +53,9 @@ struct Scratch {
 /// Which operations may be one kernel, and which normalisations are deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fusion {
-    /// As the backend has it for so many rows: the most of the bucket, all batches of which then take
-    /// the same steps.
-    Of(usize),
+    /// As the backend has it for so many rows as this shape has: the bucket, all batches of which then
+    /// take the same steps.
+    Of(Shape),
     /// As takes most memory: what fusing saves and deferring costs differs from size to size, and
     /// whoever wants the most that a batch may take can't count on either.
     Costliest,
@@ -121,13 +138,13 @@ impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn new(backend: &'m B, shape: Shape, fusion: Fusion) -> Self {
         let mut planner = Planner::new();
         let indices = planner.buffer(index_bytes(IndexLayout::of(shape).length), 0..=0);
-        let nothing = Value { id: indices, rows: 0, columns: 0, index: 0 };
+        let nothing = Value { id: indices, of: Rows::Tokens, rows: 0, columns: 0, index: 0 };
         let (steps, copies, deferred) = (Vec::new(), Vec::new(), Vec::new());
         Self { backend, shape, fusion, planner, steps, copies, deferred, indices, result: nothing }
     }
 
     pub(crate) fn embed(&mut self, tables: &'m B::Embeddings, hidden: usize) -> Value {
-        let output = self.value(self.shape.tokens, hidden);
+        let output = self.value(Rows::Tokens, hidden);
         self.steps.push(Step::Embed { tables, output });
         output
     }
@@ -140,7 +157,7 @@ impl<'m, B: Backend> Program<'m, B> {
         activation: Activation,
     ) -> Value {
         self.read_by(weights, input);
-        let output = self.value(input.rows, outputs);
+        let output = self.value(input.of, outputs);
         let bytes = self.backend.linear_workspace(input.rows, input.columns, outputs);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::Linear { input, weights, activation, output, scratch });
@@ -156,7 +173,7 @@ impl<'m, B: Backend> Program<'m, B> {
         self.read(qkv, Copies::Wide);
         self.planner.keep_until(self.indices, self.steps.len());
         let hidden = qkv.columns / 3;
-        let output = self.value(qkv.rows, hidden);
+        let output = self.value(qkv.of, hidden);
         let Shape { tokens, longest, .. } = self.shape;
         let bytes = self.backend.attention_workspace(tokens, longest, hidden / heads);
         let scratch = self.scratch(bytes);
@@ -173,8 +190,8 @@ impl<'m, B: Backend> Program<'m, B> {
     ) -> Value {
         self.read_by(weights, input);
         self.read(residual, Copies::Wide);
-        let Value { rows, columns, .. } = residual;
-        let output = self.value_behind(norm, rows, columns);
+        let Value { of, rows, columns, .. } = residual;
+        let output = self.value_behind(norm, of, columns);
         let bytes = self.backend.linear_workspace(rows, input.columns, columns);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::LinearAddNorm { input, weights, residual, norm, output, scratch });
@@ -188,18 +205,18 @@ impl<'m, B: Backend> Program<'m, B> {
         norm: &'m B::Norm,
     ) -> Value {
         let Layers { up, intermediate, down, .. } = layers;
-        let Value { rows, columns, .. } = input;
+        let Value { of, rows, columns, .. } = input;
         self.read_by(up, input);
         self.read(input, Copies::Wide);
         let fused = match self.fusion {
-            Fusion::Of(rows) => self.backend.fuses_feed_forward(rows, up, down),
+            Fusion::Of(bucket) => self.backend.fuses_feed_forward(of.of(bucket), up, down),
             Fusion::Costliest => false,
         };
         let fused = fused && self.deferred[input.index].is_none();
         let output =
-            if fused { self.value(rows, columns) } else { self.value_behind(norm, rows, columns) };
+            if fused { self.value(of, columns) } else { self.value_behind(norm, of, columns) };
         let between = (!fused).then(|| {
-            let wide = self.value(rows, intermediate);
+            let wide = self.value(of, intermediate);
             self.read_by(down, wide);
             let bytes = |inputs, outputs| self.backend.linear_workspace(rows, inputs, outputs);
             let bytes = bytes(columns, intermediate).max(bytes(intermediate, columns));
@@ -213,7 +230,7 @@ impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn normalized(&mut self, input: Value) -> Value {
         let Some(norm) = self.deferred[input.index] else { return input };
         self.read(input, Copies::Wide);
-        let output = self.value(input.rows, input.columns);
+        let output = self.value(input.of, input.columns);
         self.steps.push(Step::Normalize { input, norm, output });
         output
     }
@@ -221,7 +238,7 @@ impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn pool(&mut self, input: Value, pooling: Pooling) -> Value {
         self.read(input, Copies::Wide);
         self.planner.keep_until(self.indices, self.steps.len());
-        let output = self.value(self.shape.sequences, input.columns);
+        let output = self.value(Rows::Sequences, input.columns);
         self.steps.push(Step::Pool { input, pooling, output });
         output
     }
@@ -254,22 +271,23 @@ impl<'m, B: Backend> Program<'m, B> {
     }
 
     /// A value without room: whoever reads it says how much it needs.
-    fn value(&mut self, rows: usize, columns: usize) -> Value {
+    fn value(&mut self, of: Rows, columns: usize) -> Value {
         let step = self.steps.len();
         self.copies.push(None);
         self.deferred.push(None);
         let index = self.copies.len() - 1;
-        Value { id: self.planner.buffer(0, step..=step), rows, columns, index }
+        let rows = of.of(self.shape);
+        Value { id: self.planner.buffer(0, step..=step), of, rows, columns, index }
     }
 
     /// A value that `norm` normalises, now or as it is read.
-    fn value_behind(&mut self, norm: &'m B::Norm, rows: usize, columns: usize) -> Value {
-        let value = self.value(rows, columns);
-        let of_rows = match self.fusion {
-            Fusion::Of(rows) => rows,
+    fn value_behind(&mut self, norm: &'m B::Norm, of: Rows, columns: usize) -> Value {
+        let value = self.value(of, columns);
+        let rows = match self.fusion {
+            Fusion::Of(bucket) => of.of(bucket),
             Fusion::Costliest => usize::MAX,
         };
-        self.deferred[value.index] = self.backend.defers_norm(of_rows, norm).then_some(norm);
+        self.deferred[value.index] = self.backend.defers_norm(rows, norm).then_some(norm);
         value
     }
 
@@ -320,8 +338,8 @@ mod tests {
         let footprint = Footprint { linear_workspace: 4096, deferred_bytes: 0, ..footprint };
         let backend = PaperBackend::fusing(footprint, |rows| rows == ROWS);
         let linear = backend.load_linear(StackTensors::new(&[])).unwrap();
+        let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
         let peak = |fusion| {
-            let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
             let mut pass = Program::new(&backend, shape, fusion);
             let rows = pass.embed(&(), HIDDEN);
             let (up, down, activation) = (&linear, &linear, Activation::Gelu);
@@ -329,10 +347,11 @@ mod tests {
             let rows = pass.feed_forward(rows, layers, &());
             pass.finish(rows).plan().peak_bytes()
         };
-        let fused = peak(Fusion::Of(ROWS));
+        let fused = peak(Fusion::Of(shape));
+        let apart = peak(Fusion::Of(Shape { tokens: ROWS - 1, ..shape }));
         assert_eq!(fused, 2 * 2 * ROWS * HIDDEN);
-        assert_eq!(peak(Fusion::Of(ROWS - 1)), fused + 2 * ROWS * WIDE + 4096);
-        assert_eq!(peak(Fusion::Costliest), peak(Fusion::Of(ROWS - 1)));
+        assert_eq!(apart, fused + 2 * ROWS * WIDE + 4096);
+        assert_eq!(peak(Fusion::Costliest), apart);
     }
 
     #[test]
@@ -344,7 +363,7 @@ mod tests {
             let backend = PaperBackend::new(Footprint { linear_workspace: 0, ..footprint });
             let weights = backend.load_linear(StackTensors::new(&[])).unwrap();
             let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
-            let mut pass = Program::new(&backend, shape, Fusion::Of(ROWS));
+            let mut pass = Program::new(&backend, shape, Fusion::Of(shape));
             let rows = pass.embed(&(), HIDDEN);
             let first = pass.linear_add_norm(rows, &weights, rows, &());
             let second = pass.linear_add_norm(first, &weights, first, &());

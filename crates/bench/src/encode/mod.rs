@@ -5,7 +5,7 @@
 mod measure;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::{CudaBackend, Device};
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Encoder, Model, Shape};
+use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape};
 use vecmill_memory::Pool;
 
 use crate::lengths::Lengths;
@@ -32,6 +32,9 @@ pub(crate) struct EncodeArguments {
     /// Number format of weights and activations [default: float32 on the CPU, float16 on a GPU]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
+    /// How token vectors become one [default: as the model says]
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingName>,
     /// Tokens of each text, or mixed; several are measured one after the other
     #[arg(long, value_delimiter = ',', default_value = "16,128,512,mixed")]
     lengths: Vec<Lengths>,
@@ -88,6 +91,27 @@ impl From<Dtype> for DType {
     }
 }
 
+/// How token vectors become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum PoolingName {
+    Mean,
+    Cls,
+    Max,
+    LastToken,
+}
+
+impl From<PoolingName> for Pooling {
+    fn from(name: PoolingName) -> Self {
+        match name {
+            PoolingName::Mean => Self::Mean,
+            PoolingName::Cls => Self::Cls,
+            PoolingName::Max => Self::Max,
+            PoolingName::LastToken => Self::LastToken,
+        }
+    }
+}
+
 /// What was measured.
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -95,6 +119,8 @@ struct Figures {
     name: String,
     model: String,
     dtype: Dtype,
+    /// If it is not the model's own.
+    pooling: Option<PoolingName>,
     in_flight: usize,
     warm_up_seconds: f64,
     window_seconds: f64,
@@ -139,7 +165,7 @@ fn run_on<B: Backend>(
     device: &str,
     arguments: &EncodeArguments,
 ) -> Outcome {
-    let encoder = load(backend, &arguments.model, arguments.tokens)?;
+    let encoder = load(backend, arguments)?;
     let pool = Pool::new(encoder.backend().source(), arguments.memory << 20);
     let in_flight = arguments.in_flight.unwrap_or(encoder.backend().in_flight()).max(1);
     encoder.warm_up(&pool, arguments.tokens, PRACTICE, &|_, _| {})?;
@@ -149,13 +175,10 @@ fn run_on<B: Backend>(
     results::write(arguments.json.as_deref(), device, &figures)
 }
 
-fn load<B: Backend>(
-    backend: B,
-    folder: &Path,
-    tokens: usize,
-) -> Result<Encoder<B>, Box<dyn Error>> {
-    let model = Model::open(folder)?;
-    let encoder = Encoder::load(backend, &model, None, &|_, _| {})?;
+fn load<B: Backend>(backend: B, arguments: &EncodeArguments) -> Result<Encoder<B>, Box<dyn Error>> {
+    let (model, tokens) = (Model::open(&arguments.model)?, arguments.tokens);
+    let pooling = arguments.pooling.map(Pooling::from);
+    let encoder = Encoder::load(backend, &model, pooling, &|_, _| {})?;
     let longest = encoder.limits().max_tokens;
     Ok(encoder.with_largest(Shape { tokens, sequences: tokens, longest }))
 }
@@ -174,6 +197,7 @@ fn measure<B: Backend>(
         name: arguments.name.clone(),
         model: model.to_string_lossy().into_owned(),
         dtype,
+        pooling: arguments.pooling,
         in_flight: bench.in_flight,
         warm_up_seconds: arguments.warm_up,
         window_seconds: arguments.window,

@@ -40,6 +40,14 @@ pub enum Pooling {
 impl Pooling {
     const ALL: [Self; 4] = [Self::Mean, Self::Cls, Self::Max, Self::LastToken];
 
+    /// Whether it takes one token's vector as it is.
+    pub fn picks_a_row(self) -> bool {
+        match self {
+            Self::Cls | Self::LastToken => true,
+            Self::Mean | Self::Max => false,
+        }
+    }
+
     /// Its name in `pooling_mode`.
     pub fn name(self) -> &'static str {
         match self {
