@@ -62,6 +62,7 @@ impl<B: Backend> Network<B> {
             let mut context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
             if picks && index + 1 == self.layers.len() {
                 // Behind the last attention no row depends on others: those that are read suffice.
+                // Pooled rows are wide, as this layer is (`is_wide`).
                 context = pass.pool(context, self.pooling);
                 let rows = pass.normalized(hidden);
                 hidden = pass.pool(rows, self.pooling);

@@ -120,6 +120,20 @@ fn what_is_kept_of_rows_is_planned_for_who_reads_them() {
     assert_eq!(half - weights, (model.config.layers - 1) * of_a_layer);
 }
 
+#[test]
+fn behind_the_last_attention_rows_that_no_one_reads_have_no_memory() {
+    const SEQUENCES: usize = 2;
+    for name in ["bert-cls", "bert-lasttoken"] {
+        let model = model(name);
+        let paper = PaperBackend::new(Footprint::gpu(DType::F32));
+        let encoder = Encoder::load(paper, &model, None, &|_, _| {}).unwrap();
+        let plan = encoder.plan_exactly(Shape { tokens: 64, sequences: SEQUENCES, longest: 32 });
+        // Before scratch, which is last.
+        let wide = plan.buffers()[plan.buffers().len() - 2].bytes;
+        assert_eq!(wide, SEQUENCES * model.config.intermediate * 4, "{name}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
