@@ -32,9 +32,9 @@ pub(crate) struct EncodeArguments {
     /// Number format of weights and activations [default: float32 on the CPU, float16 on a GPU]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// How token vectors become one [default: as the model says]
-    #[arg(long, value_enum)]
-    pooling: Option<PoolingName>,
+    /// How token vectors become one: mean, cls, max or last-token [default: as the model says]
+    #[arg(long)]
+    pooling: Option<Pooling>,
     /// Tokens of each text, or mixed; several are measured one after the other
     #[arg(long, value_delimiter = ',', default_value = "16,128,512,mixed")]
     lengths: Vec<Lengths>,
@@ -91,27 +91,6 @@ impl From<Dtype> for DType {
     }
 }
 
-/// How token vectors become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum PoolingName {
-    Mean,
-    Cls,
-    Max,
-    LastToken,
-}
-
-impl From<PoolingName> for Pooling {
-    fn from(name: PoolingName) -> Self {
-        match name {
-            PoolingName::Mean => Self::Mean,
-            PoolingName::Cls => Self::Cls,
-            PoolingName::Max => Self::Max,
-            PoolingName::LastToken => Self::LastToken,
-        }
-    }
-}
-
 /// What was measured.
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -120,7 +99,7 @@ struct Figures {
     model: String,
     dtype: Dtype,
     /// If it is not the model's own.
-    pooling: Option<PoolingName>,
+    pooling: Option<&'static str>,
     in_flight: usize,
     warm_up_seconds: f64,
     window_seconds: f64,
@@ -177,8 +156,7 @@ fn run_on<B: Backend>(
 
 fn load<B: Backend>(backend: B, arguments: &EncodeArguments) -> Result<Encoder<B>, Box<dyn Error>> {
     let (model, tokens) = (Model::open(&arguments.model)?, arguments.tokens);
-    let pooling = arguments.pooling.map(Pooling::from);
-    let encoder = Encoder::load(backend, &model, pooling, &|_, _| {})?;
+    let encoder = Encoder::load(backend, &model, arguments.pooling, &|_, _| {})?;
     let longest = encoder.limits().max_tokens;
     Ok(encoder.with_largest(Shape { tokens, sequences: tokens, longest }))
 }
@@ -197,7 +175,7 @@ fn measure<B: Backend>(
         name: arguments.name.clone(),
         model: model.to_string_lossy().into_owned(),
         dtype,
-        pooling: arguments.pooling,
+        pooling: arguments.pooling.map(Pooling::name),
         in_flight: bench.in_flight,
         warm_up_seconds: arguments.warm_up,
         window_seconds: arguments.window,

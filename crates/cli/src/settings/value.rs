@@ -120,13 +120,7 @@ impl Value for Pooling {
     const EXPECTED: &'static str = "mean, cls, max or last-token";
 
     fn parse(text: &str) -> Option<Self> {
-        match text {
-            "mean" => Some(Self::Mean),
-            "cls" => Some(Self::Cls),
-            "max" => Some(Self::Max),
-            "last-token" | "lasttoken" => Some(Self::LastToken),
-            _ => None,
-        }
+        text.parse().ok()
     }
 }
 

@@ -26,7 +26,7 @@ pub use config::{Activation, Config};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use family::{Family, Names};
-pub use pipeline::{Dense, Pipeline, Pooling};
+pub use pipeline::{Dense, Pipeline, Pooling, UnknownPooling};
 pub use tensor::{DType, TensorView};
 pub use weights::Weights;
 

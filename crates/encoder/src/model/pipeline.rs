@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde_json::Value;
 
@@ -24,7 +25,16 @@ const LIMIT_FILES: [&str; 5] = [
     "sentence_camembert_config.json",
 ];
 
+/// A name that no pooling has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown pooling {0:?}: expected mean, cls, max or last-token")]
+pub struct UnknownPooling(String);
+
 /// How token vectors become one.
+///
+/// ```
+/// assert_eq!("last-token".parse(), Ok(vecmill_encoder::Pooling::LastToken));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pooling {
     /// Their mean.
@@ -35,6 +45,17 @@ pub enum Pooling {
     Max,
     /// The last token's.
     LastToken,
+}
+
+impl FromStr for Pooling {
+    type Err = UnknownPooling;
+
+    /// From its name, as people and models write it.
+    fn from_str(text: &str) -> Result<Self, UnknownPooling> {
+        let name = if text == "last-token" { Self::LastToken.name() } else { text };
+        let known = Self::ALL.into_iter().find(|pooling| pooling.name() == name);
+        known.ok_or_else(|| UnknownPooling(text.to_owned()))
+    }
 }
 
 impl Pooling {
