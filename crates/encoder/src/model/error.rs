@@ -13,6 +13,28 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
     },
+    /// A file is a link, or lies behind one, whose target is missing.
+    #[error(
+        "{}: it leads through the link {} to '{}', which is not there: a snapshot of the hub's \
+         cache is links to its blobs folder, and must be copied with what they lead to (cp -rL)",
+        path.display(), link.display(), target.display()
+    )]
+    DanglingLink {
+        /// The file.
+        path: PathBuf,
+        /// The link: the file itself, or a folder above it.
+        link: PathBuf,
+        /// What the link says.
+        target: PathBuf,
+    },
+    /// Something that is not a regular file has a file's name.
+    #[error("{}: expected a regular file, found {found}", path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there: `a folder`, `a pipe`, …
+        found: &'static str,
+    },
     /// The weights exist only as a pickle, which could run any code when read.
     #[error(
         "{}: weights in pickle format are not read, because loading them can run code: \
@@ -148,10 +170,6 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn io(path: &Path, error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::NotFound {
-            Self::MissingFile { path: path.to_owned() }
-        } else {
-            Self::Io { path: path.to_owned(), error }
-        }
+        Self::Io { path: path.to_owned(), error }
     }
 }

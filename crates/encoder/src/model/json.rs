@@ -1,16 +1,12 @@
 //! JSON files read with suspicion: bounded in size, each value checked, each error naming its key.
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
 use super::ModelError;
-
-/// Configuration files are a few kilobytes; this is the most that is read of one.
-const LIMIT: u64 = 1 << 20;
+use super::file::{SETTINGS_LIMIT, read_file};
 
 /// A JSON object in a file.
 #[derive(Debug)]
@@ -22,7 +18,7 @@ pub(super) struct JsonFile {
 impl JsonFile {
     /// Reads the file at `path`, which must be there.
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
-        let value = parse(path, &read_bounded(path, LIMIT)?)?;
+        let value = parse(path, &read_file(path, SETTINGS_LIMIT)?)?;
         Ok(Self { path: path.to_owned(), value })
     }
 
@@ -118,30 +114,6 @@ impl JsonFile {
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Value, ModelError> {
     serde_json::from_slice(bytes)
         .map_err(|error| ModelError::Json { path: path.to_owned(), reason: error.to_string() })
-}
-
-/// Reads a regular file of at most `limit` bytes.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
-    let io = |source| ModelError::io(path, source);
-    regular_file(path)?;
-    let mut bytes = Vec::new();
-    let read = File::open(path).map_err(io)?.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
-    if read as u64 > limit {
-        let found = std::fs::metadata(path).map_err(io)?.len();
-        let path = path.to_owned();
-        return Err(ModelError::TooLarge { path, what: "the file", limit, found });
-    }
-    Ok(bytes)
-}
-
-/// Refuses what is not a regular file: opening a pipe would wait forever.
-pub(super) fn regular_file(path: &Path) -> Result<(), ModelError> {
-    let metadata = std::fs::metadata(path).map_err(|source| ModelError::io(path, source))?;
-    if metadata.is_file() {
-        return Ok(());
-    }
-    let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
-    Err(ModelError::Io { path: path.to_owned(), error })
 }
 
 /// `folder` with `relative` appended, if that stays inside. Links are followed: the hub's own cache

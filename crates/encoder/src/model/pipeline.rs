@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use super::file::has_file;
 use super::json::{JsonFile, join_inside};
 use super::weights::Weights;
 use super::{Activation, Config, ModelError, TensorView};
@@ -140,7 +141,7 @@ impl Modules {
     pub(super) fn open(folder: &Path) -> Result<Self, ModelError> {
         let mut modules = Self { folder: folder.to_owned(), ..Self::default() };
         let path = folder.join("modules.json");
-        if !path.exists() {
+        if !has_file(&path)? {
             return Ok(modules);
         }
         let list = match JsonFile::open(&path)?.into_value() {
@@ -220,8 +221,14 @@ impl Modules {
 /// The most tokens of an input, and whether text is put in lower case first.
 fn limits(folder: &Path, config: &Config) -> Result<(usize, bool), ModelError> {
     let [newest, ..] = LIMIT_FILES;
-    let name = LIMIT_FILES.into_iter().find(|name| folder.join(name).exists()).unwrap_or(newest);
-    let file = JsonFile::open_optional(&folder.join(name))?;
+    let mut path = folder.join(newest);
+    for name in LIMIT_FILES {
+        if has_file(&folder.join(name))? {
+            path = folder.join(name);
+            break;
+        }
+    }
+    let file = JsonFile::open_optional(&path)?;
     let stated = file.integer("max_seq_length", 1..=usize::MAX)?;
     let lowercase = file.flag("do_lower_case")?.unwrap_or(false);
     // Tokenizers without a limit say 10³⁰, which is no integer here and so counts as none.

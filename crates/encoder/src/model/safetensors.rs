@@ -16,7 +16,7 @@ use serde_json::json;
 use vecmill_memory::MappedFile;
 
 use super::ModelError;
-use super::json::regular_file;
+use super::file;
 use super::tensor::elements;
 
 /// Headers take some 100 bytes a tensor; this is room for tens of thousands.
@@ -52,7 +52,7 @@ struct Header {
 
 /// Maps the file at `path` and gives its tensors by name.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
-    regular_file(path)?;
+    file::open(path)?;
     let file = MappedFile::open(path).map_err(|source| ModelError::io(path, source))?;
     let (header, data) = split(path, &file)?;
     let header: Header = serde_json::from_slice(header).map_err(|error| {

@@ -194,7 +194,31 @@ fn files_that_are_no_json_are_refused() {
     assert!(matches!(error(&folder), ModelError::TooLarge { .. }));
     fs::remove_file(folder.path().join("config.json")).unwrap();
     fs::create_dir(folder.path().join("config.json")).unwrap();
-    assert!(matches!(error(&folder), ModelError::Io { .. }));
+    assert!(matches!(error(&folder), ModelError::NoFile { found: "a folder", .. }));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_nothing_is_no_missing_file() {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "tokenizer_config.json",
+    ] {
+        let folder = folder();
+        let _ = fs::remove_file(folder.path().join(name));
+        if name.ends_with("index.json") {
+            fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+        }
+        std::os::unix::fs::symlink("../../blobs/0000", folder.path().join(name)).unwrap();
+        let error = error(&folder);
+        assert!(matches!(error, ModelError::DanglingLink { .. }), "{name}: {error}");
+        assert!(error.to_string().contains("blobs"), "{error}");
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ use safetensors::tensor::Dtype;
 use serde_json::Value;
 
 use super::ModelError;
-use super::json::{JsonFile, join_inside, parse, read_bounded};
+use super::file::{has_file, read_file};
+use super::json::{JsonFile, join_inside, parse};
 use super::safetensors::{self as container, Entry};
 use super::tensor::{DType, TensorView, elements};
 
@@ -51,23 +52,23 @@ impl Weights {
     /// When a file is missing or contradicts itself.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join(SINGLE);
-        if single.exists() {
+        if has_file(&single)? {
             let tensors = Arc::new(container::open(&single)?);
             return Ok(Self { path: single, prefix: "", tensors });
         }
         let index = folder.join(INDEX);
-        if index.exists() {
+        if has_file(&index)? {
             return Self::open_shards(folder, index);
         }
         let pickle = folder.join(PICKLE);
-        if pickle.exists() {
+        if has_file(&pickle)? {
             return Err(ModelError::Pickle { path: pickle });
         }
         Err(ModelError::MissingFile { path: single })
     }
 
     fn open_shards(folder: &Path, index: PathBuf) -> Result<Self, ModelError> {
-        let file = JsonFile::part(&index, parse(&index, &read_bounded(&index, INDEX_LIMIT)?)?);
+        let file = JsonFile::part(&index, parse(&index, &read_file(&index, INDEX_LIMIT)?)?);
         let key = "weight_map";
         let map = file.get(key).and_then(Value::as_object);
         let shards: Option<BTreeSet<&str>> =
