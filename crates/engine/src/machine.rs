@@ -1,10 +1,15 @@
-//! What this machine has.
+//! What this machine has, and how much of it this process can have: [`memory`] in [`Memory`], with
+//! the control groups in `cgroup`; processors, open files and room on disks here.
+
+mod cgroup;
+mod memory;
 
 use std::path::{Path, PathBuf};
 
 use vecmill_backend_cuda::{self as cuda, DeviceInfo, DeviceState};
 
 use crate::device::{DeviceSpec, cpu_info, free_memory, gpus, state};
+pub use memory::{Limiter, Memory};
 
 /// A device of this machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,9 +20,11 @@ pub struct Found {
     pub description: String,
     /// The processor's name, where the system tells.
     pub processor: Option<String>,
-    /// Bytes of memory, where the system tells.
+    /// Bytes of memory, where the system tells: of the CPU, the most that this process may have.
     pub memory_bytes: Option<usize>,
-    /// Bytes of it that nobody uses now: of a GPU, where its driver tells.
+    /// What limits the memory of the CPU, if it is less than the machine's.
+    pub memory_limited_by: Option<Limiter>,
+    /// Bytes of it that can be had now, where system or driver tells.
     pub free_memory_bytes: Option<usize>,
     /// What it says of itself, if it does.
     pub state: Option<DeviceState>,
@@ -52,12 +59,16 @@ pub struct LibraryFile {
 /// ```
 pub fn devices() -> (Found, Result<Vec<Found>, String>) {
     let info = cpu_info(threads());
+    let memory = memory();
     let cpu = Found {
         name: info.name,
         description: info.description,
         processor: processor(),
-        memory_bytes: memory_bytes(),
-        free_memory_bytes: None,
+        memory_bytes: memory.as_ref().map(|memory| memory.limit_bytes),
+        free_memory_bytes: memory.as_ref().map(|memory| memory.free_bytes),
+        memory_limited_by: memory
+            .map(|memory| memory.limited_by)
+            .filter(|limiter| *limiter != Limiter::Machine),
         state: None,
     };
     let gpus = gpus().map_err(|reason| reason.to_string());
@@ -71,6 +82,7 @@ fn found(gpu: &DeviceInfo) -> Found {
         description: format!("compute capability {major}.{minor}"),
         processor: Some(gpu.name.clone()),
         memory_bytes: Some(gpu.total_memory),
+        memory_limited_by: None,
         free_memory_bytes: free_memory(gpu.ordinal),
         state: state(gpu),
     }
@@ -100,32 +112,70 @@ pub fn libraries() -> [Library; 3] {
     [driver, nvrtc, cublaslt]
 }
 
-/// Threads that this process may run at once.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// Threads that this process may run at once: as many as it has processors, and no more than its
+/// control groups let it keep busy.
+pub fn threads() -> usize {
+    // Knows groups where they usually are, but not where else they may be mounted.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cgroup::processors(Path::new("/"), std::process::id())
+        .map_or(threads, |quota| threads.min(quota))
 }
 
-/// Bytes of memory that this process may use: the machine's, or its container's if that is less.
-/// `None` where the system does not tell.
-pub fn memory_bytes() -> Option<usize> {
-    let machine = read("/proc/meminfo").and_then(|text| total_memory(&text));
-    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
-    machine.into_iter().chain(container).min()
+/// The memory that this process can have. `None` where the system does not tell.
+///
+/// ```
+/// if let Some(memory) = vecmill_engine::machine::memory() {
+///     assert!(memory.free_bytes <= memory.limit_bytes);
+/// }
+/// ```
+pub fn memory() -> Option<Memory> {
+    memory::memory(Path::new("/"), memory::Process::this())
+}
+
+/// Raises the number of files that this process may have open at once, connections among them, as
+/// far as the system lets it, and says how many that are. `None` without such a limit.
+#[cfg(unix)]
+pub fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Where that is refused, the limit stays as it is.
+    let _ = setrlimit(Resource::Nofile, most);
+    getrlimit(Resource::Nofile).current
+}
+
+/// There is no such limit here.
+#[cfg(not(unix))]
+pub fn raise_open_files() -> Option<u64> {
+    None
+}
+
+/// Bytes that this user can still write to the disk with `path` on it, a file or folder that is
+/// there. `None` where the system does not tell.
+///
+/// ```
+/// use std::path::Path;
+/// use vecmill_engine::machine::free_disk;
+///
+/// assert!(free_disk(Path::new(".")).is_none_or(|bytes| bytes > 0));
+/// assert_eq!(free_disk(Path::new("./no such folder")), None);
+/// ```
+#[cfg(unix)]
+pub fn free_disk(path: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+/// The system is not asked here.
+#[cfg(not(unix))]
+pub fn free_disk(_: &Path) -> Option<u64> {
+    None
 }
 
 /// The processor's name, where the system tells.
 pub fn processor() -> Option<String> {
-    let text = read("/proc/cpuinfo")?;
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     field(&text, "model name").map(str::to_owned)
-}
-
-fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(Path::new(path)).ok()
-}
-
-fn total_memory(meminfo: &str) -> Option<usize> {
-    let kibibytes = field(meminfo, "MemTotal")?.strip_suffix("kB")?.trim_end();
-    kibibytes.parse::<usize>().ok()?.checked_mul(1024)
 }
 
 /// The value on the first line `name : value`.
@@ -137,13 +187,6 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_in_kibibytes() {
-        let text = "MemFree:  12 kB\nMemTotal:       24576000 kB\n";
-        assert_eq!(total_memory(text), Some(24_576_000 * 1024));
-        assert_eq!(total_memory("MemTotal: much"), None);
-    }
 
     #[test]
     fn the_first_processor_names_them_all() {

@@ -10,7 +10,7 @@ use super::{Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::info;
-use crate::machine::memory_bytes;
+use crate::machine::{self, Memory};
 
 /// Tokens of a batch from which on the CPU gets no faster; more would only take more memory.
 const CPU_BATCH_TOKENS: usize = 2048;
@@ -28,16 +28,32 @@ impl Builder {
                 reason: "the CPU computes in float32: expected auto or float32".into(),
             });
         }
-        let terms = self.cpu_terms()?;
+        let memory = machine::memory();
+        let terms = self.cpu_terms_in(memory.as_ref())?;
+        if let Some(memory) = memory.filter(|memory| memory.free_bytes < terms.budget_bytes) {
+            let (limit_bytes, limited_by) = (memory.limit_bytes, &memory.limited_by);
+            tracing::warn!(
+                budget_bytes = terms.budget_bytes,
+                free_bytes = memory.free_bytes,
+                limit_bytes,
+                %limited_by,
+                "the memory budget is more than this process can have: batches may fail, or the \
+                 system may end it; lower --memory-budget"
+            );
+        }
         let info = cpu_info(self.cpu_threads);
         let hardware = info.description.clone();
         self.load(model, info, &hardware, CpuBackend::new(self.cpu_threads)?, terms)
     }
 
     pub(super) fn cpu_terms(&self) -> Result<Terms, StartError> {
+        self.cpu_terms_in(machine::memory().as_ref())
+    }
+
+    fn cpu_terms_in(&self, memory: Option<&Memory>) -> Result<Terms, StartError> {
         let budget_bytes = match self.memory_budget {
-            Some(budget) => budget.of(memory_bytes())?,
-            None => memory_bytes().unwrap_or(usize::MAX),
+            Some(budget) => budget.of(memory.map(|memory| memory.limit_bytes))?,
+            None => memory.map_or(usize::MAX, Memory::usable_bytes),
         };
         let footprint = CpuBackend::footprint(self.cpu_threads);
         let (batch_tokens, warm_up) = (CPU_BATCH_TOKENS, WARM_UP);
