@@ -48,6 +48,11 @@ impl Progress {
             Stage::Fetching { file, done, total } => {
                 (format!("fetching {file}"), done, total, true)
             }
+            Stage::Waiting { reason, wait } => {
+                let seconds = wait.as_secs_f32().ceil();
+                self.say(format_args!("{reason}; trying again in {seconds} s"));
+                return;
+            }
             Stage::Loading { done, total } => {
                 ("loading weights".to_owned(), done as u64, Some(total as u64), false)
             }

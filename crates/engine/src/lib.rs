@@ -31,6 +31,7 @@ mod builder;
 pub mod convert;
 mod core;
 mod device;
+pub mod disk;
 mod dispatch;
 mod engine;
 mod error;

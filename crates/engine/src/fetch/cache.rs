@@ -2,17 +2,20 @@
 //!
 //! A model's folder is made under another name and renamed into place, so that it is there whole or
 //! not at all. A file lock keeps processes from fetching the same model twice; the system takes it
-//! off a process that is killed, so whoever holds it may sweep up what such a process left.
+//! off a process that is killed, so whoever holds it may sweep up what such a process left. What
+//! damaged a model since it came is found by its `manifest`; it is replaced then.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::FetchError;
+use super::digest::Digest;
 use super::files::{self, ModelFiles};
+use super::hub;
+use super::manifest::Manifest;
 
 /// What the names of unfinished folders start with.
 const PARTIAL: &str = ".partial-";
@@ -65,17 +68,35 @@ pub(super) struct Entry {
 pub(super) struct Lock(#[expect(dead_code, reason = "closing the file ends the lock")] File);
 
 impl Entry {
-    /// The model's folder, if it is there.
-    pub(super) fn find(&self) -> Option<PathBuf> {
-        self.folder.is_dir().then(|| self.folder.clone())
+    /// The model's folder, if it is there and has not been damaged.
+    pub(super) fn find(&self, weights: Option<&str>) -> Option<PathBuf> {
+        if !self.folder.is_dir() {
+            return None;
+        }
+        let checked = match Manifest::read(&self.folder) {
+            Some(mut manifest) => manifest.check(&self.folder),
+            None => adopt(&self.folder, weights),
+        };
+        match checked {
+            Ok(()) => Some(self.folder.clone()),
+            Err(reason) => {
+                let path = self.folder.display();
+                tracing::warn!(%path, reason, "a cached model is damaged: fetching it again");
+                None
+            }
+        }
     }
 
     /// Waits until no other process fills this entry, and removes what killed ones left.
     pub(super) fn lock(&self) -> Result<Lock, FetchError> {
-        fs::create_dir_all(&self.parent).map_err(FetchError::cache(&self.parent))?;
+        fs::create_dir_all(&self.parent).map_err(FetchError::written(&self.parent, None))?;
         let path = self.parent.join(".lock");
+        if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(FetchError::cache(&path)(error));
+        }
         let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(FetchError::cache(&path))?;
+        let file = file.map_err(FetchError::written(&path, None))?;
         if file.try_lock().is_err() {
             let lock = path.display();
             tracing::info!(%lock, "another process is fetching this model: waiting");
@@ -92,7 +113,7 @@ impl Entry {
         let entries = fs::read_dir(&self.parent).into_iter().flatten().flatten();
         for entry in entries.filter(is_partial) {
             let path = entry.path();
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "can't remove a stale folder");
             }
         }
@@ -101,10 +122,11 @@ impl Entry {
     /// A folder to work in, on the same file system; it is removed when dropped.
     pub(super) fn work_folder(&self) -> Result<TempDir, FetchError> {
         let folder = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.parent);
-        folder.map_err(FetchError::cache(&self.parent))
+        folder.map_err(FetchError::written(&self.parent, None))
     }
 
-    /// Takes the model in `source` into the cache, if its weights have the hash `sha256`.
+    /// Takes the model in `source` into the cache, if its files are what they should be and its
+    /// weights have the hash `sha256`.
     ///
     /// Files are linked where the file system allows it, and copied otherwise.
     pub(super) fn import(
@@ -113,18 +135,49 @@ impl Entry {
         sha256: Option<&str>,
     ) -> Result<PathBuf, FetchError> {
         let files = ModelFiles::of(source).map_err(FetchError::incomplete(source))?;
-        if let Some(expected) = sha256 {
-            verify(&source.join(files::WEIGHTS), expected)?;
+        for file in files.all() {
+            let path = source.join(file);
+            if let Some(hash) = hub::expected(&path) {
+                verify(&path, &hash)?;
+            }
+        }
+        files::check_weights(source, &files)?;
+        if let Some(expected) = sha256.and_then(Digest::parse) {
+            verify(&source.join(files::WEIGHTS), &expected)?;
         }
         let work = self.work_folder()?;
         let staged = work.path().join("model"); // not `work` itself, which only its owner can read
         for file in files.all() {
-            let target = staged.join(file);
-            link_or_copy(&source.join(file), &target).map_err(FetchError::cache(&target))?;
+            let (source, target) = (source.join(file), staged.join(file));
+            let size = source.metadata().ok().map(|metadata| metadata.len());
+            link_or_copy(&source, &target).map_err(FetchError::written(&target, size))?;
         }
-        fs::rename(&staged, &self.folder).map_err(FetchError::cache(&self.folder))?;
+        let manifest = Manifest::of(&staged, &files).map_err(FetchError::cache(&staged))?;
+        manifest.write(&staged).map_err(FetchError::written(&staged, None))?;
+        if self.folder.symlink_metadata().is_ok() {
+            let damaged = work.path().join("damaged");
+            fs::rename(&self.folder, damaged).map_err(FetchError::cache(&self.folder))?;
+        }
+        fs::rename(&staged, &self.folder).map_err(FetchError::written(&self.folder, None))?;
         Ok(self.folder.clone())
     }
+}
+
+/// Checks a model that has no manifest as far as it can be, and gives it one.
+fn adopt(folder: &Path, weights: Option<&str>) -> Result<(), String> {
+    let files = ModelFiles::of(folder)?;
+    files::check_weights(folder, &files).map_err(|error| error.to_string())?;
+    let manifest = Manifest::of(folder, &files).map_err(|error| error.to_string())?;
+    if let Some(expected) = weights.and_then(Digest::parse) {
+        verify(&folder.join(files::WEIGHTS), &expected).map_err(|error| error.to_string())?;
+    }
+    // A folder that can't be written to is checked like this at each start.
+    let _ = manifest.write(folder);
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
@@ -136,24 +189,9 @@ fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
     fs::hard_link(&source, target).or_else(|_| fs::copy(&source, target).map(drop))
 }
 
-fn verify(path: &Path, expected: &str) -> Result<(), FetchError> {
-    let found = sha256(path).map_err(FetchError::cache(path))?;
-    if found == expected {
-        return Ok(());
-    }
-    Err(FetchError::Hash { path: path.to_owned(), expected: expected.to_owned(), found })
-}
-
-/// The file's SHA-256 in hexadecimal.
-pub(super) fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(buffer.get(..read).unwrap_or_default());
-    }
+fn verify(path: &Path, expected: &Digest) -> Result<(), FetchError> {
+    let differs = expected.differs(path).map_err(FetchError::cache(path))?;
+    let Some(found) = differs else { return Ok(()) };
+    let expected = expected.text().to_owned();
+    Err(FetchError::Hash { path: path.to_owned(), expected, found })
 }

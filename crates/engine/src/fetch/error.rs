@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::disk::NoRoom;
+
 /// A source that was tried, and why it gave no model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -40,20 +42,31 @@ pub enum FetchError {
         /// What the hub said, and what to do.
         reason: String,
     },
-    /// The weights are not the published ones.
+    /// A file is not the published one.
     #[error(
-        "{}: the weights have SHA-256 {found}, but {expected} was published: they were damaged or \
-         replaced on the way and have not been kept; try again",
+        "{}: the file has the hash {found}, but {expected} was published: it was damaged or \
+         replaced on the way and has not been kept; try again",
         path.display()
     )]
     Hash {
         /// The file.
         path: PathBuf,
-        /// The published hash, in hexadecimal.
+        /// The published hash, in hexadecimal: SHA-256, or for small files git's.
         expected: String,
         /// The file's hash, in hexadecimal.
         found: String,
     },
+    /// A file is shorter or longer than it says itself.
+    #[error("{}: the file is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A disk is full.
+    #[error("{0}: make room, or set VECMILL_CACHE and HF_HOME to folders on another disk")]
+    NoRoom(NoRoom),
     /// What was fetched is not a whole model.
     #[error("{}: not a complete model: {reason}; a model folder has {NEEDED}", path.display())]
     Incomplete {
@@ -104,10 +117,27 @@ impl fmt::Display for Listed<'_> {
 }
 
 impl FetchError {
+    /// The file that is not what it should be, if this is about one.
+    pub(super) fn damaged(&self) -> Option<&Path> {
+        match self {
+            Self::Hash { path, .. } | Self::Damaged { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// For `map_err` on what is done in the cache.
     pub(super) fn cache(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Cache { path, error }
+    }
+
+    /// For `map_err` on what is written to `path`, which takes so many bytes.
+    pub(super) fn written(path: &Path, needed: Option<u64>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| match NoRoom::of(&error, &path, needed) {
+            Some(full) => Self::NoRoom(full),
+            None => Self::Cache { path, error },
+        }
     }
 
     /// For `map_err` on what is missing in a folder.

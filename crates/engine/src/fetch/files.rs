@@ -1,12 +1,13 @@
 //! Which files a model consists of.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::stays_inside;
+use super::{FetchError, stays_inside};
+use crate::disk;
 
 /// The weights' file.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
@@ -17,7 +18,10 @@ pub(super) const MODULES: &str = "modules.json";
 
 const MODULES_LIMIT: usize = 64;
 const SHARDS_LIMIT: usize = 1024;
-const JSON_LIMIT: u64 = 8 << 20;
+/// The most of a JSON file that is read.
+pub(super) const JSON_LIMIT: u64 = 8 << 20;
+/// The most that a header of safetensors may have, by its definition.
+const HEADER_LIMIT: u64 = 100_000_000;
 
 /// Taken along where they exist.
 const OPTIONAL: [&str; 9] = [
@@ -153,12 +157,46 @@ fn need(folder: &Path, file: String) -> Result<String, String> {
 }
 
 fn read(folder: &Path, file: &str) -> Result<Vec<u8>, String> {
-    let mut contents = Vec::new();
-    let opened = File::open(folder.join(file));
-    let read = opened.and_then(|opened| opened.take(JSON_LIMIT + 1).read_to_end(&mut contents));
-    match read {
-        Ok(bytes) if bytes as u64 <= JSON_LIMIT => Ok(contents),
-        Ok(_) => Err(format!("{file} is larger than {JSON_LIMIT} bytes")),
-        Err(error) => Err(format!("{file} can't be read: {error}")),
+    let read = disk::read_regular(&folder.join(file), JSON_LIMIT);
+    read.map_err(|error| format!("{file} can't be read: {error}"))
+}
+
+/// Finds files of weights that end before their last tensor does, as a copy that broke off leaves
+/// them.
+pub(super) fn check_weights(folder: &Path, files: &ModelFiles) -> Result<(), FetchError> {
+    let weights = files.weights.iter().flat_map(|(_, files)| files);
+    for file in weights.filter(|file| file.ends_with(".safetensors")) {
+        let path = folder.join(file);
+        let (found, stated) = match (path.metadata(), stated_size(&path)) {
+            (Ok(metadata), Ok(stated)) => (metadata.len(), stated),
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(FetchError::Damaged { path, reason: error.to_string() });
+            }
+        };
+        if found != stated {
+            let reason = format!("it has {found} bytes, but {stated} by its own header");
+            return Err(FetchError::Damaged { path, reason });
+        }
     }
+    Ok(())
+}
+
+/// How long a file of safetensors should be: its header says where each tensor ends.
+fn stated_size(path: &Path) -> io::Result<u64> {
+    let wrong = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
+    let mut file = File::open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > HEADER_LIMIT || length > file.metadata()?.len() {
+        return Err(wrong("its header is longer than the file, or than any may be"));
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header)?;
+    let header: Value = serde_json::from_slice(&header)
+        .map_err(|error| wrong(&format!("its header is not valid JSON: {error}")))?;
+    let tensors = header.as_object().into_iter().flatten();
+    let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
+    let last = tensors.filter_map(|(_, tensor)| end(tensor)).max().unwrap_or(0);
+    last.checked_add(8 + length).ok_or_else(|| wrong("its tensors end nowhere"))
 }

