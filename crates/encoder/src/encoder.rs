@@ -192,10 +192,16 @@ impl<B: Backend> Encoder<B> {
     /// but neither cut nor normalised: see [`finish`].
     ///
     /// # Errors
-    /// When the device failed.
+    /// When the device failed, or gave fewer rows than there are sequences.
     pub fn collect(&self, started: Started<B>) -> Result<Vec<f32>, EncodeError> {
-        let mut rows = vec![0.0; started.elements];
+        let mut rows = vec![UNWRITTEN; started.elements];
         self.backend.collect(started.fetched, &mut rows)?;
+        let there = rows.chunks(self.limits.dimensions).filter(|row| is_written(row)).count();
+        let sequences = rows.len() / self.limits.dimensions;
+        if there < sequences {
+            let reason = format!("{there} of {sequences} rows came back");
+            return Err(BackendError { operation: "fetching the vectors", reason }.into());
+        }
         Ok(rows)
     }
 
@@ -222,6 +228,14 @@ impl<B: Backend> Encoder<B> {
             None => Ok(()),
         }
     }
+}
+
+/// What a row holds until the device has written it: a NaN that no arithmetic gives.
+const UNWRITTEN: f32 = f32::from_bits(0x7fca_fe5e);
+
+/// Whether a device has written a row to its end.
+fn is_written(row: &[f32]) -> bool {
+    row.last().is_some_and(|value| value.to_bits() != UNWRITTEN.to_bits())
 }
 
 /// Cuts a pooled row to its leading `dimensions` and scales it to length one if `normalize`.

@@ -21,6 +21,7 @@ use crate::info::{Device, Info};
 use crate::machine::threads;
 use crate::metrics;
 use crate::monitor::Watched;
+use crate::practice;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
 
@@ -277,21 +278,30 @@ impl Builder {
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .num_threads(self.tokenization_workers)
             .thread_name(|index| format!("tokenize-{index}"))
+            // Tasks don't panic; one that did all the same would end the process.
+            .panic_handler(|_| tracing::error!("a tokenising task panicked: please report this"))
             .build()
             .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
         let devices = workers.iter().zip(speeds).map(|(device, speed)| {
             let (batch_tokens, in_flight) = (device.batch_tokens(), device.in_flight());
-            DeviceSettings { batch_tokens, in_flight, speed }
+            let settings = DeviceSettings { batch_tokens, in_flight, speed };
+            (device.name().to_owned(), settings)
         });
         let devices: Vec<_> = devices.collect();
-        let largest = devices.iter().map(|device| device.batch_tokens).max().unwrap_or_default();
+        let largest =
+            devices.iter().map(|(_, device)| device.batch_tokens).max().unwrap_or_default();
         let info = self.info(&model, largest, infos);
         let dispatch = Dispatch::new(self.queue_capacity, policy, devices);
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });
+        let tokenizer = tokenizer?;
+        let texts = practice::texts(&tokenizer, first.limits().vocabulary)?;
+        for (device, opened) in workers.iter().zip(&info.devices) {
+            practice::practise(device.as_ref(), &opened.dtype, &texts)?;
+        }
         let core = Core::new(Parts {
-            tokenizer: tokenizer?,
+            tokenizer,
             tokenizers,
             limits: first.limits(),
             pipeline: model.pipeline,

@@ -9,11 +9,11 @@ use rayon::ThreadPool;
 use vecmill_encoder::{Limits, model::Pipeline};
 use vecmill_scheduler::{Job, Terms};
 
+use crate::answer::{Accepted, Answer, Caller, Deliver, Finish};
 use crate::dispatch::Dispatch;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::metrics::Metrics;
-use crate::pending::{Answer, Finish, Pending};
 use crate::request::{Input, Prompt, Request, Truncation};
 use crate::tokenizer::{Tokenizer, Tokens};
 
@@ -40,7 +40,7 @@ pub(crate) struct Work {
     pub(crate) index: usize,
     pub(crate) tokens: Tokens,
     pub(crate) queued: Instant,
-    pub(crate) pending: Arc<Pending>,
+    pub(crate) request: Arc<Accepted>,
 }
 
 /// How a request's inputs become tokens, and on which terms these wait.
@@ -75,49 +75,33 @@ impl Core {
         })
     }
 
-    /// Checks a request, makes room for it and starts tokenising. `answer` gets its vectors or the
-    /// error, whatever happens; `None` means that it has the error already.
-    pub(crate) fn submit(
-        self: &Arc<Self>,
-        request: Request,
-        answer: Answer,
-    ) -> Option<Arc<Pending>> {
-        let answer = self.metrics.counting(answer);
-        let checked = self.check(&request).and_then(|finish| {
-            let prompt = self.prompt(&request.prompt)?;
-            Ok((finish, prompt))
-        });
-        let (finish, prompt) = match checked {
-            Ok(checked) => checked,
-            Err(error) => {
-                answer(Err(error));
-                return None;
+    /// Checks a request, makes room for it and starts tokenising. `deliver` gets its vectors or the
+    /// error, whatever happens.
+    pub(crate) fn submit(self: &Arc<Self>, request: Request, deliver: Deliver) -> Caller {
+        let mut answer = Answer::new(self, deliver);
+        let caller = answer.caller();
+        match self.accept(&request, &mut answer) {
+            Ok((finish, how)) => {
+                let accepted = Accepted::new(request.inputs.len(), finish, answer);
+                self.tokenize_all(request.inputs, &how, &accepted);
             }
-        };
-        let inputs = request.inputs.len();
+            Err(error) => answer.send(Err(error)),
+        }
+        caller
+    }
+
+    /// Checks a request and makes room for it.
+    fn accept(
+        &self,
+        request: &Request,
+        answer: &mut Answer,
+    ) -> Result<(Finish, Tokenize), RequestError> {
+        let finish = self.check(request)?;
+        let prompt = self.prompt(&request.prompt)?;
         let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let terms = self.dispatch.terms(request.priority, deadline);
-        if let Err(error) = self.dispatch.admit(inputs, terms) {
-            answer(Err(error));
-            return None;
-        }
-        let pending = Pending::new(inputs, finish, self.releasing(inputs, answer));
-        let how = Tokenize { prompt, truncation: request.truncation, terms };
-        if let [Input::Text(text)] = request.inputs.as_slice()
-            && text.len() <= TOKENIZED_AT_ONCE
-        {
-            let inputs = request.inputs.into_iter().enumerate().collect();
-            self.tokenize(inputs, &how, &pending);
-            return Some(pending);
-        }
-        let mut rest = request.inputs.into_iter().enumerate();
-        for _ in (0..inputs).step_by(INPUTS_PER_TASK) {
-            let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
-            let (core, pending) = (Arc::clone(self), Arc::clone(&pending));
-            let how = how.clone();
-            self.tokenizers.spawn(move || core.tokenize(part, &how, &pending));
-        }
-        Some(pending)
+        answer.admit(self, request.inputs.len(), terms)?;
+        Ok((finish, Tokenize { prompt, truncation: request.truncation, terms }))
     }
 
     fn check(&self, request: &Request) -> Result<Finish, RequestError> {
@@ -173,38 +157,52 @@ impl Core {
         }
     }
 
-    /// An answer that makes room for other requests when it is given, before its caller hears it.
-    fn releasing(self: &Arc<Self>, inputs: usize, answer: Answer) -> Answer {
-        let core = Arc::clone(self);
-        Box::new(move |result| {
-            core.dispatch.release(inputs);
-            answer(result);
-        })
+    /// Tokenises inputs, at once or in tasks of some.
+    fn tokenize_all(self: &Arc<Self>, inputs: Vec<Input>, how: &Tokenize, request: &Arc<Accepted>) {
+        let at_once = matches!(
+            inputs.as_slice(),
+            [Input::Text(text)] if text.len() <= TOKENIZED_AT_ONCE
+        );
+        let tasks = inputs.len().div_ceil(INPUTS_PER_TASK);
+        let mut rest = inputs.into_iter().enumerate();
+        if at_once {
+            return self.tokenize(rest.collect(), how, request);
+        }
+        for _ in 0..tasks {
+            let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
+            let (core, request, how) = (Arc::clone(self), Arc::clone(request), how.clone());
+            self.tokenizers.spawn(move || core.tokenize(part, &how, &request));
+        }
     }
 
-    /// Runs on a tokenising thread.
-    fn tokenize(&self, inputs: Vec<(usize, Input)>, how: &Tokenize, pending: &Arc<Pending>) {
-        if !pending.wanted() {
-            return;
-        }
-        let started = Instant::now();
-        // A tokenizer's regular expressions are not ours: if one panics, the request fails alone.
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let tokenize = |(index, input)| Ok((index, self.tokens(index, input, how)?));
-            inputs.into_iter().map(tokenize).collect::<Result<Vec<_>, RequestError>>()
-        }));
-        match result {
-            Ok(Ok(tokens)) => {
-                self.metrics.tokenization.observe(started.elapsed().as_secs_f64());
-                pending.tokenized();
-                self.push(tokens, how.terms, pending);
+    /// Tokenises and queues some of a request's inputs. Does not panic, which would end the process
+    /// on a tokenising thread: whatever does so on the way fails this request alone.
+    fn tokenize(&self, inputs: Vec<(usize, Input)>, how: &Tokenize, request: &Arc<Accepted>) {
+        let work = AssertUnwindSafe(|| {
+            if !request.wanted() {
+                return Ok(());
             }
-            Ok(Err(error)) => pending.fail(error),
-            Err(_) => pending.fail(RequestError::Tokenizer {
-                index: 0,
-                reason: "the tokenizer panicked".into(),
-            }),
+            let started = Instant::now();
+            let tokenize = |(index, input)| Ok((index, self.caught(index, input, how)?));
+            let tokens = inputs.into_iter().map(tokenize).collect::<Result<Vec<_>, _>>()?;
+            self.metrics.tokenization.observe(started.elapsed().as_secs_f64());
+            request.tokenized();
+            self.push(tokens, how.terms, request);
+            Ok(())
+        });
+        match catch_unwind(work) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => request.fail(error),
+            Err(_) => request.fail(RequestError::Lost),
         }
+    }
+
+    /// The tokens of an input. A tokenizer's regular expressions are not ours: they may panic.
+    fn caught(&self, index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
+        let tokens = catch_unwind(AssertUnwindSafe(|| self.tokens(index, input, how)));
+        tokens.unwrap_or_else(|_| {
+            Err(RequestError::Tokenizer { index, reason: "the tokenizer panicked".into() })
+        })
     }
 
     fn tokens(&self, index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
@@ -222,15 +220,20 @@ impl Core {
         if tokens.ids.is_empty() {
             return Err(RequestError::EmptyInput { index });
         }
+        // Only possible where the tokenizer's file has tokens that the weights know nothing of.
+        let rows = self.limits.vocabulary;
+        if let Some(&token) = tokens.ids.iter().find(|&&token| token as usize >= rows) {
+            return Err(RequestError::NoEmbedding { index, token, rows });
+        }
         Ok(tokens)
     }
 
-    fn push(&self, inputs: Vec<(usize, Tokens)>, terms: Terms, pending: &Arc<Pending>) {
+    fn push(&self, inputs: Vec<(usize, Tokens)>, terms: Terms, request: &Arc<Accepted>) {
         let queued = Instant::now();
-        let jobs = inputs.into_iter().map(|(index, tokens)| {
+        let job = |(index, tokens): (usize, Tokens)| {
             let length = tokens.ids.len();
-            Job::new(length, Work { index, tokens, queued, pending: Arc::clone(pending) })
-        });
-        self.dispatch.push(terms, jobs);
+            Job::new(length, Work { index, tokens, queued, request: Arc::clone(request) })
+        };
+        self.dispatch.push(terms, inputs.into_iter().map(job));
     }
 }

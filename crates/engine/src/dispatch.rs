@@ -4,6 +4,7 @@
 //! it does not know. Whatever it drops is let go of outside the lock, because the last part of a
 //! request to go answers it, which takes the lock.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,16 @@ use vecmill_scheduler::{
 use crate::core::Work;
 use crate::error::RequestError;
 
+/// How often it is looked whether everything is answered, where no event tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Accepted inputs and the devices that they wait for.
 pub(crate) struct Dispatch {
     scheduler: Mutex<Scheduler<Work>>,
+    /// The devices' names.
+    names: Vec<String>,
+    /// Inputs that have been answered, and whose room the scheduler does not know to be free yet.
+    answered: AtomicUsize,
     /// Something happened that a waiting device may want to know.
     changed: Condvar,
     /// From when the scheduler's time is counted.
@@ -30,11 +38,14 @@ impl Dispatch {
     pub(crate) fn new(
         capacity: usize,
         policy: Box<dyn Policy>,
-        devices: Vec<DeviceSettings>,
+        devices: Vec<(String, DeviceSettings)>,
     ) -> Self {
+        let (names, devices): (_, Vec<_>) = devices.into_iter().unzip();
         let settings = Settings { capacity, ..Settings::default() };
         Self {
             scheduler: Mutex::new(Scheduler::new(settings, policy, devices)),
+            names,
+            answered: AtomicUsize::new(0),
             changed: Condvar::new(),
             began: Instant::now(),
         }
@@ -69,13 +80,35 @@ impl Dispatch {
             Refused::Full(Full { admitted, .. }) => {
                 RequestError::Busy { waiting: admitted, retry_after: scheduler.backlog_time(now) }
             }
+            Refused::NoDevice => self.no_device(&scheduler),
             Refused::TooLate { predicted, left } => RequestError::TooLate { predicted, left },
         })
     }
 
+    /// What a request would hear that is not served by any device; `Ok` if one serves.
+    pub(crate) fn serves(&self) -> Result<(), RequestError> {
+        let scheduler = self.lock();
+        match () {
+            () if scheduler.is_closed() => Err(RequestError::Stopped),
+            () if scheduler.is_served(self.now()) => Ok(()),
+            () => Err(self.no_device(&scheduler)),
+        }
+    }
+
+    fn no_device(&self, scheduler: &Scheduler<Work>) -> RequestError {
+        let devices = self.names.iter().enumerate();
+        let standing =
+            devices.map(|(index, name)| (name.clone(), scheduler.health(index))).collect();
+        RequestError::NoDevice { standing }
+    }
+
     /// Makes room for others.
     pub(crate) fn release(&self, inputs: usize) {
-        self.lock().release(inputs);
+        self.answered.fetch_add(inputs, Ordering::AcqRel);
+        // A thread that panics may have the lock: whoever takes it next sees to this.
+        if !std::thread::panicking() {
+            drop(self.lock());
+        }
         self.changed.notify_all();
     }
 
@@ -95,11 +128,11 @@ impl Dispatch {
         let mut scheduler = self.lock();
         loop {
             let now = self.now();
-            let wanted = |work: &Work| work.pending.wanted();
+            let wanted = |work: &Work| work.request.wanted();
             let next = scheduler.next_batch(now, device, &warm, wanted, batch);
             if !batch.dropped.is_empty() {
                 drop(scheduler);
-                let_go(batch);
+                self.let_go(batch);
                 if next == Next::Batch {
                     return true;
                 }
@@ -121,10 +154,12 @@ impl Dispatch {
         }
     }
 
-    /// Learns from a batch, or a part of one, that a device has run.
-    pub(crate) fn ran(&self, device: usize, size: Size, took: Duration) {
-        self.lock().ran(self.now(), device, size, took);
+    /// Learns from a batch, or a part of one, that a device has run. Says how many seconds it was
+    /// believed to take, if anything was known.
+    pub(crate) fn ran(&self, device: usize, size: Size, took: Duration) -> Option<f64> {
+        let predicted = self.lock().ran(self.now(), device, size, took);
         self.changed.notify_all();
+        predicted
     }
 
     /// Has what a device failed at tried once more, or says that it has been.
@@ -144,8 +179,25 @@ impl Dispatch {
     pub(crate) fn check(&self) {
         let mut batch = Batch::new();
         self.lock().check(self.now(), &mut batch);
-        let_go(&mut batch);
+        self.let_go(&mut batch);
         self.changed.notify_all();
+    }
+
+    /// A device's thread has ended before its work was over: nobody asks for it any more.
+    pub(crate) fn lose(&self, device: usize) {
+        self.lock().lose(self.now(), device);
+        self.check();
+    }
+
+    /// Waits until all that was accepted is answered, also where no device's thread is left to do so.
+    pub(crate) fn finish(&self) {
+        let mut scheduler = self.lock();
+        while !scheduler.is_over() {
+            drop(scheduler);
+            self.check();
+            let waited = self.changed.wait_timeout(self.lock(), LOOK_AGAIN);
+            scheduler = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// A device is not to be relied on, for another reason than its batches. Says whether that took it
@@ -207,17 +259,26 @@ impl Dispatch {
         self.lock().statistics(now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scheduler<Work>> {
-        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells the callers of what was dropped, without the lock.
-fn let_go(batch: &mut Batch<Work>) {
-    for (job, why) in batch.dropped.drain(..) {
-        match why {
-            Dropped::Unwanted => {} // going, it tells by itself
-            Dropped::TooLate => job.payload.pending.fail(RequestError::Expired),
+    /// Tells the callers of what was dropped, without the lock.
+    fn let_go(&self, batch: &mut Batch<Work>) {
+        for (job, why) in batch.dropped.drain(..) {
+            match why {
+                Dropped::Unwanted => {} // going, it tells by itself
+                Dropped::TooLate => job.payload.request.fail(RequestError::Expired),
+                Dropped::NoDevice => {
+                    let error = self.no_device(&self.lock());
+                    job.payload.request.fail(error);
+                }
+            }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scheduler<Work>> {
+        let mut scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.answered.swap(0, Ordering::AcqRel) {
+            0 => {}
+            inputs => scheduler.release(inputs),
+        }
+        scheduler
     }
 }

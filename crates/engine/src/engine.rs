@@ -11,6 +11,7 @@ use vecmill_memory::trace::Trace;
 use vecmill_scheduler::DeviceStatistics;
 use vecmill_scheduler::policy::UnknownPolicy;
 
+use crate::answer::GiveUpOnDrop;
 use crate::builder::Builder;
 use crate::core::Core;
 use crate::device::KeptSpeed;
@@ -18,7 +19,6 @@ use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::monitor::{Monitor, Watched};
-use crate::pending::GiveUpOnDrop;
 use crate::request::{Prompt, Reply, Request, Token};
 use crate::upkeep::Upkeep;
 use crate::worker::{self, Worker};
@@ -83,13 +83,13 @@ impl Engine {
         request: Request,
     ) -> impl Future<Output = Result<Reply, RequestError>> + Send + 'static {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let answer = Box::new(move |result| {
+        let deliver = Box::new(move |result| {
             let _ = sender.send(result); // the caller may have gone away
         });
-        let pending = self.running.core.submit(request, answer).map(GiveUpOnDrop);
+        let caller = GiveUpOnDrop(self.running.core.submit(request, deliver));
         async move {
-            let _pending = pending;
-            receiver.await.unwrap_or(Err(RequestError::Stopped))
+            let _caller = caller;
+            receiver.await.unwrap_or(Err(RequestError::Lost))
         }
     }
 
@@ -99,11 +99,11 @@ impl Engine {
     /// [`RequestError`]; its `fault` tells whose it is.
     pub fn embed_blocking(&self, request: Request) -> Result<Reply, RequestError> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let answer = Box::new(move |result| {
+        let deliver = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        let _pending = self.running.core.submit(request, answer);
-        receiver.recv().unwrap_or(Err(RequestError::Stopped))
+        self.running.core.submit(request, deliver);
+        receiver.recv().unwrap_or(Err(RequestError::Lost))
     }
 
     /// Shows how a text is tokenised, without embedding or cutting it.
@@ -127,6 +127,15 @@ impl Engine {
     /// About the model and its limits.
     pub fn info(&self) -> &Info {
         &self.running.info
+    }
+
+    /// Whether a request would be accepted now, as far as that is not its own doing: some device
+    /// serves.
+    ///
+    /// # Errors
+    /// [`RequestError::NoDevice`] or [`RequestError::Stopped`], which a request would get as well.
+    pub fn readiness(&self) -> Result<(), RequestError> {
+        self.running.core.dispatch.serves()
     }
 
     /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
@@ -216,9 +225,10 @@ impl Running {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            // A worker that panicked has already answered its requests, by dropping them.
+            // It does not panic; if it did, its requests would be answered, by dropping them.
             let _ = thread.join();
         }
+        self.core.dispatch.finish();
         for (kept, statistics) in self.kept.iter().zip(self.core.dispatch.statistics()) {
             if let (Some(kept), Some(speed), 1..) = (kept, statistics.speed, statistics.batches) {
                 kept.write(speed);

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use vecmill_encoder::{BackendError, FitError, LoadError, ModelError};
+use vecmill_scheduler::Health;
 
 use crate::fetch::FetchError;
+
+/// When to come back where no device serves.
+const NO_DEVICE_RETRY: Duration = Duration::from_secs(5);
 
 /// Who can do something about a [`RequestError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,26 @@ pub enum RequestError {
         token: u32,
         /// The highest id that the model knows.
         last: u32,
+    },
+    /// A token that the tokenizer makes of an input has no embedding in the model.
+    #[error(
+        "input {index} has a token (id {token}) that the model's tokenizer knows and its {rows} embeddings don't: leave that token out, or mend the model's files, which don't fit each other"
+    )]
+    NoEmbedding {
+        /// The input's place in the request, from 0.
+        index: usize,
+        /// The id.
+        token: u32,
+        /// Embeddings that the model has: ids below this are known.
+        rows: usize,
+    },
+    /// The model makes a vector of an input that nobody can use, and JSON can't hold.
+    #[error(
+        "input {index}: the model's vector for it has an element that is not a finite number: the model's weights are damaged, or too large for float16 (bfloat16 and float32 have more range)"
+    )]
+    NotFinite {
+        /// The input's place in the request, from 0.
+        index: usize,
     },
     /// More dimensions, or none, were asked for than the model has.
     #[error(
@@ -104,6 +128,15 @@ pub enum RequestError {
         "the answer can't be given within the request's timeout any more: allow more time, or try again later"
     )]
     Expired,
+    /// No device serves: all are drained, out or gone.
+    #[error(
+        "no device serves ({}): restore one, or send the request to another instance",
+        states(standing)
+    )]
+    NoDevice {
+        /// How each device stands, by its name.
+        standing: Vec<(String, Health)>,
+    },
     /// Others use the device's memory, and none came free in time.
     #[error(
         "device {device} has no memory for this request now: {reason}; try again in {} s", retry_after.as_secs().max(1)
@@ -134,6 +167,11 @@ pub enum RequestError {
     /// The engine is shutting down.
     #[error("the engine is shutting down: send the request to another instance")]
     Stopped,
+    /// A thread of the engine ended with the request in its hands: a defect of vecmill.
+    #[error(
+        "the request was lost by a defect of vecmill: please report what its log says; try again"
+    )]
+    Lost,
     /// The device failed at this batch.
     #[error("device {device} failed: {reason}")]
     Device {
@@ -148,11 +186,31 @@ impl RequestError {
     /// Who can do something about it.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Busy { .. } | Self::NoMemory { .. } | Self::TooLate { .. } | Self::Expired => {
-                Fault::Load
-            }
-            Self::Stopped | Self::Device { .. } | Self::InputTooLarge { .. } => Fault::Server,
+            Self::Busy { .. }
+            | Self::NoDevice { .. }
+            | Self::NoMemory { .. }
+            | Self::TooLate { .. }
+            | Self::Expired => Fault::Load,
+            Self::Stopped
+            | Self::Lost
+            | Self::Device { .. }
+            | Self::NotFinite { .. }
+            | Self::InputTooLarge { .. } => Fault::Server,
             _ => Fault::Caller,
+        }
+    }
+
+    /// The input that it belongs to, by its place in the request from 0, if it is one input's.
+    pub fn input(&self) -> Option<usize> {
+        match *self {
+            Self::EmptyInput { index }
+            | Self::TooManyTokens { index, .. }
+            | Self::UnknownToken { index, .. }
+            | Self::NoEmbedding { index, .. }
+            | Self::NotFinite { index }
+            | Self::Tokenizer { index, .. }
+            | Self::InputTooLarge { index, .. } => Some(index),
+            _ => None,
         }
     }
 
@@ -162,9 +220,24 @@ impl RequestError {
             Self::Busy { retry_after, .. } | Self::NoMemory { retry_after, .. } => {
                 Some(*retry_after)
             }
+            Self::NoDevice { .. } => Some(NO_DEVICE_RETRY),
             Self::TooLate { predicted, left } => Some(predicted.saturating_sub(*left)),
             _ => None,
         }
+    }
+}
+
+fn states(standing: &[(String, Health)]) -> String {
+    let states: Vec<_> =
+        standing.iter().map(|(device, health)| format!("{device} is {}", health.name())).collect();
+    states.join(", ")
+}
+
+/// Where the number format has less range than weights may need.
+fn or_too_large(format: &str) -> String {
+    match format {
+        "float32" | "bfloat16" => String::new(),
+        _ => format!(", or too large for {format}: try bfloat16 or float32 (--dtype)"),
     }
 }
 
@@ -203,6 +276,33 @@ pub enum StartError {
         path: std::path::PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The tokenizer makes ids that the model has no embeddings for, of ordinary words.
+    #[error(
+        "the tokenizer's vocabulary has {tokens} tokens, but the model has {rows} embeddings: tokenizer.json and the weights are not of the same model"
+    )]
+    Vocabulary {
+        /// Tokens of the vocabulary, added ones apart.
+        tokens: usize,
+        /// Embeddings of the model.
+        rows: usize,
+    },
+    /// No text can be embedded.
+    #[error("the model can embed none of the practice texts: {reason}")]
+    Practice {
+        /// Why not.
+        reason: String,
+    },
+    /// The model's vectors are of no use.
+    #[error(
+        "on device {device}, the model's vectors for all practice texts have elements that are not finite numbers: its weights are damaged{}",
+        or_too_large(format)
+    )]
+    NotFinite {
+        /// The device's name, for example `cuda:0`.
+        device: String,
+        /// The number format that it computes in, for example `float16`.
+        format: String,
     },
     /// A setting contradicts the model or the machine.
     #[error("{setting}: {reason}")]

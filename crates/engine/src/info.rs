@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// The model that an engine runs, and its limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// The Hugging Face id or folder that the model came from.
     pub model_id: String,

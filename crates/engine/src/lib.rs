@@ -3,7 +3,7 @@
 //! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
 //! threads turn text into ids (`tokenizer`), the queue of `vecmill-scheduler` forms batches, a
 //! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
-//! answer (`pending`). Several devices (`device`) share the queue (`dispatch`).
+//! answer (`answer`). Several devices (`device`) share the queue (`dispatch`).
 //!
 //! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
 //! - [`plan`] says beforehand what fits a memory budget; [`convert`] writes a model in another number
@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod answer;
 mod builder;
 pub mod convert;
 mod core;
@@ -41,8 +42,8 @@ mod info;
 pub mod machine;
 mod metrics;
 mod monitor;
-mod pending;
 pub mod plan;
+mod practice;
 mod request;
 mod tokenizer;
 mod traces;

@@ -1,7 +1,8 @@
 //! A thread beside the batches: a few times a second it has the scheduler look for devices that don't
 //! move and for work that is too late, which no event tells; and it changes the policy when an
-//! experiment's turn ends.
+//! experiment's turn ends. A defect that panics on the way costs one look, not all later ones.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -30,10 +31,13 @@ impl Upkeep {
         let (stop, stopped) = sync_channel(0);
         let work = move || {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                core.dispatch.check();
-                if let Some(experiment) = &experiment {
-                    take_turns(&core, experiment, &devices);
-                }
+                let look = || {
+                    core.dispatch.check();
+                    if let Some(experiment) = &experiment {
+                        take_turns(&core, experiment, &devices);
+                    }
+                };
+                let _ = catch_unwind(AssertUnwindSafe(look));
             }
         };
         let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(work)?;
@@ -56,8 +60,7 @@ impl Drop for Upkeep {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It panics only where the scheduler does, and then has nothing left to do.
-            let _ = thread.join();
+            let _ = thread.join(); // it doesn't panic
         }
     }
 }

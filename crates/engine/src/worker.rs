@@ -89,7 +89,7 @@ impl<B: Backend> Device<B> {
         let mut refused = false;
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
-            let result = caught(|| self.encoder.start(batch, &self.pool, patience));
+            let result = self.encoder.start(batch, &self.pool, patience);
             let Err(EncodeError::Memory(error)) = &result else { return result };
             if let Some(traces) = self.refusal_traces.as_ref().filter(|_| !refused) {
                 traces.refused(&self.name, || self.pool.trace());
@@ -106,18 +106,16 @@ impl<B: Backend> Device<B> {
 
     /// Waits for a batch that was started.
     fn collect(&self, batch: Started<B>) -> Result<Vec<f32>, EncodeError> {
-        caught(|| self.encoder.collect(batch))
+        self.encoder.collect(batch)
     }
-}
-
-fn caught<T>(run: impl FnOnce() -> Result<T, EncodeError>) -> Result<T, EncodeError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(EncodeError::panicked()))
 }
 
 /// A device of any backend, on a thread of its own.
 pub(crate) trait Worker: Send + Sync {
     /// Runs batches as the engine's device number `index`, until that device's work is over.
     fn work(&self, core: &Core, index: usize);
+    /// The vectors of texts given as ids, beside all queues.
+    fn try_out(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EncodeError>;
     fn name(&self) -> &str;
     fn limits(&self) -> Limits;
     /// The most tokens of a batch.
@@ -139,6 +137,13 @@ pub(crate) trait Worker: Send + Sync {
 impl<B: Backend> Worker for Device<B> {
     fn work(&self, core: &Core, index: usize) {
         Shift::new(self, core, index).work();
+    }
+
+    fn try_out(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EncodeError> {
+        let batch: Batch = texts.iter().collect();
+        let rows = self.encoder.encode(&batch, &self.pool, Duration::ZERO)?;
+        self.pool.trim(); // memory follows use
+        Ok(rows.chunks_exact(self.encoder.limits().dimensions).map(<[f32]>::to_vec).collect())
     }
 
     fn name(&self) -> &str {
@@ -191,14 +196,22 @@ impl<B: Backend> Worker for Device<B> {
     }
 }
 
-/// Starts a device's thread.
+/// Starts a device's thread. If that ends before its work is over, by a panic that no batch has to do
+/// with, the device is gone: others do its work, or nobody.
 pub(crate) fn spawn(
     device: Arc<dyn Worker>,
     core: Arc<Core>,
     index: usize,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let name = device.name().to_owned();
-    std::thread::Builder::new().name(name).spawn(move || device.work(&core, index))
+    std::thread::Builder::new().name(name).spawn(move || {
+        let work = AssertUnwindSafe(|| device.work(&core, index));
+        if catch_unwind(work).is_err() {
+            let _ = catch_unwind(AssertUnwindSafe(|| core.dispatch.lose(index)));
+            let device = device.name();
+            tracing::error!(device, "the device's thread panicked and is gone: please report this");
+        }
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{
-    Builder, DeviceSpec, Engine, Health, Priority, Request, RequestError, StartError, policy_names,
+    Builder, DeviceSpec, Engine, Fault, Health, Priority, Request, RequestError, StartError,
+    policy_names,
 };
 
 fn builder() -> Builder {
@@ -51,32 +52,43 @@ fn practice_tells_how_fast_a_device_is_and_how_large_its_batches_should_be() {
     assert!(metrics(&engine).contains("vecmill_device_weight_ratio{device=\"cpu\"} 1.0"));
 }
 
+/// Asks for so much that some of it waits when the device is drained, and drains it.
+fn drained_with_work(engine: &Engine) -> std::thread::JoinHandle<Result<usize, RequestError>> {
+    const INPUTS: usize = 4000;
+    let asking = engine.clone();
+    let waiting = std::thread::spawn(move || {
+        let texts = vec!["all human beings are born free ".repeat(20); INPUTS];
+        asking.embed_blocking(Request::new(texts)).map(|reply| reply.embeddings.len())
+    });
+    wait_for(|| engine.scheduling()[0].1.running_batches > 0);
+    assert!(engine.drain("cpu") && !engine.drain("tpu"));
+    wait_for(|| engine.scheduling()[0].1.health == Health::Drained);
+    assert!(!waiting.is_finished());
+    waiting
+}
+
 #[test]
 fn a_drained_device_gets_no_work_until_it_is_restored() {
     let engine = builder().start().unwrap();
-    assert!(engine.drain("cpu") && !engine.drain("tpu"));
-    assert_eq!(engine.scheduling()[0].1.health, Health::Drained);
-    let waiting = {
-        let engine = engine.clone();
-        std::thread::spawn(move || ask(&engine))
-    };
-    wait_for(|| metrics(&engine).contains("vecmill_queue_inputs 1"));
-    assert!(!waiting.is_finished());
+    assert_eq!(engine.readiness(), Ok(()));
+    let waiting = drained_with_work(&engine);
+    for error in [engine.readiness().unwrap_err(), ask(&engine).unwrap_err()] {
+        assert!(matches!(error, RequestError::NoDevice { .. }), "{error:?}");
+        assert_eq!((error.fault(), error.retry_after().is_some()), (Fault::Load, true));
+        assert!(error.to_string().contains("cpu is drained"), "{error}");
+    }
     assert!(engine.restore("cpu"));
-    assert_eq!(waiting.join().unwrap().unwrap(), 1);
+    assert_eq!((engine.readiness(), ask(&engine).unwrap()), (Ok(()), 1));
+    assert_eq!(waiting.join().unwrap().unwrap(), 4000);
 }
 
 #[test]
 fn what_is_accepted_is_answered_also_when_an_engine_stops_drained() {
     let engine = builder().start().unwrap();
-    engine.drain("cpu");
-    let waiting = {
-        let engine = engine.clone();
-        std::thread::spawn(move || ask(&engine))
-    };
-    wait_for(|| metrics(&engine).contains("vecmill_queue_inputs 1"));
+    let waiting = drained_with_work(&engine);
     engine.shutdown();
-    assert_eq!(waiting.join().unwrap().unwrap(), 1);
+    assert_eq!(waiting.join().unwrap().unwrap(), 4000);
+    assert_eq!(engine.readiness(), Err(RequestError::Stopped));
 }
 
 #[test]
@@ -88,9 +100,8 @@ fn an_answer_that_would_come_too_late_is_refused() {
         ..Request::new(["a quick brown fox"])
     };
     engine.embed_blocking(within(Duration::from_secs(60))).unwrap();
-    engine.drain("cpu");
     let began = Instant::now();
-    let late = engine.embed_blocking(within(Duration::from_millis(30)));
+    let late = engine.embed_blocking(within(Duration::ZERO));
     let Err(RequestError::Expired | RequestError::TooLate { .. }) = late else {
         panic!("{late:?} after {:?}", began.elapsed());
     };

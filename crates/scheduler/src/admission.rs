@@ -18,6 +18,9 @@ pub enum Refused {
     /// There is no room.
     #[error(transparent)]
     Full(#[from] Full),
+    /// No device serves.
+    #[error("no device serves")]
+    NoDevice,
     /// It would not be done in time.
     #[error("it would be done in {predicted:?}, and has only {left:?}; allow more, or send less")]
     TooLate {

@@ -30,6 +30,9 @@ pub enum Dropped {
     /// It could not be done before its deadline any more.
     #[error("its deadline can't be met any more")]
     TooLate,
+    /// No device has served for too long, or ever will.
+    #[error("no device serves")]
+    NoDevice,
 }
 
 /// Jobs to run together, in a buffer that is used again and again.
@@ -302,6 +305,16 @@ impl<T> Lane<T> {
         self.trim();
     }
 
+    /// Takes all jobs, because no device serves.
+    pub(crate) fn forsake(&mut self, batch: &mut Batch<T>) {
+        for index in 0..self.groups.len() {
+            if self.groups[index].jobs > 0 {
+                self.take_jobs(index, 0, &mut |_| Err(Dropped::NoDevice), batch);
+            }
+        }
+        self.trim();
+    }
+
     /// Takes the oldest group whole.
     pub(crate) fn pop(&mut self, into: &mut Batch<T>) -> Option<Ticket> {
         let ticket = self.groups.front()?.ticket;
@@ -379,6 +392,11 @@ impl<T> Backlog<T> {
     pub(crate) fn expire(&mut self, now: f64, batch: &mut Batch<T>) {
         self.interactive.expire(now, batch);
         self.bulk.expire(now, batch);
+    }
+
+    pub(crate) fn forsake(&mut self, batch: &mut Batch<T>) {
+        self.interactive.forsake(batch);
+        self.bulk.forsake(batch);
     }
 
     /// Takes the next group whole.

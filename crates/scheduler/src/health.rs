@@ -14,6 +14,8 @@ pub enum Health {
     Draining,
     /// Idle, until an operator wants it back.
     Drained,
+    /// Whoever asked for its work has ended: it gets none for good.
+    Gone,
 }
 
 impl Health {
@@ -25,6 +27,7 @@ impl Health {
             Self::Out => "out",
             Self::Draining => "draining",
             Self::Drained => "drained",
+            Self::Gone => "gone",
         }
     }
 }
@@ -64,6 +67,11 @@ impl Condition {
         matches!(self.health, Health::Draining | Health::Drained)
     }
 
+    /// Whether it will never serve again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.health == Health::Gone
+    }
+
     /// When it may be tried again, if it is out.
     pub(crate) fn try_at(&self) -> Option<f64> {
         (self.health == Health::Out).then_some(self.try_at)
@@ -72,7 +80,7 @@ impl Condition {
     /// It ran a batch.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
-        if !self.is_drained() {
+        if !self.is_drained() && !self.is_gone() {
             self.health = Health::Serving;
             self.pause = FIRST_PAUSE;
         }
@@ -82,7 +90,7 @@ impl Condition {
     /// work.
     pub(crate) fn failed(&mut self, now: f64, others_serve: bool) -> bool {
         self.failures = self.failures.saturating_add(1);
-        if self.is_drained() {
+        if self.is_drained() || self.is_gone() {
             return false;
         }
         let was_out = self.health == Health::Out;
@@ -102,7 +110,14 @@ impl Condition {
     }
 
     pub(crate) fn drain(&mut self, idle: bool) {
-        self.health = if idle { Health::Drained } else { Health::Draining };
+        if !self.is_gone() {
+            self.health = if idle { Health::Drained } else { Health::Draining };
+        }
+    }
+
+    /// It is lost for good.
+    pub(crate) fn lose(&mut self) {
+        self.health = Health::Gone;
     }
 
     /// Its last batch is done.
@@ -113,7 +128,9 @@ impl Condition {
     }
 
     pub(crate) fn restore(&mut self) {
-        *self = Self::new();
+        if !self.is_gone() {
+            *self = Self::new();
+        }
     }
 }
 
@@ -151,5 +168,16 @@ mod tests {
         assert_eq!(condition.health(), Health::Drained);
         condition.restore();
         assert_eq!(condition.health(), Health::Serving);
+    }
+
+    #[test]
+    fn what_is_gone_stays_gone() {
+        let mut condition = Condition::new();
+        condition.lose();
+        condition.succeeded();
+        assert!(!condition.failed(0.0, true) && !condition.serves());
+        condition.drain(true);
+        condition.restore();
+        assert_eq!(condition.health(), Health::Gone);
     }
 }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub stall_factor: f64,
     /// …if it takes so much more beside that.
     pub stall_floor: Duration,
+    /// So long what was accepted waits while no device serves, for one to be restored.
+    pub no_device_patience: Duration,
 }
 
 impl Default for Settings {
@@ -42,6 +44,7 @@ impl Default for Settings {
             bulk_age: Duration::from_secs(5),
             stall_factor: 10.0,
             stall_floor: Duration::from_secs(5),
+            no_device_patience: Duration::from_secs(10),
         }
     }
 }
@@ -69,6 +72,8 @@ pub struct Scheduler<T> {
     stand: Stand,
     /// Whether something may wait that a device has failed at.
     retries: bool,
+    /// Since when no device has served, as far as was looked, if none does.
+    forsaken: Option<f64>,
     /// A group on its way between queues.
     moving: Batch<T>,
 }
@@ -90,6 +95,7 @@ impl<T> Scheduler<T> {
             common: Backlog::new(),
             closed: false,
             retries: false,
+            forsaken: None,
             moving: Batch::new(),
         }
     }
@@ -100,13 +106,17 @@ impl<T> Scheduler<T> {
     /// never be served.
     ///
     /// # Errors
-    /// [`Refused`] when the capacity does not allow it now, or what waits already takes too long.
+    /// [`Refused`] when no device serves, the capacity does not allow it now, or what waits already
+    /// takes too long.
     pub fn admit(
         &mut self,
         now: Duration,
         inputs: usize,
         deadline: Option<Duration>,
     ) -> Result<(), Refused> {
+        if !self.is_served(now) {
+            return Err(Refused::NoDevice);
+        }
         // While nothing is known of any device's speed, there is nothing to go by.
         if let Some(deadline) = deadline.filter(|_| self.fastest().is_some()) {
             let (predicted, left) = (self.backlog_time(now), deadline.saturating_sub(now));
@@ -133,10 +143,12 @@ impl<T> Scheduler<T> {
         self.route(now, Ticket::new(now, terms), jobs);
     }
 
-    /// A device has run so much of what it had taken, in so much time.
-    pub fn ran(&mut self, now: Duration, device: usize, size: Size, took: Duration) {
+    /// A device has run so much of what it had taken, in so much time. Says how many seconds it was
+    /// believed to take, if anything was known.
+    pub fn ran(&mut self, now: Duration, device: usize, size: Size, took: Duration) -> Option<f64> {
         self.stand.ran(size);
         let measured = &mut self.devices[device];
+        let predicted = measured.settings.speed.coefficients().map(|known| known.seconds(size));
         let served = measured.condition.serves();
         measured.measured = self.stand.batches;
         measured.settings.speed.observe(size, took);
@@ -153,6 +165,7 @@ impl<T> Scheduler<T> {
         } else {
             self.stand.changed();
         }
+        predicted
     }
 
     /// A device has failed at jobs: each is tried once more, by another device where there is one.
@@ -221,6 +234,29 @@ impl<T> Scheduler<T> {
         self.stand.changed();
     }
 
+    /// A device will never ask for work again. What it had and didn't report is not this one's to know.
+    pub fn lose(&mut self, now: Duration, device: usize) {
+        self.devices[device].condition.lose();
+        self.stand.changed();
+        self.move_assigned(now.as_secs_f64(), device);
+    }
+
+    /// Whether what is admitted will be run: some device serves, or the only one that could is out but
+    /// moves, and so is given what there is.
+    pub fn is_served(&self, now: Duration) -> bool {
+        self.served(now.as_secs_f64())
+    }
+
+    fn served(&self, now: f64) -> bool {
+        let devices = || self.devices.iter();
+        let serves = |device: &Device<T>| device.condition.serves();
+        let last_resort = |device: &Device<T>| {
+            let late = || self.stalls_at(device).is_some_and(|at| at < now);
+            device.condition.health() == Health::Out && !late()
+        };
+        devices().any(serves) || devices().any(last_resort)
+    }
+
     /// The most tokens that a device's batches may have from now on.
     pub fn set_batch_tokens(&mut self, device: usize, tokens: usize) {
         self.devices[device].settings.batch_tokens = tokens;
@@ -240,7 +276,7 @@ impl<T> Scheduler<T> {
     }
 
     /// Looks after what no event tells: takes out devices that don't move, and work whose deadline has
-    /// passed, which goes to `batch.dropped`.
+    /// passed, or that no device has served for too long, which goes to `batch.dropped`.
     pub fn check(&mut self, now: Duration, batch: &mut Batch<T>) {
         let now = now.as_secs_f64();
         self.notice_stalls(now);
@@ -249,7 +285,27 @@ impl<T> Scheduler<T> {
             device.assigned.expire(now, batch);
             device.failed.expire(now, batch);
         }
+        if self.is_forsaken(now) {
+            self.common.forsake(batch);
+            for device in &mut self.devices {
+                device.assigned.forsake(batch);
+                device.failed.forsake(batch);
+            }
+        }
         self.stand.changed();
+    }
+
+    /// Whether nobody will run what waits. Where no more is admitted, drained devices finish it.
+    fn is_forsaken(&mut self, now: f64) -> bool {
+        if self.devices.iter().all(|device| device.condition.is_gone()) {
+            return true;
+        }
+        if self.closed || self.served(now) {
+            self.forsaken = None;
+            return false;
+        }
+        let since = *self.forsaken.get_or_insert(now);
+        now - since >= self.settings.no_device_patience.as_secs_f64()
     }
 
     /// No more will be admitted.

@@ -22,6 +22,7 @@ enum Event {
     Drain(usize),
     Restore(usize),
     Policy(usize),
+    LoseFirst,
     Check,
     Pass(u64),
 }
@@ -43,6 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => device().prop_map(Event::Drain),
         2 => device().prop_map(Event::Restore),
         1 => (0usize..4).prop_map(Event::Policy),
+        1 => prop::bool::weighted(0.2).prop_map(|lost| if lost { Event::LoseFirst } else { Event::Check }),
         1 => Just(Event::Check),
         4 => (0u64..3000).prop_map(Event::Pass),
     ]
@@ -73,7 +75,9 @@ fn apply(world: &mut World, fates: &mut Fates, event: Event) {
             world.push(Terms { priority, deadline }, (first..).zip(lengths));
         }
         Event::Ask(device) => {
-            world.ask(device);
+            if world.devices[device].alive {
+                world.ask(device);
+            }
         }
         Event::Finish(device) => world.finish(device),
         Event::Fail(device) => fates.end(world.fail(device)),
@@ -91,6 +95,13 @@ fn apply(world: &mut World, fates: &mut Fates, event: Event) {
         Event::Policy(number) => {
             let name = policy::names().nth(number).unwrap();
             world.scheduler.set_policy(world.now, policy::by_name(name).unwrap());
+        }
+        Event::LoseFirst => {
+            while !world.devices[0].running.is_empty() {
+                fates.end(world.fail(0));
+            }
+            world.devices[0].alive = false;
+            world.scheduler.lose(world.now, 0);
         }
         Event::Check => world.check(),
         Event::Pass(ms) => world.now += Duration::from_millis(ms),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::{GPU, World, slower};
 use vecmill_scheduler::{
-    Coefficients, Dropped, Full, Health, Next, Priority, Refused, Size, Terms,
+    Coefficients, Dropped, Full, Health, Next, Priority, Refused, Settings, Size, Terms, policy,
 };
 
 const BULK: Terms = Terms { priority: Priority::Bulk, deadline: None };
@@ -223,4 +223,63 @@ fn a_closed_scheduler_is_over_when_everything_is_answered() {
     assert!(matches!(world.ask(0), Next::Wait { .. }));
     world.scheduler.release(1);
     assert_eq!(world.ask(0), Next::Over);
+}
+
+#[test]
+fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while() {
+    let mut world = World::known("earliest-finish", &[GPU, slower(GPU, 3.0)]);
+    world.push(Terms::default(), [(1, 50), (2, 50)]);
+    world.scheduler.drain(world.now, 0);
+    world.scheduler.admit(world.now, 1, None).unwrap();
+    world.scheduler.drain(world.now, 1);
+    assert_eq!(world.scheduler.admit(world.now, 1, None), Err(Refused::NoDevice));
+    let patience = Settings::default().no_device_patience;
+    for _ in 0..3 {
+        // Each time one is restored, the waiting begins anew.
+        world.check();
+        world.now += patience - Duration::from_millis(1);
+        world.check();
+        assert_eq!((world.dropped.len(), world.scheduler.backlog().0), (0, 2));
+        world.scheduler.restore(1);
+        world.check();
+        world.scheduler.drain(world.now, 1);
+    }
+    world.check();
+    world.now += patience;
+    world.check();
+    assert_eq!((&world.dropped[..], world.scheduler.backlog()), (&[1, 2][..], (0, 0)));
+    world.scheduler.restore(0);
+    world.scheduler.admit(world.now, 1, None).unwrap();
+}
+
+#[test]
+fn what_waits_when_all_devices_are_gone_does_not_wait() {
+    for policy in policy::names() {
+        let mut world = World::known(policy, &[GPU, GPU]);
+        world.push(Terms::default(), [(1, 50)]);
+        world.scheduler.lose(world.now, 0);
+        world.check();
+        assert!(world.dropped.is_empty() && world.scheduler.is_served(world.now));
+        world.scheduler.lose(world.now, 1);
+        world.push(Terms::default(), [(2, 50)]);
+        world.scheduler.restore(0);
+        assert!(!world.scheduler.is_served(world.now));
+        world.check();
+        assert_eq!(world.dropped, [1, 2], "{policy}");
+    }
+}
+
+#[test]
+fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
+    let mut world = World::known("earliest-finish", &[GPU, GPU]);
+    assert!(world.scheduler.take_out(world.now, 0));
+    world.scheduler.drain(world.now, 1);
+    assert!(world.scheduler.is_served(world.now));
+    world.push(Terms::default(), [(1, 50)]);
+    assert_eq!(world.ask(0), Next::Batch);
+    assert!(world.scheduler.is_served(world.now));
+    world.now += Duration::from_secs(60);
+    assert!(!world.scheduler.is_served(world.now), "it hangs");
+    world.finish(0);
+    assert!(world.scheduler.is_served(world.now));
 }

@@ -31,14 +31,20 @@ pub trait Embedder: Send + Sync + 'static {
     /// About the model and its limits.
     fn info(&self) -> &Info;
 
-    /// Appends metrics in OpenMetrics text format, without the closing `# EOF`.
+    /// Whether requests would be accepted now, as far as that is not their own doing. Does not block.
+    ///
+    /// # Errors
+    /// [`RequestError`]: what each of them would hear.
+    fn readiness(&self) -> Result<(), RequestError>;
+
+    /// Appends metrics in OpenMetrics text format, without the closing `# EOF`. This and the next three
+    /// may take a while; never called on an async thread.
     ///
     /// # Errors
     /// [`fmt::Error`] when a metric can't be written.
     fn write_metrics(&self, out: &mut String) -> fmt::Result;
 
-    /// The state of each device's memory, by the device's name. This and the next two may take a
-    /// while; never called on an async thread.
+    /// The state of each device's memory, by the device's name.
     fn memory(&self) -> Vec<(String, MemoryStatistics)>;
 
     /// Gives unused memory back now; says how many bytes each device gave.
@@ -77,6 +83,10 @@ impl Embedder for Engine {
 
     fn info(&self) -> &Info {
         Self::info(self)
+    }
+
+    fn readiness(&self) -> Result<(), RequestError> {
+        Self::readiness(self)
     }
 
     fn write_metrics(&self, out: &mut String) -> fmt::Result {

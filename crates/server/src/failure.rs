@@ -143,13 +143,8 @@ impl Failure {
             Self::UnknownDevice { .. } => Some("device".to_owned()),
             Self::Request(error) => match error {
                 RequestError::NoInputs => Some("input".to_owned()),
-                RequestError::EmptyInput { index }
-                | RequestError::TooManyTokens { index, .. }
-                | RequestError::InputTooLarge { index, .. }
-                | RequestError::UnknownToken { index, .. }
-                | RequestError::Tokenizer { index, .. } => Some(format!("input[{index}]")),
                 RequestError::Dimensions { .. } => Some("dimensions".to_owned()),
-                _ => None,
+                error => error.input().map(|index| format!("input[{index}]")),
             },
             _ => None,
         }
@@ -193,9 +188,9 @@ fn request_verdict(error: &RequestError) -> Verdict {
         RequestError::TooManyTokens { .. } => {
             verdict((400, 413), INVALID, Some("context_length_exceeded"), "Validation")
         }
-        RequestError::UnknownToken { .. } | RequestError::Tokenizer { .. } => {
-            verdict((400, 422), INVALID, None, "Tokenizer")
-        }
+        RequestError::UnknownToken { .. }
+        | RequestError::NoEmbedding { .. }
+        | RequestError::Tokenizer { .. } => verdict((400, 422), INVALID, None, "Tokenizer"),
         RequestError::Busy { .. } => {
             verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
         }
@@ -207,6 +202,13 @@ fn request_verdict(error: &RequestError) -> Verdict {
         }
         RequestError::InputTooLarge { .. } => {
             verdict((500, 424), SERVER, Some("insufficient_memory"), "Backend")
+        }
+        RequestError::NotFinite { .. } => {
+            verdict((500, 424), SERVER, Some("vector_not_finite"), "Backend")
+        }
+        RequestError::Lost => verdict((500, 424), SERVER, Some("internal_error"), "Backend"),
+        RequestError::NoDevice { .. } => {
+            verdict((503, 503), SERVER, Some("no_device"), "Unhealthy")
         }
         RequestError::Stopped => verdict((503, 503), SERVER, Some("shutting_down"), "Unhealthy"),
         other => match other.fault() {
@@ -264,6 +266,7 @@ pub(crate) async fn explain(request: Request, next: Next) -> Response {
 mod tests {
     use super::*;
     use serde_json::Value;
+    use vecmill_engine::Health;
 
     fn body(failure: &Failure, contract: Contract) -> (u16, Value) {
         let (status, body) = failure.explained(contract);
@@ -301,7 +304,10 @@ mod tests {
         let long = RequestError::TooManyTokens { index: 2, tokens: 900, limit: 512 };
         let token = RequestError::UnknownToken { index: 0, token: 9, last: 8 };
         let prompt = RequestError::UnknownPrompt { name: "q".into(), known: Vec::new() };
+        let standing = vec![("cpu".to_owned(), Health::Drained)];
         let table = [
+            (RequestError::NoDevice { standing }, 503, 503, "Unhealthy"),
+            (RequestError::NotFinite { index: 3 }, 500, 424, "Backend"),
             (RequestError::NoInputs, 400, 400, "Empty"),
             (RequestError::EmptyInput { index: 0 }, 400, 400, "Empty"),
             (long, 400, 413, "Validation"),
@@ -325,6 +331,7 @@ mod tests {
     fn the_blamed_field_is_named() {
         let param = |failure: Failure| body(&failure, Contract::OpenAi).1["error"]["param"].clone();
         assert_eq!(param(RequestError::EmptyInput { index: 3 }.into()), "input[3]");
+        assert_eq!(param(RequestError::NotFinite { index: 2 }.into()), "input[2]");
         assert_eq!(param(RequestError::Dimensions { asked: 0, available: 8 }.into()), "dimensions");
         assert_eq!(param(Failure::Loading), Value::Null);
     }

@@ -102,17 +102,23 @@ async fn health() -> Response {
     api::json(r#"{"status":"ok"}"#)
 }
 
-/// Requests for vectors would be answered.
+/// Requests for vectors would be answered: the model is loaded, and some device serves.
 async fn ready(State(app): State<Arc<App>>) -> Result<Response, Failure> {
-    app.model().map(|_| api::json(r#"{"status":"ready"}"#))
+    app.model()?.embedder.readiness()?;
+    Ok(api::json(r#"{"status":"ready"}"#))
 }
 
-/// The engine's metrics and the server's own.
+/// The engine's metrics, read beside the async threads, and the server's own.
 async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
-    let mut text = String::new();
-    if let Ok(model) = app.model() {
-        model.embedder.write_metrics(&mut text).map_err(|_| Failure::Internal)?;
-    }
+    let mut text = match app.model() {
+        Ok(model) => admin::beside(model, |embedder| {
+            let mut text = String::new();
+            embedder.write_metrics(&mut text).map(|()| text)
+        })
+        .await?
+        .map_err(|_| Failure::Internal)?,
+        Err(_) => String::new(),
+    };
     app.metrics.write_last(&mut text).map_err(|_| Failure::Internal)?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], Body::from(text)).into_response())
 }

@@ -1,5 +1,5 @@
 //! A backend that is put through what tests of its users need: others that take its memory, batches
-//! that are padded or overlap, operations that fail, hang or panic.
+//! that are padded or overlap, operations that fail, hang or panic, results that don't arrive.
 //!
 //! [`Trial`] says what happens to any [`Tried`] backend that shares it.
 
@@ -26,12 +26,17 @@ struct Conditions {
     lost: AtomicBool,
     pads: AtomicBool,
     in_flight: AtomicUsize,
+    withheld: AtomicUsize,
     at_start: Mutex<Hook>,
     at_collect: Mutex<Hook>,
+    at_any: Mutex<AnyHook>,
 }
 
 /// Called in place of success: it may fail, block or panic.
 type Hook = Arc<dyn Fn() -> Result<(), BackendError> + Send + Sync>;
+
+/// Called with what is about to be done: it may block or panic.
+type AnyHook = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 impl Default for Conditions {
     fn default() -> Self {
@@ -40,8 +45,10 @@ impl Default for Conditions {
             lost: false.into(),
             pads: false.into(),
             in_flight: 1.into(),
+            withheld: 0.into(),
             at_start: Mutex::new(Arc::new(|| Ok(()))),
             at_collect: Mutex::new(Arc::new(|| Ok(()))),
+            at_any: Mutex::new(Arc::new(|_| ())),
         }
     }
 }
@@ -82,6 +89,21 @@ impl Trial {
     pub fn at_collect(&self, hook: impl Fn() -> Result<(), BackendError> + Send + Sync + 'static) {
         *self.0.at_collect.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
     }
+
+    /// Calls `hook` with the name of whatever a batch, or its memory, has the backend do.
+    pub fn at_any(&self, hook: impl Fn(&'static str) + Send + Sync + 'static) {
+        *self.0.at_any.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
+    }
+
+    /// From now on, the last `elements` of each batch's results never arrive.
+    pub fn withhold(&self, elements: usize) {
+        self.0.withheld.store(elements, Ordering::SeqCst);
+    }
+
+    fn meet(&self, what: &'static str) {
+        let hook = Arc::clone(&self.0.at_any.lock().unwrap_or_else(PoisonError::into_inner));
+        hook(what);
+    }
 }
 
 fn call(hook: &Mutex<Hook>) -> Result<(), BackendError> {
@@ -120,6 +142,7 @@ impl<S: Source> Source for TriedSource<S> {
     }
 
     fn allocate(&self, bytes: usize) -> Result<S::Block, SourceError> {
+        self.trial.meet("allocate");
         self.check("allocate", bytes)?;
         self.inner.allocate(bytes)
     }
@@ -129,11 +152,13 @@ impl<S: Source> Source for TriedSource<S> {
     }
 
     fn resize(&self, block: &mut S::Block, bytes: usize) -> Result<(), SourceError> {
+        self.trial.meet("resize");
         self.check("resize", bytes)?;
         self.inner.resize(block, bytes)
     }
 
     fn release(&self, block: S::Block) -> Result<(), SourceError> {
+        self.trial.meet("release");
         self.inner.release(block)
     }
 
@@ -142,19 +167,23 @@ impl<S: Source> Source for TriedSource<S> {
     }
 
     fn event(&self) -> Result<S::Event, SourceError> {
+        self.trial.meet("event");
         self.check("event", 0)?;
         self.inner.event()
     }
 
     fn record(&self, event: &mut S::Event, stream: &S::Stream) -> Result<(), SourceError> {
+        self.trial.meet("record");
         self.inner.record(event, stream)
     }
 
     fn wait(&self, stream: &S::Stream, event: &S::Event) -> Result<(), SourceError> {
+        self.trial.meet("wait");
         self.inner.wait(stream, event)
     }
 
     fn has_passed(&self, event: &S::Event) -> Result<bool, SourceError> {
+        self.trial.meet("has_passed");
         self.inner.has_passed(event)
     }
 
@@ -194,6 +223,7 @@ impl<B: Backend> Backend for Tried<B> {
     }
 
     fn stream(&self) -> Stream<Self> {
+        self.trial.meet("stream");
         self.inner.stream()
     }
 
@@ -254,10 +284,12 @@ impl<B: Backend> Backend for Tried<B> {
     }
 
     fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        self.trial.meet("run_batch");
         self.inner.run_batch(operations)
     }
 
     fn in_flight(&self) -> usize {
+        self.trial.meet("in_flight");
         self.trial.0.in_flight.load(Ordering::SeqCst)
     }
 
@@ -266,6 +298,7 @@ impl<B: Backend> Backend for Tried<B> {
     }
 
     fn pads(&self, shape: Shape) -> bool {
+        self.trial.meet("pads");
         self.trial.0.pads.load(Ordering::SeqCst) || self.inner.pads(shape)
     }
 
@@ -275,6 +308,7 @@ impl<B: Backend> Backend for Tried<B> {
         shape: Shape,
         steps: impl FnOnce(&mut Slab<B>) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
+        self.trial.meet("repeat");
         self.inner.repeat(slab, shape, steps)
     }
 
@@ -284,32 +318,38 @@ impl<B: Backend> Backend for Tried<B> {
         values: &[u32],
         into: Indices,
     ) -> Result<(), BackendError> {
+        self.trial.meet("copy_in");
         call(&self.trial.0.at_start)?;
         self.inner.copy_in(slab, values, into)
     }
 
     fn embed(&self, slab: &mut Slab<B>, op: &Embed<'_, Self>) -> Result<(), BackendError> {
+        self.trial.meet("embed");
         let &Embed { ids, positions, tables, output } = op;
         self.inner.embed(slab, &Embed { ids, positions, tables, output })
     }
 
     fn linear(&self, slab: &mut Slab<B>, op: &Linear<'_, Self>) -> Result<(), BackendError> {
+        self.trial.meet("linear");
         let &Linear { input, weights, activation, output, workspace } = op;
         self.inner.linear(slab, &Linear { input, weights, activation, output, workspace })
     }
 
     fn attention(&self, slab: &mut Slab<B>, op: &Attention<'_, Self>) -> Result<(), BackendError> {
+        self.trial.meet("attention");
         let &Attention { qkv, sequences, heads, bias, output, workspace } = op;
         let op = Attention { qkv, sequences, heads, bias, output, workspace };
         self.inner.attention(slab, &op)
     }
 
     fn add_norm(&self, slab: &mut Slab<B>, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
+        self.trial.meet("add_norm");
         let &AddNorm { input, residual, norm, output } = op;
         self.inner.add_norm(slab, &AddNorm { input, residual, norm, output })
     }
 
     fn pool(&self, slab: &mut Slab<B>, op: &Pool) -> Result<(), BackendError> {
+        self.trial.meet("pool");
         self.inner.pool(slab, op)
     }
 
@@ -318,6 +358,7 @@ impl<B: Backend> Backend for Tried<B> {
         slab: &mut Slab<B>,
         op: &LinearAddNorm<'_, Self>,
     ) -> Result<(), BackendError> {
+        self.trial.meet("linear_add_norm");
         let &LinearAddNorm { input, weights, residual, residual_norm, norm, output, workspace } =
             op;
         let op = LinearAddNorm { input, weights, residual, residual_norm, norm, output, workspace };
@@ -325,6 +366,7 @@ impl<B: Backend> Backend for Tried<B> {
     }
 
     fn normalize(&self, slab: &mut Slab<B>, op: &Normalize<'_, Self>) -> Result<(), BackendError> {
+        self.trial.meet("normalize");
         let &Normalize { input, norm, output } = op;
         self.inner.normalize(slab, &Normalize { input, norm, output })
     }
@@ -334,17 +376,24 @@ impl<B: Backend> Backend for Tried<B> {
         slab: &mut Slab<B>,
         op: &FeedForward<'_, Self>,
     ) -> Result<(), BackendError> {
+        self.trial.meet("feed_forward");
         let &FeedForward { input, input_norm, up, activation, down, norm, output, between } = op;
         let op = FeedForward { input, input_norm, up, activation, down, norm, output, between };
         self.inner.feed_forward(slab, &op)
     }
 
     fn fetch(&self, slab: &mut Slab<B>, from: Buffer) -> Result<B::Fetched, BackendError> {
+        self.trial.meet("fetch");
         self.inner.fetch(slab, from)
     }
 
     fn collect(&self, fetched: B::Fetched, into: &mut [f32]) -> Result<(), BackendError> {
+        self.trial.meet("collect");
         call(&self.trial.0.at_collect)?;
-        self.inner.collect(fetched, into)
+        let arrive = into.len().saturating_sub(self.trial.0.withheld.load(Ordering::SeqCst));
+        let kept = into[arrive..].to_vec();
+        self.inner.collect(fetched, into)?;
+        into[arrive..].copy_from_slice(&kept);
+        Ok(())
     }
 }

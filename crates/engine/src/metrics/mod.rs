@@ -10,7 +10,7 @@ mod states;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode_registry};
 use prometheus_client::metrics::counter::Counter;
@@ -23,8 +23,8 @@ use vecmill_backend_cuda::DeviceState;
 use vecmill_scheduler::DeviceStatistics;
 
 use crate::error::{Fault, RequestError};
-use crate::experiment::Experiment;
-use crate::pending::Answer;
+use crate::experiment::{Experiment, Turn};
+use crate::request::Reply;
 use memory::Memory;
 use scheduling::Scheduling;
 use states::States;
@@ -67,6 +67,7 @@ pub(crate) struct Metrics {
     batches: Family<DeviceOutcome, Counter>,
     batch: ByDevice<Histogram>,
     batch_tokens: ByDevice<Histogram>,
+    batch_ratio: ByDevice<Histogram>,
     experiment: Option<Arc<Experiment>>,
 }
 
@@ -78,6 +79,14 @@ pub(crate) fn seconds() -> Histogram {
 /// 8 to 65,536 tokens in steps of two.
 fn tokens() -> Histogram {
     Histogram::new(exponential_buckets(8.0, 2.0, 14))
+}
+
+/// Around 1, and far above it: a batch that stood still is ten or a hundred times late.
+fn ratios() -> Histogram {
+    Histogram::new([
+        0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0,
+        1000.0,
+    ])
 }
 
 impl Metrics {
@@ -97,6 +106,7 @@ impl Metrics {
             batches: Family::default(),
             batch: Family::new_with_constructor(seconds),
             batch_tokens: Family::new_with_constructor(tokens),
+            batch_ratio: Family::new_with_constructor(ratios),
             experiment,
         };
         metrics.register_work();
@@ -120,31 +130,36 @@ impl Metrics {
         r.register("inputs_truncated", "Inputs cut to the model's limit", self.truncated.clone());
         r.register("batches", "Batches run, by outcome: ok, split (in halves, for want of memory), retried (the device failed, and it runs once more) or failed", self.batches.clone());
         r.register_with_unit("batch_duration", "A batch's time on the device: from its start, or from the end of the batch before if that is later, to its vectors on the host", Unit::Seconds, self.batch.clone());
+        r.register("batch_time_ratio", "A batch's time on the device divided by the time that was predicted for it: 10 is ten times as long. Batches without a prediction are left out", self.batch_ratio.clone());
         r.register("batch_size_tokens", "Tokens of a batch", self.batch_tokens.clone());
     }
 
-    /// An answer that is counted when it is given.
-    pub(crate) fn counting(&self, answer: Answer) -> Answer {
-        let (requests, duration, started) =
-            (self.requests.clone(), self.request.clone(), Instant::now());
-        let asked = self.experiment.clone().map(|experiment| (experiment.turn(), experiment));
-        Box::new(move |result| {
-            if let (Some((turn, experiment)), Ok(reply)) = (&asked, &result) {
-                experiment.answered(*turn, reply, started.elapsed());
-            }
-            let outcome = match &result {
-                Ok(_) => "ok",
-                Err(RequestError::GivenUp) => "given_up",
-                Err(error) => match error.fault() {
-                    Fault::Caller => "invalid",
-                    Fault::Load => "busy",
-                    Fault::Server => "failed",
-                },
-            };
-            requests.get_or_create(&OutcomeLabel { outcome }).inc();
-            duration.observe(started.elapsed().as_secs_f64());
-            answer(result);
-        })
+    /// Whose turn it is now, if policies take turns.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        self.experiment.as_ref().map(|experiment| experiment.turn())
+    }
+
+    /// Counts a request that was asked on a turn, and answered after so long.
+    pub(crate) fn answered(
+        &self,
+        took: Duration,
+        asked: Option<Turn>,
+        result: &Result<Reply, RequestError>,
+    ) {
+        if let (Some(experiment), Some(turn), Ok(reply)) = (&self.experiment, asked, result) {
+            experiment.answered(turn, reply, took);
+        }
+        let outcome = match result {
+            Ok(_) => "ok",
+            Err(RequestError::GivenUp) => "given_up",
+            Err(error) => match error.fault() {
+                Fault::Caller => "invalid",
+                Fault::Load => "busy",
+                Fault::Server => "failed",
+            },
+        };
+        self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.request.observe(took.as_secs_f64());
     }
 
     /// Counts a batch that a device has run.
@@ -165,6 +180,14 @@ impl Metrics {
             self.batch.get_or_create(&label).observe(ran.seconds);
             #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2⁵²")]
             self.batch_tokens.get_or_create(&label).observe(ran.tokens as f64);
+        }
+    }
+
+    /// Notes how long a batch took of what was predicted.
+    pub(crate) fn predicted(&self, device: &str, took: f64, predicted: f64) {
+        if predicted > 0.0 {
+            let label = Device { device: device.to_owned() };
+            self.batch_ratio.get_or_create(&label).observe(took / predicted);
         }
     }
 

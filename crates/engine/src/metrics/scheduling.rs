@@ -22,7 +22,7 @@ pub(super) type Gauge<T> = Metric<T, Option<f64>>;
 
 #[rustfmt::skip] // one metric, one line
 const GAUGES: [Gauge<DeviceStatistics>; 12] = [
-    ("device_in_service", "1 while others may rely on a device for what waits, 0 once it is out or drained", None, |d| Some(f64::from(serves(d)))),
+    ("device_in_service", "1 while others may rely on a device for what waits, 0 once it is out, drained or gone", None, |d| Some(f64::from(serves(d)))),
     ("device_weight_ratio", "A device's share of the tokens per second of all that serve, as learned", None, |d| Some(d.weight)),
     ("device_batch_cost", "A of the learned seconds = A + B * tokens + C * sum of squared lengths", Some(Unit::Seconds), |d| d.speed.map(|speed| speed.fixed)),
     ("device_token_cost", "B of the learned seconds = A + B * tokens + C * sum of squared lengths", Some(Unit::Seconds), |d| d.speed.map(|speed| speed.per_token)),
@@ -44,8 +44,14 @@ const COUNTERS: [Metric<DeviceStatistics, u64>; 4] = [
     ("device_retried_inputs", "Inputs that a device failed at and that were queued once more", None, |d| d.retried),
 ];
 
-const HEALTHS: [Health; 5] =
-    [Health::Serving, Health::Suspect, Health::Out, Health::Draining, Health::Drained];
+const HEALTHS: [Health; 6] = [
+    Health::Serving,
+    Health::Suspect,
+    Health::Out,
+    Health::Draining,
+    Health::Drained,
+    Health::Gone,
+];
 
 fn serves(device: &DeviceStatistics) -> bool {
     matches!(device.health, Health::Serving | Health::Suspect)
@@ -73,7 +79,7 @@ impl Collector for Scheduling {
             > = None;
             metric.encode_family(&labels)?.encode_counter(&seconds, none)?;
         }
-        let help = "1 for the state that a device is in: serving, suspect (it failed at its last batch), out (it kept failing, and is tried again now and then), draining or drained (by an operator)";
+        let help = "1 for the state that a device is in: serving, suspect (it failed at its last batch), out (it kept failing, and is tried again now and then), draining or drained (by an operator), gone (its thread has ended, for good)";
         let mut metric = describe(out, "device_health", help, None, MetricType::Gauge)?;
         for (device, statistics) in &self.0 {
             for health in HEALTHS {

@@ -75,6 +75,14 @@ impl Tokenizer {
         Ok(self.encode(0, text, truncation)?.ids)
     }
 
+    /// How many tokens the vocabulary has by itself, and of those added to it the one of the highest
+    /// id.
+    pub(crate) fn vocabulary(&self) -> (usize, Option<(u32, String)>) {
+        let added = self.inner.get_added_tokens_decoder().into_iter().max_by_key(|(id, _)| *id);
+        let last = added.map(|(id, token)| (id, token.content));
+        (self.inner.get_vocab_size(false), last)
+    }
+
     /// Reads `tokenizer.json` in `folder`.
     pub(crate) fn open(
         folder: &Path,

@@ -6,10 +6,14 @@
 //!   and as full as possible.
 //! - What a batch does when it gets no memory is the lease's error to say: wait for another batch,
 //!   split in halves, or give up.
+//! - What would make a whole batch an error and may be one input's doing is looked for in halves, so
+//!   that only that input hears it.
 //! - A batch that the device failed at is tried once more.
 //!
-//! Whatever happens, each job is answered.
+//! The choice behind it: jobs are held as [`Taken`], which the device has failed at when it is let go
+//! of. So whatever happens, panics on either thread included, each job is answered or done elsewhere.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -20,10 +24,10 @@ use vecmill_memory::{Cause, LeaseError, Remedy};
 use vecmill_scheduler::{Failed, Job, Size};
 
 use super::Device;
+use crate::answer::Part;
 use crate::core::{Core, Work};
 use crate::error::RequestError;
 use crate::metrics::{Outcome, Ran};
-use crate::pending::Part;
 use crate::request::Embedding;
 
 /// A device at work for an engine.
@@ -36,9 +40,39 @@ pub(super) struct Shift<'a, B: Backend> {
     last_done: Mutex<Instant>,
 }
 
-/// A batch that the device works on.
-struct InFlight<B: Backend> {
+/// Jobs that the device has taken. Dropped with any left, as a panic does, it has failed at them.
+struct Taken<'s, 'a, B: Backend> {
+    shift: &'s Shift<'a, B>,
     jobs: Vec<Job<Work>>,
+}
+
+impl<B: Backend> Taken<'_, '_, B> {
+    /// The jobs, for whom answers them.
+    fn into_jobs(mut self) -> Vec<Job<Work>> {
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// Parts with the second half of the jobs.
+    fn split_off(&mut self) -> Self {
+        let jobs = self.jobs.split_off(self.jobs.len() / 2);
+        Self { shift: self.shift, jobs }
+    }
+}
+
+impl<B: Backend> Drop for Taken<'_, '_, B> {
+    fn drop(&mut self) {
+        let jobs = std::mem::take(&mut self.jobs);
+        if !jobs.is_empty() {
+            // A panic must not leave a drop. If there is another, the jobs answer by being dropped.
+            let fail = || self.shift.failed(jobs, &EncodeError::panicked(), Duration::ZERO);
+            let _ = catch_unwind(AssertUnwindSafe(fail));
+        }
+    }
+}
+
+/// A batch that the device works on.
+struct InFlight<'s, 'a, B: Backend> {
+    taken: Taken<'s, 'a, B>,
     started: Instant,
     batch: Started<B>,
 }
@@ -56,9 +90,13 @@ impl<'a, B: Backend> Shift<'a, B> {
             return backend.run_batch(|| self.start_batches(&|batch| self.collect(batch)));
         };
         // Besides those queued, the collector holds one, and so does whoever sends.
-        let (sender, receiver) = sync_channel::<InFlight<B>>(queued);
+        let (sender, receiver) = sync_channel::<InFlight<'_, 'a, B>>(queued);
         thread::scope(|scope| {
-            let collect = move || receiver.into_iter().for_each(|batch| self.collect(batch));
+            let collect = move || {
+                for batch in receiver {
+                    self.guarded(|| self.collect(batch));
+                }
+            };
             let name = format!("{}-collect", self.device.name);
             if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, collect) {
                 tracing::warn!(device = self.device.name, %error, "batches run one by one");
@@ -74,45 +112,48 @@ impl<'a, B: Backend> Shift<'a, B> {
         });
     }
 
-    fn start_batches(&self, then: &dyn Fn(InFlight<B>)) {
+    /// Runs what is done for a batch. After a panic the device has failed at it, and goes on.
+    fn guarded(&self, run: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            tracing::error!(device = self.device.name, "a batch panicked: please report this");
+        }
+    }
+
+    fn start_batches<'s>(&'s self, then: &dyn Fn(InFlight<'s, 'a, B>)) {
         let warm = || self.device.warm_tokens();
         let mut batch = vecmill_scheduler::Batch::new();
         while self.core.dispatch.next_batch(self.index, warm, &mut batch) {
-            let jobs = std::mem::take(&mut batch.jobs);
+            let taken = Taken { shift: self, jobs: std::mem::take(&mut batch.jobs) };
             batch.clear();
-            self.start(jobs, Instant::now() + self.device.patience, then);
+            let deadline = Instant::now() + self.device.patience;
+            self.guarded(|| self.start(taken, deadline, then));
         }
     }
 
-    /// Starts `jobs` as one batch, or in parts if they get no memory together before `deadline`.
-    fn start(&self, jobs: Vec<Job<Work>>, deadline: Instant, then: &dyn Fn(InFlight<B>)) {
-        let batch: Batch = jobs.iter().map(|job| &job.payload.tokens.ids).collect();
+    /// Starts jobs as one batch, or in parts if they get no memory together before `deadline`, or if
+    /// one of them can't run.
+    fn start<'s>(
+        &'s self,
+        mut taken: Taken<'s, 'a, B>,
+        deadline: Instant,
+        then: &dyn Fn(InFlight<'s, 'a, B>),
+    ) {
+        let batch: Batch = taken.jobs.iter().map(|job| &job.payload.tokens.ids).collect();
         let started = Instant::now();
         match self.device.start(&batch, deadline) {
-            Ok(batch) => then(InFlight { jobs, started, batch }),
-            Err(EncodeError::Memory(error))
-                if error.remedy() == Remedy::Split && jobs.len() > 1 =>
-            {
-                self.count(&jobs, Outcome::Split, started.elapsed());
-                self.start_halves(jobs, deadline, then);
+            Ok(batch) => then(InFlight { taken, started, batch }),
+            Err(error) if splits(&error) && taken.jobs.len() > 1 => {
+                self.count(&taken.jobs, Outcome::Split, started.elapsed());
+                let second = taken.split_off();
+                self.start(taken, deadline, then);
+                self.start(second, deadline, then);
             }
-            Err(error) => self.failed(jobs, &error, started.elapsed()),
+            Err(error) => self.failed(taken.into_jobs(), &error, started.elapsed()),
         }
-    }
-
-    fn start_halves(
-        &self,
-        mut jobs: Vec<Job<Work>>,
-        deadline: Instant,
-        then: &dyn Fn(InFlight<B>),
-    ) {
-        let second = jobs.split_off(jobs.len() / 2);
-        self.start(jobs, deadline, then);
-        self.start(second, deadline, then);
     }
 
     /// Waits for a batch and answers.
-    fn collect(&self, InFlight { jobs, started, batch }: InFlight<B>) {
+    fn collect(&self, InFlight { taken, started, batch }: InFlight<'_, 'a, B>) {
         let result = self.device.collect(batch);
         let done = Instant::now();
         // The device takes batches one after the other: until the one before was done, it had not
@@ -123,47 +164,53 @@ impl<'a, B: Backend> Shift<'a, B> {
         drop(last_done);
         match result {
             Ok(rows) => {
-                self.count(&jobs, Outcome::Ok, took);
-                self.core.dispatch.ran(self.index, Size::of(&jobs), took);
-                self.answer(jobs, &rows, started, done);
+                self.count(&taken.jobs, Outcome::Ok, took);
+                let size = Size::of(&taken.jobs);
+                if let Some(predicted) = self.core.dispatch.ran(self.index, size, took) {
+                    let device = &self.device.name;
+                    self.core.metrics.predicted(device, took.as_secs_f64(), predicted);
+                }
+                self.answer(taken.into_jobs(), &rows, started, done);
             }
-            Err(error) => self.failed(jobs, &error, took),
+            Err(error) => self.failed(taken.into_jobs(), &error, took),
         }
     }
 
-    /// Has `jobs` tried once more if the device failed, and otherwise says why not.
+    /// Has `jobs` tried once more if the device failed, and otherwise says why not. Whatever is only
+    /// told comes last.
     fn failed(&self, jobs: Vec<Job<Work>>, error: &EncodeError, took: Duration) {
-        let device = &self.device.name;
-        let count = |outcome| self.count(&jobs, outcome, took);
-        let Failed { refused, taken_out } = match error {
-            error if blames_device(error) => {
-                let last = jobs.iter().any(Job::failed_before);
-                count(if last { Outcome::Failed } else { Outcome::Retried });
-                tracing::warn!(device, inputs = jobs.len(), last, %error, "the device failed");
-                self.core.dispatch.failed(self.index, jobs)
-            }
-            _ => {
-                count(Outcome::Failed);
-                self.core.dispatch.gave_up(self.index, jobs.len());
-                Failed { refused: jobs, taken_out: false }
-            }
+        let (inputs, last) = (jobs.len(), jobs.iter().any(Job::failed_before));
+        let blamed = blames_device(error);
+        let outcome = if blamed && !last { Outcome::Retried } else { Outcome::Failed };
+        self.count(&jobs, outcome, took);
+        let Failed { refused, taken_out } = if blamed {
+            self.core.dispatch.failed(self.index, jobs)
+        } else {
+            self.core.dispatch.gave_up(self.index, inputs);
+            Failed { refused: jobs, taken_out: false }
         };
+        let answered = refused.len();
+        for job in refused {
+            job.payload.request.fail(self.refusal(&job.payload, error));
+        }
+        let device = &self.device.name;
+        if blamed {
+            tracing::warn!(device, inputs, last, %error, "the device failed");
+        }
         if taken_out {
             tracing::error!(device, %error, "the device keeps failing and is taken out");
         }
-        if !refused.is_empty() {
-            tracing::error!(device, inputs = refused.len(), %error, "batch failed");
-        }
-        for job in refused {
-            job.payload.pending.fail(self.refusal(&job.payload, error));
+        if answered > 0 {
+            tracing::error!(device, inputs = answered, %error, "batch failed");
         }
     }
 
     /// What the caller of one of the inputs is told.
     fn refusal(&self, work: &Work, error: &EncodeError) -> RequestError {
+        let index = work.index;
         match error {
             &EncodeError::Memory(LeaseError::TooLarge { needed, available }) => {
-                RequestError::InputTooLarge { index: work.index, needed, available }
+                RequestError::InputTooLarge { index, needed, available }
             }
             EncodeError::Memory(error) if error.remedy() != Remedy::Reject => {
                 RequestError::NoMemory {
@@ -172,24 +219,30 @@ impl<'a, B: Backend> Shift<'a, B> {
                     retry_after: self.core.dispatch.backlog_time(),
                 }
             }
-            error => self.broken(error),
+            &EncodeError::UnknownToken { token, vocabulary } => {
+                RequestError::NoEmbedding { index, token, rows: vocabulary }
+            }
+            &EncodeError::TooLong { tokens, limit } => {
+                RequestError::TooManyTokens { index, tokens, limit }
+            }
+            error => {
+                RequestError::Device { device: self.device.name.clone(), reason: error.to_string() }
+            }
         }
-    }
-
-    fn broken(&self, error: &dyn std::error::Error) -> RequestError {
-        RequestError::Device { device: self.device.name.clone(), reason: error.to_string() }
     }
 
     fn answer(&self, jobs: Vec<Job<Work>>, rows: &[f32], started: Instant, done: Instant) {
         let inference = done.saturating_duration_since(started);
+        // The encoder has seen to it that there is a row for each; were there none, whoever waits for it
+        // would hear that it was lost.
         let rows = rows.chunks_exact(self.device.encoder.limits().dimensions);
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
             self.core.metrics.waited(&self.device.name, queue.as_secs_f64());
-            let wanted = work.pending.finish;
+            let wanted = work.request.finish;
             let vector = finish(row, wanted.dimensions, wanted.normalize);
             if !vector.iter().all(|value| value.is_finite()) {
-                work.pending.fail(self.broken(&NotFinite));
+                work.request.fail(RequestError::NotFinite { index: work.index });
                 continue;
             }
             let embedding = Embedding {
@@ -198,7 +251,7 @@ impl<'a, B: Backend> Shift<'a, B> {
                 truncated: work.tokens.truncated,
             };
             let part = Part { index: work.index, embedding, queue, inference };
-            work.pending.resolve(part);
+            work.request.resolve(part);
         }
     }
 
@@ -215,6 +268,16 @@ impl<'a, B: Backend> Shift<'a, B> {
     }
 }
 
+/// Whether fewer inputs at once may fare better: there is less to hold, or the one at fault is not
+/// among them.
+fn splits(error: &EncodeError) -> bool {
+    match error {
+        EncodeError::Memory(error) => error.remedy() == Remedy::Split,
+        EncodeError::UnknownToken { .. } | EncodeError::TooLong { .. } => true,
+        _ => false,
+    }
+}
+
 /// Whether another device might do better: not where the batch is wrong, or memory only is taken.
 fn blames_device(error: &EncodeError) -> bool {
     match error {
@@ -228,11 +291,3 @@ fn blames_device(error: &EncodeError) -> bool {
 fn tokens(jobs: &[Job<Work>]) -> usize {
     jobs.iter().map(|job| job.tokens).sum()
 }
-
-/// A vector that nobody can use, and that JSON can't hold.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the model's vector has an element that is not a finite number: its weights are damaged, or \
-     too large for float16 (bfloat16 and float32 have more range)"
-)]
-struct NotFinite;

@@ -1,6 +1,7 @@
 //! Devices on trial: in [`memory`] others take theirs, in [`overlap`] batches overlap, in
-//! [`failures`] they fail, in [`monitor`] their sensors say so.
+//! [`failures`] they fail, in [`deaths`] threads end, in [`monitor`] their sensors say so.
 
+mod deaths;
 mod failures;
 mod memory;
 mod monitor;
@@ -14,12 +15,15 @@ use vecmill_backend_cuda::DeviceState;
 use vecmill_encoder::conformance::{Trial, Tried};
 use vecmill_encoder::{Model, Shape};
 use vecmill_memory::Statistics;
-use vecmill_scheduler::{DeviceSettings, Speed, policy};
+use vecmill_scheduler::policy::{self, Policy};
+use vecmill_scheduler::{DeviceSettings, Speed};
 
 use super::*;
 use crate::core::Parts;
 use crate::dispatch::Dispatch;
+use crate::engine::Engine;
 use crate::error::RequestError;
+use crate::info::Info;
 use crate::request::{Input, Prompt, Reply, Request};
 use crate::tokenizer::Tokenizer;
 
@@ -41,6 +45,9 @@ struct Setup {
     patience: Duration,
     traces: Option<RefusalTraces>,
     batch_tokens: usize,
+    policy: Box<dyn Policy>,
+    /// Token ids that the engine takes, if not those that the model has.
+    vocabulary: Option<usize>,
 }
 
 impl Default for Setup {
@@ -51,6 +58,8 @@ impl Default for Setup {
             patience: Duration::from_secs(600),
             traces: None,
             batch_tokens: BATCH_TOKENS,
+            policy: policy::by_name("earliest-finish").unwrap(),
+            vocabulary: None,
         }
     }
 }
@@ -67,13 +76,15 @@ impl Rig {
         let devices: Vec<_> =
             devices.map(|(name, trial)| device(name, &model, trial, &mut setup)).collect();
         let max_tokens = model.max_input_tokens();
+        let mut limits = devices[0].limits();
+        limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
         let core = Core::new(Parts {
             tokenizer: Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
             tokenizers: rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap(),
-            limits: devices[0].limits(),
+            limits,
             pipeline: model.pipeline,
             default_prompt: Prompt::None,
-            dispatch: dispatch(&devices),
+            dispatch: dispatch(&devices, setup.policy),
             experiment: None,
         });
         Self { core, devices, trials, threads: Vec::new() }
@@ -99,6 +110,14 @@ impl Rig {
     fn start_device(&mut self, index: usize) {
         let device: Arc<dyn Worker> = self.devices[index].clone();
         self.threads.push(spawn(device, Arc::clone(&self.core), index).unwrap());
+    }
+
+    /// A whole engine of it, which starts the devices' threads. It ends with the engine.
+    fn engine(&self) -> Engine {
+        let devices = self.devices.iter().map(|device| device.clone() as Arc<dyn Worker>);
+        let kept = self.devices.iter().map(|_| None).collect();
+        let core = Arc::clone(&self.core);
+        Engine::run(core, Info::default(), devices.collect(), kept, Vec::new(), None).unwrap()
     }
 
     fn ask(&self, inputs: usize) -> Receiver<Answer> {
@@ -134,14 +153,14 @@ impl Rig {
     }
 }
 
-fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>]) -> Dispatch {
+fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>], policy: Box<dyn Policy>) -> Dispatch {
     let settings = |device: &Arc<Device<_>>| DeviceSettings {
         batch_tokens: device.batch_tokens(),
         in_flight: 8, // how many there are is the trials' business
         speed: Speed::new(),
     };
-    let devices = devices.iter().map(settings).collect();
-    Dispatch::new(10_000, policy::by_name("earliest-finish").unwrap(), devices)
+    let devices = devices.iter().map(|device| (device.name().to_owned(), settings(device)));
+    Dispatch::new(10_000, policy, devices.collect())
 }
 
 fn device(

@@ -246,7 +246,7 @@ impl<T> Scheduler<T> {
         }
     }
 
-    fn stalls_at(&self, device: &Device<T>) -> Option<f64> {
+    pub(super) fn stalls_at(&self, device: &Device<T>) -> Option<f64> {
         device.stalls_at(self.settings.stall_factor, self.settings.stall_floor.as_secs_f64())
     }
 }

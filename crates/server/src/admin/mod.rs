@@ -75,7 +75,7 @@ fn json<T: Serialize>(devices: Vec<T>) -> Result<Response, Failure> {
 }
 
 /// Asks beside the async threads: the answer waits for locks and, at times, for a driver.
-async fn beside<T: Send + 'static>(
+pub(crate) async fn beside<T: Send + 'static>(
     model: &Model,
     ask: impl FnOnce(&dyn Embedder) -> T + Send + 'static,
 ) -> Result<T, Failure> {

@@ -228,6 +228,10 @@ impl Embedder for Fake {
         &self.info
     }
 
+    fn readiness(&self) -> Result<(), RequestError> {
+        Ok(())
+    }
+
     fn write_metrics(&self, out: &mut String) -> fmt::Result {
         out.write_str("# HELP vecmill_fake Pretended.\n# TYPE vecmill_fake gauge\nvecmill_fake 1\n")
     }

@@ -188,3 +188,25 @@ fn every_request_is_answered_whatever_fails() {
     // What is left of refused requests is dropped on the way.
     wait_until(|| rig.core.dispatch.backlog() == (0, 0));
 }
+
+#[test]
+fn an_input_that_can_not_run_is_found_among_others() {
+    for in_flight in [1, 2] {
+        let mut rig = Rig::of(Setup { vocabulary: Some(usize::MAX), ..Setup::default() });
+        rig.trial().overlap(in_flight);
+        let good = rig.ask(30);
+        rig.queued(30);
+        let (sender, bad) = channel();
+        let inputs = [input(0), Input::Tokens(vec![5, 9_999]), input(1)];
+        let deliver = Box::new(move |answer: Answer| sender.send(answer).unwrap());
+        rig.core.submit(Request::new(inputs), deliver);
+        rig.queued(33);
+        rig.start();
+        assert_eq!(vectors(good.recv().unwrap()), healthy(30));
+        let error = bad.recv().unwrap().unwrap_err();
+        assert_eq!(error, RequestError::NoEmbedding { index: 1, token: 9_999, rows: 383 });
+        let metrics = rig.metrics();
+        assert!(metrics.contains("vecmill_device_in_service{device=\"cpu\"} 1"), "{metrics}");
+        assert!(!metrics.contains("outcome=\"retried\""), "the device did not fail");
+    }
+}

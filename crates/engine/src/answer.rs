@@ -1,0 +1,282 @@
+//! A request between its acceptance and its answer.
+//!
+//! - [`Answer`] is the right to answer a request, once. It holds the request's room in the queue and
+//!   is where it is counted; [`Answer::give`] is the only place that a reply leaves from.
+//! - [`Accepted`] is a request's inputs on their way: each of their jobs holds it, and it holds the
+//!   answer.
+//! - [`Caller`] is all that the caller has of it: the right to give the request up.
+//!
+//! The choice behind it: the right to answer belongs to the work alone. Whoever lets go of the last of
+//! it, by a panic or a defect, so answers the request, and no caller can keep that from happening.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use vecmill_scheduler::Terms;
+
+use crate::core::Core;
+use crate::error::RequestError;
+use crate::experiment::Turn;
+use crate::request::{Embedding, Reply, Timings};
+
+/// Takes a request's answer to its caller.
+pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
+
+/// The right to answer a request, once. Let go of without an answer, it says that the request was
+/// lost.
+pub(crate) struct Answer {
+    /// Not held, because what waits in its queue holds this.
+    core: Weak<Core>,
+    asked: Instant,
+    /// Whose turn it was, if policies take turns.
+    turn: Option<Turn>,
+    /// Inputs that it has room for in the queue.
+    room: usize,
+    given_up: Arc<AtomicBool>,
+    /// Gone once the answer is given.
+    deliver: Option<Deliver>,
+}
+
+impl Answer {
+    /// To a request that was asked for now.
+    pub(crate) fn new(core: &Arc<Core>, deliver: Deliver) -> Self {
+        Self {
+            core: Arc::downgrade(core),
+            asked: Instant::now(),
+            turn: core.metrics.turn(),
+            room: 0,
+            given_up: Arc::default(),
+            deliver: Some(deliver),
+        }
+    }
+
+    /// The caller's side.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller(Arc::clone(&self.given_up))
+    }
+
+    /// Makes room in the queue for `inputs`, all or none, until the answer is given.
+    pub(crate) fn admit(
+        &mut self,
+        core: &Core,
+        inputs: usize,
+        terms: Terms,
+    ) -> Result<(), RequestError> {
+        core.dispatch.admit(inputs, terms)?;
+        self.room = inputs;
+        Ok(())
+    }
+
+    /// Answers.
+    pub(crate) fn send(mut self, result: Result<Reply, RequestError>) {
+        self.give(result);
+    }
+
+    /// Makes room for other requests, counts this one and tells its caller, in this order: whoever has
+    /// heard an answer can ask again, and finds it in the metrics.
+    fn give(&mut self, result: Result<Reply, RequestError>) {
+        let Some(deliver) = self.deliver.take() else { return };
+        if let Some(core) = self.core.upgrade() {
+            core.dispatch.release(self.room);
+            core.metrics.answered(self.asked.elapsed(), self.turn, &result);
+        }
+        deliver(result);
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let error = match self.core.strong_count() {
+            _ if self.is_given_up() => RequestError::GivenUp,
+            0 => RequestError::Stopped,
+            _ => RequestError::Lost,
+        };
+        self.give(Err(error));
+    }
+}
+
+/// The caller's side of a request.
+pub(crate) struct Caller(Arc<AtomicBool>);
+
+impl Caller {
+    /// What has not started need not be done.
+    fn give_up(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Gives up on a request when the caller's future is dropped.
+pub(crate) struct GiveUpOnDrop(pub(crate) Caller);
+
+impl Drop for GiveUpOnDrop {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+/// What a request wants of its vectors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finish {
+    pub(crate) dimensions: usize,
+    pub(crate) normalize: bool,
+}
+
+/// A request that was accepted.
+pub(crate) struct Accepted {
+    pub(crate) finish: Finish,
+    asked: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    embeddings: Vec<Option<Embedding>>,
+    missing: usize,
+    timings: Timings,
+    /// Gone once it is given.
+    answer: Option<Answer>,
+}
+
+/// One input's part in the answer.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) index: usize,
+    pub(crate) embedding: Embedding,
+    pub(crate) queue: Duration,
+    pub(crate) inference: Duration,
+}
+
+impl Accepted {
+    /// A request of so many inputs.
+    pub(crate) fn new(inputs: usize, finish: Finish, answer: Answer) -> Arc<Self> {
+        let asked = answer.asked;
+        let state = State {
+            embeddings: vec![None; inputs],
+            missing: inputs,
+            timings: Timings::default(),
+            answer: Some(answer),
+        };
+        Arc::new(Self { finish, asked, state: Mutex::new(state) })
+    }
+
+    /// Whether an answer is still wanted.
+    pub(crate) fn wanted(&self) -> bool {
+        self.state().answer.as_ref().is_some_and(|answer| !answer.is_given_up())
+    }
+
+    /// Notes how long tokenising has taken so far.
+    pub(crate) fn tokenized(&self) {
+        let elapsed = self.asked.elapsed();
+        let mut state = self.state();
+        state.timings.tokenization = state.timings.tokenization.max(elapsed);
+    }
+
+    /// Adds one input's vector; with the last one the request is answered.
+    pub(crate) fn resolve(&self, part: Part) {
+        let mut state = self.state();
+        let Some(slot @ None) = state.embeddings.get_mut(part.index) else { return };
+        *slot = Some(part.embedding);
+        state.missing -= 1;
+        state.timings.queue = state.timings.queue.max(part.queue);
+        state.timings.inference = state.timings.inference.max(part.inference);
+        if state.missing == 0 {
+            let answer = state.answer.take();
+            let mut timings = state.timings;
+            timings.total = self.asked.elapsed();
+            let embeddings = std::mem::take(&mut state.embeddings).into_iter().flatten().collect();
+            drop(state);
+            if let Some(answer) = answer {
+                answer.send(Ok(Reply { embeddings, timings }));
+            }
+        }
+    }
+
+    /// Answers with an error, unless the request is answered already.
+    pub(crate) fn fail(&self, error: RequestError) {
+        let answer = self.state().answer.take();
+        if let Some(answer) = answer {
+            answer.send(Err(error));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// A request whose engine is gone: nothing holds it but the test.
+    fn accepted(inputs: usize) -> (Arc<Accepted>, Caller, mpsc::Receiver<Received>) {
+        let (sender, receiver) = mpsc::channel();
+        let answer = Answer {
+            core: Weak::new(),
+            asked: Instant::now(),
+            turn: None,
+            room: 0,
+            given_up: Arc::default(),
+            deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
+        };
+        let caller = answer.caller();
+        let finish = Finish { dimensions: 2, normalize: false };
+        (Accepted::new(inputs, finish, answer), caller, receiver)
+    }
+
+    type Received = Result<Reply, RequestError>;
+
+    fn part(index: usize, value: f32) -> Part {
+        let embedding = Embedding { vector: vec![value], tokens: 3, truncated: false };
+        Part { index, embedding, queue: Duration::ZERO, inference: Duration::ZERO }
+    }
+
+    #[test]
+    fn parts_in_any_order_are_answered_once_in_order() {
+        let (request, _, receiver) = accepted(3);
+        for index in [2u8, 0, 0, 1] {
+            assert!(receiver.try_recv().is_err());
+            request.resolve(part(usize::from(index), f32::from(index)));
+        }
+        let reply = receiver.try_recv().unwrap().unwrap();
+        let values: Vec<f32> = reply.embeddings.iter().map(|e| e.vector[0]).collect();
+        assert_eq!((values, reply.tokens()), (vec![0.0, 1.0, 2.0], 9));
+        assert!(!request.wanted());
+        drop(request);
+        assert!(receiver.try_recv().is_err(), "a second answer");
+    }
+
+    #[test]
+    fn the_first_error_is_the_answer() {
+        let (request, _, receiver) = accepted(2);
+        request.fail(RequestError::EmptyInput { index: 1 });
+        request.resolve(part(0, 0.0));
+        request.fail(RequestError::NoInputs);
+        assert_eq!(receiver.try_recv().unwrap(), Err(RequestError::EmptyInput { index: 1 }));
+        assert!(receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_request_that_its_work_forgot_is_answered_although_its_caller_waits() {
+        let (request, caller, receiver) = accepted(2);
+        request.resolve(part(0, 0.0));
+        drop(request);
+        assert_eq!(receiver.try_recv().unwrap(), Err(RequestError::Stopped));
+        drop(caller);
+    }
+
+    #[test]
+    fn a_request_that_its_caller_gave_up_is_not_wanted() {
+        let (request, caller, receiver) = accepted(2);
+        assert!(request.wanted());
+        drop(GiveUpOnDrop(caller));
+        assert!(!request.wanted());
+        drop(request);
+        assert_eq!(receiver.try_recv().unwrap(), Err(RequestError::GivenUp));
+    }
+}
