@@ -9,6 +9,7 @@ use vecmill_backend_cuda::{
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Footprint, Model};
 
+use super::spec::part_name;
 use super::{DeviceSpec, MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
@@ -62,10 +63,7 @@ impl Builder {
         (ordinal, sms): (usize, u32),
         earlier: usize,
     ) -> Result<Opened, StartError> {
-        let mut name = DeviceSpec::CudaPart { ordinal, sms }.to_string();
-        if earlier > 0 {
-            name = format!("{name}#{}", earlier + 1);
-        }
+        let name = part_name(DeviceSpec::CudaPart { ordinal, sms }, earlier);
         let device = Device::open_part(ordinal, sms).map_err(missing(&name))?;
         let whole = gpus().map_err(missing(&name))?;
         let whole = whole.into_iter().find(|gpu| gpu.ordinal == ordinal);

@@ -24,6 +24,7 @@ use crate::info;
 use crate::monitor::Sensors;
 use crate::traces::RefusalTraces;
 use crate::worker::{self, Worker};
+use spec::parts_like;
 
 pub(crate) use kept::KeptSpeed;
 pub use memory::MemoryBudget;
@@ -68,8 +69,8 @@ impl Builder {
                 DeviceSpec::Cuda(None) => self.open_gpus(model)?,
                 DeviceSpec::Cuda(Some(ordinal)) => vec![self.open_gpu(model, *ordinal)?],
                 DeviceSpec::CudaPart { ordinal, sms } => {
-                    let same = |device: &&Opened| device.info.name.starts_with(&spec.to_string());
-                    let earlier = opened.iter().filter(same).count();
+                    let names = opened.iter().map(|device| device.info.name.as_str());
+                    let earlier = parts_like(*spec, names);
                     vec![self.open_part(model, (*ordinal, *sms), earlier)?]
                 }
             };

@@ -73,6 +73,18 @@ impl fmt::Display for DeviceSpec {
     }
 }
 
+/// The name of a part of a GPU before which so many of the same kind were opened: `cuda:0/sms=32`,
+/// then `cuda:0/sms=32#2`.
+pub(super) fn part_name(part: DeviceSpec, earlier: usize) -> String {
+    if earlier == 0 { part.to_string() } else { format!("{part}#{}", earlier + 1) }
+}
+
+/// How many of these devices are parts of the same kind as `part`.
+pub(super) fn parts_like<'a>(part: DeviceSpec, names: impl Iterator<Item = &'a str>) -> usize {
+    let part = part.to_string();
+    names.filter(|name| name.split('#').next() == Some(&part)).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +99,30 @@ mod tests {
         {
             assert!(wrong.parse::<DeviceSpec>().is_err(), "{wrong}");
         }
+    }
+    #[test]
+    fn parts_are_told_apart_by_their_whole_names() {
+        let mut names: Vec<String> = Vec::new();
+        for text in
+            ["cuda:0/sms=80", "cuda:0/sms=8", "cuda:0/sms=8", "cuda:0/sms=80", "cuda:0/sms=8"]
+                .into_iter()
+                .chain(["cuda:1/sms=8", "cuda:10/sms=8", "cuda:1/sms=8", "cuda:0/sms=800"])
+        {
+            let part = text.parse().unwrap();
+            let earlier = parts_like(part, names.iter().map(String::as_str));
+            names.push(part_name(part, earlier));
+        }
+        let expected = [
+            "cuda:0/sms=80",
+            "cuda:0/sms=8",
+            "cuda:0/sms=8#2",
+            "cuda:0/sms=80#2",
+            "cuda:0/sms=8#3",
+            "cuda:1/sms=8",
+            "cuda:10/sms=8",
+            "cuda:1/sms=8#2",
+            "cuda:0/sms=800",
+        ];
+        assert_eq!(names, expected);
     }
 }
