@@ -39,7 +39,7 @@ pub struct Limits {
     pub vocabulary: usize,
     /// The most tokens that a sequence may have.
     pub max_tokens: usize,
-    /// Dimensions of a vector.
+    /// Dimensions of a vector, before it is cut.
     pub dimensions: usize,
     position_offset: u32,
 }
@@ -98,7 +98,7 @@ impl<B: Backend> Encoder<B> {
         let limits = Limits {
             vocabulary: config.vocabulary,
             max_tokens: config.max_tokens(),
-            dimensions: model.dimensions(),
+            dimensions: model.row(),
             position_offset: u32::try_from(config.position_offset).unwrap_or(u32::MAX),
         };
         let largest =
@@ -238,21 +238,37 @@ fn is_written(row: &[f32]) -> bool {
     row.last().is_some_and(|value| value.to_bits() != UNWRITTEN.to_bits())
 }
 
-/// Cuts a pooled row to its leading `dimensions` and scales it to length one if `normalize`.
+/// Which numbers of a pooled row are given length one together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaling {
+    /// None: they stay as they are.
+    AsIs,
+    /// Those that are kept.
+    Kept,
+    /// All of the row, before it is cut.
+    Whole,
+}
+
+/// Cuts a pooled row to its leading `dimensions` and scales it as `scaling` says.
 ///
 /// A row of zeros stays as it is.
 ///
 /// ```
-/// assert_eq!(vecmill_encoder::finish(&[3.0, 4.0, 12.0], 2, true), [0.6, 0.8]);
+/// use vecmill_encoder::{Scaling, finish};
+///
+/// assert_eq!(finish(&[3.0, 4.0, 12.0], 2, Scaling::Kept), [0.6, 0.8]);
+/// assert_eq!(finish(&[3.0, 4.0, 0.0], 1, Scaling::Whole), [0.6]);
 /// ```
-pub fn finish(row: &[f32], dimensions: usize, normalize: bool) -> Vec<f32> {
-    let row = &row[..dimensions.min(row.len())];
-    if !normalize {
-        return row.to_vec();
-    }
-    let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+pub fn finish(row: &[f32], dimensions: usize, scaling: Scaling) -> Vec<f32> {
+    let kept = &row[..dimensions.min(row.len())];
+    let measured = match scaling {
+        Scaling::AsIs => return kept.to_vec(),
+        Scaling::Kept => kept,
+        Scaling::Whole => row,
+    };
+    let squares: f64 = measured.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
     // As in PyTorch's `normalize`: the floor keeps zeros from becoming NaN.
     let scale = 1.0 / squares.sqrt().max(1e-12);
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
-    row.iter().map(|&value| (f64::from(value) * scale) as f32).collect()
+    kept.iter().map(|&value| (f64::from(value) * scale) as f32).collect()
 }

@@ -33,7 +33,7 @@ pub use backend::{
     Normalize, Pool, Precision, Sequences, Slab, StackTensors, Stream, Workspace,
 };
 pub use batch::{Batch, Shape};
-pub use encoder::{EncodeError, Encoder, Limits, Started, finish};
+pub use encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
 pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};

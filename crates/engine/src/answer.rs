@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use vecmill_encoder::Scaling;
 use vecmill_scheduler::Terms;
 
 use crate::core::Core;
@@ -123,7 +124,7 @@ impl Drop for GiveUpOnDrop {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Finish {
     pub(crate) dimensions: usize,
-    pub(crate) normalize: bool,
+    pub(crate) scaling: Scaling,
 }
 
 /// A request that was accepted.
@@ -225,7 +226,7 @@ mod tests {
             deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
         };
         let caller = answer.caller();
-        let finish = Finish { dimensions: 2, normalize: false };
+        let finish = Finish { dimensions: 2, scaling: Scaling::AsIs };
         (Accepted::new(inputs, finish, answer), caller, receiver)
     }
 

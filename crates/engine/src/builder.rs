@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Model, Pooling};
+use vecmill_encoder::{Model, ModelError, Pooling};
 use vecmill_memory::{GiveBack, PoolSettings};
 use vecmill_scheduler::{DeviceSettings, policy};
 
@@ -245,13 +245,18 @@ impl Builder {
         fetcher.fetch(&self.model)
     }
 
+    /// The chosen pooling, or any: for what is the same whichever is chosen when the model is served.
+    pub(crate) fn any_pooling(&self) -> Option<Pooling> {
+        self.pooling.or(Some(Pooling::Mean))
+    }
+
     fn start_in(&self, folder: &Path) -> Result<Engine, StartError> {
         self.check()?;
         let policy = policy::by_name(&self.policy).map_err(|error| StartError::Setting {
             setting: "policy",
             reason: error.to_string(),
         })?;
-        let model = Model::open(folder)?;
+        let model = open_model(folder, self.pooling)?;
         let max_tokens = model.max_input_tokens();
         // The tokenizer's file and the weights are read side by side: each takes about as long.
         let (tokenizer, devices) = rayon::join(
@@ -368,4 +373,13 @@ impl Builder {
             ModelRef::Folder(folder) => (folder.display().to_string(), None),
         }
     }
+}
+
+/// Opens the model in `folder`, whose user chose `pooling`, and says what its files leave open.
+pub(crate) fn open_model(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
+    let model = Model::open_as(folder, pooling)?;
+    for warning in &model.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(model)
 }

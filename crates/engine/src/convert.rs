@@ -7,12 +7,12 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use vecmill_encoder::ModelError;
 use vecmill_encoder::model::{self, Weights};
-use vecmill_encoder::{Model, ModelError};
 
 pub use vecmill_encoder::model::{DType, Rounding};
 
-use crate::builder::Builder;
+use crate::builder::{Builder, open_model};
 use crate::fetch::files::{ModelFiles, WEIGHTS, join};
 use crate::fetch::{FetchError, Stage};
 
@@ -81,7 +81,7 @@ impl Builder {
         refuse_existing(output)?;
         let source = self.fetch()?;
         // Whatever serving would refuse is not worth converting.
-        Model::open(&source)?;
+        open_model(&source, self.any_pooling())?;
         let files = ModelFiles::of(&source).map_err(FetchError::incomplete(&source))?;
         let parent = output.parent().filter(|folder| !folder.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::ThreadPool;
-use vecmill_encoder::{Limits, model::Pipeline};
+use vecmill_encoder::{Limits, Scaling, model::Pipeline};
 use vecmill_scheduler::{Job, Terms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, Finish};
@@ -108,7 +108,8 @@ impl Core {
         if request.inputs.is_empty() {
             return Err(RequestError::NoInputs);
         }
-        let available = self.limits.dimensions;
+        let row = self.limits.dimensions;
+        let available = self.pipeline.truncate.map_or(row, |kept| kept.min(row));
         let dimensions = request.dimensions.unwrap_or(available);
         if dimensions == 0 || dimensions > available {
             return Err(RequestError::Dimensions { asked: dimensions, available });
@@ -128,8 +129,13 @@ impl Core {
                 return Err(RequestError::UnknownToken { index, token, last });
             }
         }
-        let normalize = request.normalize.unwrap_or(self.pipeline.normalize);
-        Ok(Finish { dimensions, normalize })
+        let scaling = match request.normalize.unwrap_or(self.pipeline.normalize) {
+            false => Scaling::AsIs,
+            // By itself a model normalises before it cuts; what a request asks for comes after.
+            true if request.normalize.is_none() && request.dimensions.is_none() => Scaling::Whole,
+            true => Scaling::Kept,
+        };
+        Ok(Finish { dimensions, scaling })
     }
 
     /// The text that goes in front of each input.

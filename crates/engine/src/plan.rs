@@ -2,12 +2,10 @@
 //!
 //! A server finds its largest batch with the same function as a plan does: the two never disagree.
 
-use vecmill_encoder::Model;
-
 pub use vecmill_encoder::model::DType;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 
-use crate::builder::Builder;
+use crate::builder::{Builder, open_model};
 use crate::device::format_name;
 use crate::error::StartError;
 
@@ -69,7 +67,7 @@ impl Builder {
     /// the longest input fits.
     pub fn plan(&self, target: Target) -> Result<Plan, StartError> {
         self.check()?;
-        let model = Model::open(&self.fetch()?)?;
+        let model = open_model(&self.fetch()?, self.any_pooling())?;
         let max_input_tokens = model.max_input_tokens();
         let (model_id, _) = self.model_name();
         let architecture = model.config.family.model_type().into();

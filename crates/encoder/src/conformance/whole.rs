@@ -10,7 +10,7 @@ use vecmill_memory::Pool;
 use super::{Backend, Failure};
 use crate::backend::Precision;
 use crate::batch::Batch;
-use crate::encoder::{Encoder, finish};
+use crate::encoder::{Encoder, Scaling, finish};
 use crate::model::Model;
 
 const BUDGET: usize = 1 << 30;
@@ -118,10 +118,11 @@ type Loaded<B> = (Encoder<B>, Box<dyn Fn(&[f32]) -> Vec<f32>>);
 
 fn load<B: Backend>(backend: B, folder: &Path) -> Result<Loaded<B>, Failure> {
     let model = Model::open(folder).map_err(|error| fixture(folder, &error))?;
-    let normalize = model.pipeline.normalize;
+    let scaling = if model.pipeline.normalize { Scaling::Whole } else { Scaling::AsIs };
+    let dimensions = model.dimensions();
     let encoder = Encoder::load(backend, &model, None, &|_, _| {})
         .map_err(|error| fixture(folder, &error))?;
-    Ok((encoder, Box::new(move |row| finish(row, row.len(), normalize))))
+    Ok((encoder, Box::new(move |row| finish(row, dimensions, scaling))))
 }
 
 fn fixture(path: &Path, error: &dyn std::error::Error) -> Failure {

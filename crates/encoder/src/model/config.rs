@@ -1,10 +1,11 @@
 //! What the transformer computes: `config.json`, checked.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
 
-use super::json::JsonFile;
-use super::{Family, ModelError, Names};
+use super::family::Positions;
+use super::json::{JsonFile, shortened};
+use super::keys::{self, Kind};
+use super::{Family, ModelError, Names, Warning};
 
 /// Bounds of what is believed; the largest encoders stay far below.
 const HIDDEN: RangeInclusive<usize> = 1..=1 << 16;
@@ -44,7 +45,7 @@ impl Activation {
     fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "gelu" | "gelu_python" => Self::Gelu,
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Self::GeluTanh,
             "relu" => Self::Relu,
             "silu" | "swish" => Self::Silu,
             "tanh" => Self::Tanh,
@@ -55,6 +56,8 @@ impl Activation {
 
     /// By the class that a dense module uses, for example `torch.nn.modules.activation.Tanh`.
     pub(super) fn from_class(class: &str) -> Option<Self> {
+        // The reference runs no other code without being told to.
+        let class = class.strip_prefix("torch.nn.")?;
         Some(match class.rsplit('.').next()? {
             "GELU" => Self::Gelu,
             "ReLU" => Self::Relu,
@@ -102,12 +105,11 @@ impl Config {
     /// The distance in tokens from which on all distances share the last bucket.
     pub const RELATIVE_MAX_DISTANCE: usize = 128;
 
-    /// Reads `config.json` in `folder`.
-    pub(super) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let file = JsonFile::open(&folder.join("config.json"))?;
-        let family = family(&file)?;
-        refuse_decoders(&file)?;
-        refuse_other_positions(&file)?;
+    /// Reads `config.json`.
+    pub(super) fn read(file: &JsonFile, warnings: &mut Vec<Warning>) -> Result<Self, ModelError> {
+        let family = family(file)?;
+        keys::check(file, Kind::Config(family), warnings)?;
+        refuse_code(file)?;
         let keys = family.keys();
         let hidden = file.required_integer(keys.hidden, HIDDEN)?;
         let heads = file.required_integer(keys.heads, HEADS)?;
@@ -136,10 +138,10 @@ impl Config {
             intermediate: file.required_integer(keys.intermediate, INTERMEDIATE)?,
             vocabulary,
             positions,
-            position_offset: position_offset(&file, family, vocabulary.min(positions - 1))?,
+            position_offset: position_offset(file, family, vocabulary.min(positions - 1))?,
             token_types,
-            epsilon: epsilon(&file)?,
-            activation: activation(&file, keys.activation)?,
+            epsilon: epsilon(file, family)?,
+            activation: activation(file, keys.activation)?,
             relative_buckets,
         })
     }
@@ -156,44 +158,47 @@ impl Config {
 }
 
 fn family(file: &JsonFile) -> Result<Family, ModelError> {
-    let found = file.text("model_type")?.unwrap_or("(none)");
+    let supported = || Family::ALL.map(Family::model_type).join(", ");
+    let Some(found) = file.text("model_type")? else {
+        return Err(file.wrong("model_type", format!("one of {}", supported())));
+    };
     Family::ALL.into_iter().find(|family| family.model_type() == found).ok_or_else(|| {
         ModelError::Unsupported {
             path: file.path().to_owned(),
             what: "the architecture",
-            found: found.to_owned(),
-            supported: Family::ALL.map(Family::model_type).join(", "),
+            found: shortened(found),
+            supported: supported(),
         }
     })
 }
 
-fn refuse_decoders(file: &JsonFile) -> Result<(), ModelError> {
-    for key in ["is_decoder", "is_encoder_decoder"] {
-        if file.flag(key)? == Some(true) {
-            return Err(file.wrong(key, "false: only encoders are supported"));
-        }
-    }
-    Ok(())
-}
-
-fn refuse_other_positions(file: &JsonFile) -> Result<(), ModelError> {
-    match file.text("position_embedding_type")? {
-        None | Some("absolute") => Ok(()),
-        Some(other) => Err(ModelError::Unsupported {
+/// Refuses models whose body is code of their own, whatever family they say they are.
+fn refuse_code(file: &JsonFile) -> Result<(), ModelError> {
+    let key = "auto_map";
+    let Some(map) = file.get(key) else { return Ok(()) };
+    let map = map.as_object().ok_or_else(|| file.wrong(key, "an object"))?;
+    match map.get("AutoModel") {
+        Some(class) => Err(ModelError::Unsupported {
             path: file.path().to_owned(),
-            what: "position_embedding_type",
-            found: other.to_owned(),
-            supported: "absolute".to_owned(),
+            what: "the model's own code",
+            found: class.excerpt(),
+            supported: "the architectures as transformers has them".to_owned(),
         }),
+        None => Ok(()),
     }
 }
 
 /// Where positions start, at most `limit`.
 fn position_offset(file: &JsonFile, family: Family, limit: usize) -> Result<usize, ModelError> {
-    let Some(default) = family.positions_after_padding() else { return Ok(0) };
     let key = "pad_token_id";
+    let padding = match family.positions() {
+        Positions::FromZero => return Ok(0),
+        Positions::After(padding) => padding,
+        Positions::AfterPadding(default) => {
+            file.integer(key, 0..=*VOCABULARY.end())?.unwrap_or(default)
+        }
+    };
     let expected = || format!("an id below the vocabulary's and positions' ends, {limit}");
-    let padding = file.integer(key, 0..=*VOCABULARY.end())?.unwrap_or(default);
     if padding < limit { Ok(padding + 1) } else { Err(file.wrong(key, expected())) }
 }
 
@@ -201,9 +206,10 @@ fn position_offset(file: &JsonFile, family: Family, limit: usize) -> Result<usiz
     clippy::cast_possible_truncation,
     reason = "single precision is what layer norms compute in"
 )]
-fn epsilon(file: &JsonFile) -> Result<f32, ModelError> {
+fn epsilon(file: &JsonFile, family: Family) -> Result<f32, ModelError> {
     let key = "layer_norm_eps";
-    let epsilon = file.number(key)?.unwrap_or(DEFAULT_EPSILON) as f32;
+    let stated = if family.states_epsilon() { file.number(key)? } else { None };
+    let epsilon = stated.unwrap_or(DEFAULT_EPSILON) as f32;
     if epsilon > 0.0 && epsilon <= 1.0 {
         Ok(epsilon)
     } else {
@@ -216,7 +222,7 @@ fn activation(file: &JsonFile, key: &str) -> Result<Activation, ModelError> {
     Activation::from_name(name).ok_or_else(|| ModelError::Unsupported {
         path: file.path().to_owned(),
         what: "the activation",
-        found: name.to_owned(),
+        found: shortened(name),
         supported: Activation::SUPPORTED.to_owned(),
     })
 }

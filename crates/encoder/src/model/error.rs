@@ -65,6 +65,14 @@ pub enum ModelError {
         /// Its size in bytes.
         found: u64,
     },
+    /// Something that tools leave in a file's place stands there.
+    #[error("{}: {found}", path.display())]
+    StandIn {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        found: &'static str,
+    },
     /// A file isn't the JSON that it should be.
     #[error("{}: not valid JSON: {reason}", path.display())]
     Json {
@@ -96,6 +104,50 @@ pub enum ModelError {
         found: String,
         /// What there is instead.
         supported: String,
+    },
+    /// The folder's model was made for something else than embedding.
+    #[error(
+        "{}: {found} says that the model {task}, and without modules.json nothing says that it \
+         embeds: {}",
+        path.display(),
+        if *may_embed {
+            "to embed with it all the same, choose how its tokens' vectors become one (--pooling)"
+        } else {
+            "vecmill serves embeddings, choose a model that was trained for them"
+        }
+    )]
+    Task {
+        /// The file.
+        path: PathBuf,
+        /// What in it says so.
+        found: String,
+        /// What the model does.
+        task: &'static str,
+        /// Whether it embeds if its user says how.
+        may_embed: bool,
+    },
+    /// The folder has weights that only change those of another model.
+    #[error(
+        "{}: adapters (LoRA) are not applied: merge it into its base model \
+         (merge_and_unload() of the peft package) and save that",
+        path.display()
+    )]
+    Adapter {
+        /// The adapter's file.
+        path: PathBuf,
+    },
+    /// The tensors of a model lie under several prefixes.
+    #[error(
+        "{}: the model is there twice, as '{first}' and as '{second}': save it once, alone",
+        path.display()
+    )]
+    Twice {
+        /// The weights file, or the index of its shards.
+        path: PathBuf,
+        /// A tensor of the one.
+        first: String,
+        /// The same tensor of the other.
+        second: String,
     },
     /// A path in a file leads out of the model's folder.
     #[error(

@@ -48,14 +48,30 @@ impl Family {
         }
     }
 
-    /// The padding token's id where `config.json` is silent, in families whose positions are
-    /// counted from it; `None` where positions start at 0.
-    pub(super) fn positions_after_padding(self) -> Option<usize> {
+    /// Where its positions start.
+    pub(super) fn positions(self) -> Positions {
         match self {
-            Self::Roberta | Self::XlmRoberta | Self::MpNet => Some(1),
-            Self::Bert | Self::DistilBert => None,
+            Self::Roberta | Self::XlmRoberta => Positions::AfterPadding(1),
+            Self::MpNet => Positions::After(1),
+            Self::Bert | Self::DistilBert => Positions::FromZero,
         }
     }
+
+    /// Whether `config.json` says what layer norms add to the variance. DistilBERT's is fixed.
+    pub(super) fn states_epsilon(self) -> bool {
+        self != Self::DistilBert
+    }
+}
+
+/// Where a family's positions start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Positions {
+    /// At 0.
+    FromZero,
+    /// Behind this id, whatever `config.json` says.
+    After(usize),
+    /// Behind the padding token's id; this one where `config.json` is silent.
+    AfterPadding(usize),
 }
 
 /// What a family's tensors are called.

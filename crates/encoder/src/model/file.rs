@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::ModelError;
 
-/// The most bytes that are read of a file of settings; honest ones have a few kilobytes.
-pub const SETTINGS_LIMIT: u64 = 1 << 20;
+/// The most bytes that are read of a file of settings; honest ones have kilobytes, few a megabyte.
+pub const SETTINGS_LIMIT: u64 = 4 << 20;
 
 /// Reads the file at `path`, which has at most `limit` bytes.
 ///
@@ -67,6 +67,30 @@ fn optional<T>(result: Result<T, ModelError>) -> Result<Option<T>, ModelError> {
         Err(ModelError::MissingFile { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What `bytes` are that tools leave in a file's place; `None` if they may be the file.
+pub(super) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes.get(..bytes.len().min(64)).unwrap_or_default().trim_ascii_start();
+    let starts = |with: &str| {
+        start.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    if bytes.is_empty() {
+        return Some("it is empty: fetch it again");
+    }
+    if starts("version https://git-lfs") {
+        return Some("it is a Git LFS pointer, not the file itself: run 'git lfs pull'");
+    }
+    if starts("<!doctype html") || starts("<html") {
+        return Some("it is a web page, which a server sent instead of the file: fetch it again");
+    }
+    if start.starts_with(b"PK\x03\x04") {
+        return Some("it is a zip archive, as PyTorch's pickles are: convert it to safetensors");
+    }
+    if start.starts_with(b"GGUF") {
+        return Some("it is a GGUF file: the model is needed as safetensors");
+    }
+    None
 }
 
 /// Opens the regular file at `path`.

@@ -4,6 +4,7 @@
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
 //! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
+//! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
 //!
 //! The choice behind it: architectures differ in data, not in code. A family is one row of a table
 //! (its configuration's keys, its tensors' names, where its positions start), so that one forward
@@ -15,10 +16,16 @@ mod convert;
 mod error;
 mod family;
 mod file;
+mod head;
 mod json;
+mod keys;
+mod leftovers;
+mod modules;
 mod pipeline;
+mod pooling;
 mod safetensors;
 mod tensor;
+mod warning;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -28,9 +35,14 @@ pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use family::{Family, Names};
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
-pub use pipeline::{Dense, Pipeline, Pooling, UnknownPooling};
+pub use json::{Json, JsonError, JsonFile};
+pub use pipeline::{Dense, Pipeline};
+pub use pooling::{Pooling, UnknownPooling};
 pub use tensor::{DType, TensorView};
+pub use warning::Warning;
 pub use weights::Weights;
+
+use modules::Modules;
 
 /// A model in a folder, checked and ready to be loaded onto devices.
 #[derive(Debug, Clone)]
@@ -44,20 +56,41 @@ pub struct Model {
     pub pipeline: Pipeline,
     /// The transformer's tensors.
     pub weights: Weights,
+    /// What its files leave open, or ask for in vain: for its user to read.
+    pub warnings: Vec<Warning>,
 }
 
 impl Model {
     /// Opens the model in `folder`. Weights are mapped, not read.
     ///
     /// # Errors
-    /// When a file is missing or broken, or says something that vecmill doesn't do.
+    /// When a file is missing or broken, or says something that vecmill doesn't do, or the folder's
+    /// model is for something else than embedding.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let modules = pipeline::Modules::open(folder)?;
-        let folder = modules.transformer().to_owned();
-        let config = Config::open(&folder)?;
-        let pipeline = modules.pipeline(&config)?;
-        let weights = Weights::open(&folder)?.with_prefix_of(config.names().word_embeddings);
-        Ok(Self { folder, config, pipeline, weights })
+        Self::open_as(folder, None)
+    }
+
+    /// As [`open`](Self::open); with a `pooling` that the model's user has chosen, also a language
+    /// model that was not trained to embed.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_as(folder: &Path, pooling: Option<Pooling>) -> Result<Self, ModelError> {
+        let mut warnings = Vec::new();
+        let modules = Modules::open(folder, &mut warnings)?;
+        let transformer = modules.transformer();
+        refuse_adapter(transformer)?;
+        let file = JsonFile::open(&transformer.join("config.json"))?;
+        let config = Config::read(&file, &mut warnings)?;
+        let pipeline = Pipeline::open(&modules, &config, &mut warnings)?;
+        let weights = Weights::open(transformer)?.with_prefix_of(config.names().word_embeddings)?;
+        if !modules.listed {
+            let chosen = pooling.is_some();
+            head::check(&file, &weights, transformer, chosen, &mut warnings)?;
+        }
+        leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
+        let folder = transformer.to_owned();
+        Ok(Self { folder, config, pipeline, weights, warnings })
     }
 
     /// The most tokens that one input may have: the pipeline's limit, or the transformer's.
@@ -67,8 +100,24 @@ impl Model {
 
     /// Numbers in one embedding.
     pub fn dimensions(&self) -> usize {
+        self.pipeline.truncate.map_or(self.row(), |kept| kept.min(self.row()))
+    }
+
+    /// Numbers that are computed of one embedding, before it is cut.
+    pub fn row(&self) -> usize {
         self.pipeline.dense.last().map_or(self.config.hidden, Dense::outputs)
     }
+}
+
+/// Refuses weights that only change those of another model.
+fn refuse_adapter(folder: &Path) -> Result<(), ModelError> {
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let path = folder.join(name);
+        if has_file(&path)? {
+            return Err(ModelError::Adapter { path });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,85 +1,28 @@
-//! What happens around the transformer: `modules.json` and the files it names.
-//!
-//! The order is fixed: transformer, pooling, dense layers, normalising. That is what every
-//! published sentence-transformers model of these families uses; others are refused by name.
+//! What happens around the transformer, as its modules' own files say.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
-use serde_json::Value;
-
-use super::file::has_file;
-use super::json::{JsonFile, join_inside};
+use super::json::{Json, JsonFile, shortened};
+use super::keys::{self, Kind};
+use super::modules::Modules;
+use super::pooling;
 use super::weights::Weights;
-use super::{Activation, Config, ModelError, TensorView};
+use super::{Activation, Config, ModelError, Pooling, TensorView, Warning};
 
-const MODULES_LIMIT: usize = 64;
 const DENSE_FEATURES: usize = 1 << 16;
 
-/// Where sentence-transformers keeps the length limit, by the age and family of the model.
-const LIMIT_FILES: [&str; 5] = [
+/// Where sentence-transformers keeps the transformer's settings, in the order in which it looks.
+pub(super) const TRANSFORMER_FILES: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
-    "sentence_xlm-roberta_config.json",
     "sentence_distilbert_config.json",
     "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
 ];
-
-/// A name that no pooling has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown pooling {0:?}: expected mean, cls, max or last-token")]
-pub struct UnknownPooling(String);
-
-/// How token vectors become one.
-///
-/// ```
-/// assert_eq!("last-token".parse(), Ok(vecmill_encoder::Pooling::LastToken));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// The first token's.
-    Cls,
-    /// The maximum in each dimension.
-    Max,
-    /// The last token's.
-    LastToken,
-}
-
-impl FromStr for Pooling {
-    type Err = UnknownPooling;
-
-    /// From its name, as people and models write it.
-    fn from_str(text: &str) -> Result<Self, UnknownPooling> {
-        let name = if text == "last-token" { Self::LastToken.name() } else { text };
-        let known = Self::ALL.into_iter().find(|pooling| pooling.name() == name);
-        known.ok_or_else(|| UnknownPooling(text.to_owned()))
-    }
-}
-
-impl Pooling {
-    const ALL: [Self; 4] = [Self::Mean, Self::Cls, Self::Max, Self::LastToken];
-
-    /// Whether it takes one token's vector as it is.
-    pub fn picks_a_row(self) -> bool {
-        match self {
-            Self::Cls | Self::LastToken => true,
-            Self::Mean | Self::Max => false,
-        }
-    }
-
-    /// Its name in `pooling_mode`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Cls => "cls",
-            Self::Max => "max",
-            Self::LastToken => "lasttoken",
-        }
-    }
-}
+pub(super) const PROMPTS_FILE: &str = "config_sentence_transformers.json";
 
 /// A dense layer behind pooling.
 #[derive(Debug, Clone)]
@@ -88,7 +31,7 @@ pub struct Dense {
     pub weight: TensorView,
     /// `[outputs]`.
     pub bias: Option<TensorView>,
-    /// Applied to the outputs.
+    /// What is applied to its result.
     pub activation: Activation,
 }
 
@@ -124,201 +67,190 @@ pub struct Pipeline {
     pub dense: Vec<Dense>,
     /// Whether embeddings are scaled to length one at the end.
     pub normalize: bool,
+    /// How many leading numbers of an embedding are kept, after it was normalised.
+    pub truncate: Option<usize>,
 }
 
-/// The folders that `modules.json` names.
-#[derive(Debug, Default)]
-pub(super) struct Modules {
-    folder: PathBuf,
-    transformer: Option<PathBuf>,
-    pooling: Option<PathBuf>,
-    dense: Vec<PathBuf>,
-    normalize: bool,
-}
-
-impl Modules {
-    /// Reads `modules.json` in `folder`; without one, the folder is a bare transformer.
-    pub(super) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let mut modules = Self { folder: folder.to_owned(), ..Self::default() };
-        let path = folder.join("modules.json");
-        if !has_file(&path)? {
-            return Ok(modules);
-        }
-        let list = match JsonFile::open(&path)?.into_value() {
-            Value::Array(list) if list.len() <= MODULES_LIMIT => list,
-            _ => {
-                let reason = format!("it should be an array of at most {MODULES_LIMIT} modules");
-                return Err(ModelError::Json { path, reason });
-            }
-        };
-        for module in list {
-            modules.add(&JsonFile::part(&path, module))?;
-        }
-        if modules.pooling.is_none() {
-            let reason = "it should name a Transformer module, then a Pooling module".to_owned();
-            return Err(ModelError::Json { path, reason });
-        }
-        Ok(modules)
-    }
-
-    fn add(&mut self, module: &JsonFile) -> Result<(), ModelError> {
-        let Some(class) = module.text("type")? else {
-            return Err(module.wrong("type", "a module's class"));
-        };
-        let folder =
-            join_inside(&self.folder, module.text("path")?.unwrap_or_default(), module.path())?;
-        match class.rsplit('.').next().unwrap_or_default() {
-            "Transformer" if self.transformer.is_none() => self.transformer = Some(folder),
-            "Pooling" if self.transformer.is_some() && self.pooling.is_none() => {
-                self.pooling = Some(folder);
-            }
-            "Dense" if self.pooling.is_some() && !self.normalize => self.dense.push(folder),
-            "Normalize" if self.pooling.is_some() => self.normalize = true,
-            _ => {
-                return Err(ModelError::Unsupported {
-                    path: module.path().to_owned(),
-                    what: "the module (or its place)",
-                    found: class.to_owned(),
-                    supported: "Transformer, Pooling, Dense, Normalize, in this order".to_owned(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The transformer's folder.
-    pub(super) fn transformer(&self) -> &Path {
-        self.transformer.as_deref().unwrap_or(&self.folder)
-    }
-
-    /// Reads what the modules' own files say.
-    pub(super) fn pipeline(&self, config: &Config) -> Result<Pipeline, ModelError> {
-        let (max_tokens, lowercase) = limits(self.transformer(), config)?;
-        let (prompts, default_prompt) = prompts(&self.folder)?;
-        let (pooling, pool_prompt) = match &self.pooling {
-            Some(folder) => pooling(folder, config.hidden)?,
+impl Pipeline {
+    /// Reads what the files of `modules` say.
+    pub(super) fn open(
+        modules: &Modules,
+        config: &Config,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, ModelError> {
+        let (max_tokens, lowercase) = limits(modules, config, warnings)?;
+        let general = General::open(modules, warnings)?;
+        let (pooling, pool_prompt) = match &modules.pooling {
+            Some(folder) => pooling::open(folder, config.hidden, warnings)?,
             None => (Pooling::Mean, true),
         };
-        let mut dense: Vec<Dense> = Vec::with_capacity(self.dense.len());
-        for folder in &self.dense {
+        let mut dense: Vec<Dense> = Vec::with_capacity(modules.dense.len());
+        for folder in &modules.dense {
             let inputs = dense.last().map_or(config.hidden, Dense::outputs);
-            dense.push(self::dense(folder, inputs)?);
+            dense.push(self::dense(folder, inputs, warnings)?);
         }
-        let normalize = self.normalize;
-        Ok(Pipeline {
+        Ok(Self {
             max_tokens,
             lowercase,
-            prompts,
-            default_prompt,
+            prompts: general.prompts,
+            default_prompt: general.default_prompt,
             pooling,
             pool_prompt,
             dense,
-            normalize,
+            normalize: modules.normalize,
+            truncate: general.truncate,
         })
     }
 }
 
 /// The most tokens of an input, and whether text is put in lower case first.
-fn limits(folder: &Path, config: &Config) -> Result<(usize, bool), ModelError> {
-    let [newest, ..] = LIMIT_FILES;
-    let mut path = folder.join(newest);
-    for name in LIMIT_FILES {
-        if has_file(&folder.join(name))? {
-            path = folder.join(name);
-            break;
-        }
-    }
-    let file = JsonFile::open_optional(&path)?;
-    let stated = file.integer("max_seq_length", 1..=usize::MAX)?;
-    let lowercase = file.flag("do_lower_case")?.unwrap_or(false);
-    // Tokenizers without a limit say 10³⁰, which is no integer here and so counts as none.
+fn limits(
+    modules: &Modules,
+    config: &Config,
+    warnings: &mut Vec<Warning>,
+) -> Result<(usize, bool), ModelError> {
+    let folder = modules.transformer();
     let tokenizer = JsonFile::open_optional(&folder.join("tokenizer_config.json"))?;
-    let of_tokenizer = || tokenizer.integer("model_max_length", 1..=usize::MAX).ok().flatten();
-    let limit = stated.or_else(of_tokenizer).unwrap_or(usize::MAX);
-    Ok((limit.min(config.max_tokens()), lowercase))
+    keys::check(&tokenizer, Kind::Tokenizer, warnings)?;
+    let special = JsonFile::open_optional(&folder.join("special_tokens_map.json"))?;
+    keys::check(&special, Kind::SpecialTokens, warnings)?;
+    let (mut limit, mut lowercase) = (None, false);
+    if modules.listed {
+        let file = transformer_file(folder)?;
+        keys::check(&file, Kind::Transformer, warnings)?;
+        check_output(&file)?;
+        refuse_members(&file, "config_kwargs")?;
+        refuse_members(&file, "config_args")?;
+        lowercase = file.flag("do_lower_case")?.unwrap_or(false);
+        limit = tokenizer_limit(&file)?.or(file.integer("max_seq_length", 1..=usize::MAX)?);
+    }
+    if limit.is_none() {
+        limit = match unlimited(&tokenizer, "model_max_length")? {
+            None => unlimited(&tokenizer, "max_len")?,
+            limit => limit,
+        };
+    }
+    Ok((limit.unwrap_or(usize::MAX).min(config.max_tokens()), lowercase))
 }
 
-type Prompts = (BTreeMap<String, String>, Option<String>);
-
-fn prompts(folder: &Path) -> Result<Prompts, ModelError> {
-    let file = JsonFile::open_optional(&folder.join("config_sentence_transformers.json"))?;
-    let expected = "an object from names to strings";
-    let mut prompts = BTreeMap::new();
-    if let Some(value) = file.get("prompts") {
-        let object = value.as_object().ok_or_else(|| file.wrong("prompts", expected))?;
-        for (name, text) in object {
-            let text = text.as_str().ok_or_else(|| file.wrong("prompts", expected))?;
-            prompts.insert(name.clone(), text.to_owned());
+/// The transformer's settings: the first file that is there and says something.
+fn transformer_file(folder: &Path) -> Result<JsonFile, ModelError> {
+    let [newest, ..] = TRANSFORMER_FILES;
+    for name in TRANSFORMER_FILES {
+        let file = JsonFile::open_optional(&folder.join(name))?;
+        if file.members().next().is_some() {
+            return Ok(file);
         }
     }
-    let default = file.text("default_prompt_name")?.map(str::to_owned);
-    if default.as_ref().is_some_and(|name| !prompts.contains_key(name)) {
-        return Err(file.wrong("default_prompt_name", "one of the names under 'prompts'"));
-    }
-    Ok((prompts, default))
+    JsonFile::open_optional(&folder.join(newest))
 }
 
-/// How token vectors become one, and whether the prompt's tokens take part.
-fn pooling(folder: &Path, hidden: usize) -> Result<(Pooling, bool), ModelError> {
-    let file = JsonFile::open(&folder.join("config.json"))?;
-    for key in ["word_embedding_dimension", "embedding_dimension"] {
-        file.integer(key, hidden..=hidden)?;
+/// The length limit at `key`. Tokenizers without one say 10³⁰, or that it is infinite.
+fn unlimited(file: &JsonFile, key: &str) -> Result<Option<usize>, ModelError> {
+    const NONE: f64 = 1e9;
+    match file.get(key) {
+        Some(&Json::Float(number)) if number >= NONE => Ok(None),
+        _ => file.integer(key, 1..=usize::MAX),
     }
-    let modes = match file.get("pooling_mode") {
-        Some(Value::String(mode)) => vec![mode.clone()],
-        Some(_) => return Err(file.wrong("pooling_mode", "a string")),
-        None => modes_by_flags(&file)?,
-    };
-    let found = modes.join(" + ");
-    let pooling = Pooling::ALL.into_iter().find(|pooling| pooling.name() == found);
-    let pooling = pooling.ok_or_else(|| ModelError::Unsupported {
-        path: file.path().to_owned(),
-        what: "pooling by",
-        found,
-        supported: Pooling::ALL.map(Pooling::name).join(", "),
-    })?;
-    Ok((pooling, file.flag("include_prompt")?.unwrap_or(true)))
 }
 
-/// The modes that are switched on, where each has a key of its own.
-fn modes_by_flags(file: &JsonFile) -> Result<Vec<String>, ModelError> {
-    const FLAGS: [(&str, &str); 6] = [
-        ("pooling_mode_mean_tokens", "mean"),
-        ("pooling_mode_cls_token", "cls"),
-        ("pooling_mode_max_tokens", "max"),
-        ("pooling_mode_lasttoken", "lasttoken"),
-        ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len"),
-        ("pooling_mode_weightedmean_tokens", "weightedmean"),
+/// What the transformer's settings hand to the tokenizer: a length limit, and nothing else that is
+/// known to change ids.
+fn tokenizer_limit(file: &JsonFile) -> Result<Option<usize>, ModelError> {
+    const HARMLESS: [&str; 7] = [
+        "model_max_length",
+        "trust_remote_code",
+        "use_fast",
+        "padding_side",
+        "cache_dir",
+        "revision",
+        "token",
     ];
-    let mut modes = Vec::new();
-    for (key, mode) in FLAGS {
-        if file.flag(key)? == Some(true) {
-            modes.push(mode.to_owned());
+    for key in ["processor_kwargs", "tokenizer_args"] {
+        let Some(value) = file.get(key) else { continue };
+        let part = JsonFile::part(file.path(), value.clone())?;
+        if let Some((other, _)) = part.members().find(|(name, _)| !HARMLESS.contains(name)) {
+            return Err(part.wrong(other, format!("in tokenizer_config.json, not in '{key}'")));
+        }
+        if let Some(limit) = unlimited(&part, "model_max_length")? {
+            return Ok(Some(limit));
         }
     }
-    if modes.is_empty() {
-        let [(key, _), ..] = FLAGS;
-        return Err(file.wrong(key, "true, or another pooling mode should be"));
+    Ok(None)
+}
+
+/// Refuses settings at `key` that change what the transformer computes.
+fn refuse_members(file: &JsonFile, key: &str) -> Result<(), ModelError> {
+    const HARMLESS: [&str; 4] = ["trust_remote_code", "cache_dir", "revision", "use_cache"];
+    let Some(value) = file.get(key) else { return Ok(()) };
+    let part = JsonFile::part(file.path(), value.clone())?;
+    match part.members().find(|(name, _)| !HARMLESS.contains(name)) {
+        Some((other, _)) => Err(part.wrong(other, format!("in config.json, not in '{key}'"))),
+        None => Ok(()),
     }
-    Ok(modes)
+}
+
+/// Refuses transformers of which something else is pooled than the last layer.
+fn check_output(file: &JsonFile) -> Result<(), ModelError> {
+    let key = "modality_config";
+    let Some(value) = file.get(key) else { return Ok(()) };
+    let text = value.get("text");
+    let method = text.and_then(|text| text.get("method")).and_then(Json::as_text);
+    let output = text.and_then(|text| text.get("method_output_name"));
+    let output = match output {
+        Some(Json::Array(names)) if names.len() == 1 => names.first(),
+        output => output,
+    };
+    if method == Some("forward") && output.and_then(Json::as_text) == Some("last_hidden_state") {
+        return Ok(());
+    }
+    Err(file.wrong(key, "the forward method's last_hidden_state for 'text'"))
+}
+
+/// What `config_sentence_transformers.json` says of the whole.
+#[derive(Default)]
+struct General {
+    prompts: BTreeMap<String, String>,
+    default_prompt: Option<String>,
+    truncate: Option<usize>,
+}
+
+impl General {
+    fn open(modules: &Modules, warnings: &mut Vec<Warning>) -> Result<Self, ModelError> {
+        if !modules.listed {
+            return Ok(Self::default());
+        }
+        let file = JsonFile::open_optional(&modules.folder.join(PROMPTS_FILE))?;
+        keys::check(&file, Kind::SentenceTransformers, warnings)?;
+        let mut prompts = BTreeMap::new();
+        if let Some(value) = file.get("prompts") {
+            let wrong = || file.wrong("prompts", "an object from names to strings");
+            for (name, text) in value.as_object().ok_or_else(wrong)? {
+                let text = if *text == Json::Null { Some("") } else { text.as_text() };
+                prompts.insert(name.clone(), text.ok_or_else(wrong)?.to_owned());
+            }
+        }
+        let default_prompt = file.text("default_prompt_name")?.map(str::to_owned);
+        if default_prompt.as_ref().is_some_and(|name| !prompts.contains_key(name)) {
+            return Err(file.wrong("default_prompt_name", "one of the names under 'prompts'"));
+        }
+        let truncate = file.integer("truncate_dim", 1..=usize::MAX)?;
+        Ok(Self { prompts, default_prompt, truncate })
+    }
 }
 
 /// The dense layer in `folder`, which takes `inputs` numbers.
-fn dense(folder: &Path, inputs: usize) -> Result<Dense, ModelError> {
+fn dense(folder: &Path, inputs: usize, warnings: &mut Vec<Warning>) -> Result<Dense, ModelError> {
     let file = JsonFile::open(&folder.join("config.json"))?;
+    keys::check(&file, Kind::Dense, warnings)?;
     file.required_integer("in_features", inputs..=inputs)?;
     let outputs = file.required_integer("out_features", 1..=DENSE_FEATURES)?;
-    for key in ["module_input_name", "module_output_name"] {
-        if file.text(key)?.is_some_and(|name| name != "sentence_embedding") {
-            return Err(file.wrong(key, "sentence_embedding"));
-        }
-    }
     let class = file.text("activation_function")?.unwrap_or("torch.nn.Tanh");
     let activation = Activation::from_class(class).ok_or_else(|| ModelError::Unsupported {
         path: file.path().to_owned(),
         what: "the activation",
-        found: class.to_owned(),
-        supported: "Tanh, Identity, ReLU, GELU, SiLU".to_owned(),
+        found: shortened(class),
+        supported: "torch.nn's Tanh, Identity, ReLU, GELU, SiLU".to_owned(),
     })?;
     let weights = Weights::open(folder)?;
     let weight = weights.tensor("linear.weight", &[outputs, inputs])?;
@@ -326,5 +258,15 @@ fn dense(folder: &Path, inputs: usize) -> Result<Dense, ModelError> {
         true => Some(weights.tensor("linear.bias", &[outputs])?),
         false => None,
     };
-    Ok(Dense { weight, bias, activation })
+    let known: &[&str] =
+        if bias.is_some() { &["linear.weight", "linear.bias"] } else { &["linear.weight"] };
+    match weights.names().find(|name| !known.contains(name)) {
+        Some(other) => Err(ModelError::Unsupported {
+            path: weights.path.clone(),
+            what: "the dense layer's tensor",
+            found: shortened(other),
+            supported: known.join(", "),
+        }),
+        None => Ok(Dense { weight, bias, activation }),
+    }
 }

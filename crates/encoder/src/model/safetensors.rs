@@ -54,6 +54,9 @@ struct Header {
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
     file::open(path)?;
     let file = MappedFile::open(path).map_err(|source| ModelError::io(path, source))?;
+    if let Some(found) = file::stand_in(&file) {
+        return Err(ModelError::StandIn { path: path.to_owned(), found });
+    }
     let (header, data) = split(path, &file)?;
     let header: Header = serde_json::from_slice(header).map_err(|error| {
         broken(path, "the header", "a JSON object of tensors", error.to_string())

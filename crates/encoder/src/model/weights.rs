@@ -1,20 +1,20 @@
 //! Tensors by name, from one safetensors file or several.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::tensor::Dtype;
-use serde_json::Value;
 
 use super::ModelError;
 use super::file::{has_file, read_file};
-use super::json::{JsonFile, join_inside, parse};
+use super::json::{Json, JsonFile, join_inside};
+use super::keys::{self, Kind};
 use super::safetensors::{self as container, Entry};
 use super::tensor::{DType, TensorView, elements};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 const PICKLE: &str = "pytorch_model.bin";
 
 /// Room for the names of tens of thousands of tensors.
@@ -68,29 +68,62 @@ impl Weights {
     }
 
     fn open_shards(folder: &Path, index: PathBuf) -> Result<Self, ModelError> {
-        let file = JsonFile::part(&index, parse(&index, &read_file(&index, INDEX_LIMIT)?)?);
+        let file = JsonFile::parse(&index, &read_file(&index, INDEX_LIMIT)?)?;
+        keys::check(&file, Kind::Index, &mut Vec::new())?;
         let key = "weight_map";
-        let map = file.get(key).and_then(Value::as_object);
-        let shards: Option<BTreeSet<&str>> =
-            map.and_then(|map| map.values().map(Value::as_str).collect());
-        let Some(shards) = shards.filter(|shards| (1..=SHARDS_LIMIT).contains(&shards.len()))
-        else {
+        let wrong = || {
             let expected = format!("an object from tensors to names of 1 to {SHARDS_LIMIT} files");
-            return Err(file.wrong(key, expected));
+            file.wrong(key, expected)
         };
+        let map = file.get(key).and_then(Json::as_object).ok_or_else(wrong)?;
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, shard) in map {
+            shards.entry(shard.as_text().ok_or_else(wrong)?).or_default().push(tensor);
+        }
+        if !(1..=SHARDS_LIMIT).contains(&shards.len()) {
+            return Err(wrong());
+        }
         let mut tensors = BTreeMap::new();
-        for shard in shards {
-            tensors.append(&mut container::open(&join_inside(folder, shard, &index)?)?);
+        for (shard, promised) in shards {
+            let path = join_inside(folder, shard, &index)?;
+            let found = container::open(&path)?;
+            if let Some(tensor) = promised.into_iter().find(|tensor| !found.contains_key(*tensor)) {
+                return Err(ModelError::MissingTensor { path, tensor: tensor.to_owned() });
+            }
+            if let Some(first) = found.keys().find(|tensor| tensors.contains_key(*tensor)) {
+                let (first, second) = (first.clone(), format!("{first} in {shard}"));
+                return Err(ModelError::Twice { path: index, first, second });
+            }
+            tensors.extend(found);
         }
         Ok(Self { path: index, prefix: "", tensors: Arc::new(tensors) })
     }
 
     /// With the prefix under which the tensor `name` is there.
-    #[must_use]
-    pub(super) fn with_prefix_of(mut self, name: &str) -> Self {
+    ///
+    /// # Errors
+    /// When it is there under several: which one is meant?
+    pub(super) fn with_prefix_of(mut self, name: &str) -> Result<Self, ModelError> {
         let there = |prefix: &&str| self.tensors.contains_key(&format!("{prefix}{name}"));
-        self.prefix = PREFIXES.into_iter().find(there).unwrap_or_default();
-        self
+        let mut prefixes = PREFIXES.into_iter().filter(there);
+        let first = prefixes.next();
+        if let (Some(first), Some(second)) = (first, prefixes.next()) {
+            let [first, second] = [first, second].map(|prefix| format!("{prefix}{name}"));
+            return Err(ModelError::Twice { path: self.path, first, second });
+        }
+        drop(prefixes);
+        self.prefix = first.unwrap_or_default();
+        Ok(self)
+    }
+
+    /// Whether a tensor of this whole name is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The whole names of all tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// The tensor `name` (without the prefix that all names in the file share).

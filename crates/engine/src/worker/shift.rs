@@ -240,7 +240,7 @@ impl<'a, B: Backend> Shift<'a, B> {
             let queue = started.saturating_duration_since(work.queued);
             self.core.metrics.waited(&self.device.name, queue.as_secs_f64());
             let wanted = work.request.finish;
-            let vector = finish(row, wanted.dimensions, wanted.normalize);
+            let vector = finish(row, wanted.dimensions, wanted.scaling);
             if !vector.iter().all(|value| value.is_finite()) {
                 work.request.fail(RequestError::NotFinite { index: work.index });
                 continue;

@@ -1,0 +1,94 @@
+//! What lies in a model's folder and is not read, though it looks as if it should be.
+
+use std::path::Path;
+
+use super::file::has_file;
+use super::modules::{self, Modules};
+use super::pipeline::{PROMPTS_FILE, TRANSFORMER_FILES};
+use super::weights::{INDEX, SINGLE};
+use super::{ModelError, Warning};
+
+/// Entries of a folder that are looked at; models have some twenty.
+const ENTRIES: usize = 4096;
+
+/// Warns of files and folders that are passed over; `chosen` says that the model's user has chosen a
+/// pooling.
+pub(super) fn check(
+    modules: &Modules,
+    chosen: bool,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), ModelError> {
+    let transformer = modules.transformer();
+    if has_file(&transformer.join(SINGLE))? && has_file(&transformer.join(INDEX))? {
+        let what = format!("not read, because {SINGLE} lies beside");
+        warnings.push(Warning::new(&transformer.join(INDEX), what));
+    }
+    let mut folders = Vec::new();
+    for name in names(&modules.folder) {
+        let path = modules.folder.join(&name);
+        if let Some(known) = in_other_case(&name) {
+            if !has_file(&modules.folder.join(known))? {
+                let what = format!("not read, because its name should be '{known}'");
+                warnings.push(Warning::new(&path, what));
+            }
+        } else if is_module(&name) && !modules.folders().any(|folder| folder == path) {
+            folders.push(name);
+        }
+    }
+    folders.sort_unstable();
+    if modules.listed {
+        warnings.extend(folders.iter().map(|name| {
+            Warning::new(&modules.folder.join(name), "not used: modules.json does not list it")
+        }));
+        return Ok(());
+    }
+    let mut beside = folders;
+    for name in [PROMPTS_FILE].into_iter().chain(TRANSFORMER_FILES) {
+        if has_file(&modules.folder.join(name))? {
+            beside.push(name.to_owned());
+        }
+    }
+    if !chosen || !beside.is_empty() {
+        warnings.push(Warning::new(&modules.folder.join(modules::FILE), assumed(chosen, &beside)));
+    }
+    Ok(())
+}
+
+/// What is assumed without `modules.json`.
+fn assumed(chosen: bool, beside: &[String]) -> String {
+    let pooling = if chosen { "the chosen pooling" } else { "the mean of all tokens" };
+    let mut text = format!("there is none, so embeddings are {pooling}, not normalised");
+    if !beside.is_empty() {
+        text += ", and what lies beside is not read: ";
+        text += &beside.join(", ");
+    }
+    text
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() }; // only read by name then
+    let names = entries.take(ENTRIES).flatten().map(|entry| entry.file_name().into_string());
+    names.flatten().collect()
+}
+
+/// The file that would be read were `name` written in lower case.
+fn in_other_case(name: &str) -> Option<&'static str> {
+    const OTHERS: [&str; 5] = [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        PROMPTS_FILE,
+    ];
+    let known = OTHERS.into_iter().chain(TRANSFORMER_FILES).chain([modules::FILE, SINGLE, INDEX]);
+    known.into_iter().find(|known| *known != name && known.eq_ignore_ascii_case(name))
+}
+
+/// Whether a folder has a name that sentence-transformers gives to a module's: `2_Dense`.
+fn is_module(name: &str) -> bool {
+    name.split_once('_').is_some_and(|(number, class)| {
+        !number.is_empty()
+            && number.bytes().all(|digit| digit.is_ascii_digit())
+            && class.starts_with(|first: char| first.is_ascii_uppercase())
+    })
+}
