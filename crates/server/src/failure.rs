@@ -14,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use vecmill_engine::{Fault, RequestError};
 
+use crate::api;
+
 /// When to come back while the model loads.
 const LOADING_RETRY: Duration = Duration::from_secs(5);
 
@@ -141,10 +143,12 @@ impl Failure {
             Self::Field { param, .. } => Some(param.clone()),
             Self::TooManyInputs { param, .. } => Some((*param).to_owned()),
             Self::UnknownDevice { .. } => Some("device".to_owned()),
-            Self::Request(error) => match error {
-                RequestError::NoInputs => Some("input".to_owned()),
-                RequestError::Dimensions { .. } => Some("dimensions".to_owned()),
-                error => error.input().map(|index| format!("input[{index}]")),
+            Self::Request(error) => match (error.input(), error) {
+                (Some(index), _) => Some(format!("input[{index}]")),
+                (None, RequestError::NoInputs) => Some("input".to_owned()),
+                (None, RequestError::Dimensions { .. }) => Some("dimensions".to_owned()),
+                (None, RequestError::UnknownPrompt { .. }) => Some("prompt_name".to_owned()),
+                _ => None,
             },
             _ => None,
         }
@@ -160,10 +164,24 @@ impl Failure {
         }
     }
 
+    /// The failure in words, with what clients of the contract look for in them.
+    fn message(&self, contract: Contract) -> String {
+        match (self, contract) {
+            (Self::Request(RequestError::UnknownToken { .. }), _) => {
+                format!("{self}; {}", api::TOKEN_ADVICE)
+            }
+            // How clients of TEI learn which prompts there are: no route tells.
+            (Self::Request(RequestError::UnknownPrompt { known, .. }), Contract::Tei) => {
+                format!("{self}. Available prompts: {known:?}")
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// The reply in a contract's words.
     fn explained(&self, contract: Contract) -> (StatusCode, String) {
         let verdict = self.verdict();
-        let message = self.to_string();
+        let message = self.message(contract);
         let (status, body) = match contract {
             Contract::OpenAi => {
                 let (kind, code) = (verdict.kind, verdict.code);
@@ -237,7 +255,11 @@ enum Contract {
 impl Contract {
     /// TEI's own routes speak TEI's; everything else, unknown addresses included, OpenAI's.
     fn of(path: &str) -> Self {
-        if matches!(path, "/embed" | "/tokenize" | "/info") { Self::Tei } else { Self::OpenAi }
+        if matches!(path, "/" | "/embed" | "/tokenize" | "/info") {
+            Self::Tei
+        } else {
+            Self::OpenAi
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use crate::Invisible;
+
 /// A key that clients send as `authorization: Bearer KEY`.
 ///
 /// ```
@@ -30,8 +32,33 @@ pub enum ApiKeyError {
     #[error("an API key can't be empty")]
     Empty,
     /// An HTTP header could not carry it.
-    #[error("an API key takes visible ASCII characters only, without spaces")]
-    Characters,
+    #[error("expected visible ASCII characters without spaces, found {0}")]
+    Characters(WrongCharacter),
+}
+
+/// A character that an API key can't have, and where, from 1. What can be seen of it is not said: it
+/// is part of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongCharacter {
+    place: usize,
+    invisible: Option<Invisible>,
+}
+
+impl WrongCharacter {
+    fn first_in(key: &str) -> Option<Self> {
+        let place = 1 + key.chars().position(|c| !c.is_ascii_graphic())?;
+        let invisible = Invisible::first_in(key).filter(|found| found.place() == place);
+        Some(Self { place, invisible })
+    }
+}
+
+impl fmt::Display for WrongCharacter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.invisible {
+            Some(invisible) => invisible.fmt(f),
+            None => write!(f, "a space, or something beyond ASCII, at character {}", self.place),
+        }
+    }
 }
 
 impl FromStr for ApiKey {
@@ -43,10 +70,10 @@ impl FromStr for ApiKey {
         if key.is_empty() {
             return Err(ApiKeyError::Empty);
         }
-        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(ApiKeyError::Characters);
+        match WrongCharacter::first_in(key) {
+            Some(wrong) => Err(ApiKeyError::Characters(wrong)),
+            None => Ok(Self { digest: digest(key) }),
         }
-        Ok(Self { digest: digest(key) })
     }
 }
 
@@ -89,7 +116,15 @@ mod tests {
     #[test]
     fn keys_that_no_client_could_send_are_refused() {
         assert_eq!("".parse::<ApiKey>().unwrap_err(), ApiKeyError::Empty);
-        assert_eq!("two words".parse::<ApiKey>().unwrap_err(), ApiKeyError::Characters);
-        assert_eq!("schlüssel".parse::<ApiKey>().unwrap_err(), ApiKeyError::Characters);
+        for (key, complaint) in [
+            ("two words", "a space, or something beyond ASCII, at character 4"),
+            ("schlüssel", "a space, or something beyond ASCII, at character 5"),
+            ("\u{feff}key", "found U+FEFF (a byte order mark) at character 1"),
+            ("ke\u{200b}y", "found U+200B (a zero-width space) at character 3"),
+            ("a\nb", "found U+000A (a line feed) at character 2"),
+        ] {
+            let error = key.parse::<ApiKey>().unwrap_err().to_string();
+            assert!(error.ends_with(complaint), "{error}");
+        }
     }
 }

@@ -39,6 +39,7 @@ pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeErro
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/embeddings", post(openai::embeddings))
         .route("/embed", post(tei::embed))
+        .route("/", post(tei::embed))
         .route("/tokenize", post(tei::tokenize))
         .route_layer(from_fn_with_state(Arc::clone(&app), limit_requests));
     let operators = if app.settings.admin { operators(&app) } else { Router::new() };
@@ -49,6 +50,7 @@ pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeErro
         .merge(operators)
         .route_layer(from_fn_with_state(Arc::clone(&app), require_key));
     let polled = Router::new()
+        .route("/", get(health))
         .route("/health", get(health))
         .route("/ping", get(health))
         .route("/ready", get(ready))

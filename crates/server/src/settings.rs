@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 
-use crate::{ApiKey, ServeError};
+use crate::{ApiKey, ServeError, TokenInputs};
 
 /// Timers take any time up to here; longer ones would overflow some clocks.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -38,6 +38,8 @@ pub struct Settings {
     /// Whether inputs that are too long are cut, unless a request says otherwise, or refused.
     /// Default: cut; the header `x-vecmill-truncated` tells how many were.
     pub auto_truncate: bool,
+    /// What token ids in place of text are. Default: the model's own.
+    pub token_inputs: TokenInputs,
     /// How long a client may take to send a body. Default 30 s.
     pub read_timeout: Duration,
     /// How long a connection may be quiet between requests or take to send a request's head.
@@ -66,6 +68,7 @@ impl Default for Settings {
             admin: false,
             served_model_name: None,
             auto_truncate: true,
+            token_inputs: TokenInputs::Model,
             read_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
@@ -100,6 +103,9 @@ impl Settings {
         }
         if self.served_model_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(wrong("served_model_name", "must not be empty"));
+        }
+        if self.token_inputs == TokenInputs::Cl100kBase && crate::api::cl100k_base().is_err() {
+            return Err(wrong("token_inputs", "the vocabulary cl100k_base can't be read"));
         }
         self.cors_origins().map(drop)
     }

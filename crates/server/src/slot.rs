@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Embedder;
+use crate::api::OwnIds;
 
 /// Tells a server how the loading of its model ended. Dropped without a word, for example by a
 /// panic, it tells that loading failed.
@@ -19,7 +20,9 @@ impl ModelSlot {
     /// The model is loaded: requests are answered from now on.
     pub fn ready(self, embedder: impl Embedder) {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        self.slot.settle(Outcome::Ready(Model { embedder: Arc::new(embedder), created }));
+        let own_ids = Arc::new(OwnIds::of(&embedder));
+        let embedder = Arc::new(embedder);
+        self.slot.settle(Outcome::Ready(Model { embedder, created, own_ids }));
     }
 
     /// The model could not be loaded. Anybody can read the reason at `/ready`: no secrets.
@@ -52,6 +55,8 @@ pub(crate) struct Model {
     pub(crate) embedder: Arc<dyn Embedder>,
     /// When it became ready, in seconds since 1970.
     pub(crate) created: u64,
+    /// To tell its token ids from others.
+    pub(crate) own_ids: Arc<OwnIds>,
 }
 
 impl std::fmt::Debug for Model {

@@ -8,6 +8,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 
+use super::malformed::not_utf8;
 use crate::app::App;
 use crate::failure::Failure;
 
@@ -37,7 +38,7 @@ impl FromRequest<Arc<App>> for JsonText {
             .map_err(|_| Failure::SlowBody { limit: patience })??;
         String::from_utf8(bytes).map(Self).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
-            Failure::Malformed(format!("byte {at} is not UTF-8"))
+            not_utf8(error.as_bytes(), at)
         })
     }
 }

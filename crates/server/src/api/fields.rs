@@ -1,15 +1,16 @@
-//! The fields of a JSON body, taken one by one so that a mistake can be pinned on one of them.
+//! One field of a JSON body, parsed by itself so that a mistake can be pinned on it.
 //!
-//! A body is first split into raw fields, which costs no memory, then each is parsed by itself.
 //! Lists stop at their limit: what a request makes the server hold is bounded by what it may ask.
+//! Whole numbers may be written with a fraction of nothing, as in `256.0`: to JSON that is the same
+//! number, and some languages write all numbers so. Nothing else is taken for what it is not: `"8"`
+//! is no number, and 1 no truth.
 
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use vecmill_engine::Input;
 
 use crate::failure::Failure;
@@ -19,50 +20,47 @@ const INPUT_FORMS: &str = "a string, an array of strings, an array of token ids 
 const INPUT_ITEM: &str = "a string or an array of token ids";
 const TOKEN_ID: &str = "a token id, an integer of at least 0";
 
-/// A body as its contract's raw fields.
-pub(crate) fn split<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Failure> {
-    let malformed = |error: serde_json::Error| Failure::Malformed(error.to_string());
-    // serde would take an array for a structure's fields in order.
-    if body.trim_ascii_start().starts_with('[') {
-        return Err(Failure::Malformed("it must be an object with fields".to_owned()));
-    }
-    serde_json::from_str(body).map_err(malformed)
-}
-
-/// One raw field, or its absence; `null` is absence too.
+/// One raw field, or its absence.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Field<'a> {
+pub(super) struct Field<'a> {
     name: &'static str,
     raw: Option<&'a str>,
 }
 
 impl<'a> Field<'a> {
-    pub(crate) fn new(name: &'static str, raw: Option<&'a RawValue>) -> Self {
-        Self { name, raw: raw.map(RawValue::get) }
+    /// The field that was sent as `raw`, if it was.
+    pub(super) fn new(name: &'static str, raw: Option<&'a str>) -> Self {
+        Self { name, raw }
     }
 
     fn raw(self) -> Result<&'a str, Failure> {
-        self.raw.ok_or_else(|| wrong(self.name.to_owned(), "is missing"))
+        self.raw.ok_or_else(|| wrong(self.name, "is missing"))
+    }
+
+    /// The failure for a value that is not of this form.
+    pub(super) fn misfit(self, form: &str) -> Failure {
+        wrong(self.name, &format!("must be {form}"))
     }
 
     /// The field's value; `form` says what it should look like.
-    pub(crate) fn required<T: Deserialize<'a>>(self, form: &str) -> Result<T, Failure> {
+    pub(super) fn required<T: Deserialize<'a>>(self, form: &str) -> Result<T, Failure> {
         let raw = self.raw()?;
-        serde_json::from_str(raw).map_err(|error| misfit(self.name.to_owned(), form, &error))
+        serde_json::from_str(raw).map_err(|error| misfit(self.name, form, &error))
     }
 
     /// As `required`, for a field that may be left out.
-    pub(crate) fn optional<T: Deserialize<'a>>(self, form: &str) -> Result<Option<T>, Failure> {
+    pub(super) fn optional<T: Deserialize<'a>>(self, form: &str) -> Result<Option<T>, Failure> {
         self.raw.map(|_| self.required(form)).transpose()
     }
 
     /// One or several inputs, at most `limit`, in any form that the contracts know.
-    pub(crate) fn inputs(self, limit: usize) -> Result<Vec<Input>, Failure> {
+    pub(super) fn inputs(self, limit: usize) -> Result<Vec<Input>, Failure> {
         let raw = self.raw()?;
         let inner = raw.strip_prefix('[').map(str::trim_ascii_start);
         match inner.map(str::as_bytes) {
             Some([b'-' | b'0'..=b'9', ..]) => {
-                Ok(vec![Input::Tokens(self.list(raw, TOKEN_ID, usize::MAX)?)])
+                let ids: Vec<TokenId> = self.list(raw, TOKEN_ID, usize::MAX)?;
+                Ok(vec![Input::Tokens(ids.into_iter().map(|TokenId(id)| id).collect())])
             }
             Some(_) => {
                 let items: Vec<Item> = self.list(raw, INPUT_ITEM, limit)?;
@@ -84,25 +82,75 @@ impl<'a> Field<'a> {
             if at.get() == limit {
                 Failure::TooManyInputs { param: self.name, limit }
             } else {
-                misfit(format!("{}[{}]", self.name, at.get()), form, &error)
+                misfit(&format!("{}[{}]", self.name, at.get()), form, &error)
             }
         })
     }
 }
 
-fn wrong(param: String, problem: &str) -> Failure {
-    Failure::Field { param, problem: problem.to_owned() }
+/// The failure for a field, with what is to be read behind its name.
+pub(super) fn wrong(param: &str, problem: &str) -> Failure {
+    Failure::Field { param: param.to_owned(), problem: problem.to_owned() }
 }
 
 /// Says what the field should have been, or what is wrong with its text. The value itself is not
 /// repeated: it can be long, and it is the client's.
-fn misfit(param: String, form: &str, error: &serde_json::Error) -> Failure {
+fn misfit(param: &str, form: &str, error: &serde_json::Error) -> Failure {
     if error.is_data() {
         return wrong(param, &format!("must be {form}"));
     }
     let reason = error.to_string(); // ends in a place within the field, which nobody could find
     let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
     wrong(param, &format!("is not valid JSON: {reason}"))
+}
+
+/// A whole number, whichever way it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Whole(pub(super) i64);
+
+/// Above it, not every whole number is a float.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WholeVisitor)
+    }
+}
+
+struct WholeVisitor;
+
+impl Visitor<'_> for WholeVisitor {
+    type Value = Whole;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Whole, E> {
+        Ok(Whole(number))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+        let fits = i64::try_from(number);
+        fits.map(Whole).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
+        let whole = number.fract() == 0.0 && number.abs() <= EXACT;
+        // The check leaves only what an i64 holds.
+        let fits = whole.then_some(Whole(number as i64));
+        fits.ok_or_else(|| E::invalid_value(Unexpected::Float(number), &self))
+    }
+}
+
+/// A token's id.
+struct TokenId(u32);
+
+impl<'de> Deserialize<'de> for TokenId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Whole(id) = Whole::deserialize(deserializer)?;
+        u32::try_from(id).map(Self).map_err(|_| D::Error::custom("no id"))
+    }
 }
 
 /// One of several inputs.
@@ -129,7 +177,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Item, A::Error> {
         let mut tokens = Vec::new();
-        while let Some(token) = seq.next_element()? {
+        while let Some(TokenId(token)) = seq.next_element()? {
             tokens.push(token);
         }
         Ok(Item(Input::Tokens(tokens)))
@@ -169,8 +217,7 @@ mod tests {
     use super::*;
 
     fn inputs(json: &str, limit: usize) -> Result<Vec<Input>, Failure> {
-        let raw: Box<RawValue> = serde_json::from_str(json).unwrap();
-        Field::new("input", Some(&raw)).inputs(limit)
+        Field::new("input", Some(json.trim())).inputs(limit)
     }
 
     fn complaint(json: &str) -> String {
@@ -220,7 +267,21 @@ mod tests {
     }
 
     #[test]
-    fn null_is_absence() {
+    fn whole_numbers_may_have_an_empty_fraction() {
+        let whole = |json| Field::new("dimensions", Some(json)).optional::<Whole>("a whole number");
+        for (json, number) in [("256", 256), ("256.0", 256), ("2.56e2", 256), ("-1.0", -1)] {
+            assert_eq!(whole(json), Ok(Some(Whole(number))), "{json}");
+        }
+        for json in ["256.5", "1e300", "1e999", "18446744073709551615", "\"8\"", "true", "[1]"] {
+            assert!(whole(json).is_err(), "{json}");
+        }
+        let ids = Input::Tokens(vec![101, 102]);
+        assert_eq!(inputs("[101.0, 102]", 1), Ok(vec![ids.clone()]));
+        assert_eq!(inputs("[[101, 1.02e2]]", 1), Ok(vec![ids]));
+    }
+
+    #[test]
+    fn what_was_not_sent_is_missing() {
         let none = Field::new("dimensions", None);
         assert_eq!(none.optional::<usize>("an integer"), Ok(None));
         let failure = none.required::<usize>("an integer").unwrap_err();

@@ -1,15 +1,20 @@
 //! The two contracts, and the work they share.
 //!
-//! A handler parses ([`body`], [`fields`], [`terms`]), hands the request to the model through [`embed`], and
+//! A handler parses ([`body`], [`object`], [`options`], [`terms`]), hands the request to the model through [`embed`], and
 //! writes the reply ([`reply`]). Everything that a contract has of its own is in [`openai`] or
 //! [`tei`].
 
 mod body;
 mod fields;
+mod known;
+mod malformed;
+mod object;
 pub(crate) mod openai;
+mod options;
 mod reply;
 pub(crate) mod tei;
 mod terms;
+mod token_ids;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,12 +24,12 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use vecmill_engine::{Info, Input, Reply, Request, Truncation};
+use vecmill_engine::{Info, Input, Reply, Request};
 
-use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
 use crate::slot::Model;
+pub(crate) use token_ids::{ADVICE as TOKEN_ADVICE, OwnIds, cl100k_base};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -33,6 +38,9 @@ const LONG_REPLY: usize = 1 << 16;
 
 /// How many inputs of a request were cut.
 const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
+
+/// What makes vectors doubtful.
+const WARNING: HeaderName = HeaderName::from_static("x-vecmill-warning");
 
 /// TEI's headers: what computed, how much, and how many milliseconds each stage took.
 const COMPUTE_TYPE: HeaderName = HeaderName::from_static("x-compute-type");
@@ -45,8 +53,9 @@ const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
 const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
 
 /// The headers of every reply with vectors.
-pub(crate) const REPLY_HEADERS: [HeaderName; 9] = [
+pub(crate) const REPLY_HEADERS: [HeaderName; 10] = [
     TRUNCATED,
+    WARNING,
     COMPUTE_TYPE,
     COMPUTE_TIME,
     COMPUTE_CHARACTERS,
@@ -70,10 +79,12 @@ async fn embed(
 ) -> Result<(Reply, HeaderMap), Failure> {
     let limit = app.settings.request_timeout;
     let characters = request.inputs.iter().map(characters).sum();
+    let warning = model.own_ids.warning(&request.inputs);
     let reply = tokio::time::timeout(limit, model.embedder.embed(request))
         .await
         .map_err(|_| Failure::Timeout { limit })??;
-    let headers = headers(&reply, characters, model.embedder.info());
+    let mut headers = headers(&reply, characters, model.embedder.info());
+    headers.extend(warning.map(|warning| (WARNING, warning)));
     Ok((reply, headers))
 }
 
@@ -91,11 +102,6 @@ async fn write(
         job.await.map_err(|_| Failure::Internal)?
     };
     written.map_err(|_| Failure::Internal)
-}
-
-/// What happens to inputs that are too long when a request does not say.
-fn truncation(settings: &Settings) -> Truncation {
-    if settings.auto_truncate { Truncation::End } else { Truncation::Refuse }
 }
 
 /// As TEI counts: characters of text, or tokens where there is no text.
@@ -131,4 +137,24 @@ fn device_kinds(info: &Info) -> String {
     let kind = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
     let kinds: BTreeSet<_> = info.devices.iter().map(|device| kind(&device.name)).collect();
     kinds.into_iter().collect::<Vec<_>>().join("+")
+}
+
+/// A model's, for tests.
+#[cfg(test)]
+fn info() -> Info {
+    Info {
+        model_id: "test/model".into(),
+        revision: None,
+        architecture: "bert".into(),
+        dtype: "float32".into(),
+        pooling: "mean".into(),
+        normalized: true,
+        dimensions: 8,
+        max_input_tokens: 16,
+        max_batch_tokens: 1024,
+        queue_capacity: 64,
+        tokenization_workers: 1,
+        prompts: [("query".to_owned(), "query: ".to_owned())].into(),
+        devices: Vec::new(),
+    }
 }

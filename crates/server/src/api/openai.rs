@@ -1,7 +1,8 @@
 //! OpenAI's contract: `/v1/embeddings` and `/v1/models`.
 //!
-//! `model` must be there, but any name is accepted: one model is served, and clients often have a
-//! name in them that cannot be changed. Replies give the name of the model that was really used.
+//! `model` may be any name, or missing: one model is served, and clients often have a name in them
+//! that cannot be changed. Replies give the name of the model that was really used. Fields of other
+//! servers' contracts work here too, or are refused by name ([`known`](super::known)).
 //! The limits of OpenAI's own models, 8192 tokens an input and 300,000 a request, are not ours:
 //! the model decides on the first, and the limit on the body bounds the second.
 
@@ -9,28 +10,18 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use vecmill_engine::Request;
+use vecmill_engine::{Info, Request};
 
 use super::body::JsonText;
-use super::fields::{self, Field};
+use super::known::Route;
+use super::object::Object;
 use super::reply::{self, Encoding};
 use super::terms::WaitingTerms;
+use super::{options, token_ids};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
 use crate::slot::Model;
-
-/// The body; `user` and whatever else is sent plays no part.
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-    model: Option<&'a RawValue>,
-    encoding_format: Option<&'a RawValue>,
-    dimensions: Option<&'a RawValue>,
-}
 
 /// `POST /v1/embeddings`
 pub(crate) async fn embeddings(
@@ -39,7 +30,7 @@ pub(crate) async fn embeddings(
     terms: WaitingTerms,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
-    let (request, encoding) = parse(&body, &app.settings)?;
+    let (request, encoding) = parse(&body, model.embedder.info(), &app.settings)?;
     drop(body);
     let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
     let name = app.model_name(&model).to_owned();
@@ -47,23 +38,16 @@ pub(crate) async fn embeddings(
     Ok((headers, body).into_response())
 }
 
-fn parse(body: &str, settings: &Settings) -> Result<(Request, Encoding), Failure> {
-    let fields: Fields<'_> = fields::split(body)?;
-    let model: String = Field::new("model", fields.model).required("a string")?;
-    if model.is_empty() {
-        let problem = "must not be empty".to_owned();
-        return Err(Failure::Field { param: "model".to_owned(), problem });
-    }
-    let encoding = Field::new("encoding_format", fields.encoding_format);
-    let encoding = encoding.optional("'float' or 'base64'")?.unwrap_or_default();
-    let dimensions = Field::new("dimensions", fields.dimensions);
+fn parse(body: &str, info: &Info, settings: &Settings) -> Result<(Request, Encoding), Failure> {
+    let object = Object::parse(body, Route::OpenAi)?;
+    object.field("model").optional::<String>("a string")?;
+    let encoding = object.field("encoding_format").optional("'float' or 'base64'")?;
+    let inputs = object.field("input").inputs(settings.max_client_batch_size)?;
     let request = Request {
-        inputs: Field::new("input", fields.input).inputs(settings.max_client_batch_size)?,
-        dimensions: dimensions.optional("an integer of at least 1")?,
-        truncation: super::truncation(settings),
-        ..Request::default()
+        inputs: token_ids::read(inputs, "input", Route::OpenAi, settings)?,
+        ..options::request(&object, info, settings)?
     };
-    Ok((request, encoding))
+    Ok((request, encoding.unwrap_or_default()))
 }
 
 /// `GET /v1/models`: the one that is served.
@@ -77,43 +61,54 @@ pub(crate) async fn models(State(app): State<Arc<App>>, model: Model) -> Respons
 
 #[cfg(test)]
 mod tests {
+    use super::super::info;
     use super::*;
     use vecmill_engine::Truncation;
 
+    fn read(body: &str, settings: &Settings) -> Result<(Request, Encoding), Failure> {
+        parse(body, &info(), settings)
+    }
+
     fn complaint(body: &str) -> String {
-        parse(body, &Settings::default()).unwrap_err().to_string()
+        read(body, &Settings::default()).unwrap_err().to_string()
     }
 
     #[test]
     fn a_request_has_sensible_defaults() {
-        let (request, encoding) =
-            parse(r#"{"input":"a","model":"m","user":7,"x":[{}]}"#, &Settings::default()).unwrap();
-        assert_eq!(request, Request::new(["a"]));
-        assert_eq!(encoding, Encoding::Float);
+        for model in [r#""model":"m","#, r#""model":"","#, r#""model":null,"#, ""] {
+            let body = format!(r#"{{{model}"input":"a","user":7,"x":[{{}}]}}"#);
+            let (request, encoding) = read(&body, &Settings::default()).unwrap();
+            assert_eq!(request, Request::new(["a"]));
+            assert_eq!(encoding, Encoding::Float);
+        }
 
-        let body = r#"{"model":"m","input":["a"],"encoding_format":"base64","dimensions":64}"#;
+        let body = r#"{"model":"m","input":["a"],"encoding_format":"base64","dimensions":6}"#;
         let settings = Settings { auto_truncate: false, ..Settings::default() };
-        let (request, encoding) = parse(body, &settings).unwrap();
-        assert_eq!(request.dimensions, Some(64));
+        let (request, encoding) = read(body, &settings).unwrap();
+        assert_eq!(request.dimensions, Some(6));
         assert_eq!(request.truncation, Truncation::Refuse);
         assert_eq!(encoding, Encoding::Base64);
 
         let nulls = r#"{"input":"a","model":"m","encoding_format":null,"dimensions":null}"#;
-        assert!(parse(nulls, &Settings::default()).is_ok());
+        assert!(read(nulls, &Settings::default()).is_ok());
     }
 
     #[test]
     fn mistakes_are_named() {
-        assert_eq!(complaint(r#"{"input":"a"}"#), "`model` is missing");
         assert_eq!(complaint(r#"{"model":"m"}"#), "`input` is missing");
         assert_eq!(complaint(r#"{"model":"m","input":null}"#), "`input` is missing");
-        assert_eq!(complaint(r#"{"input":"a","model":""}"#), "`model` must not be empty");
         assert_eq!(complaint(r#"{"input":"a","model":3}"#), "`model` must be a string");
         let with = |field: &str| complaint(&format!(r#"{{"input":"a","model":"m",{field}}}"#));
-        assert_eq!(with(r#""dimensions":-1"#), "`dimensions` must be an integer of at least 1");
-        assert_eq!(with(r#""dimensions":"8""#), "`dimensions` must be an integer of at least 1");
+        let dimensions = "`dimensions` must be a whole number of at least 1";
+        assert_eq!(with(r#""dimensions":-1"#), dimensions);
+        assert_eq!(with(r#""dimensions":"8""#), dimensions);
+        assert_eq!(with(r#""dimensions":7.5"#), dimensions);
         let format = "`encoding_format` must be 'float' or 'base64'";
         assert_eq!(with(r#""encoding_format":"hex""#), format);
+        assert_eq!(
+            with(r#""user":1,"input":"b""#),
+            "`input` is there more than once: send it once"
+        );
     }
 
     #[test]

@@ -1,92 +1,49 @@
-//! TEI's contract: `/embed`, `/tokenize` and `/info`.
+//! TEI's contract: `/embed`, which is `/` too, `/tokenize` and `/info`.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use tokio::sync::oneshot;
-use vecmill_engine::{Input, Prompt, Request, RequestError, Token, Truncation};
+use vecmill_engine::{Info, Input, Prompt, Request, RequestError, Token};
 
 use super::body::JsonText;
-use super::fields::{self, Field};
+use super::known::Route;
+use super::object::Object;
+use super::options::BOOLEAN;
 use super::reply;
 use super::terms::WaitingTerms;
+use super::{options, token_ids};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
 use crate::slot::Model;
 
-const BOOLEAN: &str = "true or false";
-
-#[derive(Deserialize)]
-struct EmbedFields<'a> {
-    #[serde(borrow)]
-    inputs: Option<&'a RawValue>,
-    normalize: Option<&'a RawValue>,
-    truncate: Option<&'a RawValue>,
-    truncation_direction: Option<&'a RawValue>,
-    prompt_name: Option<&'a RawValue>,
-    dimensions: Option<&'a RawValue>,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-enum Direction {
-    #[serde(alias = "left")]
-    Left,
-    #[default]
-    #[serde(alias = "right")]
-    Right,
-}
-
-/// `POST /embed`
+/// `POST /embed`, and `POST /`: Hugging Face's own clients send to the address they are given.
 pub(crate) async fn embed(
     State(app): State<Arc<App>>,
     model: Model,
     terms: WaitingTerms,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
-    let request = parse_embed(&body, &app.settings)?;
+    let request = parse_embed(&body, model.embedder.info(), &app.settings)?;
     drop(body);
     let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
     let body = super::write(reply, reply::arrays).await?;
     Ok((headers, body).into_response())
 }
 
-fn parse_embed(body: &str, settings: &Settings) -> Result<Request, Failure> {
-    let fields: EmbedFields<'_> = fields::split(body)?;
-    let truncate = Field::new("truncate", fields.truncate).optional(BOOLEAN)?;
-    let direction = Field::new("truncation_direction", fields.truncation_direction);
-    let direction = direction.optional("'left' or 'right'")?.unwrap_or_default();
-    let normalize = Field::new("normalize", fields.normalize).optional(BOOLEAN)?;
-    let dimensions = Field::new("dimensions", fields.dimensions);
+fn parse_embed(body: &str, info: &Info, settings: &Settings) -> Result<Request, Failure> {
+    let object = Object::parse(body, Route::Embed)?;
+    let inputs = object.field("inputs").inputs(settings.max_client_batch_size)?;
+    let asked = options::request(&object, info, settings)?;
     Ok(Request {
-        inputs: Field::new("inputs", fields.inputs).inputs(settings.max_client_batch_size)?,
-        truncation: match (truncate.unwrap_or(settings.auto_truncate), direction) {
-            (false, _) => Truncation::Refuse,
-            (true, Direction::Left) => Truncation::Start,
-            (true, Direction::Right) => Truncation::End,
-        },
-        normalize: Some(normalize.unwrap_or(true)),
-        dimensions: dimensions.optional("an integer of at least 1")?,
-        prompt: prompt(fields.prompt_name)?,
-        ..Request::default()
+        inputs: token_ids::read(inputs, "inputs", Route::Embed, settings)?,
+        normalize: asked.normalize.or(Some(true)),
+        ..asked
     })
-}
-
-fn prompt(name: Option<&RawValue>) -> Result<Prompt, Failure> {
-    let name = Field::new("prompt_name", name).optional("a string")?;
-    Ok(name.map_or(Prompt::Default, Prompt::Named))
-}
-
-#[derive(Deserialize)]
-struct TokenizeFields<'a> {
-    #[serde(borrow)]
-    inputs: Option<&'a RawValue>,
-    add_special_tokens: Option<&'a RawValue>,
-    prompt_name: Option<&'a RawValue>,
 }
 
 /// Texts to be tokenised.
@@ -112,7 +69,7 @@ pub(crate) async fn tokenize(
     model: Model,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
-    let texts = parse_tokenize(&body, &app.settings)?;
+    let texts = parse_tokenize(&body, model.embedder.info(), &app.settings)?;
     drop(body);
     let (done, tokens) = oneshot::channel();
     // The tokenizer is not async. The job ends early when nobody waits for it any more.
@@ -125,10 +82,10 @@ pub(crate) async fn tokenize(
     Ok(super::json(body))
 }
 
-fn parse_tokenize(body: &str, settings: &Settings) -> Result<Texts, Failure> {
-    let fields: TokenizeFields<'_> = fields::split(body)?;
-    let special_tokens = Field::new("add_special_tokens", fields.add_special_tokens);
-    let inputs = Field::new("inputs", fields.inputs).inputs(settings.max_client_batch_size)?;
+fn parse_tokenize(body: &str, info: &Info, settings: &Settings) -> Result<Texts, Failure> {
+    let object = Object::parse(body, Route::Tokenize)?;
+    let special_tokens = object.field("add_special_tokens").optional(BOOLEAN)?;
+    let inputs = object.field("inputs").inputs(settings.max_client_batch_size)?;
     if inputs.is_empty() {
         return Err(RequestError::NoInputs.into());
     }
@@ -141,8 +98,8 @@ fn parse_tokenize(body: &str, settings: &Settings) -> Result<Texts, Failure> {
     };
     Ok(Texts {
         texts: inputs.into_iter().enumerate().map(text).collect::<Result<_, _>>()?,
-        special_tokens: special_tokens.optional(BOOLEAN)?.unwrap_or(true),
-        prompt: prompt(fields.prompt_name)?,
+        special_tokens: special_tokens.unwrap_or(true),
+        prompt: options::prompt(&object, info)?,
     })
 }
 
@@ -205,6 +162,11 @@ impl CharacterCount<'_> {
     }
 }
 
+/// TEI's word for a pooling: its clients refuse others.
+fn pooling(name: &str) -> &str {
+    if name == "lasttoken" { "last_token" } else { name }
+}
+
 /// `GET /info`: TEI's fields, then ours.
 pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.embedder.info();
@@ -216,7 +178,7 @@ pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response 
         "model_id": info.model_id,
         "model_sha": info.revision,
         "model_dtype": info.dtype,
-        "model_type": {"embedding": {"pooling": info.pooling}},
+        "model_type": {"embedding": {"pooling": pooling(&info.pooling)}},
         "max_concurrent_requests": app.settings.max_concurrent_requests,
         "max_input_length": info.max_input_tokens,
         "max_batch_tokens": info.max_batch_tokens,
@@ -241,10 +203,16 @@ pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response 
 
 #[cfg(test)]
 mod tests {
+    use super::super::info;
     use super::*;
+    use vecmill_engine::Truncation;
+
+    fn read(body: &str, settings: &Settings) -> Result<Request, Failure> {
+        parse_embed(body, &info(), settings)
+    }
 
     fn parse(body: &str) -> Request {
-        parse_embed(body, &Settings::default()).unwrap()
+        read(body, &Settings::default()).unwrap()
     }
 
     #[test]
@@ -252,7 +220,7 @@ mod tests {
         let request = parse(r#"{"inputs":"a"}"#);
         assert_eq!(request, Request { normalize: Some(true), ..Request::new(["a"]) });
         let settings = Settings { auto_truncate: false, ..Settings::default() };
-        let request = parse_embed(r#"{"inputs":"a"}"#, &settings).unwrap();
+        let request = read(r#"{"inputs":"a"}"#, &settings).unwrap();
         assert_eq!(request.truncation, Truncation::Refuse);
     }
 
@@ -268,8 +236,7 @@ mod tests {
         assert_eq!(request.dimensions, Some(8));
         let request = parse(r#"{"inputs":["a"],"truncate":false,"truncation_direction":"left"}"#);
         assert_eq!(request.truncation, Truncation::Refuse);
-        let wrong =
-            parse_embed(r#"{"inputs":"a","truncation_direction":"up"}"#, &Settings::default());
+        let wrong = read(r#"{"inputs":"a","truncation_direction":"up"}"#, &Settings::default());
         assert_eq!(
             wrong.unwrap_err().to_string(),
             "`truncation_direction` must be 'left' or 'right'"
@@ -278,8 +245,9 @@ mod tests {
 
     #[test]
     fn only_text_can_be_tokenised() {
-        let parse =
-            |body: &str| parse_tokenize(body, &Settings::default()).map(|texts| texts.texts);
+        let parse = |body: &str| {
+            parse_tokenize(body, &info(), &Settings::default()).map(|texts| texts.texts)
+        };
         assert_eq!(parse(r#"{"inputs":["a","b"]}"#).unwrap(), ["a", "b"]);
         assert_eq!(parse(r#"{"inputs":[]}"#), Err(RequestError::NoInputs.into()));
         let failure = parse(r#"{"inputs":["a",[1]]}"#).unwrap_err();

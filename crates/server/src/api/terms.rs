@@ -17,14 +17,16 @@ const TIMEOUT: HeaderName = HeaderName::from_static("x-vecmill-timeout-ms");
 /// A request's priority and how long its answer is of use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct WaitingTerms {
-    priority: Priority,
+    /// Counts before what the body says.
+    priority: Option<Priority>,
     timeout: Option<Duration>,
 }
 
 impl WaitingTerms {
     /// The request on these terms.
     pub(super) fn apply(self, request: Request) -> Request {
-        Request { priority: self.priority, timeout: self.timeout, ..request }
+        let priority = self.priority.unwrap_or(request.priority);
+        Request { priority, timeout: self.timeout, ..request }
     }
 
     fn read(headers: &HeaderMap) -> Result<Self, Failure> {
@@ -34,8 +36,9 @@ impl WaitingTerms {
             problem: format!("is no such value: expected {expected}"),
         };
         let priority = match text(&PRIORITY) {
-            None | Some("interactive") => Priority::Interactive,
-            Some("bulk") => Priority::Bulk,
+            None => None,
+            Some("interactive") => Some(Priority::Interactive),
+            Some("bulk") => Some(Priority::Bulk),
             Some(_) => return Err(wrong(&PRIORITY, "interactive or bulk")),
         };
         let timeout = text(&TIMEOUT).map(|text| match text.parse() {

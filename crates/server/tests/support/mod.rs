@@ -8,6 +8,8 @@
     reason = "tests say what must hold by panicking, their helpers too"
 )]
 
+pub(crate) mod engine;
+
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::{Read, Write};

@@ -1,0 +1,216 @@
+//! Token ids in place of text: whose they are, and what becomes of them.
+//!
+//! An id is only a number: another vocabulary's ids are valid here too, and the vector that comes of
+//! them has nothing to do with the text. LangChain's `OpenAIEmbeddings` sends OpenAI's ids unless it
+//! is told not to. So the operator can say what ids are ([`TokenInputs`]); and where they are said
+//! to be the model's own, a list that is not framed as the model's own are is answered with a
+//! warning, in a header each time and in the log once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::HeaderValue;
+use tiktoken::CoreBpe;
+use vecmill_engine::{Input, Prompt};
+
+use super::fields::wrong;
+use super::known::Route;
+use crate::failure::Failure;
+use crate::{Embedder, Settings, TokenInputs};
+
+/// What a client that sends another vocabulary's ids can do about it, and what the operator.
+pub(crate) const ADVICE: &str = "if these are OpenAI's ids, as LangChain's OpenAIEmbeddings sends \
+     them, set check_embedding_ctx_length=False there, which sends text, or start vecmill with \
+     --token-inputs cl100k_base";
+
+/// The special token by which lists of the model's own ids can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Begins(u32),
+    Ends(u32),
+    /// The model has none.
+    Unmarked,
+}
+
+/// What lists of the model's own ids look like.
+#[derive(Debug)]
+pub(crate) struct OwnIds {
+    edge: Edge,
+    warned: AtomicBool,
+}
+
+impl OwnIds {
+    /// As the model's tokenizer makes them of a text.
+    pub(crate) fn of(embedder: &dyn Embedder) -> Self {
+        let tokens = embedder.tokenize("a", &Prompt::None, true).unwrap_or_default();
+        let edge = match tokens.as_slice() {
+            [first, ..] if first.special => Edge::Begins(first.id),
+            [.., last] if last.special => Edge::Ends(last.id),
+            _ => Edge::Unmarked,
+        };
+        Self { edge, warned: AtomicBool::new(false) }
+    }
+
+    fn are(&self, ids: &[u32]) -> bool {
+        match self.edge {
+            Edge::Begins(id) => ids.first() == Some(&id),
+            Edge::Ends(id) => ids.last() == Some(&id),
+            Edge::Unmarked => true,
+        }
+    }
+
+    /// A warning for a reply's header if any of the inputs is ids that look like another model's.
+    pub(super) fn warning(&self, inputs: &[Input]) -> Option<HeaderValue> {
+        let foreign = |input: &Input| matches!(input, Input::Tokens(ids) if !self.are(ids));
+        let index = inputs.iter().position(foreign)?;
+        let how = match self.edge {
+            Edge::Begins(id) => format!("begin with its first special token, {id}"),
+            Edge::Ends(id) => format!("end with its last special token, {id}"),
+            Edge::Unmarked => return None,
+        };
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a request has token ids that are probably not the model's own, which {how}: \
+                 vectors made of them mean nothing; {ADVICE} (logged once)"
+            );
+        }
+        let text = format!("input {index} is probably not the model's own token ids, which {how}");
+        HeaderValue::from_str(&text).ok()
+    }
+}
+
+/// The inputs, with token ids as the operator says that they are meant.
+pub(super) fn read(
+    inputs: Vec<Input>,
+    field: &'static str,
+    route: Route,
+    settings: &Settings,
+) -> Result<Vec<Input>, Failure> {
+    let ids = |inputs: &[Input]| inputs.iter().position(|it| matches!(it, Input::Tokens(_)));
+    let Some(first) = ids(&inputs) else { return Ok(inputs) };
+    match (settings.token_inputs, route) {
+        (TokenInputs::Model, _) => Ok(inputs),
+        // Clients of TEI send the model's ids: its contract asks for their special tokens.
+        (TokenInputs::Cl100kBase, Route::Embed | Route::Tokenize) => Ok(inputs),
+        (TokenInputs::Cl100kBase, Route::OpenAi) => {
+            decode(inputs, field, cl100k_base()?, settings.payload_limit)
+        }
+        (TokenInputs::Refuse, _) => Err(wrong(
+            &format!("{field}[{first}]"),
+            "is token ids, which this server refuses (--token-inputs refuse): send text, as \
+             LangChain's OpenAIEmbeddings does with check_embedding_ctx_length=False",
+        )),
+    }
+}
+
+/// OpenAI's vocabulary. Reading it takes some milliseconds, the first time.
+pub(crate) fn cl100k_base() -> Result<&'static CoreBpe, Failure> {
+    tiktoken::get_encoding("cl100k_base").ok_or(Failure::Internal)
+}
+
+/// Texts in place of ids, of at most `limit` bytes together: some ids stand for 128 bytes.
+fn decode(
+    inputs: Vec<Input>,
+    field: &'static str,
+    vocabulary: &CoreBpe,
+    limit: usize,
+) -> Result<Vec<Input>, Failure> {
+    let mut left = limit;
+    let text = |(index, input)| {
+        match input {
+        Input::Text(text) => Ok(Input::Text(text)),
+        Input::Tokens(ids) => text_of(&ids, vocabulary, &mut left).map(Input::Text).map_err(|why| {
+            let problem = match why {
+                Undecodable::Unknown(id) => {
+                    format!("has token id {id}, which is none of OpenAI's cl100k_base")
+                }
+                Undecodable::TooLong => {
+                    format!("is beyond the {limit} bytes of text that ids may stand for: send several requests")
+                }
+            };
+            wrong(&format!("{field}[{index}]"), &problem)
+        }),
+    }
+    };
+    inputs.into_iter().enumerate().map(text).collect()
+}
+
+enum Undecodable {
+    Unknown(u32),
+    TooLong,
+}
+
+/// The text that ids stand for. An id may be a part of a character; where clients cut between such
+/// parts, what is left of the character becomes U+FFFD.
+fn text_of(ids: &[u32], vocabulary: &CoreBpe, left: &mut usize) -> Result<String, Undecodable> {
+    let mut bytes = Vec::new();
+    for &id in ids {
+        let piece = vocabulary.decode(&[id]);
+        if piece.is_empty() {
+            return Err(Undecodable::Unknown(id));
+        }
+        *left = left.checked_sub(piece.len()).ok_or(Undecodable::TooLong)?;
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(ids: &[u32]) -> Result<String, String> {
+        let inputs = vec![Input::Tokens(ids.to_vec())];
+        let texts = decode(inputs, "input", cl100k_base().unwrap(), 1000);
+        match texts.map_err(|failure| failure.to_string())?.remove(0) {
+            Input::Text(text) => Ok(text),
+            Input::Tokens(_) => panic!("still ids"),
+        }
+    }
+
+    #[test]
+    fn openai_s_ids_are_read() {
+        // As OpenAI's own tiktoken 0.14 makes them.
+        let golden: [(&[u32], &str); 6] = [
+            (&[9906, 1917], "Hello world"),
+            (&[57668, 53901, 3922, 3574, 244, 98220], "你好，世界"),
+            (&[85936, 1264, 978, 91416, 95980, 588], "Résumé 😀 naïve"),
+            (&[64, 4062, 14198, 39935, 627, 197, 936, 59958], "a quick brown fox.\n\tcafé"),
+            (&[100257], "<|endoftext|>"),
+            (&[], ""),
+        ];
+        for (ids, text) in golden {
+            assert_eq!(decoded(ids).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn parts_of_characters_become_replacement_characters() {
+        assert_eq!(decoded(&[57668, 53901, 3922, 3574]).unwrap(), "你好，\u{fffd}"); // of 世, its head
+        assert_eq!(decoded(&[244, 98220]).unwrap(), "\u{fffd}界");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for id in [100_256, 100_261, 100_275, 100_277, u32::MAX] {
+            let complaint = decoded(&[9906, id]).unwrap_err();
+            assert!(complaint.contains(&format!("`input[0]` has token id {id}, ")), "{complaint}");
+        }
+        let complaint = decoded(&[1917; 200]).unwrap_err();
+        assert!(complaint.contains("beyond the 1000 bytes"), "{complaint}");
+    }
+
+    #[test]
+    fn own_ids_are_told_by_their_special_tokens() {
+        let own = |edge| OwnIds { edge, warned: AtomicBool::new(false) };
+        let lists = [Input::from("a"), Input::Tokens(vec![101, 7]), Input::Tokens(vec![7, 102])];
+        let warning =
+            |edge| own(edge).warning(&lists).map(|text| text.to_str().unwrap().to_owned());
+        assert!(warning(Edge::Begins(101)).unwrap().starts_with("input 2 is probably not"));
+        assert!(warning(Edge::Ends(102)).unwrap().starts_with("input 1 is probably not"));
+        assert_eq!(warning(Edge::Unmarked), None);
+        assert_eq!(own(Edge::Begins(101)).warning(&lists[..2]), None);
+    }
+}
