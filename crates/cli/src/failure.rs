@@ -91,6 +91,15 @@ pub(crate) enum Failure {
         /// Texts in all.
         total: u64,
     },
+    /// The server stopped before it had answered everything.
+    #[error(
+        "{requests} accepted requests were cut off: the server was to stop at once, or \
+         --shutdown-grace was over"
+    )]
+    CutOff {
+        /// Requests without a whole reply.
+        requests: usize,
+    },
     /// A signal ended the command.
     #[error("interrupted; an output file that is not complete is not kept")]
     Interrupted,
@@ -102,13 +111,15 @@ impl Failure {
         matches!(self, Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// The exit code: 2 for usage, 3 when some texts failed, 1 for the rest.
+    /// The exit code: 2 for usage, 3 when some texts failed, 4 when requests were cut off, 1 for the
+    /// rest.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             failure if failure.is_closed_pipe() => ExitCode::SUCCESS,
             Self::Usage(_) | Self::Settings(_) | Self::Request(_) => ExitCode::from(2),
             Self::Ab(error) if error.is_usage() => ExitCode::from(2),
             Self::SomeTexts { .. } => ExitCode::from(3),
+            Self::CutOff { .. } => ExitCode::from(4),
             _ => ExitCode::FAILURE,
         }
     }

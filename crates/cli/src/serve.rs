@@ -36,14 +36,21 @@ pub(crate) fn run(
 }
 
 async fn serve(settings: ServeSettings, progress: &Progress) -> Result<(), Failure> {
-    let signal = signals::listen().map_err(Failure::System)?;
+    let [signal, second] = signals::listen().map_err(Failure::System)?;
     let (server, slot) = Server::bind(settings.address(), settings.server())?;
     let greeting = Greeting::new(&settings, server.local_addr(), progress);
     greeting.listening();
-    let loading = load(settings.engine.builder().on_progress(progress.of_start()), slot)?;
+    let loading = load(settings.builder().on_progress(progress.of_start()), slot)?;
     let mut outcome = Ok(None);
-    server.run(async { outcome = until_stopped(loading, signal, &greeting).await }).await?;
-    if let Some(engine) = outcome? {
+    let shutdown = async { outcome = until_stopped(loading, signal, &greeting).await };
+    let stopped = server.run(shutdown, async { drop(second.await) }).await?;
+    let engine = outcome?;
+    if stopped.cut_off > 0 {
+        // Nobody waits any more for what the engine still does: it ends with the process.
+        std::mem::forget(engine);
+        return Err(Failure::CutOff { requests: stopped.cut_off });
+    }
+    if let Some(engine) = engine {
         engine.shutdown();
     }
     Ok(())

@@ -1,24 +1,29 @@
-//! SIGINT and SIGTERM: the first asks a command to stop, the second ends it at once.
+//! SIGINT and SIGTERM: the first asks a command to stop, the second to stop at once.
 
 use std::io;
 
 use tokio::sync::oneshot;
 
-/// Begins to listen. The receiver hears of the first signal.
+/// Begins to listen. The receivers hear of the first signal and of the second. The process ends at
+/// the second if nobody listens for that, and at the third in any case.
 ///
 /// # Errors
 /// When the system refuses the handlers.
-pub(crate) fn listen() -> io::Result<oneshot::Receiver<()>> {
+pub(crate) fn listen() -> io::Result<[oneshot::Receiver<()>; 2]> {
     let mut signals = Signals::new()?;
     let (sender, first) = oneshot::channel();
+    let (sender_of_second, second) = oneshot::channel();
     tokio::spawn(async move {
         signals.next().await;
         // A command that does not listen any more is about to end anyway.
         let _ = sender.send(());
         signals.next().await;
+        if sender_of_second.send(()).is_ok() {
+            signals.next().await;
+        }
         end_now();
     });
-    Ok(first)
+    Ok([first, second])
 }
 
 #[expect(clippy::disallowed_methods, reason = "whoever signals twice wants no destructors run")]

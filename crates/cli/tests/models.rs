@@ -15,7 +15,11 @@ fn copy(name: &str) -> TempDir {
         fs::create_dir_all(to).unwrap();
         for entry in fs::read_dir(from).unwrap() {
             let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-            if from.is_dir() { into(&from, &to) } else { drop(fs::copy(&from, to).unwrap()) }
+            if from.is_dir() {
+                into(&from, &to)
+            } else {
+                let _ = fs::copy(&from, to).unwrap();
+            }
         }
     }
     let folder = TempDir::new().unwrap();

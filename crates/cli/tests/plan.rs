@@ -83,6 +83,17 @@ fn batches_are_limited_as_asked() {
 }
 
 #[test]
+fn what_requests_may_hold_is_no_device_s() {
+    let with = |bytes| json(&["--memory", "100%", "--max-request-memory", bytes]);
+    let (less, more) = (with("64MiB"), with("1GiB"));
+    assert_eq!(number(&more["request_memory_bytes"]), 1 << 30);
+    let budget = |plan: &Value| number(&plan["budget_bytes"]);
+    assert_eq!(budget(&less) - budget(&more), (1 << 30) - (64 << 20));
+    let (_, out, _) = plan(&["--max-request-memory", "64MiB"]);
+    assert!(out.contains("for requests: 64.0 MiB of the machine's memory"), "{out}");
+}
+
+#[test]
 fn too_little_memory_says_how_much_is_missing() {
     let (code, out, err) = plan(&["--memory", "1MiB"]);
     assert_eq!((code, out.as_str()), (1, ""));

@@ -53,6 +53,7 @@ pub struct Builder {
     pub(crate) dtype: Option<DType>,
     pub(crate) cpu_threads: usize,
     pub(crate) memory_budget: Option<MemoryBudget>,
+    pub(crate) set_aside: usize,
     pub(crate) memory: PoolSettings,
     pub(crate) warm_up: bool,
     pub(crate) batch_latency: Option<Duration>,
@@ -79,6 +80,7 @@ impl Default for Builder {
             dtype: None,
             cpu_threads: threads(),
             memory_budget: None,
+            set_aside: 0,
             memory: PoolSettings::default(),
             warm_up: false,
             batch_latency: None,
@@ -190,6 +192,13 @@ impl Builder {
     #[must_use]
     pub fn memory_budget(self, budget: impl Into<MemoryBudget>) -> Self {
         Self { memory_budget: Some(budget.into()), ..self }
+    }
+
+    /// Bytes of the machine's memory that are for something else, such as a server's requests
+    /// (default 0). The CPU's budget is less by so much, unless it is given in bytes.
+    #[must_use]
+    pub fn set_aside(self, set_aside: usize) -> Self {
+        Self { set_aside, ..self }
     }
 
     /// When memory that no batch needs is given back (default: after 60 seconds).

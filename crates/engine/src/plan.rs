@@ -54,6 +54,8 @@ pub struct Plan {
     pub max_input_tokens: usize,
     /// The device that the plan is for.
     pub target: Target,
+    /// Bytes of the machine's memory that are for something else: [`Builder::set_aside`].
+    pub set_aside_bytes: usize,
     /// The largest batch, and what it, the weights and other batches take.
     pub fit: Fit,
 }
@@ -75,6 +77,7 @@ impl Builder {
             Place::Cpu => self.fit_on_cpu(&model, target.in_flight)?,
             Place::Gpu(format) => self.fit_on_gpu(&model, format, target.in_flight)?,
         };
-        Ok(Plan { model_id, architecture, max_input_tokens, target, fit })
+        let set_aside_bytes = self.set_aside;
+        Ok(Plan { model_id, architecture, max_input_tokens, target, set_aside_bytes, fit })
     }
 }

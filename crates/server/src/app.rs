@@ -1,13 +1,16 @@
 //! What every handler shares.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::Settings;
 use crate::failure::Failure;
+use crate::room::RequestMemory;
 use crate::slot::{Model, Outcome, Slot};
 use crate::telemetry::HttpMetrics;
 
@@ -17,15 +20,52 @@ pub(crate) struct App {
     pub(crate) slot: Slot,
     pub(crate) settings: Settings,
     pub(crate) metrics: HttpMetrics,
+    /// What requests may hold.
+    pub(crate) memory: RequestMemory,
     /// One permit for each request that may be at work.
-    pub(crate) permits: Semaphore,
+    pub(crate) places: Arc<Semaphore>,
+    /// For whoever makes a reply about the server itself: one at a time.
+    pub(crate) watching: Semaphore,
+    /// Requests that have come whole and whose reply is not written yet.
+    pub(crate) accepted: AtomicUsize,
+    /// Until when bodies may come, once the server stops.
+    stop: watch::Receiver<Option<Instant>>,
 }
 
 impl App {
-    pub(crate) fn new(slot: Slot, settings: Settings) -> Self {
+    pub(crate) fn new(
+        slot: Slot,
+        settings: Settings,
+        stop: watch::Receiver<Option<Instant>>,
+    ) -> Self {
         // More permits than a semaphore has would be no limit at all.
-        let permits = settings.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
-        Self { slot, settings, metrics: HttpMetrics::new(), permits: Semaphore::new(permits) }
+        let places = settings.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
+        Self {
+            memory: RequestMemory::new(settings.max_request_memory, settings.max_connections),
+            places: Arc::new(Semaphore::new(places)),
+            watching: Semaphore::new(1),
+            accepted: 0.into(),
+            metrics: HttpMetrics::new(),
+            slot,
+            settings,
+            stop,
+        }
+    }
+
+    /// Whether the server finishes what it has and takes nothing more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// Returns when the server stops and no longer waits for bodies.
+    pub(crate) async fn bodies_end(&self) {
+        let mut stop = self.stop.clone();
+        let until = stop.wait_for(Option::is_some).await.map_or(None, |until| *until);
+        match until {
+            Some(until) => sleep_until(until).await,
+            // Whoever stops the server is gone, and so is the server.
+            None => std::future::pending().await,
+        }
     }
 
     /// The model, if it is loaded.

@@ -1,76 +1,123 @@
 //! Accepting connections, driving each in a task, and letting them finish.
 //!
 //! All tasks live in one set that [`serve`] owns: when it returns, or is dropped, none is left.
+//!
+//! A request is accepted when it has come whole. At a stop, what was accepted is answered, for as
+//! long as the grace period lasts. Connections on which no request has begun are closed: those that
+//! have their last reply at once, those that may be about to send a request after [`HEAD_GRACE`].
+//! A body that is still coming may take [`body_grace`]; then its request is refused.
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::Settings;
-use crate::stream::TimedStream;
+use crate::app::App;
+use crate::exchange::{Talk, answer};
+use crate::pace::Pace;
+use crate::stream::Stream;
 
 /// How long to pause when the system has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a connection may take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    connections: usize,
-    idle: Duration,
-    write: Duration,
-    grace: Duration,
+/// The largest head of a request, in bytes, its address included; a larger one is told 431.
+const MAX_HEAD: usize = 16 << 10;
+
+/// The most headers of a request.
+const MAX_HEADERS: usize = 100;
+
+/// How much is read at once, in bytes. hyper keeps a buffer of this size for each connection.
+const READ_BUFFER: usize = 16 << 10;
+
+/// How long a stopping server waits for the rest of a head.
+const HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// The longest that a stopping server waits for the rest of a body.
+const BODY_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a server that has `grace` to stop waits for the rest of a body: some time must be left
+/// for the work.
+fn body_grace(grace: Duration) -> Duration {
+    BODY_GRACE.min(grace / 2)
 }
 
-impl Limits {
-    pub(crate) fn of(settings: &Settings) -> Self {
-        Self {
-            connections: settings.max_connections,
-            idle: settings.idle_timeout,
-            write: settings.write_timeout,
-            grace: settings.shutdown_grace,
-        }
-    }
+/// How a server stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Stopped {
+    /// Requests that were accepted and not answered to the end, because the time for stopping was
+    /// over. 0 when nothing was lost.
+    pub cut_off: usize,
 }
 
-/// Serves until `shutdown` is done and then as long as open requests take, within the grace period.
+/// Tells the parts of a server that it stops: until when bodies may come, once that is settled.
+pub(crate) type Stop = watch::Sender<Option<Instant>>;
+
+/// Serves until `shutdown` is done, and then as long as open requests take, within the grace
+/// period and until `now` is done.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: &Router,
-    limits: Limits,
+    app: &Arc<App>,
+    stop: Stop,
     shutdown: impl Future<Output = ()>,
-) {
+    now: impl Future<Output = ()>,
+) -> Stopped {
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
-    let (stop, stopping) = watch::channel(());
+    let most = app.memory.connections();
+    let start = |connections: &mut JoinSet<()>, stream| {
+        connections.spawn(drive(stream, router.clone(), Arc::clone(app), stop.subscribe()));
+    };
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(drive(stream, router.clone(), limits, stopping.clone()));
-                }
+            accepted = listener.accept(), if connections.len() < most => match accepted {
+                Ok((stream, _)) => start(&mut connections, stream),
                 Err(error) => pause_after(&error).await,
             },
         }
     }
-    drop(listener);
-    drop(stop); // tells every connection
-    tracing::info!(connections = connections.len(), "stopping: finishing accepted requests");
-    let finished = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.grace, finished).await.is_err() {
-        tracing::warn!(connections = connections.len(), "requests were cut off: grace is over");
-        connections.shutdown().await;
+    // Clients that the system has let in already know nothing of the stop.
+    while connections.len() < most
+        && let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await
+    {
+        start(&mut connections, stream);
     }
+    drop(listener);
+    let grace = app.settings.shutdown_grace;
+    stop.send_replace(Some(Instant::now() + body_grace(grace)));
+    let accepted = || app.accepted.load(Ordering::Acquire);
+    tracing::info!(
+        requests = accepted(),
+        connections = connections.len(),
+        "stopping: finishing accepted requests"
+    );
+    let finished = async { while connections.join_next().await.is_some() {} };
+    let cut_off = tokio::select! {
+        biased;
+        () = finished => 0,
+        () = now => accepted(),
+        () = sleep(grace) => accepted(),
+    };
+    connections.shutdown().await;
+    if cut_off > 0 {
+        tracing::warn!(requests = cut_off, "requests were cut off: the time to stop is over");
+    }
+    Stopped { cut_off }
 }
 
 /// A client that left while it waited is no reason to pause; a lack of descriptors is.
@@ -81,7 +128,7 @@ async fn pause_after(error: &io::Error) {
         ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
     ) {
         tracing::error!(%error, "a connection could not be accepted");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
+        sleep(ACCEPT_PAUSE).await;
     }
 }
 
@@ -90,26 +137,61 @@ async fn pause_after(error: &io::Error) {
 async fn drive(
     stream: TcpStream,
     router: Router,
-    limits: Limits,
-    mut stopping: watch::Receiver<()>,
+    app: Arc<App>,
+    mut stopping: watch::Receiver<Option<Instant>>,
 ) {
     // Small replies should leave at once; a failure only makes them slower.
     let _ = stream.set_nodelay(true);
-    let stream = TokioIo::new(TimedStream::new(stream, limits.write));
+    let pace = Pace { patience: app.settings.write_timeout };
+    let idle = app.settings.idle_timeout;
+    let talk = Arc::new(Talk::new(app));
+    let stream = Stream::new(stream, pace, Arc::clone(&talk));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| answer(router.clone(), Arc::clone(&talk), request));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.idle)
-            .serve_connection(stream, TowerToHyperService::new(router))
+            .header_read_timeout(idle)
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(READ_BUFFER)
+            .serve_connection(TokioIo::new(stream), service)
     );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stopping.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let stopped = async { drop(stopping.wait_for(Option::is_some).await) };
+    tokio::select! {
+        biased; // what has come already is looked at before the stop is
+        ended = connection.as_mut() => return told(ended),
+        () = stopped => {}
+    }
+    if talk.is_idle() {
+        return;
+    }
+    if !talk.is_open() {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return told(ended),
+            () = talk.begins_after(talk.number()) => {}
+            () = sleep(HEAD_GRACE) => return,
         }
-    };
+    }
+    connection.as_mut().graceful_shutdown();
+    told(connection.await);
+}
+
+fn told(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_leave_time_for_the_work() {
+        assert_eq!(body_grace(Duration::from_secs(30)), BODY_GRACE);
+        assert_eq!(body_grace(Duration::from_secs(2)), Duration::from_secs(1));
+        assert_eq!(body_grace(Duration::ZERO), Duration::ZERO);
     }
 }

@@ -48,6 +48,13 @@ pub(crate) enum Failure {
     Method { method: String },
     #[error("all {limit} places for requests are taken: try again in a moment")]
     AtCapacity { limit: usize },
+    #[error("requests hold all the memory that they may: try again in a moment")]
+    MemoryTaken,
+    #[error(
+        "this request would take {needed} bytes of memory, and requests may take {limit}: send \
+         several smaller ones, or have the server's --max-request-memory raised"
+    )]
+    TooMuchMemory { needed: usize, limit: usize },
     #[error("the work took longer than {} s: send smaller requests", limit.as_secs_f32())]
     Timeout { limit: Duration },
     #[error("the model is being loaded: try again in a moment")]
@@ -94,7 +101,7 @@ impl Failure {
             Self::MediaType(_) => {
                 verdict((415, 415), INVALID, Some("unsupported_media_type"), "Validation")
             }
-            Self::TooLarge { .. } => {
+            Self::TooLarge { .. } | Self::TooMuchMemory { .. } => {
                 verdict((413, 413), INVALID, Some("payload_too_large"), "Validation")
             }
             Self::SlowBody { .. } => {
@@ -113,7 +120,7 @@ impl Failure {
             Self::Method { .. } => {
                 verdict((405, 405), INVALID, Some("method_not_supported"), "Validation")
             }
-            Self::AtCapacity { .. } => {
+            Self::AtCapacity { .. } | Self::MemoryTaken => {
                 verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
             }
             Self::Timeout { .. } => verdict((504, 504), SERVER, Some("timeout"), "Backend"),
@@ -157,7 +164,7 @@ impl Failure {
     /// When the same request may succeed.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::AtCapacity { .. } => Some(Duration::from_secs(1)),
+            Self::AtCapacity { .. } | Self::MemoryTaken => Some(Duration::from_secs(1)),
             Self::Loading => Some(LOADING_RETRY),
             Self::Request(error) => error.retry_after(),
             _ => None,

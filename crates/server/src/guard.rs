@@ -1,8 +1,9 @@
-//! Who may ask, and how many at once.
+//! Who may ask, and how much a reply may hold.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::body::HttpBody;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -10,6 +11,7 @@ use axum::response::Response;
 use crate::app::App;
 use crate::failure::Failure;
 use crate::key;
+use crate::room::Room;
 
 /// Lets requests with one of the server's keys through; all, if it has none.
 pub(crate) async fn require_key(
@@ -51,16 +53,32 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Refuses a request at once when too many are at work. The permit is held until the reply is
-/// made, so it covers the memory for bodies and vectors too.
-pub(crate) async fn limit_requests(
+/// Gives each request a room for what it makes the server hold, and lets its reply have no more.
+pub(crate) async fn account(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let room = Room::new(&app, request.extensions().get::<MatchedPath>());
+    request.extensions_mut().insert(room.clone());
+    let mut response = next.run(request).await;
+    // A reply that is written as it is made has its room from whoever makes it.
+    if let Some(bytes) = response.body().size_hint().exact() {
+        room.settle(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+    }
+    // It goes with the reply, until that is written.
+    response.extensions_mut().insert(room);
+    Ok(response)
+}
+
+/// Has replies that are made without a limit made one at a time: what they take is known afterwards.
+pub(crate) async fn one_at_a_time(
     State(app): State<Arc<App>>,
     request: Request,
     next: Next,
-) -> Result<Response, Failure> {
-    let limit = app.settings.max_concurrent_requests;
-    let _permit = app.permits.try_acquire().map_err(|_| Failure::AtCapacity { limit })?;
-    Ok(next.run(request).await)
+) -> Response {
+    let _turn = app.watching.acquire().await;
+    next.run(request).await
 }
 
 #[cfg(test)]

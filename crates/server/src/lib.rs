@@ -2,9 +2,12 @@
 //!
 //! The parts, in the order in which a request meets them:
 //!
-//! - [`Server`] listens and drives connections, within time limits; `connections` and `stream`.
+//! - [`Server`] listens and drives connections, within limits of time and pace; `connections`,
+//!   `exchange` (a request that is answered before its body was read) and `stream`.
+//! - `room` counts the memory that requests hold, from the first byte of a body to the last of the
+//!   reply.
 //! - `routes` leads to handlers, through what holds for all of them: metrics and access log, JSON
-//!   for every error, panics, browsers' origins, keys, and the limit on requests at once.
+//!   for every error, panics, browsers' origins, keys, and the limit on what is held at once.
 //! - `api` has the contracts: `openai` and `tei` each parse, call the same few lines of shared
 //!   work, and write the reply.
 //! - `admin` is for the operator: the devices' memory. It is there only if the settings say so.
@@ -21,6 +24,7 @@
 //!
 //! # fn load() -> Result<Engine, vecmill_engine::StartError> { Engine::builder().start() }
 //! # async fn interrupted() {}
+//! # async fn interrupted_again() {}
 //! # async fn serve() -> Result<(), vecmill_server::ServeError> {
 //! let (server, slot) = Server::bind("127.0.0.1:8080", Settings::default())?;
 //! println!("listening on {}", server.local_addr());
@@ -29,7 +33,10 @@
 //!     Ok(engine) => slot.ready(engine),
 //!     Err(error) => slot.failed(error.to_string()),
 //! });
-//! server.run(interrupted()).await // returns when every accepted request is answered
+//! // Returns when every accepted request is answered, or no more time is left for that.
+//! let stopped = server.run(interrupted(), interrupted_again()).await?;
+//! println!("{} requests were cut off", stopped.cut_off);
+//! # Ok(())
 //! # }
 //! ```
 
@@ -39,10 +46,13 @@ mod app;
 mod connections;
 mod embedder;
 mod error;
+mod exchange;
 mod failure;
 mod guard;
 mod invisible;
 mod key;
+mod pace;
+mod room;
 mod routes;
 mod server;
 mod settings;
@@ -51,6 +61,7 @@ mod stream;
 mod telemetry;
 mod token_inputs;
 
+pub use connections::Stopped;
 pub use embedder::{Embedder, ReplyFuture};
 pub use error::ServeError;
 pub use invisible::Invisible;

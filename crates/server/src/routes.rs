@@ -13,15 +13,14 @@ use axum::{Router, body::Body};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
+use crate::ServeError;
 use crate::admin;
 use crate::api::{self, openai, tei};
 use crate::app::App;
 use crate::failure::{Failure, explain};
-use crate::guard::{limit_requests, refuse_web_pages, require_key};
+use crate::guard::{account, one_at_a_time, refuse_web_pages, require_key};
 use crate::settings::Origins;
-use crate::slot::Slot;
 use crate::telemetry::{REQUEST_ID, track};
-use crate::{ServeError, Settings};
 
 /// How long a browser may remember that an origin is allowed.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
@@ -29,43 +28,46 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 const METRICS_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// All routes. Those of the operator are there only if the settings say so. Work is limited in
-/// number and, like everything about the model, asks for a key;
-/// what load balancers and Prometheus poll does not, and tells nothing about requests' contents.
-pub(crate) fn router(slot: Slot, settings: Settings) -> Result<Router, ServeError> {
-    let cors = cors(settings.cors_origins()?);
-    let app = Arc::new(App::new(slot, settings));
+/// All routes. Those of the operator are there only if the settings say so. Work, like everything
+/// about the model, asks for a key; what load balancers and Prometheus poll does not, and tells
+/// nothing about requests' contents.
+pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServeError> {
+    let cors = cors(app.settings.cors_origins()?);
     let work = Router::new()
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/embeddings", post(openai::embeddings))
         .route("/embed", post(tei::embed))
         .route("/", post(tei::embed))
-        .route("/tokenize", post(tei::tokenize))
-        .route_layer(from_fn_with_state(Arc::clone(&app), limit_requests));
-    let operators = if app.settings.admin { operators(&app) } else { Router::new() };
+        .route("/tokenize", post(tei::tokenize));
+    let operators = if app.settings.admin { operators(app) } else { Router::new() };
     let about = Router::new()
         .route("/v1/models", get(openai::models))
         .route("/info", get(tei::info))
         .merge(work)
         .merge(operators)
-        .route_layer(from_fn_with_state(Arc::clone(&app), require_key));
+        .route_layer(from_fn_with_state(Arc::clone(app), require_key));
     let polled = Router::new()
         .route("/", get(health))
         .route("/health", get(health))
         .route("/ping", get(health))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics));
+        .merge(
+            Router::new()
+                .route("/metrics", get(metrics))
+                .route_layer(from_fn_with_state(Arc::clone(app), one_at_a_time)),
+        );
     let routes = about
         .merge(polled)
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(CatchPanicLayer::custom(|_| Failure::Internal.into_response()));
+        .layer(CatchPanicLayer::custom(|_| Failure::Internal.into_response()))
+        .layer(from_fn_with_state(Arc::clone(app), account));
     // The layer added last is met first.
     let routes = if let Some(cors) = cors { routes.layer(cors) } else { routes };
     Ok(routes
         .layer(from_fn(explain))
-        .layer(from_fn_with_state(Arc::clone(&app), track))
-        .with_state(app))
+        .layer(from_fn_with_state(Arc::clone(app), track))
+        .with_state(Arc::clone(app)))
 }
 
 /// What only the operator is to see and to do.
@@ -77,6 +79,7 @@ fn operators(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/admin/memory", get(admin::memory))
         .route("/admin/memory/trim", post(admin::trim))
         .route("/admin/memory/trace", get(admin::trace))
+        .route_layer(from_fn_with_state(Arc::clone(app), one_at_a_time))
         .route_layer(from_fn_with_state(Arc::clone(app), refuse_web_pages))
 }
 
@@ -121,7 +124,8 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
         .map_err(|_| Failure::Internal)?,
         Err(_) => String::new(),
     };
-    app.metrics.write_last(&mut text).map_err(|_| Failure::Internal)?;
+    app.metrics.write_last(&app.memory, &mut text).map_err(|_| Failure::Internal)?;
+    text.shrink_to_fit(); // what is not used is not counted
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], Body::from(text)).into_response())
 }
 

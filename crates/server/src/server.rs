@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 
-use crate::connections::{self, Limits};
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::connections;
 use crate::routes;
 use crate::slot::Slot;
-use crate::{ModelSlot, ServeError, Settings};
+use crate::{ModelSlot, ServeError, Settings, Stopped};
 
 /// A server whose port is bound. Connections are accepted by the system from now on and answered
 /// once [`run`](Self::run) is polled.
@@ -54,18 +58,29 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done, then stops listening, finishes the requests that were
-    /// accepted, for at most [`Settings::shutdown_grace`], and returns. The engine runs on.
+    /// accepted, for at most [`Settings::shutdown_grace`] and until `now` is done, and returns. The
+    /// engine runs on.
     ///
     /// Must be called on a tokio runtime with I/O and time.
     ///
     /// # Errors
     /// [`ServeError::Listen`] when the socket can't be handed to the runtime.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let limits = Limits::of(&self.settings);
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        now: impl Future<Output = ()>,
+    ) -> Result<Stopped, ServeError> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let router = routes::router(self.slot, self.settings)?;
-        tracing::info!(address = %self.address, "listening");
-        connections::serve(listener, &router, limits, shutdown).await;
-        Ok(())
+        let (stop, stopping) = watch::channel(None);
+        let app = Arc::new(App::new(self.slot, self.settings, stopping));
+        let router = routes::router(&app)?;
+        let memory = &app.memory;
+        tracing::info!(
+            address = %self.address,
+            request_memory_bytes = memory.for_requests(),
+            connections = memory.connections(),
+            "listening"
+        );
+        Ok(connections::serve(listener, &router, &app, stop, shutdown, now).await)
     }
 }

@@ -24,8 +24,14 @@ pub struct Settings {
     pub max_client_batch_size: usize,
     /// The most requests for work at once; one more is told 429 immediately. Default 512.
     pub max_concurrent_requests: usize,
-    /// The most open connections; more wait in the system's queue. Default 8192.
+    /// The most open connections; more wait in the system's queue. Default 8192, or less where
+    /// [`max_request_memory`](Self::max_request_memory) has room for fewer.
     pub max_connections: usize,
+    /// The most bytes that connections, requests and their replies may hold together; a request
+    /// that needs more than is left is told 429, one that needs more than there is 413. Up to a
+    /// quarter is for connections. Default 1 GiB. It is the caller's to see that the machine has it
+    /// beside what devices may take.
+    pub max_request_memory: usize,
     /// The most bytes in a request's body. Default 2,000,000.
     pub payload_limit: usize,
     /// Keys of which clients must send one. None, the default, asks for no key.
@@ -40,17 +46,20 @@ pub struct Settings {
     pub auto_truncate: bool,
     /// What token ids in place of text are. Default: the model's own.
     pub token_inputs: TokenInputs,
-    /// How long a client may take to send a body. Default 30 s.
+    /// How long a client may take to send a body, and a second more for each 64 KiB of it that have
+    /// come. Default 30 s.
     pub read_timeout: Duration,
     /// How long a connection may be quiet between requests or take to send a request's head.
     /// Default 75 s, longer than common proxies keep idle connections.
     pub idle_timeout: Duration,
-    /// How long a client may take to accept the next part of a reply. Default 30 s.
+    /// How long a client may take to accept the next part of a reply, and, with a second more for
+    /// each 64 KiB, all of it. Default 30 s.
     pub write_timeout: Duration,
     /// How long the work for one request may take. Default 10 minutes, as long as OpenAI's clients
     /// wait.
     pub request_timeout: Duration,
-    /// How long a stopping server waits for accepted requests to finish. Default 30 s.
+    /// How long a stopping server waits for accepted requests to finish; those that have not are cut
+    /// off. Default 30 s.
     pub shutdown_grace: Duration,
     /// Origins whose web pages may use the server from a browser, for example
     /// `https://app.example.com`, or `*` for all. Default: none.
@@ -63,6 +72,7 @@ impl Default for Settings {
             max_client_batch_size: 2048,
             max_concurrent_requests: 512,
             max_connections: 8192,
+            max_request_memory: 1 << 30,
             payload_limit: 2_000_000,
             api_keys: Vec::new(),
             admin: false,
@@ -86,6 +96,7 @@ impl Settings {
             ("max_client_batch_size", self.max_client_batch_size),
             ("max_concurrent_requests", self.max_concurrent_requests),
             ("max_connections", self.max_connections),
+            ("max_request_memory", self.max_request_memory),
             ("payload_limit", self.payload_limit),
         ];
         if let Some((setting, _)) = counts.into_iter().find(|&(_, count)| count == 0) {
@@ -97,6 +108,9 @@ impl Settings {
             ("write_timeout", self.write_timeout),
             ("request_timeout", self.request_timeout),
         ];
+        if self.shutdown_grace > LONGEST {
+            return Err(wrong("shutdown_grace", "must be at most a day"));
+        }
         let senseless = |time: Duration| time.is_zero() || time > LONGEST;
         if let Some((setting, _)) = times.into_iter().find(|&(_, time)| senseless(time)) {
             return Err(wrong(setting, "must be more than nothing and at most a day"));

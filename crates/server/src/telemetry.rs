@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 
 use crate::app::App;
 use crate::failure::Failure;
+use crate::room::RequestMemory;
 
 /// The header that carries a request's id, from the client if it sent one, and back.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,6 +45,10 @@ pub(crate) struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, Histogram>,
     in_flight: Gauge,
+    slow_readers: Counter,
+    memory: Gauge,
+    memory_peak: Gauge,
+    memory_limit: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,11 +74,41 @@ impl HttpMetrics {
         registry.register("request_duration_seconds", help, durations.clone());
         let in_flight = Gauge::default();
         registry.register("requests_in_flight", "Requests at work", in_flight.clone());
-        Self { registry, requests, durations, in_flight }
+        let slow_readers = Counter::default();
+        let help = "Connections ended because their client took a reply too slowly";
+        registry.register("slow_readers", help, slow_readers.clone());
+        let memory = <[Gauge; 3]>::default();
+        let [held, peak, limit] = &memory;
+        let help = "Memory that requests hold, from their bodies to their replies";
+        registry.register("request_memory_bytes", help, held.clone());
+        let help = "The most memory that requests held at one time";
+        registry.register("request_memory_peak_bytes", help, peak.clone());
+        let help = "The most memory that requests may hold";
+        registry.register("request_memory_limit_bytes", help, limit.clone());
+        let [memory, memory_peak, memory_limit] = memory;
+        Self {
+            registry,
+            requests,
+            durations,
+            in_flight,
+            slow_readers,
+            memory,
+            memory_peak,
+            memory_limit,
+        }
+    }
+
+    /// Counts a connection that was ended because its client took a reply too slowly.
+    pub(crate) fn slow_reader(&self) {
+        self.slow_readers.inc();
     }
 
     /// Appends the metrics and the closing `# EOF`.
-    pub(crate) fn write_last(&self, out: &mut String) -> fmt::Result {
+    pub(crate) fn write_last(&self, memory: &RequestMemory, out: &mut String) -> fmt::Result {
+        let signed = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.memory.set(signed(memory.held()));
+        self.memory_peak.set(signed(memory.peak()));
+        self.memory_limit.set(signed(memory.for_requests()));
         encode_registry(out, &self.registry)?;
         encode_eof(out)
     }

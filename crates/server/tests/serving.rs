@@ -303,7 +303,7 @@ fn a_stopping_server_finishes_what_it_accepted() {
     until(|| TcpStream::connect(server.address).is_err(), |&refused| refused);
     assert!(is_closed(idle));
     fake.release(3);
-    server.join();
+    assert_eq!(server.join().cut_off, 0);
     for stream in accepted {
         let answer = Answer::read(stream);
         assert_eq!(answer.status, 200);
@@ -317,7 +317,7 @@ fn a_stopping_server_does_not_wait_for_ever() {
     let stuck = server.send("/v1/embeddings", WAIT);
     fake.until_waiting(&server, 1);
     server.stop();
-    server.join();
+    assert_eq!(server.join().cut_off, 1);
     assert!(is_closed(stuck));
     fake.until_waiting(&server, 0);
 }

@@ -8,6 +8,7 @@ Exit codes:
   1  failure
   2  wrong usage or settings
   3  some texts failed, the others are done (vecmill embed)
+  4  stopped, but accepted requests were cut off (vecmill serve)
 
 Try:
   vecmill serve
@@ -44,7 +45,8 @@ names:
 Relative paths start at the current folder.
 
 The port answers at once; /ready says when the model is loaded. SIGINT and SIGTERM finish the \
-requests that were accepted; a second one ends at once.
+requests that were accepted, within --shutdown-grace; a second one cuts them off. When requests were \
+cut off, the exit code is 4 and the log says how many.
 
 With --admin, the operator can look at the devices' memory:
   curl http://127.0.0.1:3000/admin/memory

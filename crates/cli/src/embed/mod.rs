@@ -114,7 +114,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Reads, embeds and writes until the input ends.
     async fn run(&mut self, input: Input) -> Result<(), Failure> {
-        let mut signal = signals::listen().map_err(Failure::System)?;
+        let [mut signal, _] = signals::listen().map_err(Failure::System)?;
         let (mut records, mut reading) = read(input)?;
         let mut window = Window::new(&self.engine);
         let mut ended = false;

@@ -51,6 +51,7 @@ struct Json<'a> {
     slab_bytes: usize,
     in_flight: usize,
     headroom_bytes: usize,
+    request_memory_bytes: usize,
     bytes_per_token: usize,
     largest_batch: LargestBatch,
     slabs: Vec<Slab>,
@@ -96,6 +97,7 @@ fn json(plan: &Plan) -> Json<'_> {
         slab_bytes: fit.slab_bytes,
         in_flight: fit.in_flight,
         headroom_bytes: fit.headroom_bytes,
+        request_memory_bytes: plan.set_aside_bytes,
         bytes_per_token: fit.bytes_per_token,
         largest_batch: LargestBatch {
             tokens,
@@ -140,6 +142,8 @@ fn memory(plan: &Plan) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
+    let requests = bytes(plan.set_aside_bytes);
+    text.push_str(&format!("  beside it, for requests: {requests} of the machine's memory\n"));
     text
 }
 
@@ -221,6 +225,7 @@ mod tests {
             architecture: "bert".to_owned(),
             max_input_tokens: 512,
             target: Target::GPU,
+            set_aside_bytes: 1024 * MIB,
             fit: Fit {
                 budget_bytes: 1024 * MIB,
                 weights_bytes: 256 * MIB,
@@ -245,6 +250,7 @@ owner/name (bert) in float16, on a GPU with 1.00 GiB
   █ weights     256 MiB   25.0 %
   ▒ batches     256 MiB   25.0 %  2 slabs of 128 MiB
   ░ headroom    512 MiB   50.0 %
+  beside it, for requests: 1.00 GiB of the machine's memory
 
 Largest batch: 16,384 tokens, by --max-batch-tokens; there is memory for about 49,000
   that is 512 texts of 32 tokens, 128 of 128 or 32 of 512

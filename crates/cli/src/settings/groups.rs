@@ -11,7 +11,7 @@ use super::kind::{
 };
 use super::memory::{Budget, Folder};
 use super::table::settings;
-use super::time::{GiveBackAfter, Latency, Window};
+use super::time::{GiveBackAfter, Grace, Latency, Window};
 
 settings! {
     /// Which model, and how it is used.
@@ -160,9 +160,31 @@ settings! {
         max_client_batch_size: NonZeroUsize = "2048",
         /// Most requests at once; more are refused as busy
         max_concurrent_requests: NonZeroUsize = "512",
+        /// Most open connections; more wait in the system's queue
+        ///
+        /// Each may hold 32 KiB, and all together a quarter of --max-request-memory, so where that is
+        /// small there are fewer.
+        max_connections: NonZeroUsize = "8192",
         /// Largest request body: bytes such as 2MiB
         payload_limit: Bytes = "2000000",
         /// Cut inputs that are too long, unless a request says otherwise; false refuses them
         auto_truncate: bool = "true",
+        /// How long a stop may take: 30s, 5m; requests that are not answered then are cut off
+        ///
+        /// 0s waits for nothing. The exit code tells whether any request was cut off: 4.
+        shutdown_grace: Grace = "30s",
+    }
+}
+
+settings! {
+    /// How much memory requests take.
+    RequestSettings("Limits") {
+        /// Most memory for connections, requests and their replies: bytes such as 512MiB [default: an eighth of the machine's memory, 1GiB at most]
+        ///
+        /// It is the machine's memory, beside what --memory-budget is for; where the CPU's budget has
+        /// no size of its own, it is less by this. A request holds its room from the first byte of its
+        /// body to the last of its reply. One for which there is none is refused as busy, one that is
+        /// too large for it with 413. docs/requests.md says what requests take.
+        max_request_memory: Option<Bytes>,
     }
 }

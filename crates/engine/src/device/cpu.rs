@@ -6,7 +6,7 @@ use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::Model;
 use vecmill_encoder::model::DType;
 
-use super::{Opened, Terms, format_name};
+use super::{MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::info;
@@ -51,9 +51,14 @@ impl Builder {
     }
 
     fn cpu_terms_in(&self, memory: Option<&Memory>) -> Result<Terms, StartError> {
+        let usable = memory.map_or(usize::MAX, Memory::usable_bytes);
+        let left = usable.saturating_sub(self.set_aside);
         let budget_bytes = match self.memory_budget {
-            Some(budget) => budget.of(memory.map(|memory| memory.limit_bytes))?,
-            None => memory.map_or(usize::MAX, Memory::usable_bytes),
+            None => left,
+            Some(budget) => {
+                let bytes = budget.of(memory.map(|memory| memory.limit_bytes))?;
+                if matches!(budget, MemoryBudget::Percent(_)) { bytes.min(left) } else { bytes }
+            }
         };
         let footprint = CpuBackend::footprint(self.cpu_threads);
         let (batch_tokens, warm_up) = (CPU_BATCH_TOKENS, WARM_UP);

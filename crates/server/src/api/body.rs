@@ -5,21 +5,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, header};
+use tokio::time::{Instant, timeout_at};
+use vecmill_engine::RequestError;
 
 use super::malformed::not_utf8;
 use crate::app::App;
 use crate::failure::Failure;
-
-/// How much of a body that is too large is read and thrown away. A client that is still sending
-/// when the connection closes sees a broken connection instead of the reply.
-const DISCARD: usize = 32 << 20;
+use crate::pace::Pace;
+use crate::room::Room;
 
 const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/json'";
 const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";
 
-/// A body that says it is JSON, or says nothing, as text.
+/// A body that says it is JSON, or says nothing, as text. Whoever has one has been admitted: there
+/// is a place for its work and room for what that holds.
 #[derive(Debug)]
 pub(crate) struct JsonText(pub(crate) String);
 
@@ -28,14 +29,16 @@ impl FromRequest<Arc<App>> for JsonText {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Failure> {
         check_media_type(request.headers())?;
+        let (mut parts, body) = request.into_parts();
+        let room = Room::from_request_parts(&mut parts, app).await?;
         let limit = app.settings.payload_limit;
-        if announced_too_large(request.headers(), limit) {
-            return Err(Failure::TooLarge { limit });
-        }
-        let patience = app.settings.read_timeout;
-        let bytes = tokio::time::timeout(patience, read(request.into_body(), limit))
-            .await
-            .map_err(|_| Failure::SlowBody { limit: patience })??;
+        let pace = Pace { patience: app.settings.read_timeout };
+        let bytes = tokio::select! {
+            biased;
+            bytes = read(body, limit, pace, &room) => bytes?,
+            () = app.bodies_end() => return Err(RequestError::Stopped.into()),
+        };
+        room.admit(bytes.len())?;
         String::from_utf8(bytes).map(Self).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             not_utf8(error.as_bytes(), at)
@@ -57,30 +60,35 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
     if json { Ok(()) } else { Err(Failure::MediaType(NOT_JSON)) }
 }
 
-/// Whether the head alone shows that the body is not worth waiting for: the client asks before it
-/// sends, or there is more than would be thrown away.
-fn announced_too_large(headers: &HeaderMap, limit: usize) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-    let asks = headers.contains_key(header::EXPECT);
-    length > if asks { limit } else { limit.saturating_add(DISCARD) }
-}
-
-async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Failure> {
-    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(expected.min(limit));
-    let mut received = 0_usize;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+/// Reads a body of at most `limit` bytes into memory for which there is room: for what has come, not
+/// for what is announced.
+async fn read(mut body: Body, limit: usize, pace: Pace, room: &Room) -> Result<Vec<u8>, Failure> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Failure::TooLarge { limit });
+    }
+    let start = Instant::now();
+    let mut bytes = Vec::new();
+    loop {
+        let allowed = pace.allowed(bytes.len() as u64);
+        let next = timeout_at(start + allowed, poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
+        let Some(frame) = next.await.map_err(|_| Failure::SlowBody { limit: allowed })? else {
+            return Ok(bytes);
+        };
         let frame = frame.map_err(|_| Failure::Malformed("it was cut off".to_owned()))?;
         let Ok(data) = frame.into_data() else { continue }; // trailers
-        received = received.saturating_add(data.len());
-        if received <= limit {
-            bytes.extend_from_slice(&data);
-        } else if received > limit.saturating_add(DISCARD) {
-            break;
+        let length = bytes.len() + data.len();
+        if length > limit {
+            return Err(Failure::TooLarge { limit });
         }
+        if length > bytes.capacity() {
+            let most = if announced > 0 { announced } else { limit };
+            let capacity = length.max(most.min(bytes.capacity() * 2));
+            room.hold(capacity)?;
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(&data);
     }
-    if received > limit { Err(Failure::TooLarge { limit }) } else { Ok(bytes) }
 }
 
 #[cfg(test)]

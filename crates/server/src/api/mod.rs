@@ -28,6 +28,7 @@ use vecmill_engine::{Info, Input, Reply, Request};
 
 use crate::app::App;
 use crate::failure::Failure;
+use crate::room::Room;
 use crate::slot::Model;
 pub(crate) use token_ids::{ADVICE as TOKEN_ADVICE, OwnIds, cl100k_base};
 
@@ -89,16 +90,23 @@ async fn embed(
 }
 
 /// Writes a reply, beside the async threads if it is long: writing out a million numbers takes tens
-/// of milliseconds, in which a thread could answer many small requests.
+/// of milliseconds, in which a thread could answer many small requests. Whoever writes keeps `room`.
 async fn write(
     reply: Reply,
+    room: Room,
     form: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
 ) -> Result<Vec<u8>, Failure> {
     let numbers: usize = reply.embeddings.iter().map(|embedding| embedding.vector.len()).sum();
+    let write = move || {
+        let mut written = form(&reply)?;
+        written.shrink_to_fit(); // what is not used is not counted
+        drop((reply, room));
+        Ok::<_, serde_json::Error>(written)
+    };
     let written = if numbers < LONG_REPLY {
-        form(&reply)
+        write()
     } else {
-        let job = tokio::task::spawn_blocking(move || form(&reply));
+        let job = tokio::task::spawn_blocking(write);
         job.await.map_err(|_| Failure::Internal)?
     };
     written.map_err(|_| Failure::Internal)

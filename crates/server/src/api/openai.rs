@@ -21,6 +21,7 @@ use super::{options, token_ids};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
+use crate::room::Room;
 use crate::slot::Model;
 
 /// `POST /v1/embeddings`
@@ -28,13 +29,16 @@ pub(crate) async fn embeddings(
     State(app): State<Arc<App>>,
     model: Model,
     terms: WaitingTerms,
+    room: Room,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
     let (request, encoding) = parse(&body, model.embedder.info(), &app.settings)?;
     drop(body);
+    room.hold_more(reply::room(&request, model.embedder.info(), encoding))?;
     let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
     let name = app.model_name(&model).to_owned();
-    let body = super::write(reply, move |reply| reply::openai(reply, &name, encoding)).await?;
+    let body =
+        super::write(reply, room, move |reply| reply::openai(reply, &name, encoding)).await?;
     Ok((headers, body).into_response())
 }
 

@@ -6,10 +6,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use vecmill_engine::{Embedding, Reply};
+use vecmill_engine::{Embedding, Info, Reply, Request};
+
+use crate::room::PER_INPUT;
 
 /// A generous guess at a number's digits, sign, point and comma.
 const BYTES_PER_NUMBER: usize = 13;
+
+/// As above, of base64, of which four characters stand for three bytes.
+const BASE64_BYTES_PER_NUMBER: usize = 6;
 
 /// What surrounds one vector in OpenAI's form.
 const BYTES_PER_ENTRY: usize = 64;
@@ -23,6 +28,16 @@ pub(crate) enum Encoding {
     Float,
     /// A string.
     Base64,
+}
+
+impl Encoding {
+    /// The most that a number of a vector takes.
+    fn bytes_per_number(self) -> usize {
+        match self {
+            Self::Float => BYTES_PER_NUMBER,
+            Self::Base64 => BASE64_BYTES_PER_NUMBER,
+        }
+    }
 }
 
 /// OpenAI's form: a list of numbered embeddings, the model's name and what was used.
@@ -71,10 +86,19 @@ pub(crate) fn arrays(reply: &Reply) -> serde_json::Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Bytes that the reply to `request` takes while it is made, in either contract's form: the vectors
+/// and what is written of them.
+pub(super) fn room(request: &Request, info: &Info, encoding: Encoding) -> usize {
+    let inputs = request.inputs.len();
+    let dimensions = request.dimensions.unwrap_or(usize::MAX).min(info.dimensions);
+    let written = dimensions.saturating_mul(encoding.bytes_per_number()) + BYTES_PER_ENTRY;
+    let each = dimensions.saturating_mul(size_of::<f32>()) + written + PER_INPUT;
+    inputs.saturating_mul(each)
+}
+
 fn size_guess(embeddings: &[Embedding], encoding: Encoding) -> usize {
     let numbers: usize = embeddings.iter().map(|embedding| embedding.vector.len()).sum();
-    let per_number = if encoding == Encoding::Float { BYTES_PER_NUMBER } else { 6 };
-    numbers * per_number + (embeddings.len() + 2) * BYTES_PER_ENTRY
+    numbers * encoding.bytes_per_number() + (embeddings.len() + 2) * BYTES_PER_ENTRY
 }
 
 /// Appends `"…"`; `bytes` is room for the vector's bytes, kept from one to the next.

@@ -13,12 +13,13 @@ use super::body::JsonText;
 use super::known::Route;
 use super::object::Object;
 use super::options::BOOLEAN;
-use super::reply;
+use super::reply::{self, Encoding};
 use super::terms::WaitingTerms;
 use super::{options, token_ids};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
+use crate::room::Room;
 use crate::slot::Model;
 
 /// `POST /embed`, and `POST /`: Hugging Face's own clients send to the address they are given.
@@ -26,12 +27,14 @@ pub(crate) async fn embed(
     State(app): State<Arc<App>>,
     model: Model,
     terms: WaitingTerms,
+    room: Room,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
     let request = parse_embed(&body, model.embedder.info(), &app.settings)?;
     drop(body);
+    room.hold_more(reply::room(&request, model.embedder.info(), Encoding::Float))?;
     let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
-    let body = super::write(reply, reply::arrays).await?;
+    let body = super::write(reply, room, reply::arrays).await?;
     Ok((headers, body).into_response())
 }
 
@@ -195,6 +198,7 @@ pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response 
         "normalized": info.normalized,
         "queue_capacity": info.queue_capacity,
         "payload_limit": app.settings.payload_limit,
+        "max_request_memory": app.settings.max_request_memory,
         "prompts": info.prompts,
         "devices": info.devices.iter().map(device).collect::<Vec<_>>(),
     });

@@ -22,12 +22,13 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
-    Coefficients, Device, DeviceState, DeviceStatistics, Embedding, Info, Input, MemoryStatistics,
-    Prompt, Reply, Request, RequestError, Throttling, Timings, Token, Trace, Truncation,
+    Coefficients, Device, DeviceSpec, DeviceState, DeviceStatistics, Embedding, Engine, Info,
+    Input, MemoryStatistics, Prompt, Reply, Request, RequestError, Throttling, Timings, Token,
+    Trace, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
 use vecmill_scheduler::{DeviceSettings, Scheduler, Speed, policy};
-use vecmill_server::{Embedder, ModelSlot, ServeError, Server, Settings};
+use vecmill_server::{Embedder, ModelSlot, ServeError, Server, Settings, Stopped};
 
 pub(crate) const DIMENSIONS: usize = 4;
 /// Of the vector for `wide`.
@@ -285,7 +286,8 @@ pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     runtime: tokio::runtime::Runtime,
     stop: Option<oneshot::Sender<()>>,
-    running: Option<JoinHandle<Result<(), ServeError>>>,
+    stop_now: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<Result<Stopped, ServeError>>>,
 }
 
 impl TestServer {
@@ -296,8 +298,21 @@ impl TestServer {
         let (server, slot) = Server::bind("127.0.0.1:0", settings).unwrap();
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = runtime.spawn(server.run(async { drop(stopped.await) }));
-        (Self { address, runtime, stop: Some(stop), running: Some(running) }, slot)
+        let (stop_now, stopped_now) = oneshot::channel::<()>();
+        let shutdown = async { drop(stopped.await) };
+        let running = runtime.spawn(server.run(shutdown, async { drop(stopped_now.await) }));
+        let (stop, stop_now, running) = (Some(stop), Some(stop_now), Some(running));
+        (Self { address, runtime, stop, stop_now, running }, slot)
+    }
+
+    /// A server with a real engine and a tiny model.
+    pub(crate) fn with_engine(settings: Settings) -> (Self, Engine) {
+        let (server, slot) = Self::loading(settings);
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/bert-mean");
+        let builder = Engine::builder().model(model.parse().unwrap()).cpu_threads(1);
+        let engine = builder.devices(vec![DeviceSpec::Cpu]).start().unwrap();
+        slot.ready(engine.clone());
+        (server, engine)
     }
 
     /// A server with a fake model.
@@ -313,11 +328,16 @@ impl TestServer {
         drop(self.stop.take());
     }
 
+    /// Tells a server that is stopping to wait no longer.
+    pub(crate) fn stop_now(&mut self) {
+        drop(self.stop_now.take());
+    }
+
     /// Waits for a stopped server to return.
-    pub(crate) fn join(&mut self) {
+    pub(crate) fn join(&mut self) -> Stopped {
         let running = self.running.take().expect("joined once");
         let ended = async { tokio::time::timeout(PATIENCE, running).await };
-        self.runtime.block_on(ended).expect("still running").unwrap().unwrap();
+        self.runtime.block_on(ended).expect("still running").unwrap().unwrap()
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -383,6 +403,10 @@ impl Answer {
     pub(crate) fn read(mut stream: TcpStream) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
+        Self::parse(&bytes)
+    }
+
+    fn parse(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
         let head = std::str::from_utf8(&bytes[..end]).unwrap();
         let mut lines = head.split("\r\n");
@@ -392,6 +416,22 @@ impl Answer {
             (name.to_lowercase(), value.trim().to_owned())
         };
         Self { status, headers: lines.map(header).collect(), body: bytes[end + 4..].to_vec() }
+    }
+
+    /// Reads one reply of several on a connection, by its length.
+    #[track_caller]
+    pub(crate) fn read_one(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("the connection ended before a reply");
+            bytes.push(byte[0]);
+        }
+        let mut answer = Self::parse(&bytes);
+        let length = answer.header("content-length").unwrap_or("0").parse().unwrap();
+        answer.body = vec![0; length];
+        stream.read_exact(&mut answer.body).unwrap();
+        answer
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

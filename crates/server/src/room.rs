@@ -1,0 +1,285 @@
+//! The memory that requests hold, counted against one limit.
+//!
+//! [`RequestMemory`] is the limit. Each request has a [`Room`], which holds as much of it as the
+//! request makes the server hold: of a body the bytes that have arrived, then what its work may
+//! take at most ([`PER_BYTE`], [`PER_INPUT`]), then its reply. Whatever works for the request keeps
+//! a clone of the room, the bytes of its reply too; the last one to go gives the memory back. So a
+//! slow reader's reply counts until it is written, and so does what a client that left has begun.
+//!
+//! The choice behind it: room is taken before the memory is, and a request that gets none is
+//! refused at once. Nothing waits for room while it holds some, so nothing waits for ever.
+//! `docs/requests.md` says how the factors were measured.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{FromRequestParts, MatchedPath};
+use axum::http::request::Parts;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::app::App;
+use crate::failure::Failure;
+
+/// Bytes that the work of a route holds for each byte of its body, at most, the body included.
+/// Routes that are not named here hold as much as [`PER_BYTE`].
+const PER_BYTE_OF: [(&str, usize); 1] = [
+    // A token for each character, each with its text, and all of them as JSON.
+    ("/tokenize", 200),
+];
+
+/// As above, for vectors: the body, the texts or ids in it, and room to unescape or to grow them.
+const PER_BYTE: usize = 5;
+
+/// Bytes that each input holds beside its text and its vector: its place in the request, in the
+/// queue, in a batch and in the reply.
+pub(crate) const PER_INPUT: usize = 1024;
+
+/// What a connection may hold by itself: buffers for a head, for the next part of a body, and for
+/// a reply of [`SMALL_REPLY`].
+pub(crate) const PER_CONNECTION: usize = 48 << 10;
+
+/// Replies up to here are covered by their connection's share.
+const SMALL_REPLY: usize = 4 << 10;
+
+/// The part of the memory that connections may take, as a divisor.
+const CONNECTIONS_PART: usize = 4;
+
+/// The part of what requests may hold that is kept for what looks after the server, such as
+/// `/metrics`, as a divisor.
+const WATCHING_PART: usize = 16;
+
+/// The limit on what requests hold together.
+#[derive(Debug)]
+pub(crate) struct RequestMemory {
+    limit: usize,
+    connections: usize,
+    held: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl RequestMemory {
+    /// Shares `limit` out between connections, of which there are at most `connections`, and
+    /// requests.
+    pub(crate) fn new(limit: usize, connections: usize) -> Self {
+        let share = limit / CONNECTIONS_PART / PER_CONNECTION;
+        let connections = connections.min(share.max(1));
+        Self { limit, connections, held: 0.into(), peak: 0.into() }
+    }
+
+    /// The most connections for which there is memory.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// The most that requests may hold together, in bytes.
+    pub(crate) fn for_requests(&self) -> usize {
+        self.limit.saturating_sub(self.connections * PER_CONNECTION)
+    }
+
+    /// The most that requests for work may hold together, in bytes.
+    fn for_work(&self) -> usize {
+        self.for_requests() - self.for_requests() / WATCHING_PART
+    }
+
+    /// Bytes that requests hold now.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The most that they held at one time.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes`, unless that would make more than `most`.
+    fn take(&self, bytes: usize, most: usize) -> bool {
+        let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= most);
+        let taken = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        if let Ok(before) = taken {
+            self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+        }
+        taken.is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What one request holds; see the module. Clones are of the same room.
+#[derive(Debug, Clone)]
+pub(crate) struct Room(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    app: Arc<App>,
+    /// The most that all requests of this one's kind may hold together.
+    most: usize,
+    per_byte: usize,
+    bytes: AtomicUsize,
+    /// The place among those that are at work.
+    place: OnceLock<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// An empty one, for a request to `route`.
+    pub(crate) fn new(app: &Arc<App>, route: Option<&MatchedPath>) -> Self {
+        let route = route.map_or("", MatchedPath::as_str);
+        let per_byte = PER_BYTE_OF.iter().find(|(named, _)| *named == route);
+        let watching = route == "/metrics" || route.starts_with("/admin/");
+        let memory = &app.memory;
+        Self(Arc::new(Held {
+            app: Arc::clone(app),
+            most: if watching { memory.for_requests() } else { memory.for_work() },
+            per_byte: per_byte.map_or(PER_BYTE, |(_, factor)| *factor),
+            bytes: 0.into(),
+            place: OnceLock::new(),
+        }))
+    }
+
+    /// Holds `bytes` in all, if it holds less now.
+    ///
+    /// # Errors
+    /// [`Failure::MemoryTaken`] when others hold too much, [`Failure::TooMuchMemory`] when it would
+    /// not fit even alone.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<(), Failure> {
+        let now = self.0.bytes.load(Ordering::Relaxed);
+        self.hold_more(bytes.saturating_sub(now))
+    }
+
+    /// Holds `bytes` beside what it holds already.
+    ///
+    /// # Errors
+    /// As for [`hold`](Self::hold).
+    pub(crate) fn hold_more(&self, bytes: usize) -> Result<(), Failure> {
+        let held = &self.0;
+        if held.app.memory.take(bytes, held.most) {
+            held.bytes.fetch_add(bytes, Ordering::Relaxed);
+            return Ok(());
+        }
+        let needed = held.bytes.load(Ordering::Relaxed).saturating_add(bytes);
+        Err(if needed > held.most {
+            Failure::TooMuchMemory { needed, limit: held.most }
+        } else {
+            Failure::MemoryTaken
+        })
+    }
+
+    /// Admits the request to work, once its body of `body` bytes is there: takes a place, and what
+    /// the work may hold.
+    ///
+    /// # Errors
+    /// As for [`hold`](Self::hold); [`Failure::AtCapacity`] when all places are taken.
+    pub(crate) fn admit(&self, body: usize) -> Result<(), Failure> {
+        let Held { app, per_byte, place, .. } = &*self.0;
+        let limit = app.settings.max_concurrent_requests;
+        let permit = Arc::clone(&app.places).try_acquire_owned();
+        let permit = permit.map_err(|_| Failure::AtCapacity { limit })?;
+        self.hold(body.saturating_mul(*per_byte))?;
+        // A request has one body, so one place.
+        let _ = place.set(permit);
+        Ok(())
+    }
+
+    /// Holds what a reply of `bytes` takes, in place of everything else.
+    ///
+    /// # Errors
+    /// As for [`hold`](Self::hold); never for a reply that takes no more than was held.
+    pub(crate) fn settle(&self, bytes: usize) -> Result<(), Failure> {
+        let wanted = if bytes > SMALL_REPLY { bytes } else { 0 };
+        self.hold(wanted)?;
+        let before = self.0.bytes.swap(wanted, Ordering::Relaxed);
+        self.0.app.memory.give_back(before - wanted);
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.app.memory.give_back(*self.bytes.get_mut());
+    }
+}
+
+/// A handler gets the room of its request.
+impl FromRequestParts<Arc<App>> for Room {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        let room = parts.extensions.get::<Self>().cloned();
+        Ok(room.unwrap_or_else(|| Self::new(app, parts.extensions.get::<MatchedPath>())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use crate::slot::Slot;
+    use tokio::sync::watch;
+
+    fn app(limit: usize) -> Arc<App> {
+        let settings = Settings { max_request_memory: limit, ..Settings::default() };
+        Arc::new(App::new(Slot::default(), settings, watch::channel(None).1))
+    }
+
+    #[test]
+    fn what_is_held_is_given_back_by_the_last_clone() {
+        let app = app(64 << 20);
+        let room = Room::new(&app, None);
+        room.hold(1000).unwrap();
+        room.hold(800).unwrap(); // it has that much
+        room.hold_more(24).unwrap();
+        let reply = room.clone();
+        drop(room);
+        assert_eq!(app.memory.held(), 1024);
+        reply.settle(SMALL_REPLY + 1).unwrap();
+        assert_eq!(app.memory.held(), SMALL_REPLY + 1);
+        reply.settle(SMALL_REPLY).unwrap();
+        assert_eq!(app.memory.held(), 0);
+        reply.hold(7).unwrap();
+        drop(reply);
+        assert_eq!((app.memory.held(), app.memory.peak()), (0, SMALL_REPLY + 1));
+    }
+
+    #[test]
+    fn what_others_hold_is_busy_and_what_never_fits_is_too_much() {
+        let app = app(64 << 20);
+        let most = app.memory.for_work();
+        let (one, other) = (Room::new(&app, None), Room::new(&app, None));
+        one.hold(most - 9).unwrap();
+        assert_eq!(other.hold(10), Err(Failure::MemoryTaken));
+        other.hold(9).unwrap();
+        let needed = most + 1;
+        assert_eq!(one.hold(needed), Err(Failure::TooMuchMemory { needed, limit: most }));
+        let endless = Err(Failure::TooMuchMemory { needed: usize::MAX, limit: most });
+        assert_eq!(one.hold_more(usize::MAX), endless);
+        drop(one);
+        other.hold(10).unwrap();
+        assert_eq!(app.memory.held(), 10);
+    }
+
+    #[test]
+    fn connections_take_a_part_and_watching_has_one_of_its_own() {
+        let memory = RequestMemory::new(1 << 30, 8192);
+        assert_eq!(memory.connections(), 5461);
+        assert!(memory.for_work() < memory.for_requests());
+        assert!(memory.for_requests() + memory.connections() * PER_CONNECTION <= 1 << 30);
+        assert_eq!(RequestMemory::new(1 << 30, 100).connections(), 100);
+        assert_eq!(RequestMemory::new(1, 100).connections(), 1);
+        assert_eq!(RequestMemory::new(1, 100).for_requests(), 0);
+    }
+
+    #[test]
+    fn a_place_is_taken_with_the_body_and_not_before() {
+        let settings = Settings { max_concurrent_requests: 1, ..Settings::default() };
+        let app = Arc::new(App::new(Slot::default(), settings, watch::channel(None).1));
+        let (one, other) = (Room::new(&app, None), Room::new(&app, None));
+        one.hold(1).unwrap();
+        other.hold(1).unwrap();
+        one.admit(100).unwrap();
+        assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
+        assert_eq!(app.memory.held(), 100 * PER_BYTE + 1);
+        drop(one);
+        other.admit(100).unwrap();
+    }
+}
