@@ -117,19 +117,28 @@ impl Dispatch {
         self.changed.notify_all();
     }
 
-    /// Waits for work and moves a batch for a device into `batch`, which is empty; `warm` tokens fit
-    /// the memory that it has ready. `false` when the device's work is over.
+    /// Waits for work and moves a batch for a device into `batch`, which is empty; `plan` says how many
+    /// tokens fit the memory that it has ready. `false` when the device's work is over.
+    ///
+    /// Planning takes long: it is done without the lock, and only where the answer matters.
     pub(crate) fn next_batch(
         &self,
         device: usize,
-        warm: impl Fn() -> usize,
+        plan: impl Fn() -> usize,
         batch: &mut Batch<Work>,
     ) -> bool {
         let mut scheduler = self.lock();
+        let mut warm = None;
         loop {
+            if warm.is_none() && scheduler.is_backlogged(device) {
+                drop(scheduler);
+                warm = Some(plan());
+                scheduler = self.lock();
+            }
             let now = self.now();
             let wanted = |work: &Work| work.request.wanted();
-            let next = scheduler.next_batch(now, device, &warm, wanted, batch);
+            let fits = warm.take().unwrap_or_default();
+            let next = scheduler.next_batch(now, device, fits, wanted, batch);
             if !batch.dropped.is_empty() {
                 drop(scheduler);
                 self.let_go(batch);

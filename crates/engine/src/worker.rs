@@ -4,6 +4,7 @@
 
 mod shift;
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often unused memory is looked for.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Sizes of slabs of which is kept how many tokens fit: a pool has few of them at a time.
+const FITTING: usize = 32;
+
 /// A model on a device, with the device's memory.
 #[derive(Debug)]
 pub(crate) struct Device<B: Backend> {
@@ -38,8 +42,8 @@ pub(crate) struct Device<B: Backend> {
     /// The most tokens of a batch here.
     batch_tokens: usize,
     patience: Duration,
-    /// Bytes of a slab, and the tokens that surely fit it: the last answer.
-    warm: Mutex<(usize, usize)>,
+    /// Bytes of slabs, and the tokens that surely fit each: the last answers.
+    fitting: Mutex<VecDeque<(usize, usize)>>,
     refusal_traces: Option<RefusalTraces>,
     keeper: Mutex<Option<Keeper>>,
 }
@@ -62,7 +66,7 @@ impl<B: Backend> Device<B> {
             _weights: weights,
             batch_tokens,
             patience: PATIENCE,
-            warm: Mutex::new((0, 0)),
+            fitting: Mutex::default(),
             refusal_traces,
             keeper,
         })
@@ -77,11 +81,15 @@ impl<B: Backend> Device<B> {
     /// Tokens of a batch that the largest idle slab holds.
     fn warm_tokens(&self) -> usize {
         let bytes = self.pool.warm_bytes();
-        let mut known = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 != bytes {
-            *known = (bytes, self.encoder.tokens_within(bytes));
+        let known = || self.fitting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&(_, tokens)) = known().iter().find(|(slab, _)| *slab == bytes) {
+            return tokens;
         }
-        known.1
+        let tokens = self.encoder.tokens_within(bytes);
+        let mut known = known();
+        known.truncate(FITTING - 1);
+        known.push_front((bytes, tokens));
+        tokens
     }
 
     /// Starts a batch. One that can't be split waits until `deadline` for memory that others use.

@@ -54,7 +54,7 @@ fn practice_tells_how_fast_a_device_is_and_how_large_its_batches_should_be() {
 
 /// Asks for so much that some of it waits when the device is drained, and drains it.
 fn drained_with_work(engine: &Engine) -> std::thread::JoinHandle<Result<usize, RequestError>> {
-    const INPUTS: usize = 4000;
+    const INPUTS: usize = 800;
     let asking = engine.clone();
     let waiting = std::thread::spawn(move || {
         let texts = vec!["all human beings are born free ".repeat(20); INPUTS];
@@ -79,7 +79,7 @@ fn a_drained_device_gets_no_work_until_it_is_restored() {
     }
     assert!(engine.restore("cpu"));
     assert_eq!((engine.readiness(), ask(&engine).unwrap()), (Ok(()), 1));
-    assert_eq!(waiting.join().unwrap().unwrap(), 4000);
+    assert_eq!(waiting.join().unwrap().unwrap(), 800);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn what_is_accepted_is_answered_also_when_an_engine_stops_drained() {
     let engine = builder().start().unwrap();
     let waiting = drained_with_work(&engine);
     engine.shutdown();
-    assert_eq!(waiting.join().unwrap().unwrap(), 4000);
+    assert_eq!(waiting.join().unwrap().unwrap(), 800);
     assert_eq!(engine.readiness(), Err(RequestError::Stopped));
 }
 

@@ -113,7 +113,7 @@ fn time(policy: &str, batch_tokens: usize) -> Result<(f64, Measured), Box<dyn Er
             }
             batch.clear();
             let begin = Instant::now();
-            let next = scheduler.next_batch(now, device, || 0, |_| true, &mut batch);
+            let next = scheduler.next_batch(now, device, 0, |_| true, &mut batch);
             let time = begin.elapsed();
             if next == Next::Batch {
                 running[device].push(batch.size());

@@ -25,7 +25,7 @@
 //! scheduler.push(now, Terms::default(), ['a', 'b', 'c'].map(|text| Job::new(30, text)));
 //!
 //! let mut batch = Batch::new();
-//! assert_eq!(scheduler.next_batch(now, 0, || 0, |_| true, &mut batch), Next::Batch);
+//! assert_eq!(scheduler.next_batch(now, 0, 0, |_| true, &mut batch), Next::Batch);
 //! assert_eq!(batch.jobs.iter().map(|job| job.payload).collect::<String>(), "abc");
 //!
 //! let took = Duration::from_millis(2); // to run it

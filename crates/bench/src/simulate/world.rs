@@ -206,7 +206,7 @@ impl<'a> World<'a> {
         }
         let now = self.time();
         self.batch.clear();
-        match self.scheduler.next_batch(now, device, || 0, |_| true, &mut self.batch) {
+        match self.scheduler.next_batch(now, device, 0, |_| true, &mut self.batch) {
             Next::Batch => {
                 self.start(device);
                 true

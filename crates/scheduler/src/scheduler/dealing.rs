@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Scheduler;
 use super::standing::LEAST_PAUSE;
 use crate::budget::budget_for;
+use crate::device::Device;
 use crate::forming::{Backlog, Batch, Dropped, Lengths, Wish};
 use crate::health::Health;
 use crate::job::{Job, float, whole};
@@ -34,13 +35,14 @@ const C_KNOWN: u64 = 50;
 impl<T> Scheduler<T> {
     /// Work for a device that has room: moved into `batch`, which is empty.
     ///
-    /// `warm` is how many tokens fit the memory that the device has ready; jobs that `wanted` denies
-    /// are dropped. What was dropped, here or for its deadline, is in `batch` in any case.
+    /// `warm` is how many tokens fit the memory that the device has ready, which matters only if it
+    /// [is backlogged](Self::is_backlogged); jobs that `wanted` denies are dropped. What was dropped,
+    /// here or for its deadline, is in `batch` in any case.
     pub fn next_batch(
         &mut self,
         now: Duration,
         device: usize,
-        warm: impl FnOnce() -> usize,
+        warm: usize,
         mut wanted: impl FnMut(&T) -> bool,
         batch: &mut Batch<T>,
     ) -> Next {
@@ -81,6 +83,12 @@ impl<T> Scheduler<T> {
         taker.took(now, size, taker.model(fastest).seconds(size));
         self.see(now, device);
         Next::Batch
+    }
+
+    /// Whether more waits for a device than one batch takes.
+    pub fn is_backlogged(&self, device: usize) -> bool {
+        let Device { settings, assigned, .. } = &self.devices[device];
+        assigned.tokens().max(self.common.tokens()) > settings.batch_tokens
     }
 
     fn standing(&self, now: f64, index: usize) -> Standing {
@@ -133,7 +141,7 @@ impl<T> Scheduler<T> {
         now: f64,
         device: usize,
         trial: bool,
-        warm: impl FnOnce() -> usize,
+        warm: usize,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
         batch: &mut Batch<T>,
     ) -> f64 {
@@ -148,7 +156,7 @@ impl<T> Scheduler<T> {
             Take::Wait { seconds } => return seconds.min(self.next_turn(device)),
         };
         let full = tokens >= limit && backlog > limit;
-        let budget = if full { budget_for(backlog, limit, warm()) } else { tokens };
+        let budget = if full { budget_for(backlog, limit, warm) } else { tokens };
         let common = source == Source::Common;
         let lengths = if common { self.lengths(device) } else { Lengths::Any };
         let aged = now - self.settings.bulk_age.as_secs_f64();

@@ -88,7 +88,7 @@ impl World {
     /// Has a device ask once.
     pub fn ask(&mut self, device: usize) -> Next {
         self.batch.clear();
-        let next = self.scheduler.next_batch(self.now, device, || 0, |_| true, &mut self.batch);
+        let next = self.scheduler.next_batch(self.now, device, 0, |_| true, &mut self.batch);
         self.dropped.extend(self.batch.dropped.drain(..).map(|(job, _)| job.payload));
         assert_eq!(next == Next::Batch, !self.batch.jobs.is_empty());
         if next == Next::Batch {
