@@ -118,6 +118,12 @@ fn reason(error: &RequestError) -> String {
             format!("{tokens} tokens, but the model takes {limit}: shorten it or allow truncation")
         }
         RequestError::Tokenizer { reason, .. } => format!("can't be tokenised: {reason}"),
+        RequestError::NoEmbedding { token, .. } => {
+            format!("it has a token (id {token}) that the model has no embedding for")
+        }
+        RequestError::NotFinite { .. } => {
+            "the model's vector for it has an element that is not a finite number".to_owned()
+        }
         other => other.to_string(),
     }
 }
