@@ -48,8 +48,11 @@ soak: venv
     cargo build --release
     .venv/bin/python scripts/bench/soak_memory.py --vecmill target/release/vecmill
 
-# A real client and hostile ones against a server that runs on port 3000.
+# Real clients and hostile ones against a server that runs on port 3000.
 clients: venv
+    python3 -m venv .venv-clients
+    .venv-clients/bin/pip install -r scripts/clients/requirements.txt
+    .venv-clients/bin/python scripts/clients/other_clients.py --base-url http://127.0.0.1:3000
     .venv/bin/python scripts/clients/openai_client.py --base-url http://127.0.0.1:3000/v1
     .venv/bin/python scripts/clients/hostile.py --base-url http://127.0.0.1:3000
 

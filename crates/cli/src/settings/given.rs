@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use vecmill_server::Invisible;
+
 use crate::settings::file::{self, closest};
 use crate::settings::problem::{Problem, Problems, Source};
 use crate::settings::table::{PREFIX, Setting};
@@ -100,10 +102,12 @@ impl Given {
         for text in entry.texts {
             let value = T::parse(&text);
             if value.is_none() {
+                let invisible = Invisible::first_in(&text);
+                let found = invisible.map(|it| format!(", found {it}")).unwrap_or_default();
                 self.problems.push(Problem {
                     place: entry.source.to_string(),
                     value: (!setting.secret).then_some(text),
-                    message: format!("expected {}", T::EXPECTED),
+                    message: format!("expected {}{found}", T::EXPECTED),
                 });
             }
             all = all.zip(value).map(|(all, value)| match all {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use vecmill_engine::{Pooling, fetch::ModelRef};
-use vecmill_server::ApiKey;
+use vecmill_server::{ApiKey, TokenInputs};
 
 use super::kind::{
     BatchTokens, Bytes, Devices, Dtype, Host, LogFilter, Name, Origin, Policies, Policy, Secret,
@@ -140,6 +140,13 @@ settings! {
         api_key: Vec<ApiKey>,
         /// File with one such key per line; empty lines and lines with # are skipped
         api_key_file: Option<PathBuf>,
+        /// What token ids in place of text are: model, refuse or cl100k_base
+        ///
+        /// model takes them for the model's own, and warns where they don't look it; refuse wants text.
+        /// cl100k_base reads those that clients send to /v1/embeddings as OpenAI's, and embeds the text
+        /// that they stand for: LangChain's OpenAIEmbeddings sends such unless it is given
+        /// check_embedding_ctx_length=False.
+        token_inputs: TokenInputs = "model",
         /// Web origin whose pages may call the server, or * for all; may be repeated
         cors_allow_origin: Vec<Origin>,
         /// Log JSON lines instead of text

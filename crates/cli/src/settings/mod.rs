@@ -11,6 +11,7 @@ mod file;
 pub(crate) mod flags;
 mod given;
 mod groups;
+mod keys;
 pub(crate) mod kind;
 pub(crate) mod memory;
 mod problem;
@@ -20,13 +21,11 @@ pub(crate) mod value;
 
 use std::net::IpAddr;
 
-use vecmill_engine::{Builder, Engine, Prompt, fetch::ModelRef, machine};
-use vecmill_server::ApiKey;
-
 pub(crate) use flags::Flags;
 pub(crate) use given::Environment;
 pub(crate) use kind::LogFilter;
 pub(crate) use problem::Problems;
+use vecmill_engine::{Builder, Engine, Prompt, fetch::ModelRef, machine};
 
 use given::Given;
 use groups::{
@@ -36,7 +35,6 @@ use groups::{
 use kind::{Dtype, Host, Policies};
 use problem::Source;
 use table::{Group, Setting};
-use value::Value;
 
 /// The part of the machine's memory that requests may hold unless told otherwise, as a divisor.
 const REQUESTS_PART: usize = 8;
@@ -336,6 +334,7 @@ impl ServeSettings {
             shutdown_grace: limits.shutdown_grace.0,
             payload_limit: limits.payload_limit.0,
             auto_truncate: limits.auto_truncate,
+            token_inputs: server.token_inputs,
             api_keys: server.api_key.clone(),
             admin: server.admin,
             served_model_name: server.served_model_name.clone().map(|it| it.0),
@@ -364,32 +363,14 @@ impl ServerSettings {
 /// `server` with the keys of its key file beside its own.
 fn with_keys_of_file(mut server: ServerSettings, given: &mut Given) -> ServerSettings {
     let Some(path) = &server.api_key_file else { return server };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            let message = format!("{} can't be read: {error}", path.display());
-            given.problem("api_key_file", message);
+    let keys = match keys::read(path) {
+        Ok(keys) => keys,
+        Err(problems) => {
+            problems.into_iter().for_each(|problem| given.problem("api_key_file", problem));
             return server;
         }
     };
-    let before = server.api_key.len();
-    for (line, text) in (1..).zip(text.lines().map(str::trim)) {
-        if text.is_empty() || text.starts_with('#') {
-            continue;
-        }
-        match ApiKey::parse(text) {
-            Some(key) => server.api_key.push(key),
-            None => {
-                let expected = ApiKey::EXPECTED;
-                let message = format!("{}:{line}: expected {expected}", path.display());
-                given.problem("api_key_file", message);
-            }
-        }
-    }
-    if server.api_key.len() == before {
-        // An empty file must not open the server to everybody.
-        given.problem("api_key_file", format!("{} has no key in it", path.display()));
-    }
+    server.api_key.extend(keys);
     server
 }
 

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use vecmill_server::TokenInputs;
+
 use super::*;
 use crate::settings::given::FlagTexts;
 use crate::settings::kind::Secret;
@@ -196,6 +198,44 @@ fn keys_come_repeated_separated_or_by_the_file() {
     let problems = none().flag("api_key_file", path).problems();
     assert!(problems[0].ends_with("has no key in it"), "{problems:?}");
     assert!(none().flag("api_key_file", "/no/file").problems()[0].contains("can't be read"));
+}
+
+#[test]
+fn what_cannot_be_seen_in_a_key_is_skipped_or_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let given = || none().flag("api_key_file", path);
+    std::fs::write(path, "\u{feff}first\r\n\r\n# more\r\nsecond\u{a0}\r\n").unwrap();
+    assert_eq!(given().serve().server.api_key.len(), 2);
+
+    for (text, line, name) in [
+        ("\u{feff}\u{feff}k3y", 1, "U+FEFF (a byte order mark) at character 1"),
+        ("fine\nk3\u{200b}y", 2, "U+200B (a zero-width space) at character 3"),
+        ("k\u{a0}3y", 1, "U+00A0 (a no-break space) at character 2"),
+    ] {
+        std::fs::write(path, text).unwrap();
+        let problem = given().problems().remove(0);
+        assert!(problem.contains(&format!(":{line}: ")) && problem.ends_with(name), "{problem}");
+        assert!(!problem.contains("3y"), "{problem}");
+    }
+    let utf16: Vec<u8> = "\u{feff}k3y".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(path, utf16).unwrap();
+    assert!(given().problems()[0].contains("mark of UTF-16: save it as UTF-8"));
+
+    let variable = none().variable("VECMILL_API_KEY", "k3\u{2060}y").problems().remove(0);
+    assert!(variable.ends_with("found U+2060 (a word joiner) at character 3"), "{variable}");
+    let token = none().variable("HF_TOKEN", "hf_secret\n").problems().remove(0);
+    assert!(token.ends_with("found U+000A (a line feed) at character 10"), "{token}");
+}
+
+#[test]
+fn token_ids_are_the_model_s_unless_told() {
+    let token_inputs = |sources: Sources| sources.serve().server().token_inputs;
+    assert_eq!(token_inputs(none()), TokenInputs::Model);
+    let openai = none().flag("token_inputs", "cl100k_base");
+    assert_eq!(token_inputs(openai), TokenInputs::Cl100kBase);
+    let wrong = none().variable("VECMILL_TOKEN_INPUTS", "cl100k").problems();
+    assert!(wrong[0].ends_with("expected model, refuse or cl100k_base"), "{wrong:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use vecmill_engine::{Pooling, fetch::ModelRef};
-use vecmill_server::ApiKey;
+use vecmill_server::{ApiKey, TokenInputs};
 
 /// A type that a setting can have.
 pub(crate) trait Value: Sized {
@@ -133,6 +133,15 @@ impl Value for ModelRef {
         let model = text.parse().ok()?;
         let missing = matches!(&model, Self::Folder(folder) if !folder.is_dir());
         (!missing).then_some(model)
+    }
+}
+
+impl Value for TokenInputs {
+    const PLACEHOLDER: &'static str = "IDS";
+    const EXPECTED: &'static str = "model, refuse or cl100k_base";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
     }
 }
 

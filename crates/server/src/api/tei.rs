@@ -199,6 +199,7 @@ pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response 
         "queue_capacity": info.queue_capacity,
         "payload_limit": app.settings.payload_limit,
         "max_request_memory": app.settings.max_request_memory,
+        "token_inputs": app.settings.token_inputs.to_string(),
         "prompts": info.prompts,
         "devices": info.devices.iter().map(device).collect::<Vec<_>>(),
     });
