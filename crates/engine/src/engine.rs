@@ -229,11 +229,12 @@ impl Running {
             let _ = thread.join();
         }
         self.core.dispatch.finish();
-        for (kept, statistics) in self.kept.iter().zip(self.core.dispatch.statistics()) {
-            if let (Some(kept), Some(speed), 1..) = (kept, statistics.speed, statistics.batches) {
-                kept.write(speed);
-            }
-        }
+        let speeds = self.kept.iter().zip(self.core.dispatch.statistics());
+        let speeds = speeds.filter_map(|(kept, now)| match (kept, now.speed, now.batches) {
+            (Some(kept), Some(speed), 1..) => Some((kept.clone(), speed)),
+            _ => None,
+        });
+        KeptSpeed::write_all(speeds.collect());
         drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {

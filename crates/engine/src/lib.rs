@@ -28,6 +28,7 @@
 //! ```
 
 mod answer;
+mod aside;
 mod builder;
 pub mod convert;
 mod core;

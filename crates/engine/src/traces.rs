@@ -1,11 +1,15 @@
 //! Traces of memory, kept when a lease was refused: what had been asked for until then.
+//!
+//! They are written beside the batches: a full disk costs the trace, a slow one not even time.
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vecmill_memory::trace::Trace;
+
+use crate::aside::Aside;
 
 /// At most one file in so long: refusals come in bursts, and one trace shows them all.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -19,7 +23,8 @@ const PREFIX: &str = "refusal-";
 #[derive(Debug)]
 pub(crate) struct RefusalTraces {
     folder: PathBuf,
-    last: Mutex<Option<Instant>>,
+    /// When the last one was begun, and its writing.
+    last: Mutex<Option<(Instant, Option<Aside>)>>,
 }
 
 impl RefusalTraces {
@@ -27,35 +32,39 @@ impl RefusalTraces {
         Self { folder, last: Mutex::new(None) }
     }
 
-    /// Writes what `trace` gives to a new file, unless that was done a moment ago or there are
-    /// enough files.
+    /// Has what `trace` gives written to a new file, unless that was done a moment ago, is still
+    /// being done, or there are enough files.
     pub(crate) fn refused(&self, device: &str, trace: impl FnOnce() -> Trace) {
-        {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| last.elapsed() < INTERVAL) {
-                return;
-            }
-            *last = Some(Instant::now());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let too_soon = last.as_ref().is_some_and(|(begun, writing)| {
+            begun.elapsed() < INTERVAL || writing.as_ref().is_some_and(Aside::is_running)
+        });
+        if too_soon {
+            return;
         }
-        match write(&self.folder, device, trace) {
-            Ok(Some(path)) => {
-                tracing::warn!(device, path = %path.display(), "a lease was refused: trace written");
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let folder = self.folder.display();
-                tracing::warn!(device, %folder, %error, "a trace of memory can't be written");
-            }
+        let (folder, device, trace) = (self.folder.clone(), device.to_owned(), trace());
+        let writing = Aside::start("trace", move || write_or_warn(&folder, &device, &trace));
+        let refused =
+            |error: &io::Error| tracing::warn!(%error, "a trace of memory needs a thread");
+        *last = Some((Instant::now(), writing.inspect_err(refused).ok()));
+    }
+}
+
+fn write_or_warn(folder: &Path, device: &str, trace: &Trace) {
+    match write(folder, device, trace) {
+        Ok(Some(path)) => {
+            tracing::warn!(device, path = %path.display(), "a lease was refused: trace written");
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let folder = folder.display();
+            tracing::warn!(device, %folder, %error, "a trace of memory can't be written");
         }
     }
 }
 
 /// The file that was written; `None` when there are enough.
-fn write(
-    folder: &Path,
-    device: &str,
-    trace: impl FnOnce() -> Trace,
-) -> io::Result<Option<PathBuf>> {
+fn write(folder: &Path, device: &str, trace: &Trace) -> io::Result<Option<PathBuf>> {
     std::fs::create_dir_all(folder)?;
     let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
     if std::fs::read_dir(folder)?.filter_map(Result::ok).filter(ours).count() >= FILES {
@@ -66,7 +75,10 @@ fn write(
     let device = device.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
     let path = folder.join(format!("{PREFIX}{device}-{seconds}.csv"));
     let file = tempfile::NamedTempFile::new_in(folder)?;
-    trace().write(BufWriter::new(&file))?;
+    let mut out = BufWriter::new(&file);
+    trace.write(&mut out)?;
+    out.flush()?;
+    drop(out);
     file.persist(&path)?;
     Ok(Some(path))
 }
@@ -87,6 +99,7 @@ mod tests {
         for _ in 0..3 {
             traces.refused("cuda:0/sms=32", Trace::default);
         }
+        drop(traces);
         let [file] = &files(&folder.path().join("new"))[..] else { panic!("one file") };
         assert!(file.file_name().unwrap().to_string_lossy().starts_with("refusal-cuda-0-sms-32-"));
         let text = std::fs::read(file).unwrap();
@@ -99,9 +112,22 @@ mod tests {
         for index in 0..FILES {
             std::fs::write(folder.path().join(format!("{PREFIX}{index}.csv")), "").unwrap();
         }
-        let unwanted = || panic!("the trace is not even taken");
-        assert!(write(folder.path(), "cpu", unwanted).unwrap().is_none());
-        RefusalTraces::new(folder.path().to_owned()).refused("cpu", unwanted);
+        assert!(write(folder.path(), "cpu", &Trace::default()).unwrap().is_none());
+        RefusalTraces::new(folder.path().to_owned()).refused("cpu", Trace::default);
         assert_eq!(files(folder.path()).len(), FILES);
+    }
+
+    #[test]
+    fn a_folder_that_does_not_answer_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let traces = RefusalTraces::new(folder.path().join("traces"));
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let stuck = Aside::start("stuck", move || held.iter().for_each(drop)).unwrap();
+        let long_ago = Instant::now().checked_sub(INTERVAL).unwrap();
+        *traces.last.lock().unwrap() = Some((long_ago, Some(stuck)));
+        traces.refused("cpu", || panic!("the trace is not even taken"));
+        drop(hold);
+        drop(traces);
+        assert!(!folder.path().join("traces").exists());
     }
 }

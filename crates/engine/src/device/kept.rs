@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vecmill_scheduler::Coefficients;
 
+use crate::aside::Aside;
+
 /// Where a device's speed is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptSpeed {
@@ -42,8 +44,16 @@ impl KeptSpeed {
         (of == self.of && speed.are_sound()).then_some(speed)
     }
 
+    /// Keeps these for the next run; waits but a moment for a disk that does not answer.
+    pub(crate) fn write_all(speeds: Vec<(Self, Coefficients)>) {
+        let write = move || speeds.iter().for_each(|(kept, speed)| kept.write(*speed));
+        if let Err(error) = Aside::start("keep", write) {
+            tracing::debug!(%error, "learned speeds can't be kept");
+        }
+    }
+
     /// Keeps `speed` for the next run.
-    pub(crate) fn write(&self, speed: Coefficients) {
+    fn write(&self, speed: Coefficients) {
         let Coefficients { fixed, per_token, per_square } = speed;
         let content = Content { of: self.of.clone(), fixed, per_token, per_square };
         let write = || -> std::io::Result<()> {

@@ -93,6 +93,7 @@ fn a_refusal_leaves_a_trace() {
     let answer = rig.ask(4);
     rig.start();
     assert!(answer.recv().unwrap().is_err());
+    drop(rig); // which waits for the writing
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
     assert_eq!(files.len(), 1, "one in a minute");
     let trace = Trace::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
