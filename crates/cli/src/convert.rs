@@ -1,6 +1,6 @@
 //! `vecmill convert`: a model's folder with its weights in another number format.
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::path::Path;
 
 use vecmill_engine::convert::Converted;
@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::logging;
 use crate::progress::Progress;
 use crate::settings::{self, Environment};
+use crate::stdout;
 use crate::units::bytes;
 
 /// Converts what the arguments ask for, and says what came of it.
@@ -27,7 +28,7 @@ pub(crate) fn run(
     logging::start(&settings.log.log_level, false, progress, &warnings);
     let builder = settings.builder().on_progress(progress.of_start());
     let converted = builder.convert(dtype.into(), &output)?;
-    report(&mut stdout().lock(), &output, &converted).map_err(Failure::Stdout)
+    stdout::write(|out| report(out, &output, &converted))
 }
 
 fn report(out: &mut impl Write, output: &Path, converted: &Converted) -> io::Result<()> {

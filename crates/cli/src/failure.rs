@@ -13,6 +13,9 @@ use vecmill_server::ServeError;
 use crate::plan::TooSmall;
 use crate::settings::Problems;
 
+/// What a shell says of a command that SIGPIPE ended: 128 and the signal's number.
+const ENDED_BY_SIGPIPE: u8 = 128 + 13;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -106,16 +109,17 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether the reader of standard output simply wanted no more, as in `vecmill … | head`.
+    /// Whether the reader of the output simply wanted no more, as in `vecmill … | head`.
     pub(crate) fn is_closed_pipe(&self) -> bool {
-        matches!(self, Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, Self::Stdout(error) | Self::Write { source: error, .. }
+            if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// The exit code: 2 for usage, 3 when some texts failed, 4 when requests were cut off, 1 for the
-    /// rest.
+    /// The exit code: 2 for usage, 3 when some texts failed, 4 when requests were cut off, that of
+    /// other commands when the reader of the output is gone, 1 for the rest.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            failure if failure.is_closed_pipe() => ExitCode::SUCCESS,
+            failure if failure.is_closed_pipe() => ExitCode::from(ENDED_BY_SIGPIPE),
             Self::Usage(_) | Self::Settings(_) | Self::Request(_) => ExitCode::from(2),
             Self::Ab(error) if error.is_usage() => ExitCode::from(2),
             Self::SomeTexts { .. } => ExitCode::from(3),

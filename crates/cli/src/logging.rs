@@ -1,6 +1,8 @@
-//! The log on standard error, and the last word of a command that failed.
+//! The log, panics, and the last word of a command that failed: all by [`stderr`](crate::stderr).
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write, stderr};
+use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -8,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::settings::LogFilter;
+use crate::stderr::say;
 
 /// Whether the log is JSON lines, once it has been started.
 static JSON: OnceLock<bool> = OnceLock::new();
@@ -20,6 +23,8 @@ pub(crate) fn start(filter: &LogFilter, json: bool, progress: &Progress, warning
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter.filter())
         .with_writer(BesideBars(progress.clone()))
+        // It would print them, and panic if it can't.
+        .log_internal_errors(false)
         .with_ansi(colours);
     let started = if json { log.json().try_init() } else { log.with_target(false).try_init() };
     if started.is_ok() {
@@ -30,16 +35,40 @@ pub(crate) fn start(filter: &LogFilter, json: bool, progress: &Progress, warning
     }
 }
 
-/// Says why the command failed, in the form of the log. Nobody is left to tell if that fails too.
+/// Has panics reported like the rest: as the language does it, a thread that panics would wait for
+/// whoever reads standard error.
+pub(crate) fn report_panics() {
+    std::panic::set_hook(Box::new(report_panic));
+}
+
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    // Taken if RUST_BACKTRACE asks for it.
+    let backtrace = Some(Backtrace::capture());
+    let backtrace = backtrace.filter(|trace| trace.status() == BacktraceStatus::Captured);
+    let backtrace = backtrace.map(|trace| trace.to_string());
+    if is_json() {
+        tracing::error!(thread, backtrace, "{panic}");
+    } else {
+        say(format!("vecmill: thread '{thread}' {panic}\n{}", backtrace.unwrap_or_default()));
+    }
+}
+
+/// Says why the command failed, in the form of the log.
 pub(crate) fn report(failure: &Failure) {
     if failure.is_closed_pipe() {
         return;
     }
-    if JSON.get().copied().unwrap_or_default() {
+    if is_json() {
         tracing::error!("{failure}");
     } else {
-        let _ = writeln!(stderr().lock(), "vecmill: {failure}");
+        say(format!("vecmill: {failure}\n"));
     }
+}
+
+fn is_json() -> bool {
+    JSON.get().copied().unwrap_or_default()
 }
 
 /// Writes above the progress bars instead of into them.
@@ -55,11 +84,13 @@ impl<'a> MakeWriter<'a> for BesideBars {
 }
 
 impl Write for &BesideBars {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.above_bars(|| stderr().lock().write(bytes))
+    /// Takes a whole event: it comes in one piece.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.above_bars(|| say(event));
+        Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        stderr().lock().flush()
+        Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! - [`arguments`] is the command line, [`settings`] what it, the environment and a file set.
 //! - [`serve`], [`embed`], [`plan`], [`convert`], [`ab`], [`memory`], [`devices`] and [`completions`]
 //!   are the commands.
-//! - [`logging`] and [`progress`] write to standard error; results alone go to standard output.
+//! - [`logging`] and [`progress`] write to [`stderr`]; results alone go to [`stdout`].
+//! - [`signals`] says what signals do.
 //! - [`failure`] knows why a command failed and with which exit code.
 
 mod ab;
@@ -16,11 +17,14 @@ mod failure;
 mod logging;
 mod memory;
 mod new_file;
+mod patient;
 mod plan;
 mod progress;
 mod serve;
 mod settings;
 mod signals;
+mod stderr;
+mod stdout;
 mod units;
 
 use std::process::ExitCode;
@@ -28,9 +32,17 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::arguments::{Arguments, Command};
+use crate::failure::Failure;
 use crate::progress::Progress;
 
 fn main() -> ExitCode {
+    logging::report_panics();
+    let code = run();
+    stderr::finish();
+    code
+}
+
+fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(answer) => return answered(&answer),
@@ -49,6 +61,10 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
+    ended(outcome)
+}
+
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -60,10 +76,6 @@ fn main() -> ExitCode {
 
 /// Prints what the parser answers instead of arguments: help, the version, or a mistake in usage.
 fn answered(answer: &clap::Error) -> ExitCode {
-    let printed = answer.print();
-    match (answer.use_stderr(), printed) {
-        (true, _) => ExitCode::from(2),
-        (false, Err(error)) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        (false, _) => ExitCode::SUCCESS,
-    }
+    let printed = answer.print().map_err(Failure::Stdout);
+    if answer.use_stderr() { ExitCode::from(2) } else { ended(printed) }
 }

@@ -1,13 +1,21 @@
 //! Progress on standard error: bars on a terminal, a line in the log for each step elsewhere.
+//!
+//! Bars are drawn by [`stderr`](crate::stderr) like all else, so a terminal that is held (Ctrl-S) does
+//! not hold the work.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use indicatif::{BinaryBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{
+    BinaryBytes, HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle,
+    TermLike,
+};
 use vecmill_engine::fetch::Stage;
+
+use crate::stderr::{say, say_patiently, show};
 
 /// The progress of one command. Clones share the bars.
 #[derive(Debug, Clone)]
@@ -19,7 +27,13 @@ pub(crate) struct Progress {
 impl Progress {
     /// Nothing is shown yet.
     pub(crate) fn new() -> Self {
-        Self { bars: MultiProgress::new(), on_terminal: stderr().is_terminal() }
+        let on_terminal = io::stderr().is_terminal();
+        let target = if on_terminal {
+            ProgressDrawTarget::term_like(Box::new(Terminal::default()))
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self { bars: MultiProgress::with_draw_target(target), on_terminal }
     }
 
     /// Does what `write` does with the bars out of the way.
@@ -29,8 +43,13 @@ impl Progress {
 
     /// Writes a line for the user, whatever the log's level.
     pub(crate) fn say(&self, line: impl fmt::Display) {
-        // Nobody is left to tell when standard error is closed.
-        let _ = self.above_bars(|| writeln!(stderr().lock(), "{line}"));
+        self.above_bars(|| say(format!("{line}\n")));
+    }
+
+    /// As [`say`](Self::say), but waits for a slow reader rather than lose the line: for what belongs
+    /// to a command's result.
+    pub(crate) fn report(&self, line: impl fmt::Display) {
+        self.above_bars(|| say_patiently(format!("{line}\n")));
     }
 
     /// Shows the stages of an engine's start, or of a conversion.
@@ -124,6 +143,62 @@ impl Progress {
         let visible = self.on_terminal && shown;
         let bar = if visible { self.bar(total, template) } else { ProgressBar::hidden() };
         Texts { bar, began: Instant::now(), count: 0 }
+    }
+}
+
+/// The terminal, as far as bars need one: what is drawn is shown whole at each flush.
+#[derive(Debug, Default)]
+struct Terminal(Mutex<String>);
+
+impl Terminal {
+    fn add(&self, text: impl fmt::Display) -> io::Result<()> {
+        use fmt::Write;
+        let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        write!(drawn, "{text}").map_err(io::Error::other)
+    }
+}
+
+/// By the control sequences of ECMA-48.
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        #[cfg(unix)]
+        let columns = rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| size.ws_col);
+        #[cfg(not(unix))]
+        let columns = None;
+        columns.filter(|&columns| columns > 0).unwrap_or(80)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        if n > 0 { self.add(format_args!("\x1b[{n}A")) } else { Ok(()) }
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        if n > 0 { self.add(format_args!("\x1b[{n}B")) } else { Ok(()) }
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        if n > 0 { self.add(format_args!("\x1b[{n}C")) } else { Ok(()) }
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        if n > 0 { self.add(format_args!("\x1b[{n}D")) } else { Ok(()) }
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.add(format_args!("{text}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.add(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.add("\r\x1b[2K")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        show(std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into());
+        Ok(())
     }
 }
 

@@ -6,14 +6,17 @@
 use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
-use vecmill_engine::{Builder, Engine, Info, StartError};
+use vecmill_engine::{Builder, Engine, Info, StartError, machine};
 use vecmill_server::{ModelSlot, Server};
 
 use crate::arguments::ServeArguments;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::settings::{self, Environment, ServeSettings};
-use crate::{logging, signals};
+use crate::{logging, signals, stderr};
+
+/// Files that are open beside connections: the model's, devices, the system's own.
+const OTHER_FILES: u64 = 128;
 
 /// What comes of loading: the engine, or why there is none.
 type Loaded = Result<Engine, StartError>;
@@ -36,8 +39,9 @@ pub(crate) fn run(
 }
 
 async fn serve(settings: ServeSettings, progress: &Progress) -> Result<(), Failure> {
-    let [signal, second] = signals::listen().map_err(Failure::System)?;
-    let (server, slot) = Server::bind(settings.address(), settings.server())?;
+    let [signal, second] = signals::listen(None).map_err(Failure::System)?;
+    let observed = vecmill_server::Settings { lost_log_lines: stderr::lost(), ..settings.server() };
+    let (server, slot) = Server::bind(settings.address(), within_open_files(observed))?;
     let greeting = Greeting::new(&settings, server.local_addr(), progress);
     greeting.listening();
     let loading = load(settings.builder().on_progress(progress.of_start()), slot)?;
@@ -54,6 +58,23 @@ async fn serve(settings: ServeSettings, progress: &Progress) -> Result<(), Failu
         engine.shutdown();
     }
     Ok(())
+}
+
+/// The settings with no more connections than this process may have files open.
+fn within_open_files(mut settings: vecmill_server::Settings) -> vecmill_server::Settings {
+    let Some(limit) = machine::raise_open_files() else { return settings };
+    let room = limit - OTHER_FILES.min(limit / 2);
+    let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
+    if room < settings.max_connections {
+        let max_connections = settings.max_connections;
+        tracing::warn!(
+            open_files = limit,
+            max_connections,
+            "the limit of open files (ulimit -n) allows {room} connections at once"
+        );
+        settings.max_connections = room;
+    }
+    settings
 }
 
 /// Loads on a thread of its own and puts the model into `slot`.

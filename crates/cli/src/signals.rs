@@ -1,28 +1,46 @@
-//! SIGINT and SIGTERM: the first asks a command to stop, the second to stop at once.
+//! Signals: what each does to a command that has begun its work. docs/running.md has the table.
+//!
+//! A thread of its own hears them, whatever the others wait for: that standard output takes more, say.
+//! The first one that means "stop" asks the command to, the second to stop at once.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// Begins to listen. The receivers hear of the first signal and of the second. The process ends at
-/// the second if nobody listens for that, and at the third in any case.
+/// Begins to listen. The receivers hear of the first signal to stop and of the second. The process
+/// ends at the second if nobody listens for that, at the third in any case, and `patience` after the
+/// first, where there is one.
 ///
 /// # Errors
-/// When the system refuses the handlers.
-pub(crate) fn listen() -> io::Result<[oneshot::Receiver<()>; 2]> {
-    let mut signals = Signals::new()?;
+/// When the system refuses the handlers or the thread.
+pub(crate) fn listen(patience: Option<Duration>) -> io::Result<[oneshot::Receiver<()>; 2]> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _context = runtime.enter();
+        Signals::new()?
+    };
     let (sender, first) = oneshot::channel();
     let (sender_of_second, second) = oneshot::channel();
-    tokio::spawn(async move {
-        signals.next().await;
+    let hear = async move {
+        let signal = signals.stop().await;
+        tracing::info!(signal, "asked to stop");
         // A command that does not listen any more is about to end anyway.
         let _ = sender.send(());
-        signals.next().await;
-        if sender_of_second.send(()).is_ok() {
-            signals.next().await;
+        let again = async {
+            signals.stop().await;
+            if sender_of_second.send(()).is_ok() {
+                signals.stop().await;
+            }
+        };
+        match patience {
+            Some(patience) => drop(tokio::time::timeout(patience, again).await),
+            None => again.await,
         }
         end_now();
-    });
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(hear))?;
     Ok([first, second])
 }
 
@@ -33,26 +51,71 @@ fn end_now() {
 
 #[cfg(unix)]
 struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    /// Those that mean "stop", with their names.
+    stop: Vec<(&'static str, tokio::signal::unix::Signal)>,
+    /// Those that would end the process if nobody listened to them, and shall not.
+    ignored: Vec<(&'static str, tokio::signal::unix::Signal)>,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        let listen = |signals: Vec<(&'static str, SignalKind)>| -> io::Result<Vec<_>> {
+            signals.into_iter().map(|(name, kind)| Ok((name, signal(kind)?))).collect()
+        };
+        let mut stop = vec![
+            ("SIGTERM", SignalKind::terminate()),
+            ("SIGINT", SignalKind::interrupt()),
+            ("SIGQUIT", SignalKind::quit()),
+        ];
+        // Whoever starts a command by `nohup` wants it to outlive the terminal.
+        if !is_ignored(SignalKind::hangup()) {
+            stop.push(("SIGHUP", SignalKind::hangup()));
+        }
+        let mut ignored = vec![
+            ("SIGUSR1", SignalKind::user_defined1()),
+            ("SIGUSR2", SignalKind::user_defined2()),
+        ];
+        // A file that has become too large is the error of a write, as without room on the disk.
+        #[cfg(target_os = "linux")]
+        ignored.push(("SIGXFSZ", SignalKind::from_raw(25)));
+        Ok(Self { stop: listen(stop)?, ignored: listen(ignored)? })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+    /// Waits for a signal to stop, and gives its name.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                name = any(&mut self.stop) => return name,
+                name = any(&mut self.ignored) => {
+                    tracing::debug!(signal = name, "a signal without an effect");
+                }
+            }
         }
     }
+}
+
+/// The name of the first of `signals` that comes.
+#[cfg(unix)]
+async fn any(signals: &mut [(&'static str, tokio::signal::unix::Signal)]) -> &'static str {
+    std::future::poll_fn(|context| {
+        let come = signals.iter_mut().find_map(|(name, signal)| {
+            matches!(signal.poll_recv(context), std::task::Poll::Ready(Some(()))).then_some(*name)
+        });
+        come.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    })
+    .await
+}
+
+/// Whether the process was started with this signal ignored, where the system tells.
+#[cfg(unix)]
+fn is_ignored(signal: tokio::signal::unix::SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let place = u32::try_from(signal.as_raw_value() - 1).unwrap_or(u32::MAX);
+    mask.checked_shr(place).unwrap_or_default() & 1 == 1
 }
 
 #[cfg(windows)]
@@ -64,7 +127,8 @@ impl Signals {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    async fn next(&mut self) {
+    async fn stop(&mut self) -> &'static str {
         let _ = self.0.recv().await;
+        "Ctrl-C"
     }
 }

@@ -132,6 +132,11 @@ pub fn memory() -> Option<Memory> {
     memory::memory(Path::new("/"), memory::Process::this())
 }
 
+/// The most bytes of memory that this process may have. `None` where the system does not tell.
+pub fn memory_bytes() -> Option<usize> {
+    memory().map(|memory| memory.limit_bytes)
+}
+
 /// Raises the number of files that this process may have open at once, connections among them, as
 /// far as the system lets it, and says how many that are. `None` without such a limit.
 #[cfg(unix)]

@@ -45,7 +45,7 @@ impl App {
             places: Arc::new(Semaphore::new(places)),
             watching: Semaphore::new(1),
             accepted: 0.into(),
-            metrics: HttpMetrics::new(),
+            metrics: HttpMetrics::new(Arc::clone(&settings.lost_log_lines)),
             slot,
             settings,
             stop,

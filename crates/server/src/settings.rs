@@ -1,5 +1,7 @@
 //! What can be set, with its defaults and limits.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -64,6 +66,9 @@ pub struct Settings {
     /// Origins whose web pages may use the server from a browser, for example
     /// `https://app.example.com`, or `*` for all. Default: none.
     pub cors_allow_origin: Vec<String>,
+    /// Lines of the log that were lost, counted by whoever writes it; `/metrics` shows it as
+    /// `vecmill_log_lines_lost_total`.
+    pub lost_log_lines: Arc<AtomicU64>,
 }
 
 impl Default for Settings {
@@ -85,6 +90,7 @@ impl Default for Settings {
             request_timeout: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(30),
             cors_allow_origin: Vec::new(),
+            lost_log_lines: Arc::default(),
         }
     }
 }

@@ -13,9 +13,11 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -51,6 +53,19 @@ pub(crate) struct HttpMetrics {
     memory_limit: Gauge,
 }
 
+/// Shows how many lines of the log were lost.
+#[derive(Debug)]
+struct LostLines(Arc<AtomicU64>);
+
+impl Collector for LostLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let lost = ConstCounter::new(self.0.load(Ordering::Relaxed));
+        let help = "Lines of the log that could not be written, or that nobody read in time";
+        let name = "vecmill_log_lines_lost";
+        lost.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Arc<str>,
@@ -64,27 +79,29 @@ struct RouteLabels {
 }
 
 impl HttpMetrics {
-    pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("vecmill_http");
+    pub(crate) fn new(lost_log_lines: Arc<AtomicU64>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(LostLines(lost_log_lines)));
+        let http = registry.sub_registry_with_prefix("vecmill_http");
         let requests = Family::default();
-        registry.register("requests", "Requests that ended", requests.clone());
+        http.register("requests", "Requests that ended", requests.clone());
         let durations =
             Family::new_with_constructor((|| Histogram::new(DURATION_BUCKETS)) as fn() -> _);
         let help = "Time from a request's head to its reply's head";
-        registry.register("request_duration_seconds", help, durations.clone());
+        http.register("request_duration_seconds", help, durations.clone());
         let in_flight = Gauge::default();
-        registry.register("requests_in_flight", "Requests at work", in_flight.clone());
+        http.register("requests_in_flight", "Requests at work", in_flight.clone());
         let slow_readers = Counter::default();
         let help = "Connections ended because their client took a reply too slowly";
-        registry.register("slow_readers", help, slow_readers.clone());
+        http.register("slow_readers", help, slow_readers.clone());
         let memory = <[Gauge; 3]>::default();
         let [held, peak, limit] = &memory;
         let help = "Memory that requests hold, from their bodies to their replies";
-        registry.register("request_memory_bytes", help, held.clone());
+        http.register("request_memory_bytes", help, held.clone());
         let help = "The most memory that requests held at one time";
-        registry.register("request_memory_peak_bytes", help, peak.clone());
+        http.register("request_memory_peak_bytes", help, peak.clone());
         let help = "The most memory that requests may hold";
-        registry.register("request_memory_limit_bytes", help, limit.clone());
+        http.register("request_memory_limit_bytes", help, limit.clone());
         let [memory, memory_peak, memory_limit] = memory;
         Self {
             registry,

@@ -5,7 +5,7 @@
 pub(crate) mod arguments;
 
 use std::fs::File;
-use std::io::{BufReader, Write, stdout};
+use std::io::{BufReader, Write};
 use std::path::Path;
 
 use vecmill_bench::ab::{self, Experiment, Load, Mix, Report, Traffic};
@@ -15,6 +15,7 @@ use crate::logging;
 use crate::new_file::{NewFile, check_writable, write_whole};
 use crate::progress::Progress;
 use crate::settings::{self, Environment};
+use crate::stdout;
 use arguments::AbArguments;
 
 /// Part of the capacity when no load is given: busy, but not at the limit.
@@ -67,7 +68,7 @@ fn write(report: &Report, html: Option<&Path>, json: Option<&Path>) -> Result<()
         let text = report.json().map_err(failed(path))?;
         write_whole(path, text.as_bytes()).map_err(failed(path))?;
     }
-    stdout().lock().write_all(report.table().as_bytes()).map_err(Failure::Stdout)
+    stdout::write(|out| out.write_all(report.table().as_bytes()))
 }
 
 impl AbArguments {

@@ -4,11 +4,12 @@
 
 pub(super) const AFTER_HELP: &str = "\
 Exit codes:
-  0  success, also when the reader of the output wants no more (vecmill embed … | head)
-  1  failure
-  2  wrong usage or settings
-  3  some texts failed, the others are done (vecmill embed)
-  4  stopped, but accepted requests were cut off (vecmill serve)
+  0    success
+  1    failure
+  2    wrong usage or settings
+  3    some texts failed, the others are done (vecmill embed)
+  4    stopped, but accepted requests were cut off (vecmill serve)
+  141  the reader of the output wants no more (vecmill embed … | head), as after SIGPIPE
 
 Try:
   vecmill serve
@@ -44,9 +45,9 @@ names:
 
 Relative paths start at the current folder.
 
-The port answers at once; /ready says when the model is loaded. SIGINT and SIGTERM finish the \
-requests that were accepted, within --shutdown-grace; a second one cuts them off. When requests were \
-cut off, the exit code is 4 and the log says how many.
+The port answers at once; /ready says when the model is loaded. SIGTERM, SIGINT, SIGQUIT and SIGHUP \
+finish the requests that were accepted, within --shutdown-grace; a second one cuts them off. When \
+requests were cut off, the exit code is 4 and the log says how many. Under nohup, SIGHUP does nothing.
 
 With --admin, the operator can look at the devices' memory:
   curl http://127.0.0.1:3000/admin/memory

@@ -14,6 +14,7 @@ mod output;
 mod window;
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use vecmill_engine::{Engine, Info, Prompt, Request, RequestError, Truncation};
@@ -29,6 +30,9 @@ use window::{Done, Window};
 
 /// Records read ahead of the window. Few: each may have 16 MiB.
 const READ_AHEAD: usize = 8;
+
+/// How long a signal waits for an output that takes no more, before the process ends.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Embeds what the arguments ask for.
 pub(crate) fn run(
@@ -50,6 +54,8 @@ pub(crate) fn run(
     }
     let dimensions = request.dimensions.unwrap_or(engine.info().dimensions);
     let shown = !target.is_terminal() && !input.is_typed();
+    // Until here a signal ends the process, with nothing to clear away.
+    let [signal, _] = signals::listen(Some(PATIENCE)).map_err(Failure::System)?;
     let mut job = Job {
         unit: input.unit(),
         texts: progress.of_texts(input.size(), shown),
@@ -63,7 +69,7 @@ pub(crate) fn run(
         .enable_all()
         .build()
         .map_err(Failure::System)?;
-    let outcome = runtime.block_on(job.run(input));
+    let outcome = runtime.block_on(job.run(input, signal));
     job.texts.finish();
     outcome?;
     job.finish()
@@ -113,8 +119,11 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Reads, embeds and writes until the input ends.
-    async fn run(&mut self, input: Input) -> Result<(), Failure> {
-        let [mut signal, _] = signals::listen().map_err(Failure::System)?;
+    async fn run(
+        &mut self,
+        input: Input,
+        mut signal: oneshot::Receiver<()>,
+    ) -> Result<(), Failure> {
         let (mut records, mut reading) = read(input)?;
         let mut window = Window::new(&self.engine);
         let mut ended = false;
@@ -142,7 +151,7 @@ impl Job<'_> {
     fn take(&mut self, done: &Done) -> Result<(), Failure> {
         if let Err(reason) = &done.outcome {
             self.failed += 1;
-            self.progress.say(format_args!("vecmill: {} {}: {reason}", self.unit, done.number));
+            self.progress.report(format_args!("vecmill: {} {}: {reason}", self.unit, done.number));
         }
         self.texts.done(done.size);
         self.output.write(done.index, done.outcome.as_ref().map_err(String::as_str))

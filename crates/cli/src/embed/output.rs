@@ -1,7 +1,7 @@
 //! Where vectors go: JSON lines to standard output or a file, or a matrix in a `.npy` file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write, stdout};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,6 +11,8 @@ use crate::embed::input::is_jsonl;
 use crate::embed::npy::NpyWriter;
 use crate::failure::Failure;
 use crate::new_file::{NewFile, folder_of};
+use crate::patient::Patient;
+use crate::stdout::{self, Stdout};
 
 /// Where vectors are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,16 +56,16 @@ impl Target {
 
     /// Whether it is a terminal that shows progress bars, too.
     pub(crate) fn is_terminal(&self) -> bool {
-        *self == Self::Stdout && stdout().is_terminal()
+        *self == Self::Stdout && io::stdout().is_terminal()
     }
 
     /// Begins to write vectors with so many dimensions.
     pub(crate) fn open(self, dimensions: usize) -> Result<Output, Failure> {
         let failure = |path: &Path, source| Failure::Write { path: path.to_owned(), source };
         match self {
-            Self::Stdout => Ok(Output::Stdout(BufWriter::new(stdout().lock()))),
+            Self::Stdout => stdout::open().map(Output::Stdout).map_err(Failure::Stdout),
             Self::Pipe(path) => match OpenOptions::new().write(true).open(&path) {
-                Ok(file) => Ok(Output::Pipe(path, BufWriter::new(file))),
+                Ok(file) => Ok(Output::Pipe(path, BufWriter::new(Patient(file)))),
                 Err(error) => Err(failure(&path, error)),
             },
             Self::Jsonl(path) => match NewFile::create(&path) {
@@ -84,8 +86,8 @@ impl Target {
 /// An opened [`Target`].
 #[derive(Debug)]
 pub(crate) enum Output {
-    Stdout(BufWriter<StdoutLock<'static>>),
-    Pipe(PathBuf, BufWriter<File>),
+    Stdout(Stdout),
+    Pipe(PathBuf, BufWriter<Patient<File>>),
     Jsonl(PathBuf, NewFile),
     Npy(PathBuf, NpyWriter<NewFile>),
 }

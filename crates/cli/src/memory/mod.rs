@@ -7,7 +7,7 @@ mod counted;
 mod report;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write, stdin, stdout};
+use std::io::{self, BufRead, BufReader, Write, stdin};
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanCount;
@@ -19,6 +19,7 @@ use crate::arguments::{MemoryArguments, MemoryCommand, Policy, ReplayArguments};
 use crate::failure::Failure;
 use crate::new_file::{check_writable, write_whole};
 use crate::progress::Progress;
+use crate::stdout;
 use crate::units::bytes;
 use counted::Counted;
 
@@ -49,7 +50,7 @@ fn replay(arguments: &ReplayArguments, progress: &Progress) -> Result<(), Failur
         write_whole(path, comparison.svg().as_bytes())
             .map_err(|source| Failure::Write { path: path.clone(), source })?;
     }
-    write(arguments, &trace, &comparison).map_err(Failure::Stdout)
+    stdout::write(|out| write(out, arguments, &trace, &comparison))
 }
 
 fn read(path: &Path) -> Result<Trace, Failure> {
@@ -100,15 +101,18 @@ fn manager(policy: Policy, budget: usize, settings: PoolSettings) -> Box<dyn Man
     }
 }
 
-fn write(arguments: &ReplayArguments, trace: &Trace, comparison: &Comparison) -> io::Result<()> {
-    let mut out = BufWriter::new(stdout().lock());
+fn write(
+    out: &mut impl Write,
+    arguments: &ReplayArguments,
+    trace: &Trace,
+    comparison: &Comparison,
+) -> io::Result<()> {
     if arguments.json {
-        serde_json::to_writer_pretty(&mut out, &report::json(trace, comparison))?;
-        writeln!(out)?;
+        serde_json::to_writer_pretty(&mut *out, &report::json(trace, comparison))?;
+        writeln!(out)
     } else {
-        writeln!(out, "{}\n\n{}", heading(trace, comparison), comparison.table().trim_end())?;
+        writeln!(out, "{}\n\n{}", heading(trace, comparison), comparison.table().trim_end())
     }
-    out.flush()
 }
 
 /// What was replayed, in a line.

@@ -15,6 +15,7 @@ use crate::logging;
 use crate::progress::Progress;
 use crate::settings::memory::Budget;
 use crate::settings::{self, Environment};
+use crate::stdout;
 use crate::units::{bytes, enough};
 
 /// Not even one input fits.
@@ -49,7 +50,7 @@ pub(crate) fn run(
         builder = builder.memory_budget(memory.0);
     }
     let plan = builder.plan(target).map_err(|error| explained(error, target))?;
-    report::write(&plan, most, json).map_err(Failure::Stdout)
+    stdout::write(|out| report::write(out, &plan, most, json))
 }
 
 /// What the plan is for.

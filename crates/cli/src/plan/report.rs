@@ -1,6 +1,6 @@
 //! A plan in text or JSON.
 
-use std::io::{self, BufWriter, Write, stdout};
+use std::io::{self, Write};
 
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -13,16 +13,19 @@ use crate::units::{bytes, percent};
 /// Lengths of texts, in tokens, that people know: a search, a paragraph, a page.
 const LENGTHS: [usize; 3] = [32, 128, 512];
 
-/// Writes `plan` to standard output. `most` is the most tokens that a batch was to have.
-pub(super) fn write(plan: &Plan, most: usize, as_json: bool) -> io::Result<()> {
-    let mut out = BufWriter::new(stdout().lock());
+/// Writes `plan`. `most` is the most tokens that a batch was to have.
+pub(super) fn write(
+    out: &mut impl Write,
+    plan: &Plan,
+    most: usize,
+    as_json: bool,
+) -> io::Result<()> {
     if as_json {
-        serde_json::to_writer_pretty(&mut out, &json(plan))?;
-        writeln!(out)?;
+        serde_json::to_writer_pretty(&mut *out, &json(plan))?;
+        writeln!(out)
     } else {
-        write!(out, "{}", text(plan, most))?;
+        write!(out, "{}", text(plan, most))
     }
-    out.flush()
 }
 
 /// Lengths of texts that the model takes, in tokens.
