@@ -1,7 +1,7 @@
 //! `vecmill devices`: the places on this machine that can run batches, the libraries that GPUs need,
 //! and what is missing.
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 
 use serde::Serialize;
 use vecmill_engine::DeviceState;
@@ -9,6 +9,7 @@ use vecmill_engine::machine::{self, Found, Library};
 
 use crate::arguments::DevicesArguments;
 use crate::failure::Failure;
+use crate::stdout;
 use crate::units::bytes;
 
 /// What is shown.
@@ -27,6 +28,8 @@ struct DeviceRow {
     processor: Option<String>,
     details: String,
     memory_bytes: Option<usize>,
+    /// What limits it, if that is not the device itself.
+    memory_limited_by: Option<String>,
     free_memory_bytes: Option<usize>,
     /// What it says of itself.
     sensors: Option<DeviceState>,
@@ -39,6 +42,7 @@ impl From<Found> for DeviceRow {
             processor: found.processor,
             details: found.description,
             memory_bytes: found.memory_bytes,
+            memory_limited_by: found.memory_limited_by.map(|limiter| limiter.to_string()),
             free_memory_bytes: found.free_memory_bytes,
             sensors: found.state,
         }
@@ -78,15 +82,14 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), Failure> {
     let devices = [cpu].into_iter().chain(gpus).map(DeviceRow::from).collect();
     let libraries = machine::libraries().into_iter().map(LibraryRow::from).collect();
     let found = Machine { devices, no_gpu, libraries };
-    let mut out = io::BufWriter::new(stdout().lock());
-    let written = if arguments.json {
-        serde_json::to_writer_pretty(&mut out, &found)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
-    } else {
-        write_text(&mut out, &found)
-    };
-    written.and_then(|()| out.flush()).map_err(Failure::Stdout)
+    stdout::write(|out| {
+        if arguments.json {
+            serde_json::to_writer_pretty(&mut *out, &found)?;
+            writeln!(out)
+        } else {
+            write_text(out, &found)
+        }
+    })
 }
 
 fn write_text(out: &mut impl Write, found: &Machine) -> io::Result<()> {
@@ -130,12 +133,15 @@ fn details(row: &DeviceRow) -> String {
     details.join(", ")
 }
 
-/// For example `140 GiB, 139 GiB free`.
+/// For example `140 GiB, 139 GiB free`, or `700 MiB by the cgroup /sys/fs/cgroup, 650 MiB free`.
 fn memory(row: &DeviceRow) -> String {
-    let total = row.memory_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    let mut memory = row.memory_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    if let Some(limiter) = &row.memory_limited_by {
+        memory.push_str(&format!(" by {limiter}"));
+    }
     match row.free_memory_bytes {
-        Some(free) => format!("{total}, {} free", bytes(free)),
-        None => total,
+        Some(free) => format!("{memory}, {} free", bytes(free)),
+        None => memory,
     }
 }
 
@@ -159,8 +165,15 @@ mod tests {
     fn device(device: &str, memory_bytes: Option<usize>) -> DeviceRow {
         let (device, details) = (device.to_owned(), "2 threads".to_owned());
         let free_memory_bytes = memory_bytes.map(|bytes| bytes / 2);
-        let (processor, sensors) = (None, None);
-        DeviceRow { device, processor, details, memory_bytes, free_memory_bytes, sensors }
+        DeviceRow {
+            device,
+            processor: None,
+            details,
+            memory_bytes,
+            memory_limited_by: None,
+            free_memory_bytes,
+            sensors: None,
+        }
     }
 
     fn library(library: &'static str, version: Option<&str>) -> LibraryRow {
@@ -204,6 +217,15 @@ mod tests {
         assert_eq!(details(&hot), expected);
         let silent = DeviceRow { sensors: Some(DeviceState::default()), ..hot };
         assert_eq!(details(&silent), "2 threads");
+    }
+
+    #[test]
+    fn a_limit_says_where_it_comes_from() {
+        let limited = DeviceRow {
+            memory_limited_by: Some("the cgroup /sys/fs/cgroup".to_owned()),
+            ..device("cpu", Some(700 << 20))
+        };
+        assert_eq!(memory(&limited), "700 MiB by the cgroup /sys/fs/cgroup, 350 MiB free");
     }
 
     #[test]

@@ -187,8 +187,8 @@ impl Builder {
         Self { cpu_threads, ..self }
     }
 
-    /// The most that weights and batches may take on each device (default: the machine's memory on
-    /// the CPU, nine tenths of what is free at the start on a GPU).
+    /// The most that weights and batches may take on each device (default: nine tenths of what is
+    /// free at the start; on the CPU, [`Memory::usable_bytes`](crate::machine::Memory::usable_bytes)).
     #[must_use]
     pub fn memory_budget(self, budget: impl Into<MemoryBudget>) -> Self {
         Self { memory_budget: Some(budget.into()), ..self }

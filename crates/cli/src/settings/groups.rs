@@ -91,8 +91,8 @@ settings! {
         /// Most memory for weights and batches on each device: bytes such as 2GiB, or a part such as 50%
         ///
         /// A part is one of the device's memory; on the CPU that is the machine's, or the container's
-        /// if that is less. Batches that would need more wait or are split. [default: what the machine
-        /// has; on a GPU 90 % of what is free at the start]
+        /// or ulimit's if that is less: 'vecmill devices' shows it. Batches that would need more wait or
+        /// are split. [default: 90 % of what is free at the start, and at least 128MiB less]
         memory_budget: Option<Budget>,
         /// When memory that batches no longer need is given back: 60s, 5m, 1h or never
         ///
