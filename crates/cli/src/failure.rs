@@ -1,11 +1,12 @@
 //! Why a command failed, and the exit code that tells so.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use vecmill_bench::ab::{AbError, TraceError as RequestTraceError};
 use vecmill_engine::convert::ConvertError;
+use vecmill_engine::disk::NoRoom;
 use vecmill_engine::{RequestError, StartError};
 use vecmill_memory::trace::TraceError;
 use vecmill_server::ServeError;
@@ -79,7 +80,7 @@ pub(crate) enum Failure {
     #[error("standard output can't be written: {0}")]
     Stdout(#[source] io::Error),
     /// A file could not be written.
-    #[error("{} can't be written: {source}", path.display())]
+    #[error("{}", unwritten(path, source))]
     Write {
         /// The file.
         path: PathBuf,
@@ -126,6 +127,14 @@ impl Failure {
             Self::CutOff { .. } => ExitCode::from(4),
             _ => ExitCode::FAILURE,
         }
+    }
+}
+
+/// Why a file could not be written, and what to do where its disk is full.
+fn unwritten(path: &Path, error: &io::Error) -> String {
+    match NoRoom::of(error, path, None) {
+        Some(full) => format!("{full}: make room, or choose a folder on another disk"),
+        None => format!("{} can't be written: {error}", path.display()),
     }
 }
 

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
+    signals::report_large_files();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(answer) => return answered(&answer),

@@ -44,6 +44,18 @@ pub(crate) fn listen(patience: Option<Duration>) -> io::Result<[oneshot::Receive
     Ok([first, second])
 }
 
+/// Makes a write past the process's limit of file sizes (`ulimit -f`) an error like that of a full
+/// disk. Without it the system ends the process there, without a word.
+#[cfg(unix)]
+pub(crate) fn report_large_files() {
+    const SIGXFSZ: i32 = 25; // on Linux and macOS
+    // Whatever handles the signal will do. Refused, it is as it was.
+    let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
+}
+
+#[cfg(not(unix))]
+pub(crate) fn report_large_files() {}
+
 #[expect(clippy::disallowed_methods, reason = "whoever signals twice wants no destructors run")]
 fn end_now() {
     std::process::exit(1);

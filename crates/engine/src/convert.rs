@@ -13,6 +13,7 @@ use vecmill_encoder::model::{self, Weights};
 pub use vecmill_encoder::model::{DType, Rounding};
 
 use crate::builder::{Builder, open_model};
+use crate::disk::NoRoom;
 use crate::fetch::files::{ModelFiles, WEIGHTS, join};
 use crate::fetch::{FetchError, Stage};
 
@@ -46,6 +47,9 @@ pub enum ConvertError {
     /// The model's files are not what vecmill can run, or the format can't hold its weights.
     #[error(transparent)]
     Weights(#[from] model::ConvertError),
+    /// The new folder's disk is full.
+    #[error("{0}: make room, or choose a folder on another disk")]
+    NoRoom(NoRoom),
     /// The new folder could not be written.
     #[error("{}: can't be written: {error}", path.display())]
     Write {
@@ -60,7 +64,10 @@ impl ConvertError {
     /// For `map_err` on what is done to `path`.
     fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |error| Self::Write { path, error }
+        move |error| match NoRoom::of(&error, &path, None) {
+            Some(full) => Self::NoRoom(full),
+            None => Self::Write { path, error },
+        }
     }
 }
 
@@ -111,6 +118,8 @@ impl Builder {
         for (module, _) in &files.weights {
             modules.push((module, Weights::open(&source.join(module))?));
         }
+        let needed = modules.iter().map(|(_, weights)| weights.bytes_as(format) as u64).sum();
+        NoRoom::check(staged, needed).map_err(ConvertError::NoRoom)?;
         let total = modules.iter().map(|(_, weights)| weights.stored_bytes() as u64).sum();
         let mut converted = Converted { bytes_before: 0, bytes_after: 0, rounding: None };
         for (module, weights) in modules {

@@ -6,13 +6,15 @@
 //! costs time at the next start and is no error. Nothing is ever deleted: a version of vecmill adds
 //! about a megabyte.
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 const HASH_BYTES: usize = 32;
+/// The most of a file that is read: compiled code has some hundred kilobytes.
+const LIMIT: u64 = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -36,7 +38,7 @@ impl Cache {
 
     /// What was written under `key`, if it is whole.
     pub(super) fn read(&self, key: &str) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.file(key)?).ok()?;
+        let bytes = read_regular(&self.file(key)?).ok()?;
         let (hash, code) = bytes.split_at_checked(HASH_BYTES)?;
         (Sha256::digest(code).as_slice() == hash).then(|| code.to_vec())
     }
@@ -53,12 +55,26 @@ impl Cache {
     }
 }
 
-fn write_whole(file: &std::path::Path, code: &[u8]) -> std::io::Result<()> {
+/// The contents of a regular file of reasonable size: a pipe would be waited for without end.
+fn read_regular(file: &Path) -> io::Result<Vec<u8>> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > LIMIT {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = Vec::new();
+    File::open(file)?.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn write_whole(file: &Path, code: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(file);
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     temporary.write_all(&Sha256::digest(code))?;
     temporary.write_all(code)?;
+    if file.is_dir() {
+        fs::remove_dir(file)?; // nothing of ours is a folder, and it would be in the way for ever
+    }
     temporary.persist(file)?;
     Ok(())
 }
@@ -81,6 +97,29 @@ mod tests {
         }
         cache.write("a", b"code");
         assert_eq!(cache.read("a").as_deref(), Some(&b"code"[..]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_of_code_is_neither_waited_for_nor_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(Some(folder.path().to_owned()));
+        let file = cache.file("a").unwrap();
+        let made: [&dyn Fn(); 3] = [
+            &|| {
+                let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+                assert!(made.success());
+            },
+            &|| fs::create_dir(&file).unwrap(),
+            &|| File::create(&file).unwrap().set_len(1 << 40).unwrap(),
+        ];
+        for make in made {
+            make();
+            assert_eq!(cache.read("a"), None);
+            cache.write("a", b"code");
+            assert_eq!(cache.read("a").as_deref(), Some(&b"code"[..]), "it is replaced");
+            fs::remove_file(&file).unwrap();
+        }
     }
 
     #[test]

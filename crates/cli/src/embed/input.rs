@@ -1,6 +1,6 @@
 //! Where texts come from: arguments, standard input or a file, one record each.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufReader, IsTerminal, stdin};
 use std::path::{Path, PathBuf};
 
@@ -92,6 +92,10 @@ impl Input {
         let checked = match path.metadata() {
             Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
             Ok(metadata) if metadata.is_file() => File::open(path).map(drop),
+            Ok(metadata) if is_endless(path, &metadata) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a device: expected a file, a pipe or a terminal",
+            )),
             // A pipe can be opened only once.
             Ok(_) => Ok(()),
             Err(error) => Err(error),
@@ -124,6 +128,20 @@ impl Input {
         };
         Failure::Read { path, source }
     }
+}
+
+/// Whether this is a device that may go on for ever, such as `/dev/zero`.
+#[cfg(unix)]
+fn is_endless(path: &Path, metadata: &Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = metadata.file_type();
+    let ends = || path.ends_with("null") || File::open(path).is_ok_and(|file| file.is_terminal());
+    kind.is_block_device() || (kind.is_char_device() && !ends())
+}
+
+#[cfg(not(unix))]
+fn is_endless(_path: &Path, _metadata: &Metadata) -> bool {
+    false
 }
 
 /// Whether the file's name says that it holds JSON lines.

@@ -1,20 +1,25 @@
 //! Settings in a TOML file: every value with its line, as text like that of the other sources.
 
+use std::io;
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use vecmill_engine::disk;
 
 use crate::settings::given::Entry;
 use crate::settings::problem::{Problem, Source};
 use crate::settings::table::Setting;
+
+/// The most of a file that is read, of settings or of keys.
+pub(super) const LIMIT: u64 = 1 << 20;
 
 /// What a file gives: each setting's entry, and what is wrong.
 pub(crate) type Contents = (Vec<(&'static Setting, Entry)>, Vec<Problem>);
 
 /// Reads the file at `path`, as `origin` asks, in which the keys of `known` may occur.
 pub(crate) fn read(path: &Path, origin: &Source, known: &[&'static Setting]) -> Contents {
-    match std::fs::read_to_string(path) {
+    match text(path) {
         Ok(text) => parse(path, &text, known),
         Err(error) => {
             let value = Some(path.display().to_string());
@@ -22,6 +27,12 @@ pub(crate) fn read(path: &Path, origin: &Source, known: &[&'static Setting]) -> 
             (Vec::new(), vec![Problem { place: origin.to_string(), value, message }])
         }
     }
+}
+
+/// The text of a settings file: a regular file that people could have written.
+fn text(path: &Path) -> io::Result<String> {
+    let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8 text");
+    String::from_utf8(disk::read_regular(path, LIMIT)?).map_err(wrong)
 }
 
 fn parse(path: &Path, text: &str, known: &[&'static Setting]) -> Contents {

@@ -3,13 +3,16 @@
 
 use std::path::Path;
 
+use vecmill_engine::disk;
 use vecmill_server::ApiKey;
+
+use super::file::LIMIT;
 
 /// The keys in the file at `path`, or all that is wrong with it.
 pub(super) fn read(path: &Path) -> Result<Vec<ApiKey>, Vec<String>> {
     let file = path.display();
-    let bytes =
-        std::fs::read(path).map_err(|error| vec![format!("{file} can't be read: {error}")])?;
+    let bytes = disk::read_regular(path, LIMIT)
+        .map_err(|error| vec![format!("{file} can't be read: {error}")])?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let what = match bytes.as_slice() {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {

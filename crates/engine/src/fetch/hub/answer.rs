@@ -88,12 +88,12 @@ pub(super) fn refusal(
     match (status, code, asked) {
         (429, ..) => {
             let again = Again::Limited(patience(headers));
-            return Setback { again, ..Setback::unreachable(format!("{asked}: {LIMITED}")) };
+            Setback { again, ..Setback::unreachable(format!("{asked}: {LIMITED}")) }
         }
         (408 | 500..=599, ..) => {
             let again = Again::Broken(patience(headers));
             let reason = format!("{asked}: the hub has a fault of its own (HTTP {status}{said})");
-            return Setback { again, ..Setback::unreachable(reason) };
+            Setback { again, ..Setback::unreachable(reason) }
         }
         (407, ..) => Setback::unreachable(
             "the proxy wants a name and a password (HTTP 407): put them into HTTPS_PROXY",

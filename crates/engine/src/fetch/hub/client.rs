@@ -116,7 +116,7 @@ impl<'a> Client<'a> {
             let reason = self.hub.redacted(&error);
             tracing::debug!(reason, ?wait, "asking the hub again");
             (self.progress)(Stage::Waiting { reason, wait });
-            thread::sleep(wait);
+            pause(wait);
             self.waited.set(self.waited.get() + wait);
         }
     }
@@ -243,6 +243,11 @@ impl<'a> Client<'a> {
             .map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
         answer::no_answer(asked, host, proxy.as_deref(), error, self.reached.get())
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the other side named the time to wait")]
+fn pause(wait: Duration) {
+    thread::sleep(wait);
 }
 
 /// What it means that a page for people came where a file was asked for.

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A file, and what is done to it.
+type Damage = (&'static str, fn(&Path));
+
 fn truncate(file: &Path, size: u64) {
     fs::File::options().write(true).open(file).unwrap().set_len(size).unwrap();
 }
@@ -22,7 +25,7 @@ fn a_damaged_model_is_fetched_again() {
     let hub = FakeHub::start(model_files());
     let setup = Setup::new(&hub.endpoint);
     let folder = setup.fetch(ID).unwrap();
-    let damages: [(&str, fn(&Path)); 6] = [
+    let damages: [Damage; 6] = [
         ("model.safetensors", |file| truncate(file, 100)),
         ("model.safetensors", alter),
         ("2_Dense/model.safetensors", |file| truncate(file, 0)),
@@ -114,7 +117,7 @@ fn damage_in_the_hubs_cache_is_mended() {
     setup.fetch(ID).unwrap();
     let snapshot = setup.fetcher.hub.snapshot(ID, "main").unwrap();
     let blob = |name: &str| snapshot.join(name).canonicalize().unwrap();
-    let damages: [(&str, fn(&Path)); 5] = [
+    let damages: [Damage; 5] = [
         ("model.safetensors", |file| truncate(file, 100)),
         ("model.safetensors", alter),
         ("tokenizer.json", alter),
