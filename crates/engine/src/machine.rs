@@ -1,5 +1,5 @@
 //! What this machine has, and how much of it this process can have: [`memory`] in [`Memory`], with
-//! the control groups in `cgroup`; processors, open files and room on disks here.
+//! the control groups in `cgroup`; processors and open files here.
 
 mod cgroup;
 mod memory;
@@ -152,28 +152,6 @@ pub fn raise_open_files() -> Option<u64> {
 /// There is no such limit here.
 #[cfg(not(unix))]
 pub fn raise_open_files() -> Option<u64> {
-    None
-}
-
-/// Bytes that this user can still write to the disk with `path` on it, a file or folder that is
-/// there. `None` where the system does not tell.
-///
-/// ```
-/// use std::path::Path;
-/// use vecmill_engine::machine::free_disk;
-///
-/// assert!(free_disk(Path::new(".")).is_none_or(|bytes| bytes > 0));
-/// assert_eq!(free_disk(Path::new("./no such folder")), None);
-/// ```
-#[cfg(unix)]
-pub fn free_disk(path: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(path).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
-}
-
-/// The system is not asked here.
-#[cfg(not(unix))]
-pub fn free_disk(_: &Path) -> Option<u64> {
     None
 }
 
