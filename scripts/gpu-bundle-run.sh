@@ -92,6 +92,8 @@ if has_gpu; then
   done
   step "cuda conformance beside these" tests cuda-conformance --ignored --nocapture \
     --skip in_float16:: --skip in_bfloat16:: --skip in_float32:: --skip in_fp8::
+  step "cuda whole models" tests cuda-whole --ignored --nocapture
+  grep '^|' "$out/cuda-whole-models.log" | sed 's/^/      /'
   step "a fault under load" tests engine-faults --ignored --nocapture
   if [ -n "$quick" ]; then
     skip "cuda kernels for all GPUs" "--quick"

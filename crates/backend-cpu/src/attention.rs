@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use pulp::Arch;
-use vecmill_encoder::{Activation, biases_by_distance};
+use vecmill_encoder::{Activation, BackendError, RegionWriter, Stored, biases_by_distance};
+use vecmill_memory::HostBlock;
 
 use crate::math::softmax;
 use crate::matmul::{Multiply, panel_width};
@@ -22,23 +23,29 @@ const SPLIT_HEADS_AT: usize = 64;
 /// Relative position biases, by head and distance.
 #[derive(Debug)]
 pub struct RelativeBias {
-    by_distance: Vec<f32>, // [heads][2 · reach + 1]
+    by_distance: Stored<HostBlock>, // [heads][2 · reach + 1]
     reach: usize,
 }
 
 impl RelativeBias {
     /// Spreads a `[buckets, heads]` table out over the distances −`reach`..=`reach`; farther ones
     /// are in the same bucket as the last.
-    pub(crate) fn new(table: &[f32], heads: usize, reach: usize) -> Self {
-        let by_distance = biases_by_distance(table, heads, reach);
-        Self { by_distance, reach }
+    pub(crate) fn new(
+        table: &[f32],
+        heads: usize,
+        reach: usize,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<Self, BackendError> {
+        let values = biases_by_distance(table, heads, reach);
+        let by_distance = into.floats(values.len(), |place| place.copy_from_slice(&values))?;
+        Ok(Self { by_distance, reach })
     }
 
     /// Adds to each key's score the bias for its distance from `query`.
     #[inline(always)]
     fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
         let width = 2 * self.reach + 1;
-        let biases = &self.by_distance[head * width..][..width];
+        let biases = &self.by_distance.floats()[head * width..][..width];
         for (key, score) in scores.iter_mut().enumerate() {
             *score += biases[(key + self.reach).saturating_sub(query).min(width - 1)];
         }
@@ -216,6 +223,9 @@ fn pack_values<'a>(
 
 #[cfg(test)]
 mod tests {
+    use vecmill_encoder::{LoadError, WeightPlan, load_weights};
+    use vecmill_memory::{HostSource, Pool};
+
     use super::*;
 
     #[test]
@@ -223,7 +233,13 @@ mod tests {
         // Two heads; bucket b has bias b for head 0 and 100 + b for head 1.
         let table: Vec<f32> =
             (0..32u8).flat_map(|b| [f32::from(b), 100.0 + f32::from(b)]).collect();
-        let bias = RelativeBias::new(&table, 2, 128);
+        let mut plan = WeightPlan::default();
+        plan.place(2 * (2 * 128 + 1) * size_of::<f32>());
+        let pool = Pool::new(HostSource, 2 << 20);
+        let bias = load_weights::<_, _, LoadError>(&pool, &plan, |into| {
+            Ok(RelativeBias::new(&table, 2, 128, into)?)
+        });
+        let bias = bias.unwrap();
         let mut scores = vec![0.0; 3];
         bias.add(1, 1, &mut scores);
         assert_eq!(scores, [101.0, 100.0, 117.0]); // before, self, after

@@ -3,7 +3,7 @@
 //! - [`CpuBackend`] implements [`vecmill_encoder::Backend`] over main memory, on threads of its own.
 //! - `matmul` multiplies with packed weights; `attention` uses the same kernel; `rows` holds what
 //!   goes row by row; `math` the elementary functions; `tasks` deals work out to threads; `slab`
-//!   hands out disjoint views of a batch's memory.
+//!   hands out disjoint views of a batch's memory; `lower` says what all of it takes.
 //!
 //! The choice behind it: no C library and no assembly. Vector code is safe Rust that `pulp` compiles
 //! once for each instruction set (AVX-512, AVX2, NEON, baseline) and picks when the program runs, so
@@ -13,6 +13,7 @@
 //! the same to the last bit.
 
 mod attention;
+mod lower;
 mod math;
 mod matmul;
 mod rows;
@@ -21,18 +22,18 @@ mod slab;
 mod tasks;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use pulp::Arch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use vecmill_encoder::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Footprint, Indices,
-    Linear, NormTensors, Pool, Precision, StackTensors, TensorView, model::DType,
+    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
+    NormTensors, Pool, Precision, RegionWriter, StackTensors, TensorView, model::DType,
 };
 use vecmill_memory::{HostBlock, HostSource};
 
 pub use attention::RelativeBias;
+pub use lower::CpuLowering;
 pub use rows::{Embeddings, Norm};
 use simd::vectorised;
 use slab::{Place, as_indices, views};
@@ -56,6 +57,7 @@ const ROWS_PER_TASK: usize = 64;
 #[derive(Debug)]
 pub struct CpuBackend {
     arch: Arch,
+    lowering: CpuLowering,
     threads: ThreadPool,
 }
 
@@ -70,21 +72,8 @@ impl CpuBackend {
             .thread_name(|index| format!("cpu-{index}"))
             .build()
             .map_err(|error| BackendError { operation: "start", reason: error.to_string() })?;
-        Ok(Self { arch: Arch::new(), threads })
-    }
-
-    /// What a backend with so many `threads` takes of memory, without starting them.
-    pub fn footprint(threads: usize) -> Footprint {
-        let (arch, threads) = (Arch::new(), threads.max(1));
-        Footprint {
-            element_bytes: size_of::<f32>(),
-            narrow_bytes: None,
-            linear_workspace: 0,
-            attention_workspace: Arc::new(move |_, longest, head_size| {
-                attention::workspace(arch, threads, longest, head_size)
-            }),
-            deferred_bytes: 0,
-        }
+        let lowering = CpuLowering::new(threads.current_num_threads());
+        Ok(Self { arch: lowering.arch, lowering, threads })
     }
 
     /// Threads that compute.
@@ -143,6 +132,7 @@ fn instructions(arch: Arch) -> &'static str {
 }
 
 impl Backend for CpuBackend {
+    type Lower = CpuLowering;
     type Source = HostSource;
     type Linear = PackedLinear;
     type Norm = Norm;
@@ -156,53 +146,53 @@ impl Backend for CpuBackend {
 
     fn stream(&self) {}
 
-    fn element_bytes(&self) -> usize {
-        size_of::<f32>()
+    fn lowering(&self) -> &CpuLowering {
+        &self.lowering
     }
 
     fn precision(&self) -> Precision {
         Precision::of(DType::F32)
     }
 
-    fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
-        0
-    }
-
-    fn attention_workspace(&self, _tokens: usize, longest: usize, head_size: usize) -> usize {
-        attention::workspace(self.arch, self.threads(), longest, head_size)
-    }
-
-    fn load_linear(&self, stack: StackTensors<'_>) -> Result<PackedLinear, BackendError> {
-        let parts = stack.parts;
-        let inputs =
-            parts.first().and_then(|part| part.weight.shape().last().copied()).unwrap_or(0);
+    fn load_linear(
+        &self,
+        stack: StackTensors<'_>,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<PackedLinear, BackendError> {
+        let (parts, shape) = (stack.parts, stack.shape());
         let weights: Vec<_> = parts.iter().map(|part| part.weight.to_f32()).collect();
-        let rows: Vec<&[f32]> =
-            weights.iter().flat_map(|weight| weight.chunks_exact(inputs.max(1))).collect();
+        let rows = weights.iter().flat_map(|weight| weight.chunks_exact(shape.inputs.max(1)));
         let bias = parts.iter().flat_map(|part| {
             let outputs = part.weight.shape().first().copied().unwrap_or(0);
             part.bias.as_ref().map_or_else(|| vec![0.0; outputs], |bias| bias.to_f32().into_owned())
         });
-        matmul::Panels::pack(self.arch, inputs, rows.into_iter(), bias.collect())
-            .map(PackedLinear)
-            .map_err(|error| BackendError { operation: "load", reason: error.to_string() })
+        matmul::Panels::pack(self.arch, shape, rows, bias, into).map(PackedLinear)
     }
 
-    fn load_norm(&self, tensors: &NormTensors) -> Result<Norm, BackendError> {
-        Ok(Norm::new(tensors))
+    fn load_norm(
+        &self,
+        tensors: &NormTensors,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<Norm, BackendError> {
+        Norm::new(tensors, into)
     }
 
-    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<Embeddings, BackendError> {
-        Ok(Embeddings::new(tensors))
+    fn load_embeddings(
+        &self,
+        tensors: &EmbeddingTensors,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<Embeddings, BackendError> {
+        Embeddings::new(tensors, into)
     }
 
     fn load_relative_bias(
         &self,
         table: &TensorView,
         max_distance: usize,
+        into: &mut RegionWriter<HostBlock>,
     ) -> Result<RelativeBias, BackendError> {
         let heads = table.shape().last().copied().unwrap_or(0);
-        Ok(RelativeBias::new(&table.to_f32(), heads, max_distance))
+        RelativeBias::new(&table.to_f32(), heads, max_distance, into)
     }
 
     fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {

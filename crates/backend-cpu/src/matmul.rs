@@ -11,8 +11,8 @@
 //! not depend on how many rows the batch has, nor on the number of threads.
 
 use pulp::{Arch, Simd, WithSimd};
-use vecmill_encoder::Activation;
-use vecmill_memory::{HostBlock, HostSource, Source, SourceError};
+use vecmill_encoder::{Activation, BackendError, LinearShape, RegionWriter, Stored};
+use vecmill_memory::HostBlock;
 
 use crate::math::activate;
 
@@ -39,11 +39,16 @@ pub(crate) fn panel_width(arch: Arch) -> usize {
     arch.dispatch(Width)
 }
 
+/// Columns of a matrix in whole panels.
+pub(crate) fn packed_columns(arch: Arch, outputs: usize) -> usize {
+    outputs.next_multiple_of(panel_width(arch))
+}
+
 /// A weight matrix in panels, with its bias.
 #[derive(Debug)]
 pub(crate) struct Panels {
-    values: HostBlock, // page-aligned, so that no vector crosses a cache line
-    bias: Vec<f32>,
+    values: Stored<HostBlock>, // aligned, so that no vector crosses a cache line
+    bias: Stored<HostBlock>,
     inputs: usize,
     outputs: usize,
     width: usize,
@@ -53,21 +58,23 @@ impl Panels {
     /// Packs rows of `inputs` numbers, one row per output.
     pub(crate) fn pack<'a>(
         arch: Arch,
-        inputs: usize,
-        rows: impl ExactSizeIterator<Item = &'a [f32]>,
-        mut bias: Vec<f32>,
-    ) -> Result<Self, SourceError> {
-        let (outputs, width) = (rows.len(), panel_width(arch));
-        let columns = outputs.next_multiple_of(width);
-        bias.resize(columns, 0.0);
-        let mut values = HostSource.allocate((columns * inputs).max(1) * size_of::<f32>())?;
-        let packed: &mut [f32] = bytemuck::cast_slice_mut(values.bytes_mut());
-        for (output, row) in rows.enumerate() {
-            let panel = &mut packed[output / width * width * inputs..][..width * inputs];
-            for (slot, &value) in panel[output % width..].iter_mut().step_by(width).zip(row) {
-                *slot = value;
+        LinearShape { inputs, outputs, .. }: LinearShape,
+        rows: impl Iterator<Item = &'a [f32]>,
+        bias: impl Iterator<Item = f32>,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<Self, BackendError> {
+        let (columns, width) = (packed_columns(arch, outputs), panel_width(arch));
+        let values = into.floats(columns * inputs, |packed| {
+            for (output, row) in rows.enumerate() {
+                let panel = &mut packed[output / width * width * inputs..][..width * inputs];
+                for (slot, &value) in panel[output % width..].iter_mut().step_by(width).zip(row) {
+                    *slot = value;
+                }
             }
-        }
+        })?;
+        let bias = into.floats(columns, |places| {
+            places.iter_mut().zip(bias).for_each(|(place, value)| *place = value);
+        })?;
         Ok(Self { values, bias, inputs, outputs, width })
     }
 
@@ -85,7 +92,7 @@ impl Panels {
     }
 
     fn values(&self) -> &[f32] {
-        bytemuck::cast_slice(self.values.bytes())
+        self.values.floats()
     }
 }
 
@@ -107,7 +114,7 @@ pub(crate) fn multiply(
     arch.dispatch(Multiply {
         rows,
         panels: &panels[..columns.div_ceil(weights.width) * panel],
-        bias: &weights.bias[first_column..],
+        bias: &weights.bias.floats()[first_column..],
         output,
         activation,
     });

@@ -1,51 +1,75 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
-use std::borrow::Cow;
-
-use vecmill_encoder::{NormTensors, Pooling, TensorView};
+use vecmill_encoder::{
+    BackendError, EmbeddingTensors, NormTensors, Pooling, RegionWriter, Stored, TensorView,
+};
+use vecmill_memory::HostBlock;
 
 use crate::math::sum;
 
 /// Gain, bias and epsilon of a layer normalisation (Ba et al., arXiv:1607.06450).
 #[derive(Debug)]
 pub struct Norm {
-    gain: Vec<f32>,
-    bias: Vec<f32>,
+    gain: Stored<HostBlock>,
+    bias: Stored<HostBlock>,
     epsilon: f32,
 }
 
+/// The numbers of a [`Norm`].
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    gain: &'a [f32],
+    bias: &'a [f32],
+    epsilon: f32,
+}
+
+fn keep(
+    tensor: &TensorView,
+    into: &mut RegionWriter<HostBlock>,
+) -> Result<Stored<HostBlock>, BackendError> {
+    into.floats(tensor.elements(), |place| place.copy_from_slice(&tensor.to_f32()))
+}
+
 impl Norm {
-    pub(crate) fn new(tensors: &NormTensors) -> Self {
-        Self {
-            gain: tensors.gain.to_f32().into_owned(),
-            bias: tensors.bias.to_f32().into_owned(),
-            epsilon: tensors.epsilon,
-        }
+    pub(crate) fn new(
+        tensors: &NormTensors,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<Self, BackendError> {
+        let (gain, bias) = (keep(&tensors.gain, into)?, keep(&tensors.bias, into)?);
+        Ok(Self { gain, bias, epsilon: tensors.epsilon })
     }
 
-    /// Normalises `row` in place. The variance is taken around the mean, in a second pass: the
-    /// one-pass formula loses it where the mean is large.
-    #[inline(always)]
-    #[expect(clippy::cast_precision_loss, reason = "rows are far shorter than 2²⁴")]
-    pub(crate) fn apply(&self, row: &mut [f32]) {
-        let scale = 1.0 / row.len() as f32;
-        let mean = sum(row, |x| x) * scale;
-        let variance = sum(row, |x| (x - mean) * (x - mean)) * scale;
-        let inverse = 1.0 / (variance + self.epsilon).sqrt();
-        for ((value, &gain), &bias) in row.iter_mut().zip(&self.gain).zip(&self.bias) {
-            *value = ((*value - mean) * inverse).mul_add(gain, bias);
-        }
+    fn factors(&self) -> Factors<'_> {
+        let &Self { ref gain, ref bias, epsilon } = self;
+        Factors { gain: gain.floats(), bias: bias.floats(), epsilon }
     }
 
     /// `values = norm(values + residual)`, row by row.
     #[inline(always)]
     pub(crate) fn add_and_apply(&self, residual: &[f32], values: &mut [f32], columns: usize) {
+        let norm = self.factors();
         let rows = residual.chunks_exact(columns).zip(values.chunks_exact_mut(columns));
         for (residual, row) in rows {
             for (value, &more) in row.iter_mut().zip(residual) {
                 *value += more;
             }
-            self.apply(row);
+            norm.apply(row);
+        }
+    }
+}
+
+impl Factors<'_> {
+    /// Normalises `row` in place. The variance is taken around the mean, in a second pass: the
+    /// one-pass formula loses it where the mean is large.
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "rows are far shorter than 2²⁴")]
+    fn apply(self, row: &mut [f32]) {
+        let scale = 1.0 / row.len() as f32;
+        let mean = sum(row, |x| x) * scale;
+        let variance = sum(row, |x| (x - mean) * (x - mean)) * scale;
+        let inverse = 1.0 / (variance + self.epsilon).sqrt();
+        for ((value, &gain), &bias) in row.iter_mut().zip(self.gain).zip(self.bias) {
+            *value = ((*value - mean) * inverse).mul_add(gain, bias);
         }
     }
 }
@@ -54,26 +78,33 @@ impl Norm {
 /// occur become resident; converted once if the file holds another format.
 #[derive(Debug)]
 struct Table {
-    mapped: Option<TensorView>,
-    converted: Vec<f32>,
+    values: TableValues,
     columns: usize,
 }
 
+#[derive(Debug)]
+enum TableValues {
+    Mapped(TensorView),
+    Converted(Stored<HostBlock>),
+}
+
 impl Table {
-    fn new(tensor: &TensorView) -> Self {
+    fn new(tensor: &TensorView, into: &mut RegionWriter<HostBlock>) -> Result<Self, BackendError> {
         let columns = tensor.shape().last().copied().unwrap_or(0);
-        match tensor.to_f32() {
-            Cow::Borrowed(_) => {
-                Self { mapped: Some(tensor.clone()), converted: Vec::new(), columns }
-            }
-            Cow::Owned(converted) => Self { mapped: None, converted, columns },
-        }
+        let values = if tensor.lies_as_f32() {
+            TableValues::Mapped(tensor.clone())
+        } else {
+            TableValues::Converted(keep(tensor, into)?)
+        };
+        Ok(Self { values, columns })
     }
 
     fn values(&self) -> &[f32] {
-        match &self.mapped {
-            Some(tensor) => bytemuck::try_cast_slice(tensor.bytes()).unwrap_or_default(),
-            None => &self.converted,
+        match &self.values {
+            TableValues::Mapped(tensor) => {
+                bytemuck::try_cast_slice(tensor.bytes()).unwrap_or_default()
+            }
+            TableValues::Converted(values) => values.floats(),
         }
     }
 
@@ -89,38 +120,41 @@ impl Table {
 pub struct Embeddings {
     words: Table,
     positions: Table,
-    type_row: Vec<f32>,
+    type_row: Stored<HostBlock>,
     norm: Norm,
 }
 
 impl Embeddings {
-    pub(crate) fn new(tensors: &vecmill_encoder::EmbeddingTensors) -> Self {
-        let words = Table::new(&tensors.words);
-        let type_row = tensors.types.as_ref().map_or_else(
-            || vec![0.0; words.columns],
-            |types| types.to_f32().iter().copied().take(words.columns).collect(),
-        );
-        Self {
-            positions: Table::new(&tensors.positions),
-            norm: Norm::new(&tensors.norm),
-            words,
-            type_row,
-        }
+    pub(crate) fn new(
+        tensors: &EmbeddingTensors,
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<Self, BackendError> {
+        let EmbeddingTensors { words, positions, types, norm } = tensors;
+        let kinds = types.as_ref().map(TensorView::to_f32).unwrap_or_default();
+        Ok(Self {
+            words: Table::new(words, into)?,
+            positions: Table::new(positions, into)?,
+            type_row: into.floats(norm.gain.elements(), |row| {
+                row.iter_mut().zip(kinds.iter()).for_each(|(place, &kind)| *place = kind);
+            })?,
+            norm: Norm::new(norm, into)?,
+        })
     }
 
     /// Writes the normalised embeddings of some tokens, row by row.
     #[inline(always)]
     pub(crate) fn write(&self, ids: &[u32], positions: &[u32], output: &mut [f32]) {
         let (words, places) = (self.words.values(), self.positions.values());
+        let (kinds, norm) = (self.type_row.floats(), self.norm.factors());
         let rows = output.chunks_exact_mut(self.words.columns.max(1));
         for ((&id, &position), output) in ids.iter().zip(positions).zip(rows) {
             let word = self.words.row(words, id);
             let place = self.positions.row(places, position);
-            let terms = word.iter().zip(place).zip(&self.type_row);
+            let terms = word.iter().zip(place).zip(kinds);
             for (value, ((&word, &place), &kind)) in output.iter_mut().zip(terms) {
                 *value = word + place + kind;
             }
-            self.norm.apply(output);
+            norm.apply(output);
         }
     }
 

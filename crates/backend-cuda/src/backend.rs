@@ -18,22 +18,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
-    Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, Sequences, Shape,
-    StackTensors, TensorView, Workspace, biases_by_distance,
+    Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, RegionWriter,
+    Sequences, Shape, StackTensors, TensorView, Workspace, biases_by_distance,
 };
-use vecmill_memory::{Source, SourceError};
+use vecmill_memory::{Cause, Source, SourceError};
 
 use crate::device::Device;
 use crate::driver::{DeviceSpan, Graph};
 use crate::error::DriverError;
 use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
-use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed, ROW_MOMENTS_BYTES};
+use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
+use crate::lower::{CudaLowering, WORKSPACE_ALIGNMENT};
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::StagingRing;
 use crate::stream::CudaStream;
 use crate::sweeps::Sweeps;
-use crate::weights::{Tensor, Weights};
+use crate::weights::{Loader, Tensor};
 pub use fetch::CudaFetched;
 pub use linear::CudaLinear;
 pub use open::OpenError;
@@ -46,26 +47,19 @@ const GRAPH_TOKENS: usize = 512;
 /// Batches in flight: while one runs, the next is made ready.
 const IN_FLIGHT: usize = 2;
 
-/// What cuBLASLt wants its workspace aligned to (its documentation of `cublasLtMatmul`).
-const WORKSPACE_ALIGNMENT: usize = 256;
-
 /// The encoder's operations on one GPU, in one number format.
 #[derive(Debug)]
 pub struct CudaBackend {
     device: Device,
     source: CudaSource,
     stream: CudaStream,
-    /// Of activations, and of all layers that are not narrow.
-    format: Format,
-    /// Whether there are narrow copies of activations, and layers that read them.
-    fp8: bool,
+    lowering: CudaLowering,
     kernels: Kernels,
     gemm: Gemm,
     /// Where the device and the format allow it.
     hopper: Option<HopperGemm>,
     ways: Ways,
     sweeps: Sweeps,
-    weights: Weights,
     staging: Mutex<StagingRing>,
     graphs: Graphs,
 }
@@ -76,7 +70,6 @@ pub struct CudaNorm {
     gain: Tensor,
     bias: Tensor,
     epsilon: f32,
-    columns: usize,
 }
 
 /// Embedding tables on the device.
@@ -107,7 +100,7 @@ impl CudaBackend {
     }
 
     fn span<'s>(&self, slab: &'s CudaBlock, buffer: Buffer) -> Result<DeviceSpan<'s>, SourceError> {
-        slab.span(buffer.offset..buffer.offset + buffer.elements() * self.format.bytes())
+        slab.span(buffer.offset..buffer.offset + buffer.elements() * self.lowering.format.bytes())
     }
 
     fn packed<'s>(
@@ -121,27 +114,25 @@ impl CudaBackend {
         Ok(Packed { starts: slab.span(bytes_of(starts))?, sequences, tokens, longest })
     }
 
-    fn tensor(&self, tensor: &TensorView) -> Result<Tensor, SourceError> {
-        self.weights.store(&tensor.to_f32(), self.format)
+    fn loader<'a>(&'a self, into: &'a mut RegionWriter<CudaBlock>) -> Loader<'a> {
+        Loader::new(&self.stream, into)
     }
 
-    fn norm(&self, tensors: &NormTensors) -> Result<CudaNorm, SourceError> {
-        let store = |tensor: &TensorView| self.weights.store(&tensor.to_f32(), Format::F32);
-        let &NormTensors { ref gain, ref bias, epsilon } = tensors;
-        let columns = gain.elements();
-        Ok(CudaNorm { gain: store(gain)?, bias: store(bias)?, epsilon, columns })
-    }
-
+    /// `None` where there is no memory for a graph.
     fn capture(
         &self,
         slab: &mut CudaBlock,
-        steps: impl FnOnce(&mut CudaBlock) -> Result<(), BackendError>,
-    ) -> Result<Graph, BackendError> {
+        mut steps: impl FnMut(&mut CudaBlock) -> Result<(), BackendError>,
+    ) -> Result<Option<Graph>, BackendError> {
         let captured = self.stream.raw().capture(|| steps(slab).map_err(CaptureError::Step));
-        captured.map_err(|error| match error {
-            CaptureError::Step(error) => error,
-            CaptureError::Driver(error) => failed("capture")(error.of(self.device.name(), 0)),
-        })
+        match captured {
+            Ok(graph) => Ok(Some(graph)),
+            Err(CaptureError::Driver(error)) if error.cause() == Cause::Exhausted => Ok(None),
+            Err(CaptureError::Step(error)) => Err(error),
+            Err(CaptureError::Driver(error)) => {
+                Err(failed("capture")(error.of(self.device.name(), 0)))
+            }
+        }
     }
 }
 
@@ -157,6 +148,12 @@ impl From<DriverError> for CaptureError {
 }
 
 impl CudaNorm {
+    fn load(tensors: &NormTensors, loader: &mut Loader<'_>) -> Result<Self, BackendError> {
+        let mut store = |tensor: &TensorView| loader.store(&tensor.to_f32(), Format::F32);
+        let &NormTensors { ref gain, ref bias, epsilon } = tensors;
+        Ok(Self { gain: store(gain)?, bias: store(bias)?, epsilon })
+    }
+
     fn operands(&self) -> Result<NormOperands<'_>, SourceError> {
         let (gain, bias) = (self.gain.span()?, self.bias.span()?);
         Ok(NormOperands { gain, bias, epsilon: self.epsilon })
@@ -180,6 +177,7 @@ fn scratch(slab: &CudaBlock, workspace: Workspace) -> Result<DeviceSpan<'_>, Sou
 }
 
 impl Backend for CudaBackend {
+    type Lower = CudaLowering;
     type Source = CudaSource;
     type Linear = CudaLinear;
     type Norm = CudaNorm;
@@ -195,86 +193,73 @@ impl Backend for CudaBackend {
         self.stream.clone()
     }
 
-    fn element_bytes(&self) -> usize {
-        self.format.bytes()
-    }
-
-    fn narrow_bytes(&self) -> usize {
-        if self.fp8 { DType::F8E4M3.bytes() } else { self.element_bytes() }
-    }
-
-    fn is_narrow(&self, layer: &CudaLinear) -> bool {
-        layer.is_narrow()
+    fn lowering(&self) -> &CudaLowering {
+        &self.lowering
     }
 
     fn precision(&self) -> Precision {
-        match self.format {
-            _ if self.fp8 => Precision::of_tensor_cores(DType::F8E4M3),
+        match self.lowering.format {
+            _ if self.lowering.fp8 => Precision::of_tensor_cores(DType::F8E4M3),
             Format::F16 => Precision::of_tensor_cores(DType::F16),
             Format::Bf16 => Precision::of_tensor_cores(DType::BF16),
             Format::F32 => Precision::of(DType::F32),
         }
     }
 
-    fn linear_workspace(&self, rows: usize, _inputs: usize, outputs: usize) -> usize {
-        // What may be cut off at the start to align it.
-        self.gemm.workspace_bytes(rows, outputs) + WORKSPACE_ALIGNMENT
-    }
-
-    fn attention_workspace(&self, _tokens: usize, _longest: usize, _head_size: usize) -> usize {
-        0
-    }
-
-    fn fuses_feed_forward(&self, rows: usize, up: &CudaLinear, down: &CudaLinear) -> bool {
-        self.fuses(rows, up, down)
-    }
-
     fn in_flight(&self) -> usize {
         IN_FLIGHT
     }
 
-    fn defers_norm(&self, rows: usize, norm: &CudaNorm) -> bool {
-        self.may_defer(norm.columns) && HopperGemm::deferring_pays(rows)
+    fn load_linear(
+        &self,
+        stack: StackTensors<'_>,
+        into: &mut RegionWriter<CudaBlock>,
+    ) -> Result<CudaLinear, BackendError> {
+        self.stack(stack, &mut self.loader(into))
     }
 
-    fn deferred_bytes(&self) -> usize {
-        ROW_MOMENTS_BYTES
+    fn load_norm(
+        &self,
+        tensors: &NormTensors,
+        into: &mut RegionWriter<CudaBlock>,
+    ) -> Result<CudaNorm, BackendError> {
+        CudaNorm::load(tensors, &mut self.loader(into))
     }
 
-    fn load_linear(&self, stack: StackTensors<'_>) -> Result<CudaLinear, BackendError> {
-        self.stack(stack).map_err(failed("load a linear layer"))
-    }
-
-    fn load_norm(&self, tensors: &NormTensors) -> Result<CudaNorm, BackendError> {
-        self.norm(tensors).map_err(failed("load a normalisation"))
-    }
-
-    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<CudaEmbeddings, BackendError> {
-        let load = || -> Result<CudaEmbeddings, SourceError> {
-            Ok(CudaEmbeddings {
-                words: self.tensor(&tensors.words)?,
-                positions: self.tensor(&tensors.positions)?,
-                types: tensors.types.as_ref().map(|types| self.tensor(types)).transpose()?,
-                norm: self.norm(&tensors.norm)?,
-            })
-        };
-        load().map_err(failed("load embeddings"))
+    fn load_embeddings(
+        &self,
+        tensors: &EmbeddingTensors,
+        into: &mut RegionWriter<CudaBlock>,
+    ) -> Result<CudaEmbeddings, BackendError> {
+        let (format, mut loader) = (self.lowering.format, self.loader(into));
+        let mut table = |table: &TensorView| loader.store(&table.to_f32(), format);
+        Ok(CudaEmbeddings {
+            words: table(&tensors.words)?,
+            positions: table(&tensors.positions)?,
+            types: tensors.types.as_ref().map(table).transpose()?,
+            norm: CudaNorm::load(&tensors.norm, &mut loader)?,
+        })
     }
 
     fn load_relative_bias(
         &self,
         table: &TensorView,
         max_distance: usize,
+        into: &mut RegionWriter<CudaBlock>,
     ) -> Result<CudaRelativeBias, BackendError> {
         let heads = table.shape().last().copied().unwrap_or(0);
         let biases = biases_by_distance(&table.to_f32(), heads, max_distance);
-        let table = self.weights.store(&biases, Format::F32);
-        let table = table.map_err(failed("load relative biases"))?;
+        let table = self.loader(into).store(&biases, Format::F32)?;
         Ok(CudaRelativeBias { table, reach: max_distance })
     }
 
     fn tune(&self, on: bool) {
         self.ways.tune(on);
+    }
+
+    fn ways_taken(&self) -> u64 {
+        let own = self.hopper.as_ref().map_or(0, HopperGemm::ways_taken);
+        (self.kernels.ways_taken() + self.gemm.ways_taken() + own) as u64
     }
 
     fn pads(&self, shape: Shape) -> bool {
@@ -285,7 +270,7 @@ impl Backend for CudaBackend {
         &self,
         slab: &mut CudaBlock,
         shape: Shape,
-        steps: impl FnOnce(&mut CudaBlock) -> Result<(), BackendError>,
+        mut steps: impl FnMut(&mut CudaBlock) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         if !self.pads(shape) || self.ways.tuning() {
             return steps(slab);
@@ -293,7 +278,10 @@ impl Backend for CudaBackend {
         let address = self.source.address(slab);
         let mut graph = match self.graphs.turn(shape, address) {
             Turn::Step => return steps(slab),
-            Turn::Capture => self.capture(slab, steps)?,
+            Turn::Capture => match self.capture(slab, &mut steps)? {
+                Some(graph) => graph,
+                None => return steps(slab),
+            },
             Turn::Replay(graph) => graph,
         };
         let launched = self.stream.raw().launch(&mut graph);

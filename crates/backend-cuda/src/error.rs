@@ -99,7 +99,7 @@ pub(crate) struct DriverError {
 
 impl DriverError {
     /// An argument that was found wrong before the driver was asked.
-    pub(crate) fn invalid(call: &'static str) -> Self {
+    pub(crate) const fn invalid(call: &'static str) -> Self {
         Self { call, code: code::INVALID_VALUE }
     }
 

@@ -21,6 +21,7 @@ use crate::gemm::Format;
 use crate::stream::CudaStream;
 use crate::sweeps::Sweeps;
 use attention::Attention;
+pub(crate) use attention::MIXES;
 #[cfg(test)]
 pub(crate) use attention::{HOPPER_HEAD_SIZE, hopper_shared_bytes};
 
@@ -324,6 +325,12 @@ impl Kernels {
         sweeps: &Sweeps,
     ) -> Result<(), KernelError> {
         self.attention.run(stream, rows, sequences, heads, sweeps)
+    }
+
+    /// Kernels that were launched so far.
+    pub(crate) fn ways_taken(&self) -> usize {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).len();
+        found + self.attention.ways_taken()
     }
 
     fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<Kernel, KernelError> {

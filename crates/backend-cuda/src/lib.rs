@@ -7,6 +7,7 @@
 //!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
 //!   one that all batches share.
 //! - [`Gemm`] computes matrix products.
+//! - [`CudaLowering`] says what operations and weights take, without a GPU.
 //! - [`CudaSource`] gives the pool its memory: [`MappedSource`] where blocks can grow in place,
 //!   [`PlainSource`] where they can't. [`StreamOrderedSource`] is the driver's own pool, to compare
 //!   with.
@@ -27,6 +28,7 @@ mod gemm;
 mod graphs;
 mod kernels;
 mod libraries;
+mod lower;
 mod pinned;
 mod probe;
 mod sensors;
@@ -50,6 +52,7 @@ pub use gemm::{
     ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Linear, Tuned, WEIGHT_ALIGNMENT,
 };
 pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
+pub use lower::CudaLowering;
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
 pub use sensors::{NoSensors, Sensors};

@@ -20,7 +20,7 @@ use crate::device::Device;
 use crate::driver::{DeviceSpan, HostPart, HostParts};
 use crate::error::DriverError;
 use crate::stream::CudaStream;
-use queue::{Part, Parts, Pieces, Queue, Refused};
+use queue::{Part, Parts, Pieces, Queue};
 
 /// Pinned memory of a device for copies in and out that don't make the host wait.
 ///
@@ -81,12 +81,12 @@ impl StagingRing {
 
     /// Copies `from` to a `span` of the same length, behind all work of `stream` so far. `from` can
     /// be used again at once, and the host goes on; when the ring is full it waits for the oldest
-    /// copy. More than a quarter of the ring is copied in pieces.
+    /// copy, or, where that is unread, for this one. More than a quarter of the ring is copied in
+    /// pieces.
     ///
     /// # Errors
-    /// [`SourceError`] when lengths differ, the stream is another device's, the ring is full and
-    /// its oldest bytes are unread ([`Staged`]), or the device is lost. A part may have been copied
-    /// then.
+    /// [`SourceError`] when lengths differ, the stream is another device's, or the device is lost. A
+    /// part may have been copied then.
     pub fn copy_in(
         &mut self,
         stream: &CudaStream,
@@ -95,11 +95,14 @@ impl StagingRing {
     ) -> Result<(), SourceError> {
         const CALL: &str = "copy_in";
         self.same_length(CALL, from.len(), span.bytes())?;
-        let copied = self.0.copy_in(from, |part, at| {
-            let (part, span) = part.range().zip(span.part(at)).ok_or(DriverError::invalid(CALL))?;
+        let invalid = DriverError::invalid(CALL);
+        let send = |part: &mut HostPart, at| {
+            let (part, span) = part.range().zip(span.part(at)).ok_or(invalid)?;
             stream.raw().copy_from_pinned(part, span)
-        });
-        copied.map_err(|refused| self.refused(CALL, span.bytes(), refused))
+        };
+        let send_now =
+            |from: &[u8], at| stream.raw().copy_from_host(from, span.part(at).ok_or(invalid)?);
+        self.0.copy_in(from, send, send_now).map_err(|error| self.failed(error, span.bytes()))
     }
 
     /// Begins to copy `span` out, behind all work of `stream` so far, to be read later. The host
@@ -107,19 +110,21 @@ impl StagingRing {
     /// is copied in pieces, and what the ring has no room for is brought at once.
     ///
     /// # Errors
-    /// [`SourceError`] when the stream is another device's, the ring is full and its oldest bytes
-    /// are unread ([`Staged`]), or the device is lost.
+    /// [`SourceError`] when the stream is another device's, or the device is lost.
     pub fn copy_out(
         &mut self,
         stream: &CudaStream,
         span: DeviceSpan<'_>,
     ) -> Result<Staged, SourceError> {
-        const CALL: &str = "copy_out";
-        let staged = self.0.copy_out(span.bytes(), |part, at| {
-            let (part, span) = part.range().zip(span.part(at)).ok_or(DriverError::invalid(CALL))?;
+        let invalid = DriverError::invalid("copy_out");
+        let fetch = |part: &mut HostPart, at| {
+            let (part, span) = part.range().zip(span.part(at)).ok_or(invalid)?;
             stream.raw().copy_to_pinned(span, part)
-        });
-        staged.map(Staged).map_err(|refused| self.refused(CALL, span.bytes(), refused))
+        };
+        let fetch_now =
+            |into: &mut [u8], at| stream.raw().copy_to_host(span.part(at).ok_or(invalid)?, into);
+        let staged = self.0.copy_out(span.bytes(), fetch, fetch_now);
+        staged.map(Staged).map_err(|error| self.failed(error, span.bytes()))
     }
 
     /// Waits for what is `staged`, and for nothing behind it, writes it to `into` of the same
@@ -131,7 +136,7 @@ impl StagingRing {
         const CALL: &str = "read";
         self.same_length(CALL, into.len(), staged.bytes())?;
         let read = self.0.read(staged.0, into);
-        read.map_err(|error| self.refused(CALL, into.len(), error.into()))
+        read.map_err(|error| self.failed(error, into.len()))
     }
 
     /// The ring's state and counts.
@@ -162,18 +167,8 @@ impl StagingRing {
         Err(SourceError::new(self.device_name(), call, device, Cause::Failed, reason))
     }
 
-    fn refused(&self, call: &'static str, bytes: usize, refused: Refused) -> SourceError {
-        match refused {
-            Refused::Driver(error) => error.of(self.device_name(), bytes),
-            Refused::Unread => {
-                let capacity = self.statistics().capacity_bytes;
-                let reason = format!(
-                    "the staging ring of {capacity} bytes is full and its oldest bytes were copied \
-                     out and not read: read or drop what was staged first"
-                );
-                SourceError::new(self.device_name(), call, bytes, Cause::Failed, reason)
-            }
-        }
+    fn failed(&self, error: DriverError, bytes: usize) -> SourceError {
+        error.of(self.device_name(), bytes)
     }
 }
 

@@ -1,47 +1,32 @@
-//! A model's tensors on the device.
-//!
-//! They lie apart from slabs, one behind the other in large blocks: what never comes back would pin
-//! whatever lies around it.
-
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+//! A model's tensors on the device: in one region, apart from slabs, at the offsets that were planned
+//! before anything was read.
 
 use half::{bf16, f16};
-use vecmill_memory::{Source, SourceError};
+use vecmill_encoder::{BackendError, RegionWriter, Stored};
+use vecmill_memory::{Cause, SourceError};
 
 use crate::driver::DeviceSpan;
-use crate::gemm::{Format, WEIGHT_ALIGNMENT};
-use crate::source::{CudaBlock, CudaSource};
+use crate::gemm::Format;
+use crate::source::CudaBlock;
 use crate::stream::CudaStream;
 
-/// What blocks are multiples of.
-const GRANULE: usize = 2 << 20;
-
-/// What a block is at least: little enough that its unused end does not matter.
-const BLOCK_BYTES: usize = 4 * GRANULE;
-
-/// Where tensors are put.
-#[derive(Debug)]
-pub(crate) struct Weights {
-    source: CudaSource,
-    stream: CudaStream,
-    last: Mutex<Option<(Arc<CudaBlock>, usize)>>,
+/// Writes tensors to their places.
+pub(crate) struct Loader<'a> {
+    stream: &'a CudaStream,
+    into: &'a mut RegionWriter<CudaBlock>,
 }
 
 /// Numbers on the device; they stay there as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Tensor {
-    block: Arc<CudaBlock>,
-    bytes: Range<usize>,
-}
+pub(crate) struct Tensor(Stored<CudaBlock>);
 
-impl Weights {
-    pub(crate) fn new(source: CudaSource, stream: CudaStream) -> Self {
-        Self { source, stream, last: Mutex::new(None) }
+impl<'a> Loader<'a> {
+    pub(crate) fn new(stream: &'a CudaStream, into: &'a mut RegionWriter<CudaBlock>) -> Self {
+        Self { stream, into }
     }
 
     /// Puts `values` onto the device, rounded to `format`.
-    pub(crate) fn store(&self, values: &[f32], format: Format) -> Result<Tensor, SourceError> {
+    pub(crate) fn store(&mut self, values: &[f32], format: Format) -> Result<Tensor, BackendError> {
         match format {
             Format::F32 => self.put(values, f32::to_le_bytes),
             Format::F16 => self.put(values, |value| f16::from_f32(value).to_le_bytes()),
@@ -50,38 +35,31 @@ impl Weights {
     }
 
     fn put<const N: usize>(
-        &self,
+        &mut self,
         values: &[f32],
         bytes: impl Fn(f32) -> [u8; N],
-    ) -> Result<Tensor, SourceError> {
+    ) -> Result<Tensor, BackendError> {
         let bytes: Vec<u8> = values.iter().flat_map(|&value| bytes(value)).collect();
         self.store_bytes(&bytes)
     }
 
     /// Puts `bytes` onto the device.
-    pub(crate) fn store_bytes(&self, bytes: &[u8]) -> Result<Tensor, SourceError> {
-        let tensor = self.place(bytes.len())?;
-        self.stream.copy_from_host(bytes, tensor.span()?)?;
-        Ok(tensor)
-    }
-
-    fn place(&self, bytes: usize) -> Result<Tensor, SourceError> {
-        let taken = bytes.max(1).next_multiple_of(WEIGHT_ALIGNMENT as usize);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (block, used) = match last.take() {
-            Some((block, used)) if used + taken <= block.bytes() => (block, used),
-            _ => {
-                let size = taken.max(BLOCK_BYTES).next_multiple_of(GRANULE);
-                (Arc::new(self.source.allocate(size)?), 0)
-            }
-        };
-        *last = Some((Arc::clone(&block), used + taken));
-        Ok(Tensor { block, bytes: used..used + bytes })
+    pub(crate) fn store_bytes(&mut self, bytes: &[u8]) -> Result<Tensor, BackendError> {
+        let place = self.into.place(bytes.len())?;
+        let span = self.into.memory().span(place.range());
+        let copied = span.and_then(|span| self.stream.copy_from_host(bytes, span));
+        let failed =
+            |error: SourceError| BackendError { operation: "load", reason: error.to_string() };
+        copied.map(|()| Tensor(place)).map_err(failed)
     }
 }
 
 impl Tensor {
     pub(crate) fn span(&self) -> Result<DeviceSpan<'_>, SourceError> {
-        self.block.span(self.bytes.clone())
+        let unwritten = || {
+            let reason = "the model is not loaded yet: please report this";
+            SourceError::new("weights", "span", self.0.range().len(), Cause::Failed, reason)
+        };
+        self.0.memory().ok_or_else(unwritten)?.span(self.0.range())
     }
 }

@@ -125,8 +125,8 @@ fn practice_leaves_nothing_to_prepare() {
     let model = model();
     let cache = tempfile::tempdir().unwrap();
     let backend = CudaBackend::open(0, DType::F16, Some(cache.path().to_owned())).unwrap();
-    let encoder = Encoder::load(backend, &model, None, &|_, _| {}).unwrap();
-    let pool = Pool::new(encoder.backend().source(), 1 << 30);
+    let pool = Pool::new(backend.source(), 1 << 30);
+    let encoder = Encoder::load(backend, &model, None, &pool, &|_, _| {}).unwrap();
     let practised = encoder.warm_up(&pool, 4096, Duration::from_secs(60), &|_, _| {}).unwrap();
     println!("{practised:?}");
     assert!(practised.iter().any(|batch| batch.shape.tokens == 4096));
@@ -145,8 +145,9 @@ fn practice_leaves_nothing_to_prepare() {
 fn a_replayed_batch_gives_the_same_bits_and_takes_no_memory() {
     let _guard = alone();
     let model = model();
-    let encoder = Encoder::load(backend(DType::F16), &model, None, &|_, _| {}).unwrap();
-    let pool = Pool::new(encoder.backend().source(), 1 << 30);
+    let backend = backend(DType::F16);
+    let pool = Pool::new(backend.source(), 1 << 30);
+    let encoder = Encoder::load(backend, &model, None, &pool, &|_, _| {}).unwrap();
     let sequences = [vec![1_u32, 2, 3, 4, 5], vec![6, 7], vec![8; 17]];
     let small: Batch = sequences.iter().collect();
     let other: Batch = sequences.iter().rev().collect();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use vecmill_encoder::{Encoder, Footprint, Model, PaperBackend, Shape};
+use vecmill_encoder::{Encoder, Lower, Model, PaperBackend, Shape, Weight, WeightPlan};
 use vecmill_memory::Plan;
 
 use crate::record::Size;
@@ -21,23 +21,27 @@ const POSITIONS: usize = 512;
 
 /// Plans batches of a model.
 #[derive(Debug)]
-pub(crate) struct Sketch(Encoder<PaperBackend>);
+pub(crate) struct Sketch(Encoder<PaperBackend<Activations>>);
+
+/// In f16, and without scratch memory for products: a framework takes that once, not per tensor, so
+/// that it would only blur the comparison.
+#[derive(Debug, Clone, Copy)]
+struct Activations;
+
+impl Lower for Activations {
+    fn store(&self, _: Weight<'_>, _: &mut WeightPlan) {}
+
+    fn element_bytes(&self) -> usize {
+        2
+    }
+}
 
 impl Sketch {
     pub(crate) fn new(size: Size) -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::tempdir()?;
         write_model(folder.path(), size)?;
         let model = Model::open(folder.path())?;
-        // In f16, and without scratch memory for products: a framework takes that once, not per
-        // tensor, so that it would only blur the comparison.
-        let footprint = Footprint {
-            element_bytes: 2,
-            narrow_bytes: None,
-            linear_workspace: 0,
-            attention_workspace: Arc::new(|_, _, _| 0),
-            deferred_bytes: 0,
-        };
-        let encoder = Encoder::load(PaperBackend::new(footprint), &model, None, &|_, _| {})?;
+        let encoder = Encoder::on_paper(Activations, &model, None)?;
         let largest = Shape { tokens: BATCH_TOKENS, sequences: BATCH_TOKENS, longest: POSITIONS };
         Ok(Self(encoder.with_largest(largest)))
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_memory::{LeaseError, Plan, PlanCache, PlanCacheStatistics, Pool};
+use vecmill_memory::{LeaseError, Plan, PlanCache, PlanCacheStatistics, Pool, Reservation};
 
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Lower, WeightPlan, load_weights};
 use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
 use crate::fit::last_where;
-use crate::forward::{LoadError, Network};
+use crate::forward::{LoadError, Loading, Network, SequenceRows};
 use crate::model::{Model, Pooling};
+use crate::paper::{Counting, PaperBackend};
 use crate::program::{Fusion, Program};
 
 /// A model, loaded onto a backend.
@@ -23,6 +24,9 @@ pub struct Encoder<B: Backend> {
     /// The largest shape that plans are rounded up to.
     largest: Shape,
     plans: PlanCache<Shape>,
+    weights: WeightPlan,
+    /// The budget of what is read where the model's file is mapped.
+    _mapped: Option<Reservation>,
 }
 
 /// A batch that a device works on.
@@ -80,20 +84,49 @@ impl EncodeError {
     }
 }
 
-impl<B: Backend> Encoder<B> {
-    /// Loads `model`; `pooling` overrides the model's own. `progress` is told layers done and in
-    /// all.
+impl<L: Lower> Encoder<PaperBackend<L>> {
+    /// `model` on a device of a kind, on paper: batches and weights are planned as there, and no
+    /// weight is read.
     ///
     /// # Errors
     /// [`LoadError`] names the file and tensor that is missing or wrong.
+    pub fn on_paper(
+        lowering: L,
+        model: &Model,
+        pooling: Option<Pooling>,
+    ) -> Result<Self, LoadError> {
+        let mut counting = Counting { lowering: &lowering, plan: WeightPlan::default() };
+        let pooling = pooling.unwrap_or(model.pipeline.pooling);
+        let network = Network::load(&mut counting, model, pooling, &|_, _| {})?;
+        let weights = counting.plan;
+        Ok(Self::of(PaperBackend::new(lowering), network, model, weights))
+    }
+}
+
+impl<B: Backend> Encoder<B> {
+    /// Loads `model` into a region of `pool`, of the size that was planned before anything is read;
+    /// `pooling` overrides the model's own. `progress` is told layers done and in all.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file and tensor that is missing or wrong, or says what memory there
+    /// is.
     pub fn load(
         backend: B,
         model: &Model,
         pooling: Option<Pooling>,
+        pool: &Pool<B::Source>,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, LoadError> {
+        let plan = Encoder::on_paper(backend.lowering().clone(), model, pooling)?.weights;
+        let mapped = pool.reserve(plan.mapped_granules())?;
         let pooling = pooling.unwrap_or(model.pipeline.pooling);
-        let network = Network::load(&backend, model, pooling, progress)?;
+        let network = load_weights(pool, &plan, |into| {
+            Network::load(&mut Loading { backend: &backend, into }, model, pooling, progress)
+        })?;
+        Ok(Self { _mapped: Some(mapped), ..Self::of(backend, network, model, plan) })
+    }
+
+    fn of(backend: B, network: Network<B>, model: &Model, weights: WeightPlan) -> Self {
         let config = &model.config;
         let limits = Limits {
             vocabulary: config.vocabulary,
@@ -103,7 +136,8 @@ impl<B: Backend> Encoder<B> {
         };
         let largest =
             Shape { tokens: usize::MAX, sequences: usize::MAX, longest: limits.max_tokens };
-        Ok(Self { backend, network, limits, largest, plans: PlanCache::default() })
+        let plans = PlanCache::default();
+        Self { backend, network, limits, largest, plans, weights, _mapped: None }
     }
 
     /// With `largest` as the shape that no batch will exceed: the largest batch is planned exactly,
@@ -118,6 +152,11 @@ impl<B: Backend> Encoder<B> {
         &self.backend
     }
 
+    /// Where the weights lie.
+    pub fn weights(&self) -> &WeightPlan {
+        &self.weights
+    }
+
     /// What the encoder takes and gives.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -126,7 +165,7 @@ impl<B: Backend> Encoder<B> {
     /// The memory that a batch of `shape` gets: every buffer's offset and the peak, which is exact
     /// for the [bucket](Shape::bucket) that the shape falls into. Plans that were made are kept.
     pub fn plan(&self, shape: Shape) -> Arc<Plan> {
-        let bucket = shape.bucket(self.largest);
+        let bucket = self.bucket(shape);
         self.plans.get_or_plan(bucket, || self.plan_exactly(bucket))
     }
 
@@ -135,9 +174,25 @@ impl<B: Backend> Encoder<B> {
         self.network.program(&self.backend, shape, Fusion::Of(shape)).plan()
     }
 
+    /// The most that a batch of `shape` takes, whatever operations are one kernel with a few tokens
+    /// more or fewer.
+    pub(crate) fn costliest(&self, shape: Shape) -> Plan {
+        self.network.program(&self.backend, shape, Fusion::Costliest).plan()
+    }
+
+    /// The shape that plans of batches such as this are for.
+    pub(crate) fn bucket(&self, shape: Shape) -> Shape {
+        shape.bucket(self.largest)
+    }
+
+    /// Which linear layers have a row for each sequence.
+    pub(crate) fn sequence_rows(&self) -> SequenceRows {
+        self.network.sequence_rows()
+    }
+
     /// As the plan of its bucket says.
     fn program(&self, shape: Shape) -> Program<'_, B> {
-        let fusion = Fusion::Of(shape.bucket(self.largest));
+        let fusion = Fusion::Of(self.bucket(shape));
         self.network.program(&self.backend, shape, fusion)
     }
 
@@ -153,9 +208,8 @@ impl<B: Backend> Encoder<B> {
         let Shape { tokens: limit, longest, .. } = self.largest;
         let fits = |tokens: usize| {
             let shape = Shape { tokens, sequences: tokens, longest: longest.min(tokens) };
-            let shape = shape.bucket(self.largest);
-            let program = self.network.program(&self.backend, shape, Fusion::Costliest);
-            program.plan().peak_bytes() <= bytes
+            let shape = self.bucket(shape);
+            self.costliest(shape).peak_bytes() <= bytes
         };
         last_where(fits, 0, limit.min(MAX_BATCH_TOKENS))
     }
@@ -179,7 +233,7 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Started<B>, EncodeError> {
         self.check(batch)?;
         let exact = batch.shape();
-        let shape = if self.backend.pads(exact) { exact.bucket(self.largest) } else { exact };
+        let shape = if self.backend.pads(exact) { self.bucket(exact) } else { exact };
         let program = self.program(shape).placed(self.plan(shape));
         let bytes = program.plan().peak_bytes();
         let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;

@@ -1,12 +1,10 @@
 //! What fits a memory budget, found on paper: no weight is read and no device is asked.
 
-use vecmill_memory::Plan;
-
+use crate::backend::Lower;
 use crate::batch::{MAX_BATCH_TOKENS, Shape};
 use crate::encoder::Encoder;
 use crate::forward::LoadError;
 use crate::model::{Model, Pooling};
-use crate::paper::{Footprint, PaperBackend};
 
 /// Batches whose slabs are worth knowing, in tokens.
 const SIZES: [usize; 6] = [512, 2048, 8192, 16_384, 32_768, 65_536];
@@ -81,23 +79,23 @@ pub enum FitError {
     },
 }
 
-/// Finds the largest batch of `model` that a device of `footprint` can take within `demand`.
+/// Finds the largest batch of `model` that a device of a kind can take within `demand`.
 ///
 /// # Errors
 /// [`FitError`] when a file of the model is wrong or not even the longest input fits.
 pub fn fit(
     model: &Model,
     pooling: Option<Pooling>,
-    footprint: Footprint,
+    lowering: impl Lower,
     demand: Demand,
 ) -> Result<Fit, FitError> {
-    let encoder = Encoder::load(PaperBackend::new(footprint), model, pooling, &|_, _| {})?;
-    let weights_bytes = encoder.backend().weight_bytes().next_multiple_of(Plan::GRANULE);
+    let encoder = Encoder::on_paper(lowering, model, pooling)?;
+    let weights_bytes = encoder.weights().reserved_bytes();
     let Demand { budget_bytes, longest_input, .. } = demand;
     let room = budget_bytes.saturating_sub(weights_bytes);
 
     let alone = Shape { tokens: longest_input, sequences: 1, longest: longest_input };
-    let alone_bytes = encoder.plan_exactly(alone).slab_bytes();
+    let alone_bytes = encoder.costliest(alone).slab_bytes();
     let in_flight = demand.in_flight.clamp(1, (room / alone_bytes).max(1));
     let needed_bytes = weights_bytes.saturating_add(alone_bytes);
     if needed_bytes > budget_bytes {
@@ -113,7 +111,7 @@ pub fn fit(
     // Whatever its inputs' lengths, a batch takes at most this much.
     let shape =
         |tokens: usize| Shape { tokens, sequences: tokens, longest: longest_input.min(tokens) };
-    let plan = |tokens| encoder.plan_exactly(shape(tokens));
+    let plan = |tokens| encoder.costliest(shape(tokens));
     let fits = |tokens| plan(tokens).slab_bytes() <= room / in_flight;
     let most = demand.max_batch_tokens.clamp(longest_input, MAX_BATCH_TOKENS.max(longest_input));
     let tokens = last_where(fits, longest_input, most);

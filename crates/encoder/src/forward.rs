@@ -6,11 +6,15 @@
 
 use std::slice;
 
-use crate::backend::{Backend, EmbeddingTensors, LinearTensors, NormTensors, StackTensors};
+use vecmill_memory::LeaseError;
+
+use crate::backend::{
+    Backend, EmbeddingTensors, LinearTensors, NormTensors, RegionWriter, Slab, StackTensors,
+};
 use crate::batch::Shape;
 use crate::model::{Activation, Model, ModelError};
-use crate::program::{Fusion, Layers, Program};
-use crate::{BackendError, Pooling};
+use crate::program::{Fusion, Layers, Program, Projection};
+use crate::{BackendError, Pooling, TensorView};
 
 /// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
 const RELATIVE_REACH: usize = 128;
@@ -20,7 +24,6 @@ const RELATIVE_REACH: usize = 128;
 pub(crate) struct Network<B: Backend> {
     hidden: usize,
     heads: usize,
-    intermediate: usize,
     activation: Activation,
     pooling: Pooling,
     embeddings: B::Embeddings,
@@ -31,19 +34,67 @@ pub(crate) struct Network<B: Backend> {
 
 #[derive(Debug)]
 struct Layer<B: Backend> {
-    qkv: B::Linear,
-    attention_output: B::Linear,
+    qkv: Projection<B>,
+    attention_output: Projection<B>,
     attention_norm: B::Norm,
-    up: B::Linear,
-    down: B::Linear,
+    up: Projection<B>,
+    down: Projection<B>,
     output_norm: B::Norm,
 }
 
 #[derive(Debug)]
 struct Dense<B: Backend> {
-    weights: B::Linear,
-    outputs: usize,
+    weights: Projection<B>,
     activation: Activation,
+}
+
+/// Which linear layers have a row for each sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SequenceRows {
+    None,
+    OfTheSameLayers,
+    OfOwnLayers,
+}
+
+/// What becomes of the weights that a model's layers name: they are loaded onto a backend, or, on
+/// paper, only counted.
+pub(crate) trait Load<B: Backend> {
+    fn linear(&mut self, stack: StackTensors<'_>) -> Result<B::Linear, BackendError>;
+    fn norm(&mut self, tensors: &NormTensors) -> Result<B::Norm, BackendError>;
+    fn embeddings(&mut self, tensors: &EmbeddingTensors) -> Result<B::Embeddings, BackendError>;
+    fn relative_bias(
+        &mut self,
+        table: &TensorView,
+        max_distance: usize,
+    ) -> Result<B::RelativeBias, BackendError>;
+}
+
+/// A backend that loads, and the region that it loads into.
+pub(crate) struct Loading<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) into: &'a mut RegionWriter<Slab<B>>,
+}
+
+impl<B: Backend> Load<B> for Loading<'_, B> {
+    fn linear(&mut self, stack: StackTensors<'_>) -> Result<B::Linear, BackendError> {
+        self.backend.load_linear(stack, self.into)
+    }
+
+    fn norm(&mut self, tensors: &NormTensors) -> Result<B::Norm, BackendError> {
+        self.backend.load_norm(tensors, self.into)
+    }
+
+    fn embeddings(&mut self, tensors: &EmbeddingTensors) -> Result<B::Embeddings, BackendError> {
+        self.backend.load_embeddings(tensors, self.into)
+    }
+
+    fn relative_bias(
+        &mut self,
+        table: &TensorView,
+        max_distance: usize,
+    ) -> Result<B::RelativeBias, BackendError> {
+        self.backend.load_relative_bias(table, max_distance, self.into)
+    }
 }
 
 impl<B: Backend> Network<B> {
@@ -58,7 +109,7 @@ impl<B: Backend> Network<B> {
         let picks = self.pooling.picks_a_row();
         let mut hidden = pass.embed(&self.embeddings, self.hidden);
         for (index, layer) in self.layers.iter().enumerate() {
-            let qkv = pass.linear(hidden, &layer.qkv, 3 * self.hidden, Activation::Identity);
+            let qkv = pass.linear(hidden, &layer.qkv, Activation::Identity);
             let mut context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
             if picks && index + 1 == self.layers.len() {
                 // Behind the last attention no row depends on others: those that are read suffice.
@@ -73,12 +124,8 @@ impl<B: Backend> Network<B> {
                 hidden,
                 &layer.attention_norm,
             );
-            let layers = Layers {
-                up: &layer.up,
-                intermediate: self.intermediate,
-                activation: self.activation,
-                down: &layer.down,
-            };
+            let Layer { up, down, .. } = layer;
+            let layers = Layers { up, activation: self.activation, down };
             hidden = pass.feed_forward(attended, layers, &layer.output_norm);
         }
         let mut sentence = pass.normalized(hidden);
@@ -86,14 +133,27 @@ impl<B: Backend> Network<B> {
             sentence = pass.pool(sentence, self.pooling);
         }
         for dense in &self.dense {
-            sentence = pass.linear(sentence, &dense.weights, dense.outputs, dense.activation);
+            sentence = pass.linear(sentence, &dense.weights, dense.activation);
         }
         pass.finish(sentence)
     }
 
-    /// Loads all weights of `model` onto `backend`, calling `progress` with layers done and in all.
-    pub(crate) fn load(
-        backend: &B,
+    /// Whether linear layers have a row for each sequence, beside those that have one for each token:
+    /// of the same sizes, or, with dense layers, of others.
+    pub(crate) fn sequence_rows(&self) -> SequenceRows {
+        if !self.dense.is_empty() {
+            SequenceRows::OfOwnLayers
+        } else if self.pooling.picks_a_row() {
+            SequenceRows::OfTheSameLayers
+        } else {
+            SequenceRows::None
+        }
+    }
+
+    /// Goes through all weights of `model`, in the order in which they lie, calling `progress` with
+    /// layers done and in all.
+    pub(crate) fn load<L: Load<B>>(
+        load: &mut L,
         model: &Model,
         pooling: Pooling,
         progress: &dyn Fn(usize, usize),
@@ -114,7 +174,7 @@ impl<B: Backend> Network<B> {
         };
 
         progress(0, config.layers);
-        let embeddings = load_embeddings(backend, model)?;
+        let embeddings = load_embeddings(load, model)?;
         let mut layers = Vec::with_capacity(config.layers);
         // What normalises the rows that a layer begins with.
         let mut before = None;
@@ -122,24 +182,26 @@ impl<B: Backend> Network<B> {
             let (hidden, intermediate) = (config.hidden, config.intermediate);
             let name = |part| names.in_layer(index, part);
             let wide = is_wide(index, config.layers);
-            let linear = |parts: &[String],
+            let linear = |load: &mut L,
+                          parts: &[String],
                           outputs,
                           inputs,
-                          input_norm: Option<&NormTensors>|
-             -> Result<B::Linear, LoadError> {
+                          input_norm: Option<&NormTensors>| {
                 let parts = &tensors(parts, outputs, inputs)?;
-                Ok(backend.load_linear(StackTensors { parts, wide, input_norm })?)
+                projection(load, StackTensors { parts, wide, input_norm })
             };
             let qkv = [names.query, names.key, names.value].map(name);
             let (attended, output) =
                 (norm(&name(names.attention_norm))?, norm(&name(names.output_norm))?);
+            let attention_output = [name(names.attention_output)];
+            let (up, down) = ([name(names.up)], [name(names.down)]);
             layers.push(Layer {
-                qkv: linear(&qkv, hidden, hidden, before.as_ref())?,
-                attention_output: linear(&[name(names.attention_output)], hidden, hidden, None)?,
-                attention_norm: backend.load_norm(&attended)?,
-                up: linear(&[name(names.up)], intermediate, hidden, Some(&attended))?,
-                down: linear(&[name(names.down)], hidden, intermediate, None)?,
-                output_norm: backend.load_norm(&output)?,
+                qkv: linear(load, &qkv, hidden, hidden, before.as_ref())?,
+                attention_output: linear(load, &attention_output, hidden, hidden, None)?,
+                attention_norm: load.norm(&attended)?,
+                up: linear(load, &up, intermediate, hidden, Some(&attended))?,
+                down: linear(load, &down, hidden, intermediate, None)?,
+                output_norm: load.norm(&output)?,
             });
             before = Some(output);
             progress(index + 1, config.layers);
@@ -147,13 +209,12 @@ impl<B: Backend> Network<B> {
         Ok(Self {
             hidden: config.hidden,
             heads: config.heads,
-            intermediate: config.intermediate,
             activation: config.activation,
             pooling,
             embeddings,
-            relative_bias: load_relative_bias(backend, model)?,
+            relative_bias: load_relative_bias(load, model)?,
             layers,
-            dense: load_dense(backend, model)?,
+            dense: load_dense(load, model)?,
         })
     }
 }
@@ -165,7 +226,17 @@ fn is_wide(index: usize, layers: usize) -> bool {
     index < (layers / 3).min(2) || index + 1 == layers
 }
 
-fn load_embeddings<B: Backend>(backend: &B, model: &Model) -> Result<B::Embeddings, LoadError> {
+fn projection<B: Backend>(
+    load: &mut impl Load<B>,
+    stack: StackTensors<'_>,
+) -> Result<Projection<B>, LoadError> {
+    Ok(Projection { shape: stack.shape(), weights: load.linear(stack)? })
+}
+
+fn load_embeddings<B: Backend>(
+    load: &mut impl Load<B>,
+    model: &Model,
+) -> Result<B::Embeddings, LoadError> {
     let (config, weights, names) = (&model.config, &model.weights, model.config.names());
     let (gain, bias) = weights.norm(names.embedding_norm, config.hidden)?;
     let types = names
@@ -179,11 +250,11 @@ fn load_embeddings<B: Backend>(backend: &B, model: &Model) -> Result<B::Embeddin
         types,
         norm: NormTensors { gain, bias, epsilon: config.epsilon },
     };
-    Ok(backend.load_embeddings(&tensors)?)
+    Ok(load.embeddings(&tensors)?)
 }
 
 fn load_relative_bias<B: Backend>(
-    backend: &B,
+    load: &mut impl Load<B>,
     model: &Model,
 ) -> Result<Option<B::RelativeBias>, LoadError> {
     let config = &model.config;
@@ -192,17 +263,19 @@ fn load_relative_bias<B: Backend>(
         return Ok(None);
     };
     let table = model.weights.tensor(name, &[buckets, config.heads])?;
-    Ok(Some(backend.load_relative_bias(&table, RELATIVE_REACH)?))
+    Ok(Some(load.relative_bias(&table, RELATIVE_REACH)?))
 }
 
-fn load_dense<B: Backend>(backend: &B, model: &Model) -> Result<Vec<Dense<B>>, LoadError> {
-    let load = |dense: &crate::model::Dense| {
+fn load_dense<B: Backend>(
+    load: &mut impl Load<B>,
+    model: &Model,
+) -> Result<Vec<Dense<B>>, LoadError> {
+    let dense = |dense: &crate::model::Dense| {
         let part = LinearTensors { weight: dense.weight.clone(), bias: dense.bias.clone() };
         let stack = StackTensors { wide: true, ..StackTensors::new(slice::from_ref(&part)) };
-        let weights = backend.load_linear(stack)?;
-        Ok(Dense { weights, outputs: dense.outputs(), activation: dense.activation })
+        Ok(Dense { weights: projection(load, stack)?, activation: dense.activation })
     };
-    model.pipeline.dense.iter().map(load).collect()
+    model.pipeline.dense.iter().map(dense).collect()
 }
 
 /// Why a model could not be loaded onto a backend.
@@ -215,6 +288,9 @@ pub enum LoadError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// There is no memory for the weights.
+    #[error(transparent)]
+    Memory(#[from] LeaseError),
 }
 
 #[cfg(test)]

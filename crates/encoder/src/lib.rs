@@ -3,7 +3,7 @@
 //! The path of a batch:
 //!
 //! - [`model`] reads a folder: configuration, pipeline, weights.
-//! - [`Encoder::load`] lays the weights out on a [`Backend`].
+//! - [`Encoder::load`] lays the weights out on a [`Backend`], as its [`Lower`] planned.
 //! - [`Batch`] packs sequences behind each other, without padding.
 //! - [`Encoder::start`] plans the batch's memory, leases it once and starts the forward pass;
 //!   [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises a row.
@@ -29,14 +29,15 @@ mod warm_up;
 
 pub use backend::{
     AddNorm, Attention, Backend, BackendError, Between, Buffer, Copies, Embed, EmbeddingTensors,
-    FeedForward, Indices, Linear, LinearAddNorm, LinearTensors, NarrowPrecision, NormTensors,
-    Normalize, Pool, Precision, Sequences, Slab, StackTensors, Stream, Workspace,
+    FeedForward, Indices, Linear, LinearAddNorm, LinearShape, LinearTensors, Lower,
+    NarrowPrecision, NormTensors, Normalize, Pool, Precision, RegionWriter, Sequences, Slab,
+    StackTensors, Stored, Stream, WEIGHT_ALIGNMENT, Weight, WeightPlan, Workspace, load_weights,
 };
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
 pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};
-pub use paper::{AttentionWorkspace, Footprint, PaperBackend, PaperLinear};
+pub use paper::PaperBackend;
 pub use relative::biases_by_distance;
 pub use warm_up::Practised;

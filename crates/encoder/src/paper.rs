@@ -1,139 +1,61 @@
-//! A device on paper: it loads nothing and runs nothing, but takes as much memory as a real one.
+//! A device on paper: it loads nothing and runs nothing, but plans as a real one of its kind does.
 //!
-//! - [`Footprint`] is what a device's operations take.
-//! - [`PaperBackend`] counts the weights that are loaded onto it; batches are planned on it as on
-//!   any other backend.
+//! - [`PaperBackend`] has a device's [`Lower`], and nothing else of it.
+//! - [`Counting`] goes through a model's weights and plans where they would lie.
 //!
-//! The choice behind it: sizes come from the same forward pass and planner that serve, so that what
-//! is planned on paper is what a device will take.
+//! The choice behind it: sizes come from the same forward pass, planner and [`Lower`] that serve, so
+//! that what is planned on paper is what a device will take.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use vecmill_memory::{HostBlock, HostSource, Region};
+use vecmill_memory::{HostBlock, HostSource};
 
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    LinearTensors, NormTensors, Pool, Precision, StackTensors,
+    Lower, NormTensors, Pool, Precision, RegionWriter, StackTensors, Weight, WeightPlan,
 };
+use crate::forward::Load;
 use crate::model::{DType, TensorView};
-
-/// Scratch memory that NVIDIA recommends for cuBLASLt from compute capability 9.0 on.
-const CUBLAS_WORKSPACE: usize = 32 << 20;
-
-/// Sum and sum of squares, in `f32`, of each quarter of a row.
-const ROW_MOMENTS: usize = 4 * 2 * size_of::<f32>();
-
-/// What a device's operations take of memory.
-#[derive(Clone)]
-pub struct Footprint {
-    /// As [`Backend::element_bytes`].
-    pub element_bytes: usize,
-    /// As [`Backend::narrow_bytes`], if linear layers that
-    /// [suit](LinearTensors::suit_e4m3) it are narrow.
-    pub narrow_bytes: Option<usize>,
-    /// As [`Backend::linear_workspace`], for layers of any size.
-    pub linear_workspace: usize,
-    /// As [`Backend::attention_workspace`].
-    pub attention_workspace: AttentionWorkspace,
-    /// As [`Backend::deferred_bytes`], where normalisations may be deferred; else 0.
-    pub deferred_bytes: usize,
-}
-
-/// Scratch bytes for tokens, the longest sequence and the size of a head.
-pub type AttentionWorkspace = Arc<dyn Fn(usize, usize, usize) -> usize + Send + Sync>;
-
-impl Footprint {
-    /// A GPU that computes in `format`: scratch memory for cuBLASLt, and none for attention, whose
-    /// scores stay in registers. In half precision the moments of rows are kept where a normalisation
-    /// is deferred.
-    pub fn gpu(format: DType) -> Self {
-        let (element_bytes, narrow_bytes) = match format {
-            DType::F8E4M3 => (DType::F16.bytes(), Some(format.bytes())),
-            format => (format.bytes(), None),
-        };
-        Self {
-            element_bytes,
-            narrow_bytes,
-            linear_workspace: CUBLAS_WORKSPACE,
-            attention_workspace: Arc::new(|_, _, _| 0),
-            deferred_bytes: match format {
-                DType::F16 | DType::BF16 => ROW_MOMENTS,
-                DType::F32 | DType::F8E4M3 => 0,
-            },
-        }
-    }
-}
-
-impl fmt::Debug for Footprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Footprint")
-            .field("element_bytes", &self.element_bytes)
-            .field("linear_workspace", &self.linear_workspace)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A backend that only takes sizes.
 #[derive(Debug)]
-pub struct PaperBackend {
-    footprint: Footprint,
-    weight_bytes: AtomicUsize,
-    #[cfg(test)]
-    fuses_feed_forward: fn(usize) -> bool,
-}
+pub struct PaperBackend<L>(L);
 
-impl PaperBackend {
-    /// A device that takes as much as `footprint` says.
-    pub fn new(footprint: Footprint) -> Self {
-        Self {
-            footprint,
-            weight_bytes: AtomicUsize::new(0),
-            #[cfg(test)]
-            fuses_feed_forward: |_| false,
-        }
-    }
-
-    /// One that fuses feed-forward blocks of some numbers of rows.
-    #[cfg(test)]
-    pub(crate) fn fusing(footprint: Footprint, fuses_feed_forward: fn(usize) -> bool) -> Self {
-        Self { fuses_feed_forward, ..Self::new(footprint) }
-    }
-
-    /// Bytes of the weights that were loaded so far, each tensor aligned as in a
-    /// [region](Region::ALIGNMENT).
-    pub fn weight_bytes(&self) -> usize {
-        self.weight_bytes.load(Ordering::Relaxed)
-    }
-
-    fn count<'t>(&self, tensors: impl IntoIterator<Item = &'t TensorView>) {
-        self.count_as(self.footprint.element_bytes, tensors);
-    }
-
-    fn count_as<'t>(
-        &self,
-        element_bytes: usize,
-        tensors: impl IntoIterator<Item = &'t TensorView>,
-    ) {
-        let bytes = |tensor: &TensorView| {
-            let bytes = tensor.elements() * element_bytes;
-            bytes.next_multiple_of(Region::<HostSource>::ALIGNMENT)
-        };
-        let bytes = tensors.into_iter().map(bytes).sum();
-        self.weight_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn load_layer(&self, parts: &[LinearTensors], weight_bytes: usize) {
-        self.count_as(weight_bytes, parts.iter().map(|part| &part.weight));
-        self.count(parts.iter().filter_map(|part| part.bias.as_ref()));
+impl<L: Lower> PaperBackend<L> {
+    /// A device of the kind that `lowering` says.
+    pub fn new(lowering: L) -> Self {
+        Self(lowering)
     }
 }
 
-/// A linear layer on paper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PaperLinear {
-    narrow: bool,
+/// Plans where weights lie.
+pub(crate) struct Counting<'a, L> {
+    pub(crate) lowering: &'a L,
+    pub(crate) plan: WeightPlan,
+}
+
+impl<L: Lower> Load<PaperBackend<L>> for Counting<'_, L> {
+    fn linear(&mut self, stack: StackTensors<'_>) -> Result<(), BackendError> {
+        self.lowering.store(Weight::Linear(stack), &mut self.plan);
+        Ok(())
+    }
+
+    fn norm(&mut self, tensors: &NormTensors) -> Result<(), BackendError> {
+        self.lowering.store(Weight::Norm(tensors), &mut self.plan);
+        Ok(())
+    }
+
+    fn embeddings(&mut self, tensors: &EmbeddingTensors) -> Result<(), BackendError> {
+        self.lowering.store(Weight::Embeddings(tensors), &mut self.plan);
+        Ok(())
+    }
+
+    fn relative_bias(
+        &mut self,
+        table: &TensorView,
+        max_distance: usize,
+    ) -> Result<(), BackendError> {
+        self.lowering.store(Weight::RelativeBias { table, max_distance }, &mut self.plan);
+        Ok(())
+    }
 }
 
 fn only_paper<T>(operation: &'static str) -> Result<T, BackendError> {
@@ -141,9 +63,13 @@ fn only_paper<T>(operation: &'static str) -> Result<T, BackendError> {
     Err(BackendError { operation, reason })
 }
 
-impl Backend for PaperBackend {
+/// What nothing is loaded into.
+type Into<'a> = &'a mut RegionWriter<HostBlock>;
+
+impl<L: Lower> Backend for PaperBackend<L> {
+    type Lower = L;
     type Source = HostSource;
-    type Linear = PaperLinear;
+    type Linear = ();
     type Norm = ();
     type Embeddings = ();
     type RelativeBias = ();
@@ -155,65 +81,33 @@ impl Backend for PaperBackend {
 
     fn stream(&self) {}
 
-    fn element_bytes(&self) -> usize {
-        self.footprint.element_bytes
-    }
-
-    fn narrow_bytes(&self) -> usize {
-        self.footprint.narrow_bytes.unwrap_or(self.footprint.element_bytes)
-    }
-
-    fn is_narrow(&self, layer: &PaperLinear) -> bool {
-        layer.narrow
+    fn lowering(&self) -> &L {
+        &self.0
     }
 
     fn precision(&self) -> Precision {
         Precision::of(DType::F32)
     }
 
-    fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
-        self.footprint.linear_workspace
+    fn load_linear(&self, _: StackTensors<'_>, _: Into<'_>) -> Result<(), BackendError> {
+        only_paper("load a linear layer")
     }
 
-    fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize {
-        (self.footprint.attention_workspace)(tokens, longest, head_size)
+    fn load_norm(&self, _: &NormTensors, _: Into<'_>) -> Result<(), BackendError> {
+        only_paper("load a normalisation")
     }
 
-    fn defers_norm(&self, _rows: usize, (): &()) -> bool {
-        self.footprint.deferred_bytes > 0
+    fn load_embeddings(&self, _: &EmbeddingTensors, _: Into<'_>) -> Result<(), BackendError> {
+        only_paper("load embeddings")
     }
 
-    fn deferred_bytes(&self) -> usize {
-        self.footprint.deferred_bytes
-    }
-
-    #[cfg(test)]
-    fn fuses_feed_forward(&self, rows: usize, _: &PaperLinear, _: &PaperLinear) -> bool {
-        (self.fuses_feed_forward)(rows)
-    }
-
-    fn load_linear(&self, stack: StackTensors<'_>) -> Result<PaperLinear, BackendError> {
-        let Footprint { element_bytes, narrow_bytes, .. } = self.footprint;
-        let StackTensors { parts, wide, .. } = stack;
-        let narrow = narrow_bytes.filter(|_| !wide && LinearTensors::suit_e4m3(parts));
-        self.load_layer(parts, narrow.unwrap_or(element_bytes));
-        Ok(PaperLinear { narrow: narrow.is_some() })
-    }
-
-    fn load_norm(&self, tensors: &NormTensors) -> Result<(), BackendError> {
-        self.count([&tensors.gain, &tensors.bias]);
-        Ok(())
-    }
-
-    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<(), BackendError> {
-        self.count([&tensors.words, &tensors.positions]);
-        self.count(&tensors.types);
-        self.load_norm(&tensors.norm)
-    }
-
-    fn load_relative_bias(&self, table: &TensorView, _reach: usize) -> Result<(), BackendError> {
-        self.count([table]);
-        Ok(())
+    fn load_relative_bias(
+        &self,
+        _: &TensorView,
+        _: usize,
+        _: Into<'_>,
+    ) -> Result<(), BackendError> {
+        only_paper("load relative biases")
     }
 
     fn copy_in(&self, _: &mut HostBlock, _: &[u32], _: Indices) -> Result<(), BackendError> {
@@ -246,5 +140,107 @@ impl Backend for PaperBackend {
 
     fn collect(&self, (): (), _: &mut [f32]) -> Result<(), BackendError> {
         only_paper("collect")
+    }
+}
+
+/// A kind of device for tests of what is planned: all is stored as it is, in one format.
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::backend::LinearShape;
+
+    /// What takes memory, where it does.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct Sizes {
+        pub(crate) format: DType,
+        pub(crate) linear_workspace: usize,
+        pub(crate) attention_workspace: fn(usize, usize, usize) -> usize,
+        pub(crate) deferred_bytes: usize,
+        pub(crate) fuses: fn(usize) -> bool,
+        pub(crate) way: fn(usize, usize) -> u64,
+        pub(crate) attention_mixes: &'static [(usize, usize)],
+    }
+
+    impl Sizes {
+        pub(crate) fn of(format: DType) -> Self {
+            Self {
+                format,
+                linear_workspace: 0,
+                attention_workspace: |_, _, _| 0,
+                deferred_bytes: 0,
+                fuses: |_| false,
+                way: |_, _| 0,
+                attention_mixes: &[],
+            }
+        }
+
+        fn keep<'t>(
+            &self,
+            tensors: impl IntoIterator<Item = &'t TensorView>,
+            plan: &mut WeightPlan,
+        ) {
+            let bytes = |tensor: &TensorView| tensor.elements() * self.element_bytes();
+            tensors.into_iter().for_each(|tensor| plan.place(bytes(tensor)));
+        }
+    }
+
+    impl Lower for Sizes {
+        fn store(&self, weight: Weight<'_>, plan: &mut WeightPlan) {
+            match weight {
+                Weight::Linear(stack) => {
+                    let LinearShape { inputs, outputs, .. } = stack.shape();
+                    let narrow = self.is_narrow(stack.shape());
+                    plan.place(inputs * outputs * if narrow { 1 } else { self.element_bytes() });
+                    plan.place(outputs * self.element_bytes());
+                }
+                Weight::Norm(norm) => self.keep([&norm.gain, &norm.bias], plan),
+                Weight::Embeddings(tensors) => {
+                    self.keep([&tensors.words, &tensors.positions], plan);
+                    self.keep(&tensors.types, plan);
+                    self.store(Weight::Norm(&tensors.norm), plan);
+                }
+                Weight::RelativeBias { table, .. } => self.keep([table], plan),
+            }
+        }
+
+        fn element_bytes(&self) -> usize {
+            if self.format == DType::F8E4M3 { 2 } else { self.format.bytes() }
+        }
+
+        fn narrow_bytes(&self) -> usize {
+            self.format.bytes()
+        }
+
+        fn is_narrow(&self, layer: LinearShape) -> bool {
+            self.format == DType::F8E4M3 && !layer.wide
+        }
+
+        fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
+            self.linear_workspace
+        }
+
+        fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize {
+            (self.attention_workspace)(tokens, longest, head_size)
+        }
+
+        fn fuses_feed_forward(&self, rows: usize, _: LinearShape, _: LinearShape) -> bool {
+            (self.fuses)(rows)
+        }
+
+        fn defers_norm(&self, _rows: usize, _columns: usize) -> bool {
+            self.deferred_bytes > 0
+        }
+
+        fn deferred_bytes(&self) -> usize {
+            self.deferred_bytes
+        }
+
+        fn way(&self, rows: usize, planned: usize) -> u64 {
+            (self.way)(rows, planned)
+        }
+
+        fn attention_mixes(&self) -> &'static [(usize, usize)] {
+            self.attention_mixes
+        }
     }
 }

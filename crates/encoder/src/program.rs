@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use vecmill_memory::{BufferId, Plan, Planner};
 
-use crate::backend::{Backend, Buffer, Copies};
+use crate::backend::{Backend, Buffer, Copies, LinearShape, Lower};
 use crate::batch::{IndexLayout, Shape};
 use crate::model::{Activation, Pooling};
 pub(crate) use planned::Planned;
@@ -61,14 +61,19 @@ pub(crate) enum Fusion {
     Costliest,
 }
 
+/// A linear layer that was loaded, and its sizes.
+#[derive(Debug)]
+pub(crate) struct Projection<B: Backend> {
+    pub(crate) shape: LinearShape,
+    pub(crate) weights: B::Linear,
+}
+
 /// The linear layers of a feed-forward block.
 #[derive(Debug)]
 pub(crate) struct Layers<'m, B: Backend> {
-    pub(crate) up: &'m B::Linear,
-    /// Columns between the two.
-    pub(crate) intermediate: usize,
+    pub(crate) up: &'m Projection<B>,
     pub(crate) activation: Activation,
-    pub(crate) down: &'m B::Linear,
+    pub(crate) down: &'m Projection<B>,
 }
 
 #[derive(Debug)]
@@ -152,13 +157,12 @@ impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn linear(
         &mut self,
         input: Value,
-        weights: &'m B::Linear,
-        outputs: usize,
+        &Projection { shape, ref weights }: &'m Projection<B>,
         activation: Activation,
     ) -> Value {
-        self.read_by(weights, input);
-        let output = self.value(input.of, outputs);
-        let bytes = self.backend.linear_workspace(input.rows, input.columns, outputs);
+        self.read_by(shape, input);
+        let output = self.value(input.of, shape.outputs);
+        let bytes = self.lower().linear_workspace(input.rows, input.columns, shape.outputs);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::Linear { input, weights, activation, output, scratch });
         output
@@ -175,7 +179,7 @@ impl<'m, B: Backend> Program<'m, B> {
         let hidden = qkv.columns / 3;
         let output = self.value(qkv.of, hidden);
         let Shape { tokens, longest, .. } = self.shape;
-        let bytes = self.backend.attention_workspace(tokens, longest, hidden / heads);
+        let bytes = self.lower().attention_workspace(tokens, longest, hidden / heads);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::Attention { qkv, heads, bias, output, scratch });
         output
@@ -184,15 +188,15 @@ impl<'m, B: Backend> Program<'m, B> {
     pub(crate) fn linear_add_norm(
         &mut self,
         input: Value,
-        weights: &'m B::Linear,
+        &Projection { shape, ref weights }: &'m Projection<B>,
         residual: Value,
         norm: &'m B::Norm,
     ) -> Value {
-        self.read_by(weights, input);
+        self.read_by(shape, input);
         self.read(residual, Copies::Wide);
         let Value { of, rows, columns, .. } = residual;
         let output = self.value_behind(norm, of, columns);
-        let bytes = self.backend.linear_workspace(rows, input.columns, columns);
+        let bytes = self.lower().linear_workspace(rows, input.columns, columns);
         let scratch = self.scratch(bytes);
         self.steps.push(Step::LinearAddNorm { input, weights, residual, norm, output, scratch });
         output
@@ -204,12 +208,13 @@ impl<'m, B: Backend> Program<'m, B> {
         layers: Layers<'m, B>,
         norm: &'m B::Norm,
     ) -> Value {
-        let Layers { up, intermediate, down, .. } = layers;
+        let Layers { up: &Projection { shape: up, .. }, down, .. } = layers;
+        let (down, intermediate) = (down.shape, up.outputs);
         let Value { of, rows, columns, .. } = input;
         self.read_by(up, input);
         self.read(input, Copies::Wide);
         let fused = match self.fusion {
-            Fusion::Of(bucket) => self.backend.fuses_feed_forward(of.of(bucket), up, down),
+            Fusion::Of(bucket) => self.lower().fuses_feed_forward(of.of(bucket), up, down),
             Fusion::Costliest => false,
         };
         let fused = fused && self.deferred[input.index].is_none();
@@ -218,7 +223,7 @@ impl<'m, B: Backend> Program<'m, B> {
         let between = (!fused).then(|| {
             let wide = self.value(of, intermediate);
             self.read_by(down, wide);
-            let bytes = |inputs, outputs| self.backend.linear_workspace(rows, inputs, outputs);
+            let bytes = |inputs, outputs| self.lower().linear_workspace(rows, inputs, outputs);
             let bytes = bytes(columns, intermediate).max(bytes(intermediate, columns));
             (wide, self.scratch(bytes))
         });
@@ -287,8 +292,12 @@ impl<'m, B: Backend> Program<'m, B> {
             Fusion::Of(bucket) => of.of(bucket),
             Fusion::Costliest => usize::MAX,
         };
-        self.deferred[value.index] = self.backend.defers_norm(rows, norm).then_some(norm);
+        self.deferred[value.index] = self.lower().defers_norm(rows, columns).then_some(norm);
         value
+    }
+
+    fn lower(&self) -> &'m B::Lower {
+        self.backend.lowering()
     }
 
     fn scratch(&mut self, bytes: usize) -> Scratch {
@@ -302,12 +311,12 @@ impl<'m, B: Backend> Program<'m, B> {
         let known = &mut self.copies[value.index];
         let copies = known.map_or(copy, |known| known.and(copy));
         *known = Some(copies);
-        self.planner.enlarge(value.id, self.backend.end_of(value.buffer(0, copies)));
+        self.planner.enlarge(value.id, self.lower().end_of(value.buffer(0, copies)));
         self.planner.keep_until(value.id, self.steps.len());
     }
 
-    fn read_by(&mut self, layer: &B::Linear, input: Value) {
-        let narrow = self.backend.is_narrow(layer);
+    fn read_by(&mut self, layer: LinearShape, input: Value) {
+        let narrow = self.lower().is_narrow(layer);
         self.read(input, if narrow { Copies::Narrow } else { Copies::Wide });
     }
 }
@@ -325,25 +334,28 @@ fn index_bytes(count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::StackTensors;
     use crate::model::DType;
-    use crate::paper::{Footprint, PaperBackend};
+    use crate::paper::PaperBackend;
+    use crate::paper::tests::Sizes;
+
+    fn projection(inputs: usize, outputs: usize) -> Projection<PaperBackend<Sizes>> {
+        Projection { shape: LinearShape { inputs, outputs, wide: false }, weights: () }
+    }
 
     #[test]
     fn a_fused_block_takes_no_memory_between_its_layers() {
         const ROWS: usize = 1024;
         const HIDDEN: usize = 32;
         const WIDE: usize = 4 * HIDDEN;
-        let footprint = Footprint::gpu(DType::F16);
-        let footprint = Footprint { linear_workspace: 4096, deferred_bytes: 0, ..footprint };
-        let backend = PaperBackend::fusing(footprint, |rows| rows == ROWS);
-        let linear = backend.load_linear(StackTensors::new(&[])).unwrap();
+        let fuses = |rows| rows == ROWS;
+        let sizes = Sizes { linear_workspace: 4096, fuses, ..Sizes::of(DType::F16) };
+        let backend = PaperBackend::new(sizes);
+        let (up, down) = (projection(HIDDEN, WIDE), projection(WIDE, HIDDEN));
         let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
         let peak = |fusion| {
             let mut pass = Program::new(&backend, shape, fusion);
             let rows = pass.embed(&(), HIDDEN);
-            let (up, down, activation) = (&linear, &linear, Activation::Gelu);
-            let layers = Layers { up, intermediate: WIDE, activation, down };
+            let layers = Layers { up: &up, activation: Activation::Gelu, down: &down };
             let rows = pass.feed_forward(rows, layers, &());
             pass.finish(rows).plan().peak_bytes()
         };
@@ -359,9 +371,8 @@ mod tests {
         const ROWS: usize = 64;
         const HIDDEN: usize = 32;
         let peak = |deferred_bytes| {
-            let footprint = Footprint { deferred_bytes, ..Footprint::gpu(DType::F16) };
-            let backend = PaperBackend::new(Footprint { linear_workspace: 0, ..footprint });
-            let weights = backend.load_linear(StackTensors::new(&[])).unwrap();
+            let backend = PaperBackend::new(Sizes { deferred_bytes, ..Sizes::of(DType::F16) });
+            let weights = projection(HIDDEN, HIDDEN);
             let shape = Shape { tokens: ROWS, sequences: ROWS, longest: 1 };
             let mut pass = Program::new(&backend, shape, Fusion::Of(shape));
             let rows = pass.embed(&(), HIDDEN);

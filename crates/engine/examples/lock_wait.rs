@@ -12,7 +12,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use vecmill_backend_cpu::CpuBackend;
+use vecmill_backend_cpu::CpuLowering;
 use vecmill_encoder::{Encoder, Model};
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Request};
@@ -21,7 +21,7 @@ const RUN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_micros(50);
 
 fn planning(model: &Model) -> Result<(), Box<dyn Error>> {
-    let encoder = Encoder::load(CpuBackend::new(1)?, model, None, &|_, _| {})?;
+    let encoder = Encoder::on_paper(CpuLowering::new(1), model, None)?;
     for mib in [4, 16, 64] {
         let time = || {
             let begun = Instant::now();

@@ -2,6 +2,7 @@
 //!
 //! A server finds its largest batch with the same function as a plan does: the two never disagree.
 
+use vecmill_backend_cuda::CudaLowering;
 pub use vecmill_encoder::model::DType;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 
@@ -56,6 +57,8 @@ pub struct Plan {
     pub target: Target,
     /// Bytes of the machine's memory that are for something else: [`Builder::set_aside`].
     pub set_aside_bytes: usize,
+    /// What a GPU's driver takes beside the budget, roughly: context, libraries, kernels.
+    pub driver_bytes: Option<usize>,
     /// The largest batch, and what it, the weights and other batches take.
     pub fit: Fit,
 }
@@ -73,11 +76,22 @@ impl Builder {
         let max_input_tokens = model.max_input_tokens();
         let (model_id, _) = self.model_name();
         let architecture = model.config.family.model_type().into();
-        let fit = match target.place {
-            Place::Cpu => self.fit_on_cpu(&model, target.in_flight)?,
-            Place::Gpu(format) => self.fit_on_gpu(&model, format, target.in_flight)?,
+        let (fit, driver_bytes) = match target.place {
+            Place::Cpu => (self.fit_on_cpu(&model, target.in_flight)?, None),
+            Place::Gpu(format) => {
+                let fit = self.fit_on_gpu(&model, format, target.in_flight)?;
+                (fit, Some(CudaLowering::DRIVER_BYTES))
+            }
         };
         let set_aside_bytes = self.set_aside;
-        Ok(Plan { model_id, architecture, max_input_tokens, target, set_aside_bytes, fit })
+        Ok(Plan {
+            model_id,
+            architecture,
+            max_input_tokens,
+            target,
+            set_aside_bytes,
+            driver_bytes,
+            fit,
+        })
     }
 }

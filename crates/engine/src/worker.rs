@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Backend, Batch, EncodeError, Encoder, Limits, Started};
 use vecmill_memory::trace::Trace;
-use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Reservation, Statistics};
+use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Statistics};
 
 use crate::core::Core;
 use crate::metrics::Snapshot;
@@ -37,11 +37,11 @@ pub(crate) struct Device<B: Backend> {
     name: String,
     encoder: Encoder<B>,
     pool: Pool<B::Source>,
-    /// The weights' part of the budget, held as long as they are.
-    _weights: Reservation,
     /// The most tokens of a batch here.
     batch_tokens: usize,
     patience: Duration,
+    /// Ways of computing that were taken in practice.
+    ways_practised: u64,
     /// Bytes of slabs, and the tokens that surely fit each: the last answers.
     fitting: Mutex<VecDeque<(usize, usize)>>,
     refusal_traces: Option<RefusalTraces>,
@@ -54,18 +54,18 @@ impl<B: Backend> Device<B> {
         name: &str,
         encoder: Encoder<B>,
         pool: Pool<B::Source>,
-        weights: Reservation,
         batch_tokens: usize,
         refusal_traces: Option<RefusalTraces>,
     ) -> std::io::Result<Self> {
         let keeper = Mutex::new(Some(pool.keep(UPKEEP_INTERVAL)?));
+        let ways_practised = encoder.backend().ways_taken();
         Ok(Self {
             name: name.to_owned(),
             encoder,
             pool,
-            _weights: weights,
             batch_tokens,
             patience: PATIENCE,
+            ways_practised,
             fitting: Mutex::default(),
             refusal_traces,
             keeper,
@@ -187,7 +187,12 @@ impl<B: Backend> Worker for Device<B> {
     }
 
     fn memory(&self) -> Snapshot {
-        Snapshot { pool: self.pool.statistics(), plans: self.encoder.plan_statistics() }
+        let ways = self.encoder.backend().ways_taken();
+        Snapshot {
+            pool: self.pool.statistics(),
+            plans: self.encoder.plan_statistics(),
+            first_uses: ways.saturating_sub(self.ways_practised),
+        }
     }
 
     fn trim_memory(&self) -> usize {

@@ -54,7 +54,7 @@ pub use pool::{
     Extra, GiveBack, Keeper, LatencyBucket, Lease, LeaseError, LeaseId, Leases, Maintained, Pool,
     PoolSettings, Remedy, Reservation, StaleLease, Statistics,
 };
-pub use region::{Region, RegionFull};
+pub use region::Region;
 pub use ring::{Claim, Ring, RingStatistics, StaleClaim};
 pub use source::{
     Cause, DriverCall, Fault, HostBlock, HostSource, MappedFile, SimulatedBlock, SimulatedDevice,

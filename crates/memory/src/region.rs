@@ -3,58 +3,32 @@
 //! Kept apart from slabs, because what never comes back would pin whatever lies around it.
 
 use crate::budget::Reservation;
-use crate::source::Source;
 
-/// A block for weights, filled from its start on.
+/// A block for weights, and the part of a pool's budget that it takes.
 #[derive(Debug)]
-pub struct Region<S: Source> {
-    block: S::Block,
+pub struct Region<B> {
+    // Before the reservation: what is held never exceeds the budget.
+    block: B,
     bytes: usize,
-    used: usize,
     _reservation: Reservation,
 }
 
-/// A region has less room than asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes do not fit the {left} that are left of the region: it was made too small")]
-pub struct RegionFull {
-    /// Bytes asked for.
-    pub bytes: usize,
-    /// Bytes left.
-    pub left: usize,
-}
-
-impl<S: Source> Region<S> {
-    /// Tensors start at multiples of this many bytes: what matrix multiplication on GPUs wants.
-    pub const ALIGNMENT: usize = 256;
-
-    pub(crate) fn new(block: S::Block, bytes: usize, reservation: Reservation) -> Self {
-        Self { block, bytes, used: 0, _reservation: reservation }
-    }
-
-    /// Places `bytes` behind what was placed before, and returns their offset in the block.
-    ///
-    /// # Errors
-    /// [`RegionFull`] when they don't fit.
-    pub fn place(&mut self, bytes: usize) -> Result<usize, RegionFull> {
-        let left = self.bytes - self.used;
-        let taken = bytes.checked_next_multiple_of(Self::ALIGNMENT).filter(|&taken| taken <= left);
-        let offset = self.used;
-        self.used += taken.ok_or(RegionFull { bytes, left })?;
-        Ok(offset)
+impl<B> Region<B> {
+    pub(crate) fn new(block: B, bytes: usize, reservation: Reservation) -> Self {
+        Self { block, bytes, _reservation: reservation }
     }
 
     /// The region's memory.
-    pub fn block(&self) -> &S::Block {
+    pub fn block(&self) -> &B {
         &self.block
     }
 
     /// The region's memory, for writing.
-    pub fn block_mut(&mut self) -> &mut S::Block {
+    pub fn block_mut(&mut self) -> &mut B {
         &mut self.block
     }
 
-    /// Its size.
+    /// Its size: that of its block, and of its part of the budget.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

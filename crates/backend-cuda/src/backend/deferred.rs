@@ -7,10 +7,10 @@ use vecmill_memory::SourceError;
 
 use super::linear::WideLayer;
 use super::{CudaBackend, failed};
-use crate::gemm::{Deferral, DeferredInput, DeferredResidual, Format, HopperGemm, HopperProduct};
+use crate::gemm::{Deferral, DeferredInput, DeferredResidual, Format, HopperProduct};
 use crate::kernels::{DeferredRows, ROW_MOMENTS_BYTES};
 use crate::source::CudaBlock;
-use crate::weights::Tensor;
+use crate::weights::{Loader, Tensor};
 
 const READ: &str = "linear, of deferred rows";
 const WRITE: &str = "linear, add and defer";
@@ -24,48 +24,45 @@ pub(super) struct DeferredBias {
     epsilon: f32,
 }
 
-impl CudaBackend {
-    /// Whether normalisations of so many columns are ever deferred.
-    pub(super) fn may_defer(&self, columns: usize) -> bool {
-        // Of narrow copies deferred rows know nothing.
-        self.hopper.is_some() && !self.fp8 && HopperGemm::fits_deferred(columns)
-    }
-
-    pub(super) fn deferred_bias(
-        &self,
+impl DeferredBias {
+    /// For a layer whose weight is stored in `format`.
+    pub(super) fn load(
         weight: &[f32],
         bias: &[f32],
         norm: &NormTensors,
-    ) -> Result<DeferredBias, SourceError> {
+        (format, loader): (Format, &mut Loader<'_>),
+    ) -> Result<Self, BackendError> {
         let (gain, shift) = (norm.gain.to_f32(), norm.bias.to_f32());
         let rows = weight.chunks_exact(gain.len().max(1)).zip(bias);
         let pairs = rows.flat_map(|(row, &bias)| {
-            let row: Vec<f64> = row.iter().map(|&w| self.rounded(w).into()).collect();
+            let row: Vec<f64> = row.iter().map(|&w| rounded(w, format).into()).collect();
             let dot = |vector: &[f32]| -> f64 {
                 row.iter().zip(vector).map(|(w, &x)| w * f64::from(x)).sum()
             };
             #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
             [dot(&gain) as f32, (dot(&shift) + f64::from(bias)) as f32]
         });
-        let pairs = self.weights.store(&pairs.collect::<Vec<_>>(), Format::F32)?;
-        Ok(DeferredBias { pairs, epsilon: norm.epsilon })
+        let pairs = loader.store(&pairs.collect::<Vec<_>>(), Format::F32)?;
+        Ok(Self { pairs, epsilon: norm.epsilon })
     }
+}
 
-    /// A weight as it is stored, and so multiplied.
-    fn rounded(&self, weight: f32) -> f32 {
-        match self.format {
-            Format::F16 => f16::from_f32(weight).to_f32(),
-            Format::Bf16 => bf16::from_f32(weight).to_f32(),
-            Format::F32 => weight,
-        }
+/// A weight as it is stored, and so multiplied.
+fn rounded(weight: f32, format: Format) -> f32 {
+    match format {
+        Format::F16 => f16::from_f32(weight).to_f32(),
+        Format::Bf16 => bf16::from_f32(weight).to_f32(),
+        Format::F32 => weight,
     }
+}
 
+impl CudaBackend {
     fn deferred_rows<'s>(
         &self,
         slab: &'s CudaBlock,
         buffer: Buffer,
     ) -> Result<DeferredRows<'s>, SourceError> {
-        let beside = buffer.narrow_offset(self.format.bytes());
+        let beside = buffer.narrow_offset(self.lowering.format.bytes());
         let moments = slab.span(beside..beside + buffer.rows * ROW_MOMENTS_BYTES)?;
         Ok(DeferredRows { rows: self.span(slab, buffer)?, moments })
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use vecmill_encoder::{
-    Activation, BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors,
-    StackTensors,
+    Activation, BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm, LinearShape,
+    Lower, NormTensors, StackTensors,
 };
 use vecmill_memory::SourceError;
 
@@ -15,7 +15,7 @@ use super::{CudaBackend, failed, scratch};
 use crate::gemm::{self, Format, HopperFeedForward, HopperGemm, HopperProduct, Widths};
 use crate::source::CudaBlock;
 use crate::stopwatch;
-use crate::weights::Tensor;
+use crate::weights::{Loader, Tensor};
 
 const OPERATION: &str = "linear";
 const FUSED_OPERATION: &str = "linear, add and normalise";
@@ -47,22 +47,15 @@ pub(super) struct WideLayer {
     pub(super) deferred: Option<DeferredBias>,
 }
 
-impl CudaLinear {
-    pub(super) fn is_narrow(&self) -> bool {
-        matches!(self.tensors, LayerTensors::Narrow(_))
-    }
-}
-
 impl CudaBackend {
     pub(super) fn stack(
         &self,
-        StackTensors { parts, wide, input_norm }: StackTensors<'_>,
-    ) -> Result<CudaLinear, SourceError> {
-        let narrow = self.fp8 && !wide && LinearTensors::suit_e4m3(parts);
-        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
-        let inputs = inputs.unwrap_or(0);
+        stack: StackTensors<'_>,
+        loader: &mut Loader<'_>,
+    ) -> Result<CudaLinear, BackendError> {
+        let LinearShape { inputs, outputs, .. } = stack.shape();
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for part in parts {
+        for part in stack.parts {
             weight.extend_from_slice(&part.weight.to_f32());
             let outputs = part.weight.shape().first().copied().unwrap_or(0);
             match &part.bias {
@@ -70,23 +63,30 @@ impl CudaBackend {
                 None => bias.resize(bias.len() + outputs, 0.0),
             }
         }
-        let tensors = if narrow {
-            LayerTensors::Narrow(self.narrow_layer(&weight, &bias, inputs)?)
+        let tensors = if self.lowering.is_narrow(stack.shape()) {
+            LayerTensors::Narrow(NarrowLayer::load(&weight, &bias, inputs, loader)?)
         } else {
-            let deferred = input_norm.filter(|_| self.may_defer(inputs));
-            let deferred = deferred.map(|norm| self.deferred_bias(&weight, &bias, norm));
-            let deferred = deferred.transpose()?;
-            LayerTensors::Wide(WideLayer { deferred, ..self.wide_layer(&weight, &bias)? })
+            let input_norm = stack.input_norm.filter(|_| self.lowering.may_defer(inputs));
+            LayerTensors::Wide(self.wide_layer(&weight, &bias, input_norm, loader)?)
         };
-        Ok(CudaLinear { tensors, inputs, outputs: bias.len() })
+        Ok(CudaLinear { tensors, inputs, outputs })
     }
 
-    fn wide_layer(&self, weight: &[f32], bias: &[f32]) -> Result<WideLayer, SourceError> {
+    fn wide_layer(
+        &self,
+        weight: &[f32],
+        bias: &[f32],
+        input_norm: Option<&NormTensors>,
+        loader: &mut Loader<'_>,
+    ) -> Result<WideLayer, BackendError> {
+        let format = self.lowering.format;
         Ok(WideLayer {
-            weight: self.weights.store(weight, self.format)?,
-            bias: self.weights.store(bias, self.format)?,
-            wide_bias: self.weights.store(bias, Format::F32)?,
-            deferred: None,
+            weight: loader.store(weight, format)?,
+            bias: loader.store(bias, format)?,
+            wide_bias: loader.store(bias, Format::F32)?,
+            deferred: input_norm
+                .map(|norm| DeferredBias::load(weight, bias, norm, (format, loader)))
+                .transpose()?,
         })
     }
 
@@ -210,11 +210,6 @@ impl CudaBackend {
         computed.map_err(failed(FUSED_OPERATION))
     }
 
-    pub(super) fn fuses(&self, rows: usize, up: &CudaLinear, down: &CudaLinear) -> bool {
-        let layers = self.fusable(up, down);
-        layers.is_some_and(|(hopper, _)| hopper.fuses(rows, up.inputs, up.outputs))
-    }
-
     /// Our own kernels and the tensors of two layers, where they may be computed as one.
     fn fusable<'a>(
         &'a self,
@@ -222,7 +217,7 @@ impl CudaBackend {
         down: &'a CudaLinear,
     ) -> Option<(&'a HopperGemm, [&'a WideLayer; 2])> {
         // Of narrow copies, which FP8 also has of wide layers' outputs, the kernel knows nothing.
-        let hopper = self.hopper.as_ref().filter(|_| !self.fp8)?;
+        let hopper = self.hopper.as_ref().filter(|_| !self.lowering.fp8)?;
         match (&up.tensors, &down.tensors) {
             (LayerTensors::Wide(up), LayerTensors::Wide(down)) => Some((hopper, [up, down])),
             _ => None,
@@ -306,7 +301,7 @@ impl CudaBackend {
     ) -> Result<gemm::Linear<'a>, SourceError> {
         let &CudaLinear { inputs, outputs, .. } = op.weights;
         Ok(gemm::Linear {
-            format: self.format,
+            format: self.lowering.format,
             rows: op.input.rows,
             inputs,
             outputs,

@@ -6,7 +6,7 @@
 //! is where between two powers of two its numbers come to lie: several scales are tried, and the one
 //! that moves the row least is taken. The kernel multiplies sums back as it adds the bias.
 
-use vecmill_encoder::{Backend, BackendError, Buffer, Copies, Linear, e4m3};
+use vecmill_encoder::{BackendError, Buffer, Copies, Linear, Lower, e4m3};
 use vecmill_memory::SourceError;
 
 use super::{CudaBackend, failed};
@@ -14,7 +14,7 @@ use crate::driver::DeviceSpan;
 use crate::gemm::{Format, HopperProduct, Widths};
 use crate::kernels::{Attended, Written};
 use crate::source::CudaBlock;
-use crate::weights::Tensor;
+use crate::weights::{Loader, Tensor};
 
 const OPERATION: &str = "linear";
 
@@ -33,13 +33,35 @@ pub(super) struct NarrowLayer {
     scales_and_biases: Tensor,
 }
 
+impl NarrowLayer {
+    /// Loads `weight` of `inputs` columns, with a bias for each row.
+    pub(super) fn load(
+        weight: &[f32],
+        bias: &[f32],
+        inputs: usize,
+        loader: &mut Loader<'_>,
+    ) -> Result<Self, BackendError> {
+        let (mut codes, mut pairs) = (Vec::with_capacity(weight.len()), Vec::new());
+        for (row, &bias) in weight.chunks_exact(inputs.max(1)).zip(bias) {
+            let scale = best_scale(row);
+            codes.extend(row.iter().map(|&value| e4m3::from_f32(value * scale)));
+            pairs.extend([1.0 / (scale * INPUT_SCALE), bias]);
+        }
+        Ok(Self {
+            weight: loader.store_bytes(&codes)?,
+            scales_and_biases: loader.store(&pairs, Format::F32)?,
+        })
+    }
+}
+
 impl CudaBackend {
     fn narrow_span<'s>(
         &self,
         slab: &'s CudaBlock,
         buffer: Buffer,
     ) -> Result<DeviceSpan<'s>, SourceError> {
-        slab.span(buffer.narrow_offset(self.element_bytes())..self.end_of(buffer))
+        let narrow = buffer.narrow_offset(self.lowering.element_bytes());
+        slab.span(narrow..self.lowering.end_of(buffer))
     }
 
     /// Where a normalisation writes.
@@ -61,25 +83,6 @@ impl CudaBackend {
         let narrow = output.copies != Copies::Wide;
         let rows = if narrow { self.narrow_span(slab, output)? } else { self.span(slab, output)? };
         Ok(Attended { rows, narrow })
-    }
-
-    /// Loads `weight` of `inputs` columns, with a bias for each row.
-    pub(super) fn narrow_layer(
-        &self,
-        weight: &[f32],
-        bias: &[f32],
-        inputs: usize,
-    ) -> Result<NarrowLayer, SourceError> {
-        let (mut codes, mut pairs) = (Vec::with_capacity(weight.len()), Vec::new());
-        for (row, &bias) in weight.chunks_exact(inputs.max(1)).zip(bias) {
-            let scale = best_scale(row);
-            codes.extend(row.iter().map(|&value| e4m3::from_f32(value * scale)));
-            pairs.extend([1.0 / (scale * INPUT_SCALE), bias]);
-        }
-        Ok(NarrowLayer {
-            weight: self.weights.store_bytes(&codes)?,
-            scales_and_biases: self.weights.store(&pairs, Format::F32)?,
-        })
     }
 
     pub(super) fn multiply_narrow(

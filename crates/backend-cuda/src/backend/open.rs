@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use vecmill_encoder::model::DType;
-use vecmill_memory::SourceError;
+use vecmill_memory::{Cause, SourceError};
 
 use super::CudaBackend;
 use super::ways::Ways;
@@ -14,13 +14,15 @@ use crate::error::Unavailable;
 use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::Graphs;
 use crate::kernels::Kernels;
+use crate::lower::CudaLowering;
 use crate::source::CudaSource;
 use crate::staging::StagingRing;
 use crate::sweeps::Sweeps;
-use crate::weights::Weights;
 
-/// Pinned memory for indices and vectors of the batches in flight.
+/// Pinned memory for indices and vectors of the batches in flight, and the least that is tried where
+/// the host doesn't have that much: what finds no room goes around it.
 const STAGING_BYTES: usize = 32 << 20;
+const LEAST_STAGING_BYTES: usize = 64 << 10;
 
 /// A GPU can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +58,7 @@ impl CudaBackend {
     pub fn on(device: Device, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
         let unusable =
             |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
-        let (fp8, format) = (format == DType::F8E4M3, Format::from(format));
+        let (dtype, fp8, format) = (format, format == DType::F8E4M3, Format::from(format));
         let info = device.info();
         let compiler = Compiler::new(&device, cache).map_err(|e| unusable(e.to_string()))?;
         let compiler = Arc::new(compiler);
@@ -68,12 +70,12 @@ impl CudaBackend {
         let kernels = kernels.map_err(|e| unusable(e.to_string()))?;
         let gemm = Gemm::open(&device).map_err(|e| unusable(e.to_string()))?;
         let parts = || -> Result<_, SourceError> {
-            let staging = StagingRing::new(&device, STAGING_BYTES)?;
+            let staging = staging(&device)?;
             Ok((CudaSource::new(&device)?, device.stream()?, staging))
         };
         let (source, stream, staging) = parts().map_err(|e| unusable(e.to_string()))?;
         Ok(Self {
-            weights: Weights::new(source.clone(), stream.clone()),
+            lowering: CudaLowering::of(device.info(), dtype, hopper.is_some()),
             staging: Mutex::new(staging),
             graphs: Graphs::default(),
             ways: Ways::default(),
@@ -81,12 +83,23 @@ impl CudaBackend {
             device,
             source,
             stream,
-            format,
-            fp8,
             kernels,
             gemm,
             hopper,
         })
+    }
+}
+
+/// As much pinned memory as the host has, of what is wanted.
+fn staging(device: &Device) -> Result<StagingRing, SourceError> {
+    let mut bytes = STAGING_BYTES;
+    loop {
+        match StagingRing::new(device, bytes) {
+            Err(error) if error.cause == Cause::Exhausted && bytes > LEAST_STAGING_BYTES => {
+                bytes /= 2
+            }
+            ring => return ring,
+        }
     }
 }
 

@@ -58,6 +58,11 @@ impl<C: Copy> Choices<C> {
         Ok(choice)
     }
 
+    /// How many kinds there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Replaces what was chosen before.
     pub(super) fn keep(&mut self, key: Key, choice: C) {
         self.0.insert(key, choice);

@@ -49,12 +49,14 @@ pub(crate) use hopper::{
 #[cfg(test)]
 pub(crate) use hopper::{used, used_feed_forward};
 pub use shape::{Bucket, Format};
+pub(crate) use shape::{workspace_bytes, workspace_limit};
 pub use tune::Tuned;
 
 /// What addresses of activations and biases must be multiples of.
 pub const ACTIVATION_ALIGNMENT: u32 = 64;
 /// What addresses of weights must be multiples of.
-pub const WEIGHT_ALIGNMENT: u32 = 256;
+#[expect(clippy::cast_possible_truncation, reason = "it is small")]
+pub const WEIGHT_ALIGNMENT: u32 = vecmill_encoder::WEIGHT_ALIGNMENT as u32;
 
 /// How many algorithms the library is asked for.
 const CANDIDATES: usize = 16;
@@ -121,7 +123,7 @@ impl Gemm {
     pub fn open(device: &Device) -> Result<Self, GemmError> {
         let library = MatmulLibrary::open(device.context())??;
         let state = State { library, choices: Choices::default() };
-        let workspace_limit = shape::workspace_limit(device.info().compute_capability);
+        let workspace_limit = workspace_limit(device.info().compute_capability);
         Ok(Self { device: device.clone(), workspace_limit, state: Mutex::new(state) })
     }
 
@@ -131,9 +133,14 @@ impl Gemm {
         (version / 10_000, version % 10_000 / 100, version % 100)
     }
 
+    /// How many kinds of products there were, for each of which an algorithm was chosen.
+    pub(crate) fn ways_taken(&self) -> usize {
+        self.state().choices.len()
+    }
+
     /// Scratch bytes for a product with `rows` rows; more rows need no less.
     pub fn workspace_bytes(&self, rows: usize, outputs: usize) -> usize {
-        shape::workspace_bytes(rows, outputs, self.workspace_limit)
+        workspace_bytes(rows, outputs, self.workspace_limit)
     }
 
     /// Computes a product on `stream`, behind the work so far. Returns the activation that is still

@@ -78,7 +78,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// As much workspace as NVIDIA recommends: <https://docs.nvidia.com/cuda/cublas/#cublassetworkspace>
-pub(super) fn workspace_limit(compute_capability: (u32, u32)) -> usize {
+pub(crate) fn workspace_limit(compute_capability: (u32, u32)) -> usize {
     if compute_capability >= (9, 0) { 32 * MIB } else { 4 * MIB }
 }
 
@@ -89,7 +89,7 @@ const PARTS: usize = 16;
 const LEAST_WORKSPACE: usize = 256 * KIB;
 
 /// Room for the partial sums of a bucket, up to `limit`.
-pub(super) fn workspace_bytes(rows: usize, outputs: usize, limit: usize) -> usize {
+pub(crate) fn workspace_bytes(rows: usize, outputs: usize, limit: usize) -> usize {
     let rows = Bucket::of(rows).most();
     let sums = rows.saturating_mul(outputs).saturating_mul(size_of::<f32>());
     sums.saturating_mul(PARTS).saturating_add(LEAST_WORKSPACE).min(limit)

@@ -30,6 +30,10 @@ const HOPPER_RINGS: [u32; 2] = [64 << 10, 192 << 10];
 /// The head size for which `attention_sm90.cu` is faster, without a bias. It takes 32, too, which is
 /// bound by exponentials and loads, not by products.
 pub(crate) const HOPPER_HEAD_SIZE: usize = 64;
+/// Mixes of lengths, of the longest sequence and of the others, that with the usual lengths lead to
+/// every way: short ones fill no tile of Hopper, and of many, one decides on the rows of blocks.
+pub(crate) const MIXES: [(usize, usize); 2] = [(2, 2), (65, 1)];
+
 /// Mean length from which on sequences fill its tiles well enough.
 const HOPPER_LENGTH: usize = 96;
 
@@ -203,6 +207,11 @@ impl Attention {
         let blocks = (heads * slots).min(self.multiprocessors());
         let shared_bytes = hopper_shared_bytes(head_size) as usize;
         launch(&kernel, stream, blocks, HOPPER_THREADS, shared_bytes, &arguments)
+    }
+
+    /// Kernels that were launched so far.
+    pub(super) fn ways_taken(&self) -> usize {
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn kernel(&self, variant: Variant) -> Result<Kernel, KernelError> {

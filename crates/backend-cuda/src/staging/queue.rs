@@ -3,7 +3,8 @@
 //!
 //! The choice behind it: a part that a copy uses is shared between the queue and whoever will read
 //! it. A part that nobody shares and whose copy is done goes back, from the oldest on. So reading
-//! and dropping end alike, nothing is sent back, and an unread part can't be reused.
+//! and dropping end alike, nothing is sent back, and an unread part can't be reused. What finds no
+//! room behind one goes around the buffer: a full buffer costs time, and is nobody's failure.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -45,25 +46,11 @@ pub(super) trait Part: Debug {
     fn finish(&mut self) -> Result<(), DriverError>;
 }
 
-/// Why something was not staged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    Driver(DriverError),
-    /// The oldest part waits for being read, and there is no room behind it.
-    Unread,
-}
-
-impl From<DriverError> for Refused {
-    fn from(error: DriverError) -> Self {
-        Self::Driver(error)
-    }
-}
-
 /// What is copied out, until it is read or dropped.
 #[derive(Debug)]
 pub(super) struct Pieces<P> {
     bytes: usize,
-    /// The first bytes, where the buffer had no room for all.
+    /// The first bytes, where the buffer had no room for all, or none.
     brought: Vec<u8>,
     /// The others, in order.
     parts: VecDeque<Arc<P>>,
@@ -92,20 +79,25 @@ impl<B: Parts> Queue<B> {
         &self.buffer
     }
 
-    /// How often the host waited for a copy to make room.
+    /// How often the host waited for a copy because there was no room.
     pub(super) fn waits(&self) -> u64 {
         self.waits
     }
 
     /// Takes all bytes of `from` in and has `send` begin the copy of each piece, of which it's told
-    /// the place in `from`.
+    /// the place in `from`. A piece for which unread parts leave no room is copied by `send_now`.
     pub(super) fn copy_in(
         &mut self,
         from: &[u8],
         mut send: impl FnMut(&mut B::Part, Range<usize>) -> Result<(), DriverError>,
-    ) -> Result<(), Refused> {
+        mut send_now: impl FnMut(&[u8], Range<usize>) -> Result<(), DriverError>,
+    ) -> Result<(), DriverError> {
         for (piece, at) in from.chunks(self.piece).zip(pieces(from.len(), self.piece)) {
-            let mut part = self.claim(piece.len())?.ok_or(Refused::Unread)?;
+            let Some(mut part) = self.claim(piece.len())? else {
+                self.waits += 1;
+                send_now(piece, at)?;
+                continue;
+            };
             let sent = part.write(piece).and_then(|()| send(&mut part, at));
             self.in_use.push_back(Arc::new(part));
             sent?;
@@ -113,21 +105,23 @@ impl<B: Parts> Queue<B> {
         Ok(())
     }
 
-    /// Has `fetch` begin to copy `bytes` bytes out, piece by piece.
+    /// Has `fetch` begin to copy `bytes` bytes out, piece by piece. A piece for which unread parts
+    /// leave no room is copied by `fetch_now`.
     pub(super) fn copy_out(
         &mut self,
         bytes: usize,
         mut fetch: impl FnMut(&mut B::Part, Range<usize>) -> Result<(), DriverError>,
-    ) -> Result<Pieces<B::Part>, Refused> {
+        mut fetch_now: impl FnMut(&mut [u8], Range<usize>) -> Result<(), DriverError>,
+    ) -> Result<Pieces<B::Part>, DriverError> {
         let mut staged = Pieces { bytes, brought: Vec::new(), parts: VecDeque::new() };
         for at in pieces(bytes, self.piece) {
-            let mut part = loop {
-                match self.claim(at.len())? {
-                    Some(part) => break part,
-                    // What is in the way may be its own.
-                    None if staged.bring_oldest()? => self.waits += 1,
-                    None => return Err(Refused::Unread),
-                }
+            let Some(mut part) = self.claim_beside(at.len(), &mut staged)? else {
+                // All that came before it has been brought.
+                self.waits += 1;
+                let start = staged.brought.len();
+                staged.brought.resize(start + at.len(), 0);
+                fetch_now(&mut staged.brought[start..], at)?;
+                continue;
             };
             let fetched = fetch(&mut part, at);
             let part = Arc::new(part);
@@ -146,6 +140,23 @@ impl<B: Parts> Queue<B> {
     ) -> Result<(), DriverError> {
         staged.read(into)?;
         self.collect()
+    }
+
+    /// As [`claim`](Self::claim), but what is in the way may be of `staged` itself: that is brought.
+    fn claim_beside(
+        &mut self,
+        bytes: usize,
+        staged: &mut Pieces<B::Part>,
+    ) -> Result<Option<B::Part>, DriverError> {
+        loop {
+            if let Some(part) = self.claim(bytes)? {
+                return Ok(Some(part));
+            }
+            if !staged.bring_oldest()? {
+                return Ok(None);
+            }
+            self.waits += 1;
+        }
     }
 
     /// A part of `bytes` bytes, at most a piece; waits for the oldest ones until there is room.

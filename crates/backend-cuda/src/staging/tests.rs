@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use proptest::prelude::*;
 use vecmill_memory::Ring;
 
-use super::queue::{Pieces, Queue, Refused};
+use super::queue::{Pieces, Queue};
 use crate::error::DriverError;
 use fake::{Copy, FakePart, FakeParts, LOST, Shared, World};
 
@@ -40,14 +40,28 @@ impl Bench {
         self.world().streams.each_ref().map(VecDeque::len)
     }
 
-    fn copy_in(&mut self, stream: usize, from: &[u8], to: usize) -> Result<(), Refused> {
-        let begin = begin(stream, to, false);
-        self.queue.copy_in(from, begin)
+    fn copy_in(&mut self, stream: usize, from: &[u8], to: usize) -> Result<(), DriverError> {
+        let world = Arc::clone(&self.world);
+        let now = |from: &[u8], at: Range<usize>| {
+            let device = to + at.start..to + at.end;
+            world.lock().unwrap().now(stream)?.device[device].copy_from_slice(from);
+            Ok(())
+        };
+        self.queue.copy_in(from, begin(stream, to, false), now)
     }
 
-    fn copy_out(&mut self, stream: usize, from: Range<usize>) -> Result<Pieces<FakePart>, Refused> {
-        let begin = begin(stream, from.start, true);
-        self.queue.copy_out(from.len(), begin)
+    fn copy_out(
+        &mut self,
+        stream: usize,
+        from: Range<usize>,
+    ) -> Result<Pieces<FakePart>, DriverError> {
+        let world = Arc::clone(&self.world);
+        let now = |into: &mut [u8], at: Range<usize>| {
+            let device = from.start + at.start..from.start + at.end;
+            into.copy_from_slice(&world.lock().unwrap().now(stream)?.device[device]);
+            Ok(())
+        };
+        self.queue.copy_out(from.len(), begin(stream, from.start, true), now)
     }
 
     fn read(&mut self, staged: Pieces<FakePart>) -> Vec<u8> {
@@ -163,27 +177,33 @@ fn dropped_unread_its_space_comes_back_when_the_copy_is_done() {
 }
 
 #[test]
-fn unread_bytes_are_kept_and_in_the_way() {
-    let mut bench = Bench::new(256, 512);
+fn what_finds_a_ring_full_of_unread_bytes_goes_around_it() {
+    let mut bench = Bench::new(256, 1024);
     bench.world().device[..64].fill(9);
     let staged = bench.copy_out(0, 0..64).unwrap();
     for _ in 0..3 {
         bench.copy_in(1, &[1; 64], 64).unwrap();
     }
-    assert_eq!(bench.copy_in(1, &[2; 64], 64), Err(Refused::Unread));
-    assert_eq!(bench.copy_out(1, 0..300).unwrap_err(), Refused::Unread);
     assert_eq!((bench.queue.waits(), bench.used(), bench.under_way()), (0, 256, [1, 3]));
-    assert_eq!(bench.read(staged), [9; 64]);
-    bench.copy_in(1, &[2; 64], 64).unwrap();
-    assert_eq!(bench.queue.waits(), 0);
+    bench.copy_in(1, &[2; 300], 64).unwrap();
+    assert_eq!((bench.queue.waits(), bench.used(), bench.under_way()), (5, 256, [1, 0]));
+    assert_eq!(bench.world().device[64..364], [2; 300]);
+    let around = bench.copy_out(1, 0..300).unwrap();
+    assert_eq!((bench.queue.waits(), bench.used()), (10, 256));
+    let expected = [[9; 64].as_slice(), &[2; 236]].concat();
+    assert_eq!(bench.read(around), expected, "and it needs no room until it is read");
+    assert_eq!(bench.read(staged), [9; 64], "what was unread is kept");
+    bench.copy_in(1, &[3; 64], 64).unwrap();
+    assert_eq!((bench.queue.waits(), bench.used()), (10, 64));
 }
 
 #[test]
 fn a_refused_copy_keeps_no_space_and_another_length_is_not_read() {
+    const REFUSED: DriverError = DriverError::invalid("cuMemcpyHtoDAsync");
     let mut bench = Bench::new(256, 256);
-    let refuse = |_: &mut FakePart, _| Err(DriverError::invalid("cuMemcpyHtoDAsync"));
-    assert!(matches!(bench.queue.copy_in(&[1; 10], refuse), Err(Refused::Driver(_))));
-    assert!(matches!(bench.queue.copy_out(10, refuse), Err(Refused::Driver(_))));
+    let refuse = |_: &mut FakePart, _| Err(REFUSED);
+    assert_eq!(bench.queue.copy_in(&[1; 10], refuse, |_, _| Ok(())), Err(REFUSED));
+    assert!(bench.queue.copy_out(10, refuse, |_, _| Ok(())).is_err());
     let staged = bench.copy_out(0, 0..100).unwrap();
     assert!(bench.queue.read(staged, &mut [0; 99]).is_err());
     bench.world().step(0);
@@ -196,12 +216,14 @@ fn a_refused_copy_keeps_no_space_and_another_length_is_not_read() {
 fn a_lost_device_is_an_error_everywhere() {
     let mut bench = Bench::new(256, 256);
     let staged = bench.copy_out(0, 0..64).unwrap();
+    let unread = bench.copy_out(0, 0..64).unwrap();
     bench.copy_in(0, &[1; 64], 0).unwrap();
     bench.world().lost = true;
-    let lost = Refused::Driver(LOST);
     assert_eq!(bench.queue.read(staged, &mut [0; 64]), Err(LOST));
-    assert_eq!(bench.copy_in(0, &[1; 64], 0), Err(lost));
-    assert_eq!(bench.copy_out(0, 0..64).unwrap_err(), lost);
+    assert_eq!(bench.copy_in(0, &[1; 64], 0), Err(LOST));
+    assert_eq!(bench.copy_out(0, 0..64).unwrap_err(), LOST);
+    assert_eq!(bench.copy_in(0, &[1; 500], 0), Err(LOST), "around what is unread, too");
+    drop(unread);
 }
 
 #[derive(Debug, Clone)]
@@ -239,27 +261,13 @@ proptest! {
                 Step::In { stream, bytes } => {
                     let from: Vec<u8> = (0..bytes).map(|at| (at * 7 + number) as u8).collect();
                     let start = stream * REACH;
-                    // In one piece or with nothing unread in the way: then all of it or nothing.
-                    if bytes > 64 && !staged.is_empty() {
-                        continue;
-                    }
-                    match bench.copy_in(stream, &from, start) {
-                        Ok(()) => model[start..start + bytes].copy_from_slice(&from),
-                        Err(refused) => {
-                            prop_assert_eq!(refused, Refused::Unread);
-                            prop_assert!(!staged.is_empty());
-                        }
-                    }
+                    bench.copy_in(stream, &from, start).unwrap();
+                    model[start..start + bytes].copy_from_slice(&from);
                 }
                 Step::Out { stream, bytes } => {
                     let from = stream * REACH..stream * REACH + bytes;
-                    match bench.copy_out(stream, from.clone()) {
-                        Ok(pieces) => staged.push((pieces, model[from].to_vec())),
-                        Err(refused) => {
-                            prop_assert_eq!(refused, Refused::Unread);
-                            prop_assert!(!staged.is_empty());
-                        }
-                    }
+                    let pieces = bench.copy_out(stream, from.clone()).unwrap();
+                    staged.push((pieces, model[from].to_vec()));
                 }
                 Step::Read(pick) if !staged.is_empty() => {
                     let (pieces, expected) = staged.remove(pick % staged.len());

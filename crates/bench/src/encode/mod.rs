@@ -144,8 +144,8 @@ fn run_on<B: Backend>(
     device: &str,
     arguments: &EncodeArguments,
 ) -> Outcome {
-    let encoder = load(backend, arguments)?;
-    let pool = Pool::new(encoder.backend().source(), arguments.memory << 20);
+    let pool = Pool::new(backend.source(), arguments.memory << 20);
+    let encoder = load(backend, arguments, &pool)?;
     let in_flight = arguments.in_flight.unwrap_or(encoder.backend().in_flight()).max(1);
     encoder.warm_up(&pool, arguments.tokens, PRACTICE, &|_, _| {})?;
     let bench = Bench { encoder: &encoder, pool: &pool, in_flight, tokens: arguments.tokens };
@@ -154,9 +154,13 @@ fn run_on<B: Backend>(
     results::write(arguments.json.as_deref(), device, &figures)
 }
 
-fn load<B: Backend>(backend: B, arguments: &EncodeArguments) -> Result<Encoder<B>, Box<dyn Error>> {
+fn load<B: Backend>(
+    backend: B,
+    arguments: &EncodeArguments,
+    pool: &Pool<B::Source>,
+) -> Result<Encoder<B>, Box<dyn Error>> {
     let (model, tokens) = (Model::open(&arguments.model)?, arguments.tokens);
-    let encoder = Encoder::load(backend, &model, arguments.pooling, &|_, _| {})?;
+    let encoder = Encoder::load(backend, &model, arguments.pooling, pool, &|_, _| {})?;
     let longest = encoder.limits().max_tokens;
     Ok(encoder.with_largest(Shape { tokens, sequences: tokens, longest }))
 }

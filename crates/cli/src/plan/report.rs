@@ -54,6 +54,8 @@ struct Json<'a> {
     slab_bytes: usize,
     in_flight: usize,
     headroom_bytes: usize,
+    /// Beside the budget, roughly; `null` on the CPU.
+    driver_bytes: Option<usize>,
     request_memory_bytes: usize,
     bytes_per_token: usize,
     largest_batch: LargestBatch,
@@ -100,6 +102,7 @@ fn json(plan: &Plan) -> Json<'_> {
         slab_bytes: fit.slab_bytes,
         in_flight: fit.in_flight,
         headroom_bytes: fit.headroom_bytes,
+        driver_bytes: plan.driver_bytes,
         request_memory_bytes: plan.set_aside_bytes,
         bytes_per_token: fit.bytes_per_token,
         largest_batch: LargestBatch {
@@ -144,6 +147,10 @@ fn memory(plan: &Plan) -> String {
         let line = format!("  {mark} {name:<8}  {size:>9}  {part:>7}  {note}");
         text.push_str(line.trim_end());
         text.push('\n');
+    }
+    if let Some(driver) = plan.driver_bytes {
+        let driver = bytes(driver);
+        text.push_str(&format!("  beside it, for the GPU's driver: about {driver}\n"));
     }
     let requests = bytes(plan.set_aside_bytes);
     text.push_str(&format!("  beside it, for requests: {requests} of the machine's memory\n"));
@@ -229,6 +236,7 @@ mod tests {
             max_input_tokens: 512,
             target: Target::GPU,
             set_aside_bytes: 1024 * MIB,
+            driver_bytes: Some(640 * MIB),
             fit: Fit {
                 budget_bytes: 1024 * MIB,
                 weights_bytes: 256 * MIB,
@@ -253,6 +261,7 @@ owner/name (bert) in float16, on a GPU with 1.00 GiB
   █ weights     256 MiB   25.0 %
   ▒ batches     256 MiB   25.0 %  2 slabs of 128 MiB
   ░ headroom    512 MiB   50.0 %
+  beside it, for the GPU's driver: about 640 MiB
   beside it, for requests: 1.00 GiB of the machine's memory
 
 Largest batch: 16,384 tokens, by --max-batch-tokens; there is memory for about 49,000

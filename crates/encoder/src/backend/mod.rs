@@ -2,13 +2,17 @@
 //!
 //! - [`Backend`] is the contract; `conformance` (feature of the same name) is the suite that every
 //!   implementation must pass.
+//! - [`Lower`] has its sizes, which are known without the device (`lower`); `weights` has the plan of
+//!   where weights lie, and the region that follows it.
 //! - One struct per operation carries its operands (`operations`); [`Buffer`] and [`Indices`] say
 //!   where in the slab it reads and writes.
 //!
 //! The choice behind it: operations are coarse, so that a backend can fuse (a GPU pays for every
 //! launch, a CPU for every pass over memory), and few, so that a new backend is a day's work.
 
+mod lower;
 mod operations;
+mod weights;
 
 use std::fmt::Debug;
 
@@ -18,11 +22,13 @@ use crate::batch::Shape;
 use crate::e4m3;
 use crate::model::{DType, TensorView};
 
+pub use lower::{LinearShape, Lower, Weight};
 pub use operations::{
     AddNorm, Attention, Between, Buffer, Copies, Embed, EmbeddingTensors, FeedForward, Indices,
     Linear, LinearAddNorm, LinearTensors, NormTensors, Normalize, Pool, Sequences, StackTensors,
     Workspace,
 };
+pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, load_weights};
 
 /// The slab type of a backend's memory source.
 pub type Slab<B> = <<B as Backend>::Source as Source>::Block;
@@ -114,6 +120,8 @@ pub struct BackendError {
 /// that the backend documents. Rows of a matrix that belong to no sequence may hold anything, NaN
 /// too, and need not be written; no other row may be changed by them.
 pub trait Backend: Debug + Send + Sync + Sized + 'static {
+    /// Its kind, as far as sizes follow from it.
+    type Lower: Lower;
     /// Where slabs come from.
     type Source: Source;
     /// A loaded linear layer.
@@ -133,94 +141,53 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// The queue that operations go into, in order.
     fn stream(&self) -> Stream<Self>;
 
-    /// Bytes of one element of a [`Buffer`]'s wide copy.
-    fn element_bytes(&self) -> usize;
-
-    /// Bytes of one element of its narrow copy, where there are such.
-    fn narrow_bytes(&self) -> usize {
-        self.element_bytes()
-    }
-
-    /// The byte behind all copies of a matrix.
-    fn end_of(&self, buffer: Buffer) -> usize {
-        match buffer.copies {
-            Copies::Wide => buffer.offset + buffer.elements() * self.element_bytes(),
-            Copies::Narrow | Copies::Both => {
-                let narrow = buffer.narrow_offset(self.element_bytes());
-                narrow + buffer.elements() * self.narrow_bytes()
-            }
-            Copies::Deferred => {
-                let beside = buffer.narrow_offset(self.element_bytes());
-                beside + buffer.rows * self.deferred_bytes()
-            }
-        }
-    }
-
-    /// Whether a linear layer reads its input's narrow copy.
-    fn is_narrow(&self, layer: &Self::Linear) -> bool {
-        let _ = layer;
-        false
-    }
+    /// The sizes of what it computes with.
+    fn lowering(&self) -> &Self::Lower;
 
     /// The backend's rounding errors.
     fn precision(&self) -> Precision;
 
-    /// Scratch bytes for a [`Linear`] of `rows` × `inputs` → `rows` × `outputs`. More rows need no
-    /// less: a plan holds for all smaller batches of its bucket.
-    fn linear_workspace(&self, rows: usize, inputs: usize, outputs: usize) -> usize;
-
-    /// Scratch bytes for an [`Attention`] over `tokens` in sequences of at most `longest`; no less
-    /// for more of either.
-    fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize;
-
-    /// Whether a [`FeedForward`] of `rows`, or a few less, is one kernel that keeps what is between
-    /// the layers out of memory.
-    fn fuses_feed_forward(&self, rows: usize, up: &Self::Linear, down: &Self::Linear) -> bool {
-        let _ = (rows, up, down);
-        false
-    }
-
-    /// Whether [`LinearAddNorm`] and [`FeedForward`] of `rows`, or a few less, leave their output
-    /// [deferred](Copies::Deferred) where `norm` is what normalises it: so it is written and read once
-    /// less. If it may be with some number of rows, it is with [`usize::MAX`].
-    fn defers_norm(&self, rows: usize, norm: &Self::Norm) -> bool {
-        let _ = (rows, norm);
-        false
-    }
-
-    /// Bytes for each row of a deferred matrix, beside the row.
-    fn deferred_bytes(&self) -> usize {
-        0
-    }
-
-    /// Loads linear layers that share their input, stacked as one.
+    /// Loads linear layers that share their input, stacked as one, into the places that
+    /// [`Lower::store`] named for them; so do the others.
     ///
     /// # Errors
-    /// When the device can't hold them.
-    fn load_linear(&self, stack: StackTensors<'_>) -> Result<Self::Linear, BackendError>;
+    /// When the device fails.
+    fn load_linear(
+        &self,
+        stack: StackTensors<'_>,
+        into: &mut RegionWriter<Slab<Self>>,
+    ) -> Result<Self::Linear, BackendError>;
 
     /// Loads a layer normalisation.
     ///
     /// # Errors
-    /// When the device can't hold it.
-    fn load_norm(&self, tensors: &NormTensors) -> Result<Self::Norm, BackendError>;
+    /// When the device fails.
+    fn load_norm(
+        &self,
+        tensors: &NormTensors,
+        into: &mut RegionWriter<Slab<Self>>,
+    ) -> Result<Self::Norm, BackendError>;
 
     /// Loads embedding tables.
     ///
     /// # Errors
-    /// When the device can't hold them.
-    fn load_embeddings(&self, tensors: &EmbeddingTensors)
-    -> Result<Self::Embeddings, BackendError>;
+    /// When the device fails.
+    fn load_embeddings(
+        &self,
+        tensors: &EmbeddingTensors,
+        into: &mut RegionWriter<Slab<Self>>,
+    ) -> Result<Self::Embeddings, BackendError>;
 
     /// Loads a table of relative position biases, `[buckets, heads]`; distances fall into
     /// logarithmic buckets up to `max_distance` (T5, arXiv:1910.10683, section 2.1).
     ///
     /// # Errors
-    /// When the device can't hold it.
+    /// When the device fails.
     fn load_relative_bias(
         &self,
         table: &TensorView,
         max_distance: usize,
+        into: &mut RegionWriter<Slab<Self>>,
     ) -> Result<Self::RelativeBias, BackendError>;
 
     /// Runs the operations of one batch, or of many. A backend with threads of its own moves onto
@@ -239,6 +206,12 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// may run operations many times over, to find out which of its ways is fastest.
     fn tune(&self, on: bool) {
         let _ = on;
+    }
+
+    /// How many ways operations have taken so far, that had to be made ready for the first time:
+    /// kernels loaded, algorithms chosen. After practice it should stay what it is.
+    fn ways_taken(&self) -> u64 {
+        0
     }
 
     /// Whether batches of `shape` run padded to the [bucket](Shape::bucket) that it falls into, so
@@ -260,7 +233,7 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
         &self,
         slab: &mut Slab<Self>,
         shape: Shape,
-        steps: impl FnOnce(&mut Slab<Self>) -> Result<(), BackendError>,
+        mut steps: impl FnMut(&mut Slab<Self>) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         let _ = shape;
         steps(slab)

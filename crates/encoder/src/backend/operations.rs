@@ -5,7 +5,6 @@
 use vecmill_memory::ALIGNMENT;
 
 use super::{Backend, BackendError, Slab};
-use crate::e4m3;
 use crate::model::{Activation, Pooling, TensorView};
 
 /// A row-major matrix of activations in the slab.
@@ -40,7 +39,7 @@ impl Buffer {
 }
 
 /// The formats in which a matrix is kept, by who reads it: as "wide" activations, and as "narrow"
-/// operands of linear layers that [compute with those](Backend::is_narrow). What each operation
+/// operands of linear layers that [compute with those](super::Lower::is_narrow). What each operation
 /// writes is said at its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copies {
@@ -52,7 +51,7 @@ pub enum Copies {
     Both,
     /// As rows that are yet to be normalised, by each reader as it reads them, and beside them what
     /// the backend wants to know of them for it. Only where the backend
-    /// [defers](Backend::defers_norm) the normalisation.
+    /// [defers](super::Lower::defers_norm) the normalisation.
     Deferred,
 }
 
@@ -82,7 +81,8 @@ pub struct Indices {
 pub struct Workspace {
     /// Distance in bytes from the start of the slab, a multiple of 64.
     pub offset: usize,
-    /// Its size, as [`Backend::linear_workspace`] or [`Backend::attention_workspace`] asked.
+    /// Its size, as [`Lower::linear_workspace`](super::Lower::linear_workspace) or
+    /// [`Lower::attention_workspace`](super::Lower::attention_workspace) asked.
     pub bytes: usize,
 }
 
@@ -147,16 +147,6 @@ impl<'a> StackTensors<'a> {
     }
 }
 
-impl LinearTensors {
-    /// Whether layers, stacked as one, [suit](e4m3::suits) FP8.
-    pub fn suit_e4m3(parts: &[Self]) -> bool {
-        let outputs =
-            parts.iter().map(|part| part.weight.shape().first().copied().unwrap_or(0)).sum();
-        let inputs = parts.first().and_then(|part| part.weight.shape().last()).copied();
-        inputs.is_some_and(|inputs| e4m3::suits(inputs, outputs))
-    }
-}
-
 /// `output = norm(words[ids] + positions[positions] + types[0])`
 #[derive(Debug)]
 pub struct Embed<'a, B: Backend> {
@@ -182,7 +172,7 @@ pub struct Linear<'a, B: Backend> {
     pub activation: Activation,
     /// `[rows, outputs]`; wide, or narrow if the layer is.
     pub output: Buffer,
-    /// As [`Backend::linear_workspace`] asked.
+    /// As [`Lower::linear_workspace`](super::Lower::linear_workspace) asked.
     pub workspace: Workspace,
 }
 
@@ -200,7 +190,7 @@ pub struct Attention<'a, B: Backend> {
     pub bias: Option<&'a B::RelativeBias>,
     /// `[tokens, hidden]`; wide or narrow.
     pub output: Buffer,
-    /// As [`Backend::attention_workspace`] asked.
+    /// As [`Lower::attention_workspace`](super::Lower::attention_workspace) asked.
     pub workspace: Workspace,
 }
 
@@ -233,7 +223,7 @@ pub struct LinearAddNorm<'a, B: Backend> {
     /// `[rows, hidden]`, apart from all others, wide, both or deferred; a backend that does not fuse
     /// projects into it.
     pub output: Buffer,
-    /// As [`Backend::linear_workspace`] asked.
+    /// As [`Lower::linear_workspace`](super::Lower::linear_workspace) asked.
     pub workspace: Workspace,
 }
 
@@ -269,7 +259,7 @@ pub struct FeedForward<'a, B: Backend> {
     /// between the layers.
     pub output: Buffer,
     /// Memory for what is between the layers, if the backend does not
-    /// [fuse](Backend::fuses_feed_forward) them.
+    /// [fuse](super::Lower::fuses_feed_forward) them.
     pub between: Option<Between>,
 }
 
@@ -304,7 +294,7 @@ impl<B: Backend> FeedForward<'_, B> {
 pub struct Between {
     /// `[rows, intermediate]`; wide, or narrow if the second layer is.
     pub matrix: Buffer,
-    /// As [`Backend::linear_workspace`] asked for either layer.
+    /// As [`Lower::linear_workspace`](super::Lower::linear_workspace) asked for either layer.
     pub workspace: Workspace,
 }
 

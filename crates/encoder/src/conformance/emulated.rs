@@ -13,8 +13,8 @@ use vecmill_memory::{HostBlock, HostSource};
 use super::reference;
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
-    Linear, LinearAddNorm, LinearTensors, NormTensors, Normalize, Pool, Precision, Sequences,
-    StackTensors,
+    Linear, LinearAddNorm, LinearShape, Lower, NormTensors, Normalize, Pool, Precision,
+    RegionWriter, Sequences, StackTensors, Stored, Weight, WeightPlan,
 };
 use crate::e4m3;
 use crate::model::{Activation, DType, Pooling, TensorView};
@@ -40,16 +40,24 @@ enum Defect {
 /// Columns of rows whose normalisation is deferred.
 const DEFERRED_COLUMNS: usize = 32;
 
+/// The sizes of one that computes in a format.
+#[derive(Debug, Clone, Copy)]
+struct Emulation(DType);
+
 #[derive(Debug)]
 struct Emulated {
-    format: DType,
+    lowering: Emulation,
     defect: Defect,
 }
 
+/// Numbers, rounded.
+type Values = Stored<HostBlock>;
+type Into = RegionWriter<HostBlock>;
+
 #[derive(Debug)]
 struct Layer {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+    weight: Values,
+    bias: Values,
     inputs: usize,
     narrow: bool,
     input_norm: Option<Norm>,
@@ -57,30 +65,82 @@ struct Layer {
 
 #[derive(Debug)]
 struct Norm {
-    gain: Vec<f32>,
-    bias: Vec<f32>,
+    gain: Values,
+    bias: Values,
     epsilon: f32,
 }
 
 #[derive(Debug)]
 struct Embeddings {
-    words: Vec<f32>,
-    positions: Vec<f32>,
-    kinds: Vec<f32>,
+    words: Values,
+    positions: Values,
+    kinds: Values,
     norm: Norm,
 }
 
 #[derive(Debug)]
 struct RelativeBias {
-    table: Vec<f32>,
+    table: Values,
     heads: usize,
     reach: usize,
 }
 
+impl Emulation {
+    fn keep<'t>(tensors: impl IntoIterator<Item = &'t TensorView>, plan: &mut WeightPlan) {
+        let bytes = tensors.into_iter().map(|tensor| tensor.elements() * size_of::<f32>());
+        plan.place(bytes.sum());
+    }
+}
+
+impl Lower for Emulation {
+    fn store(&self, weight: Weight<'_>, plan: &mut WeightPlan) {
+        match weight {
+            Weight::Linear(StackTensors { parts, input_norm, .. }) => {
+                Self::keep(parts.iter().map(|part| &part.weight), plan);
+                Self::keep(parts.iter().filter_map(|part| part.bias.as_ref()), plan);
+                if let Some(norm) = input_norm {
+                    self.store(Weight::Norm(norm), plan);
+                }
+            }
+            Weight::Norm(norm) => {
+                Self::keep([&norm.gain], plan);
+                Self::keep([&norm.bias], plan);
+            }
+            Weight::Embeddings(EmbeddingTensors { words, positions, types, norm }) => {
+                Self::keep([words], plan);
+                Self::keep([positions], plan);
+                Self::keep([types.as_ref().unwrap_or(&norm.gain)], plan);
+                self.store(Weight::Norm(norm), plan);
+            }
+            Weight::RelativeBias { table, .. } => Self::keep([table], plan),
+        }
+    }
+
+    fn element_bytes(&self) -> usize {
+        4
+    }
+
+    fn is_narrow(&self, layer: LinearShape) -> bool {
+        self.0 == DType::F8E4M3 && !layer.wide && layer.suits_e4m3()
+    }
+
+    fn defers_norm(&self, _rows: usize, columns: usize) -> bool {
+        self.0 != DType::F8E4M3 && columns == DEFERRED_COLUMNS
+    }
+
+    fn deferred_bytes(&self) -> usize {
+        8
+    }
+}
+
 impl Emulated {
+    fn new(format: DType, defect: Defect) -> Self {
+        Self { lowering: Emulation(format), defect }
+    }
+
     fn round(&self, value: f32) -> f32 {
         let coarse = |bits: u16| if self.defect == Defect::Coarse { bits & !3 } else { bits };
-        match self.format {
+        match self.lowering.0 {
             DType::F32 => value,
             DType::F16 | DType::F8E4M3 => {
                 f16::from_bits(coarse(f16::from_f32(value).to_bits())).to_f32()
@@ -95,22 +155,27 @@ impl Emulated {
         e4m3::to_f32(if self.defect == Defect::Coarse { bits & !1 } else { bits }) / 4.0
     }
 
-    fn rounded(&self, tensor: &TensorView) -> Vec<f32> {
-        tensor.to_f32().iter().map(|&value| self.round(value)).collect()
+    fn rounded(&self, tensor: &TensorView, into: &mut Into) -> Result<Values, BackendError> {
+        let values = tensor.to_f32();
+        keep(values.iter().map(|&value| self.round(value)).collect(), into)
     }
 
-    fn layer(&self, parts: &[LinearTensors], narrow: bool) -> Layer {
-        let bias = |part: &LinearTensors| part.bias.as_ref().map(|bias| self.rounded(bias));
+    fn layer(&self, stack: StackTensors<'_>, into: &mut Into) -> Result<Layer, BackendError> {
+        let (shape, narrow) = (stack.shape(), self.lowering.is_narrow(stack.shape()));
         let round = |&value: &f32| if narrow { self.narrow(value) } else { self.round(value) };
-        let weight =
-            |part: &LinearTensors| part.weight.to_f32().iter().map(round).collect::<Vec<_>>();
-        Layer {
-            weight: parts.iter().flat_map(weight).collect(),
-            bias: parts.iter().filter_map(bias).flatten().collect(),
-            inputs: parts[0].weight.shape()[1],
-            narrow,
-            input_norm: None,
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in stack.parts {
+            weight.extend(part.weight.to_f32().iter().map(round));
+            let numbers = part.bias.as_ref().map(TensorView::to_f32).unwrap_or_default();
+            bias.extend(numbers.iter().map(|&value| self.round(value)));
         }
+        Ok(Layer {
+            weight: keep(weight, into)?,
+            bias: keep(bias, into)?,
+            inputs: shape.inputs,
+            narrow,
+            input_norm: stack.input_norm.map(|norm| self.load_norm(norm, into)).transpose()?,
+        })
     }
 
     fn write(&self, slab: &mut HostBlock, to: Buffer, values: impl IntoIterator<Item = f32>) {
@@ -132,7 +197,7 @@ impl Emulated {
         let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
         let deviation = variance + norm.epsilon;
         let deviation = if self.defect == Defect::NoRoot { deviation } else { deviation.sqrt() };
-        let scaled = row.iter().zip(&norm.gain).zip(&norm.bias);
+        let scaled = row.iter().zip(norm.gain.floats()).zip(norm.bias.floats());
         scaled.map(|((x, gain), bias)| (x - mean) / deviation * gain + bias).collect()
     }
 
@@ -144,7 +209,8 @@ impl Emulated {
         let beside = Buffer { offset: from.narrow_offset(4), columns: 2, ..from };
         let moments = read(slab, beside);
         for (row, moments) in rows.chunks_mut(from.columns).zip(moments.chunks(2)) {
-            for ((x, gain), bias) in row.iter_mut().zip(&norm.gain).zip(&norm.bias) {
+            for ((x, gain), bias) in row.iter_mut().zip(norm.gain.floats()).zip(norm.bias.floats())
+            {
                 *x = (*x - moments[0] * gain) / moments[1] + bias;
             }
         }
@@ -159,7 +225,7 @@ impl Emulated {
             let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
             let mean = if self.defect == Defect::NoDeferredMean { 0.0 } else { mean };
             moments.extend([mean, (variance + norm.epsilon).sqrt()]);
-            rows.extend(row.iter().zip(&norm.gain).map(|(x, gain)| x * gain));
+            rows.extend(row.iter().zip(norm.gain.floats()).map(|(x, gain)| x * gain));
         }
         self.write(slab, Buffer { copies: Copies::Wide, ..to }, rows);
         let floats: &mut [f32] = bytemuck::cast_slice_mut(slab.bytes_mut());
@@ -170,6 +236,10 @@ impl Emulated {
         let starts = indices(slab, sequences.starts);
         starts.windows(2).map(|pair| (pair[0] as usize, pair[1] as usize)).collect()
     }
+}
+
+fn keep(values: Vec<f32>, into: &mut Into) -> Result<Values, BackendError> {
+    into.floats(values.len(), |place| place.copy_from_slice(&values))
 }
 
 fn read(slab: &mut HostBlock, from: Buffer) -> Vec<f32> {
@@ -197,6 +267,7 @@ fn activate(activation: Activation, x: f32) -> f32 {
 }
 
 impl Backend for Emulated {
+    type Lower = Emulation;
     type Source = HostSource;
     type Linear = Layer;
     type Norm = Norm;
@@ -210,45 +281,37 @@ impl Backend for Emulated {
 
     fn stream(&self) {}
 
-    fn element_bytes(&self) -> usize {
-        4
+    fn lowering(&self) -> &Emulation {
+        &self.lowering
     }
 
     fn precision(&self) -> Precision {
-        Precision::of(self.format)
+        Precision::of(self.lowering.0)
     }
 
-    fn linear_workspace(&self, _rows: usize, _inputs: usize, _outputs: usize) -> usize {
-        0
+    fn load_linear(&self, stack: StackTensors<'_>, into: &mut Into) -> Result<Layer, BackendError> {
+        self.layer(stack, into)
     }
 
-    fn attention_workspace(&self, _tokens: usize, _longest: usize, _head_size: usize) -> usize {
-        0
-    }
-
-    fn is_narrow(&self, layer: &Layer) -> bool {
-        layer.narrow
-    }
-
-    fn load_linear(&self, stack: StackTensors<'_>) -> Result<Layer, BackendError> {
-        let StackTensors { parts, wide, input_norm } = stack;
-        let narrow = self.format == DType::F8E4M3 && !wide && LinearTensors::suit_e4m3(parts);
-        let input_norm = input_norm.map(|tensors| self.load_norm(tensors)).transpose()?;
-        Ok(Layer { input_norm, ..self.layer(parts, narrow) })
-    }
-
-    fn load_norm(&self, tensors: &NormTensors) -> Result<Norm, BackendError> {
-        let (gain, bias) = (tensors.gain.to_f32().to_vec(), tensors.bias.to_f32().to_vec());
+    fn load_norm(&self, tensors: &NormTensors, into: &mut Into) -> Result<Norm, BackendError> {
+        let gain = keep(tensors.gain.to_f32().to_vec(), into)?;
+        let bias = keep(tensors.bias.to_f32().to_vec(), into)?;
         Ok(Norm { gain, bias, epsilon: tensors.epsilon })
     }
 
-    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<Embeddings, BackendError> {
-        let kinds = tensors.types.as_ref().map(|types| self.rounded(types));
+    fn load_embeddings(
+        &self,
+        tensors: &EmbeddingTensors,
+        into: &mut Into,
+    ) -> Result<Embeddings, BackendError> {
         Ok(Embeddings {
-            words: self.rounded(&tensors.words),
-            positions: self.rounded(&tensors.positions),
-            kinds: kinds.unwrap_or_else(|| vec![0.0; tensors.words.shape()[1]]),
-            norm: self.load_norm(&tensors.norm)?,
+            words: self.rounded(&tensors.words, into)?,
+            positions: self.rounded(&tensors.positions, into)?,
+            kinds: match &tensors.types {
+                Some(types) => self.rounded(types, into)?,
+                None => keep(vec![0.0; tensors.norm.gain.elements()], into)?,
+            },
+            norm: self.load_norm(&tensors.norm, into)?,
         })
     }
 
@@ -256,8 +319,10 @@ impl Backend for Emulated {
         &self,
         table: &TensorView,
         reach: usize,
+        into: &mut Into,
     ) -> Result<RelativeBias, BackendError> {
-        Ok(RelativeBias { table: self.rounded(table), heads: table.shape()[1], reach })
+        let heads = table.shape()[1];
+        Ok(RelativeBias { table: self.rounded(table, into)?, heads, reach })
     }
 
     fn copy_in(
@@ -276,8 +341,9 @@ impl Backend for Emulated {
         let (tables, columns) = (op.tables, op.output.columns);
         let row = |table: &[f32], index: u32| table[index as usize * columns..][..columns].to_vec();
         let rows = ids.iter().zip(&positions).flat_map(|(&id, &position)| {
-            let (word, place) = (row(&tables.words, id), row(&tables.positions, position));
-            let terms = word.iter().zip(&place).zip(&tables.kinds);
+            let word = row(tables.words.floats(), id);
+            let place = row(tables.positions.floats(), position);
+            let terms = word.iter().zip(&place).zip(tables.kinds.floats());
             let sums: Vec<f32> = terms.map(|((word, place), kind)| word + place + kind).collect();
             self.norm(&tables.norm, &sums)
         });
@@ -290,7 +356,7 @@ impl Backend for Emulated {
         let offset = if *narrow { op.input.narrow_offset(4) } else { op.input.offset };
         let input = self.normalised(slab, Buffer { offset, ..op.input }, input_norm.as_ref());
         let rows = input.chunks(*inputs).flat_map(|x| {
-            weight.chunks(*inputs).zip(bias).map(move |(w, bias)| {
+            weight.floats().chunks(*inputs).zip(bias.floats()).map(move |(w, bias)| {
                 let sum = x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
                 let bias = if self.defect == Defect::NoBias { 0.0 } else { *bias };
                 activate(op.activation, self.round(sum + bias))
@@ -319,6 +385,7 @@ impl Backend for Emulated {
                     let (q, k) = (part(query, 0, head), part(key, 1, head));
                     let dot = q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>();
                     let bias = op.bias.map_or(0.0, |RelativeBias { table, heads, reach }| {
+                        let table = table.floats();
                         let buckets = table.len() / heads;
                         table[reference::bucket(query, key, buckets, *reach) * heads + head]
                     });
@@ -346,14 +413,6 @@ impl Backend for Emulated {
         let rows = sums.chunks(op.output.columns).flat_map(|row| self.norm(op.norm, row));
         self.write(slab, op.output, rows);
         Ok(())
-    }
-
-    fn defers_norm(&self, _rows: usize, norm: &Norm) -> bool {
-        self.format != DType::F8E4M3 && norm.gain.len() == DEFERRED_COLUMNS
-    }
-
-    fn deferred_bytes(&self) -> usize {
-        8
     }
 
     fn linear_add_norm(

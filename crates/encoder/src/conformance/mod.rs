@@ -7,6 +7,8 @@
 //! - [`model`] runs a whole model and compares with the vectors stored beside it, which another
 //!   implementation made (`scripts/golden/tiny.py`); [`models`] finds those that are committed.
 //! - [`Tried`] puts any backend through what tests of its users need.
+//! - All that is loaded must take the places that the backend's [`Lower`](crate::Lower) named, no byte
+//!   more or less.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 
 #[cfg(test)]
@@ -15,6 +17,8 @@ mod reference;
 mod stage;
 mod trial;
 mod whole;
+
+use vecmill_memory::LeaseError;
 
 use crate::backend::{Backend, BackendError};
 use crate::model::{Activation, Pooling};
@@ -44,6 +48,9 @@ pub enum Failure {
     /// The backend reported an error.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// There is no memory for a weight.
+    #[error(transparent)]
+    Memory(#[from] LeaseError),
     /// The model or its expected vectors can't be used.
     #[error("{0}")]
     Fixture(String),

@@ -13,19 +13,24 @@ use super::reference::{self, Bounded, Matrix};
 use super::{Backend, Failure};
 use crate::backend::{
     self, AddNorm, Attention, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
-    NormTensors, Sequences, Workspace,
+    Lower, NormTensors, RegionWriter, Sequences, Slab, StackTensors, Weight, WeightPlan, Workspace,
+    load_weights,
 };
 use crate::e4m3;
 use crate::model::{Pooling, TensorView};
+use crate::program::Projection;
 
 const EPSILON: f32 = 1e-5;
 const SLAB_BYTES: usize = 64 << 20;
+/// For the weights of a stage, each in a region of its own.
+const WEIGHT_BYTES: usize = 64 << 20;
 
 /// Rows behind the last sequence, all NaN.
 const STRAY_ROWS: usize = 9;
 
 pub(super) struct Stage<'b, B: Backend> {
     backend: &'b B,
+    pool: &'b Pool<B::Source>,
     lease: Lease<'b, B::Source>,
     used: usize,
     random: Random,
@@ -73,15 +78,39 @@ fn reference_norm(tensors: &NormTensors) -> reference::Norm {
 }
 
 impl<'b, B: Backend> Stage<'b, B> {
-    /// The pool that a stage's slab is leased from.
+    /// The pool that a stage's memory is of.
     pub(super) fn pool(backend: &B) -> Pool<B::Source> {
-        Pool::new(backend.source(), SLAB_BYTES)
+        Pool::new(backend.source(), SLAB_BYTES + WEIGHT_BYTES)
     }
 
     pub(super) fn new(backend: &'b B, pool: &'b Pool<B::Source>) -> Result<Self, Failure> {
         let lease = pool.lease(SLAB_BYTES, &backend.stream());
         let lease = lease.map_err(|error| Failure::Fixture(error.to_string()))?;
-        Ok(Self { backend, lease, used: 0, random: Random(7) })
+        Ok(Self { backend, pool, lease, used: 0, random: Random(7) })
+    }
+
+    /// Loads something, into a region that is planned for it alone.
+    fn load<T>(
+        &self,
+        weight: Weight<'_>,
+        load: impl FnOnce(&B, &mut RegionWriter<Slab<B>>) -> Result<T, BackendError>,
+    ) -> Result<T, Failure> {
+        let mut plan = WeightPlan::default();
+        self.backend.lowering().store(weight, &mut plan);
+        load_weights(self.pool, &plan, |into| Ok(load(self.backend, into)?))
+    }
+
+    fn linear(&self, stack: StackTensors<'_>) -> Result<Projection<B>, Failure> {
+        let load = |backend: &B, into: &mut _| backend.load_linear(stack, into);
+        Ok(Projection { shape: stack.shape(), weights: self.load(Weight::Linear(stack), load)? })
+    }
+
+    fn norm(&self, tensors: &NormTensors) -> Result<B::Norm, Failure> {
+        self.load(Weight::Norm(tensors), |backend, into| backend.load_norm(tensors, into))
+    }
+
+    fn lower(&self) -> &'b B::Lower {
+        self.backend.lowering()
     }
 
     pub(super) fn check_embed(mut self, count: usize, columns: usize) -> Result<(), Failure> {
@@ -99,7 +128,7 @@ impl<'b, B: Backend> Stage<'b, B> {
         let (input, x) = self.random(count, columns)?;
         let (residual, y) = self.random(count, columns)?;
         let tensors = self.norm_tensors(columns)?;
-        let norm = self.backend.load_norm(&tensors)?;
+        let norm = self.norm(&tensors)?;
         let copies = Copies::Both;
         let output = if in_place { input } else { self.buffer_of(count, columns, copies) };
         let op = AddNorm { input, residual, norm: &norm, output };
@@ -126,12 +155,15 @@ impl<'b, B: Backend> Stage<'b, B> {
         let (qkv, rows_in) = self.random_with_stray(tokens, 3 * hidden)?;
         let sequences = self.sequences(lengths)?;
         let table = self.random.tensor(&[BUCKETS, heads])?;
-        let bias =
-            if biased { Some(self.backend.load_relative_bias(&table, REACH)?) } else { None };
+        let weight = Weight::RelativeBias { table: &table, max_distance: REACH };
+        let bias = biased.then(|| {
+            self.load(weight, |backend, into| backend.load_relative_bias(&table, REACH, into))
+        });
+        let bias = bias.transpose()?;
         let output = self.buffer(tokens, hidden);
         let longest = sequences.longest;
         let workspace =
-            self.workspace(self.backend.attention_workspace(tokens, longest, head_size));
+            self.workspace(self.lower().attention_workspace(tokens, longest, head_size));
         let op = Attention { qkv, sequences, heads, bias: bias.as_ref(), output, workspace };
         self.backend.attention(self.lease.block_mut(), &op)?;
         let table = biased.then(|| (rows(&table), REACH));
@@ -210,7 +242,8 @@ impl<'b, B: Backend> Stage<'b, B> {
             types: Some(self.random.tensor(&[2, columns])?),
             norm: self.norm_tensors(columns)?,
         };
-        let tables = self.backend.load_embeddings(&tensors)?;
+        let weight = Weight::Embeddings(&tensors);
+        let tables = self.load(weight, |backend, into| backend.load_embeddings(&tensors, into))?;
         let last = u32::try_from(count).unwrap_or(1) - 1;
         let ids: Vec<u32> = (0..=last).rev().collect();
         let positions: Vec<u32> = ids.iter().map(|id| id % 9).collect();
@@ -273,7 +306,7 @@ impl<'b, B: Backend> Stage<'b, B> {
 
     fn buffer_of(&mut self, rows: usize, columns: usize, copies: Copies) -> Buffer {
         let buffer = Buffer { offset: 0, rows, columns, copies };
-        Buffer { offset: self.take(self.backend.end_of(buffer)), ..buffer }
+        Buffer { offset: self.take(self.lower().end_of(buffer)), ..buffer }
     }
 
     /// With the copies that normalised rows have in a forward pass.

@@ -11,8 +11,8 @@ use vecmill_memory::{Cause, Source, SourceError};
 
 use crate::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
-    Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, Slab, StackTensors,
-    Stream,
+    Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, RegionWriter, Slab,
+    StackTensors, Stream,
 };
 use crate::batch::Shape;
 use crate::model::TensorView;
@@ -211,6 +211,7 @@ impl<B: Backend> Tried<B> {
 }
 
 impl<B: Backend> Backend for Tried<B> {
+    type Lower = B::Lower;
     type Source = TriedSource<B::Source>;
     type Linear = B::Linear;
     type Norm = B::Norm;
@@ -227,60 +228,45 @@ impl<B: Backend> Backend for Tried<B> {
         self.inner.stream()
     }
 
-    fn element_bytes(&self) -> usize {
-        self.inner.element_bytes()
-    }
-
-    fn narrow_bytes(&self) -> usize {
-        self.inner.narrow_bytes()
-    }
-
-    fn is_narrow(&self, layer: &B::Linear) -> bool {
-        self.inner.is_narrow(layer)
+    fn lowering(&self) -> &B::Lower {
+        self.inner.lowering()
     }
 
     fn precision(&self) -> Precision {
         self.inner.precision()
     }
 
-    fn linear_workspace(&self, rows: usize, inputs: usize, outputs: usize) -> usize {
-        self.inner.linear_workspace(rows, inputs, outputs)
+    fn load_linear(
+        &self,
+        stack: StackTensors<'_>,
+        into: &mut RegionWriter<Slab<B>>,
+    ) -> Result<B::Linear, BackendError> {
+        self.inner.load_linear(stack, into)
     }
 
-    fn attention_workspace(&self, tokens: usize, longest: usize, head_size: usize) -> usize {
-        self.inner.attention_workspace(tokens, longest, head_size)
+    fn load_norm(
+        &self,
+        tensors: &NormTensors,
+        into: &mut RegionWriter<Slab<B>>,
+    ) -> Result<B::Norm, BackendError> {
+        self.inner.load_norm(tensors, into)
     }
 
-    fn fuses_feed_forward(&self, rows: usize, up: &B::Linear, down: &B::Linear) -> bool {
-        self.inner.fuses_feed_forward(rows, up, down)
-    }
-
-    fn defers_norm(&self, rows: usize, norm: &B::Norm) -> bool {
-        self.inner.defers_norm(rows, norm)
-    }
-
-    fn deferred_bytes(&self) -> usize {
-        self.inner.deferred_bytes()
-    }
-
-    fn load_linear(&self, stack: StackTensors<'_>) -> Result<B::Linear, BackendError> {
-        self.inner.load_linear(stack)
-    }
-
-    fn load_norm(&self, tensors: &NormTensors) -> Result<B::Norm, BackendError> {
-        self.inner.load_norm(tensors)
-    }
-
-    fn load_embeddings(&self, tensors: &EmbeddingTensors) -> Result<B::Embeddings, BackendError> {
-        self.inner.load_embeddings(tensors)
+    fn load_embeddings(
+        &self,
+        tensors: &EmbeddingTensors,
+        into: &mut RegionWriter<Slab<B>>,
+    ) -> Result<B::Embeddings, BackendError> {
+        self.inner.load_embeddings(tensors, into)
     }
 
     fn load_relative_bias(
         &self,
         table: &TensorView,
         max_distance: usize,
+        into: &mut RegionWriter<Slab<B>>,
     ) -> Result<B::RelativeBias, BackendError> {
-        self.inner.load_relative_bias(table, max_distance)
+        self.inner.load_relative_bias(table, max_distance, into)
     }
 
     fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
@@ -297,6 +283,10 @@ impl<B: Backend> Backend for Tried<B> {
         self.inner.tune(on);
     }
 
+    fn ways_taken(&self) -> u64 {
+        self.inner.ways_taken()
+    }
+
     fn pads(&self, shape: Shape) -> bool {
         self.trial.meet("pads");
         self.trial.0.pads.load(Ordering::SeqCst) || self.inner.pads(shape)
@@ -306,7 +296,7 @@ impl<B: Backend> Backend for Tried<B> {
         &self,
         slab: &mut Slab<B>,
         shape: Shape,
-        steps: impl FnOnce(&mut Slab<B>) -> Result<(), BackendError>,
+        steps: impl FnMut(&mut Slab<B>) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         self.trial.meet("repeat");
         self.inner.repeat(slab, shape, steps)

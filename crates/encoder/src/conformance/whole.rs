@@ -65,11 +65,10 @@ pub fn models() -> Result<Vec<PathBuf>, Failure> {
 /// When the model can't be read or the backend fails; whether the vectors are close enough is for
 /// [`Agreement::is_within`] to say.
 pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure> {
-    let (encoder, finish_row) = load(backend, folder)?;
+    let (encoder, pool, finish_row) = load(backend, folder)?;
     let path = folder.join("expected.json");
     let text = fs::read_to_string(&path).map_err(|error| fixture(&path, &error))?;
     let expected: Expected = serde_json::from_str(&text).map_err(|error| fixture(&path, &error))?;
-    let pool = Pool::new(encoder.backend().source(), BUDGET);
     let mut agreement = Agreement { vectors: 0, lowest_cosine: 1.0, largest_difference: 0.0 };
     for case in expected.cases {
         let batch: Batch = case.inputs.iter().collect();
@@ -89,8 +88,7 @@ pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure
 /// # Errors
 /// When the model can't be read or the backend fails.
 pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failure> {
-    let (encoder, finish_row) = load(backend, folder)?;
-    let pool = Pool::new(encoder.backend().source(), BUDGET);
+    let (encoder, pool, finish_row) = load(backend, folder)?;
     let limits = encoder.limits();
     let last = u32::try_from(limits.vocabulary).unwrap_or(u32::MAX).saturating_sub(1);
     let sequence = |index: u32| -> Vec<u32> {
@@ -114,15 +112,16 @@ pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failur
     Ok(largest)
 }
 
-type Loaded<B> = (Encoder<B>, Box<dyn Fn(&[f32]) -> Vec<f32>>);
+type Loaded<B> = (Encoder<B>, Pool<<B as Backend>::Source>, Box<dyn Fn(&[f32]) -> Vec<f32>>);
 
 fn load<B: Backend>(backend: B, folder: &Path) -> Result<Loaded<B>, Failure> {
     let model = Model::open(folder).map_err(|error| fixture(folder, &error))?;
     let scaling = if model.pipeline.normalize { Scaling::Whole } else { Scaling::AsIs };
     let dimensions = model.dimensions();
-    let encoder = Encoder::load(backend, &model, None, &|_, _| {})
+    let pool = Pool::new(backend.source(), BUDGET);
+    let encoder = Encoder::load(backend, &model, None, &pool, &|_, _| {})
         .map_err(|error| fixture(folder, &error))?;
-    Ok((encoder, Box::new(move |row| finish(row, dimensions, scaling))))
+    Ok((encoder, pool, Box::new(move |row| finish(row, dimensions, scaling))))
 }
 
 fn fixture(path: &Path, error: &dyn std::error::Error) -> Failure {

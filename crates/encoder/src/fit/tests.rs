@@ -6,7 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use vecmill_memory::Plan;
+
 use crate::model::DType;
+use crate::paper::PaperBackend;
+use crate::paper::tests::Sizes;
 
 fn model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);
@@ -14,14 +18,19 @@ fn model(name: &str) -> Model {
 }
 
 /// Attention scratch as the CPU's: by the longest sequence.
-fn cpu() -> Footprint {
-    Footprint {
-        element_bytes: 4,
-        narrow_bytes: None,
-        linear_workspace: 0,
-        attention_workspace: Arc::new(|_, longest, head_size| 8 * longest * (head_size + 24)),
-        deferred_bytes: 0,
-    }
+fn cpu() -> Sizes {
+    let attention_workspace = |_, longest, head_size| 8 * longest * (head_size + 24);
+    Sizes { attention_workspace, ..Sizes::of(DType::F32) }
+}
+
+/// Scratch memory for a library, and moments beside rows in half precision.
+fn gpu(format: DType) -> Sizes {
+    let deferred_bytes = if matches!(format, DType::F16 | DType::BF16) { 32 } else { 0 };
+    Sizes { linear_workspace: 32 << 20, deferred_bytes, ..Sizes::of(format) }
+}
+
+fn on_paper(model: &str, sizes: Sizes) -> Encoder<PaperBackend<Sizes>> {
+    Encoder::on_paper(sizes, &self::model(model), None).unwrap()
 }
 
 const DEMAND: Demand =
@@ -76,14 +85,11 @@ fn what_is_missing_is_exactly_what_has_to_be_added() {
 #[test]
 fn a_gpu_takes_half_the_weights_and_scratch_for_its_library() {
     let model = model("bert-mean");
-    let single = fit(&model, None, Footprint::gpu(DType::F32), DEMAND).unwrap();
-    let half = fit(&model, None, Footprint::gpu(DType::F16), DEMAND).unwrap();
+    let single = fit(&model, None, gpu(DType::F32), DEMAND).unwrap();
+    let half = fit(&model, None, gpu(DType::F16), DEMAND).unwrap();
     assert!(half.largest.tokens > single.largest.tokens * 3 / 2);
     assert!(half.slab_bytes > 32 << 20 && half.slab_bytes <= 64 << 20);
-    let counted = |format| {
-        let paper = PaperBackend::new(Footprint::gpu(format));
-        Encoder::load(paper, &model, None, &|_, _| {}).unwrap().backend().weight_bytes()
-    };
+    let counted = |format| on_paper("bert-mean", gpu(format)).weights().region_bytes();
     let pooler = 32 * 32 + 32; // in the file, but the forward pass has no use for it
     let numbers = model.weights.bytes_as(DType::F32) / 4 - pooler;
     // Every tensor starts at a multiple of 256 bytes.
@@ -99,15 +105,14 @@ fn what_is_kept_of_rows_is_planned_for_who_reads_them() {
     const MOMENTS: usize = 32;
     let model = model("bert-mean");
     let bytes = |format| {
-        let paper = PaperBackend::new(Footprint::gpu(format));
-        let encoder = Encoder::load(paper, &model, None, &|_, _| {}).unwrap();
+        let encoder = on_paper("bert-mean", gpu(format));
         let plan = encoder.plan_exactly(Shape { tokens: 64, sequences: 1, longest: 64 });
         // Behind the indices: rows and queries, keys and values; scratch; attention's output;
         // scratch; rows; scratch; rows; the wide matrix.
         let sizes = [1, 2, 4, 6, 9].map(|index| plan.buffers()[index].bytes / 64);
         // Before scratch, rows that are normalised now, and the result.
         let last = plan.buffers().len() - if format == DType::F16 { 4 } else { 3 };
-        (sizes, plan.buffers()[last].bytes / 64, encoder.backend().weight_bytes())
+        (sizes, plan.buffers()[last].bytes / 64, encoder.weights().region_bytes())
     };
     let (hidden, wide) = (model.config.hidden, model.config.intermediate);
     let (sizes, last_wide, half) = bytes(DType::F16);
@@ -124,9 +129,7 @@ fn what_is_kept_of_rows_is_planned_for_who_reads_them() {
 fn behind_the_last_attention_rows_that_no_one_reads_have_no_memory() {
     const SEQUENCES: usize = 2;
     for name in ["bert-cls", "bert-lasttoken"] {
-        let model = model(name);
-        let paper = PaperBackend::new(Footprint::gpu(DType::F32));
-        let encoder = Encoder::load(paper, &model, None, &|_, _| {}).unwrap();
+        let (model, encoder) = (model(name), on_paper(name, gpu(DType::F32)));
         let plan = encoder.plan_exactly(Shape { tokens: 64, sequences: SEQUENCES, longest: 32 });
         // Before scratch, which is last.
         let wide = plan.buffers()[plan.buffers().len() - 2].bytes;
@@ -141,8 +144,7 @@ proptest! {
         lengths in prop::collection::vec(1usize..=128, 1..60),
     ) {
         let largest = Shape { tokens: 2000, sequences: 2000, longest: 128 };
-        let encoder = Encoder::load(PaperBackend::new(cpu()), &model("mpnet-mean"), None, &|_, _| {});
-        let encoder = encoder.unwrap().with_largest(largest);
+        let encoder = on_paper("mpnet-mean", cpu()).with_largest(largest);
         let tokens: usize = lengths.iter().sum();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let shape = Shape { tokens, sequences: lengths.len(), longest };
@@ -163,8 +165,7 @@ proptest! {
 #[test]
 fn tokens_within_a_slab_are_as_many_as_fit() {
     let largest = Shape { tokens: 3000, sequences: 3000, longest: 128 };
-    let encoder = Encoder::load(PaperBackend::new(cpu()), &model("bert-mean"), None, &|_, _| {});
-    let encoder = encoder.unwrap().with_largest(largest);
+    let encoder = on_paper("bert-mean", cpu()).with_largest(largest);
     assert_eq!(encoder.tokens_within(0), 0);
     assert_eq!(encoder.tokens_within(encoder.plan(largest).peak_bytes()), 3000);
     let bytes = encoder.plan(largest).peak_bytes() / 2;
@@ -177,10 +178,9 @@ fn tokens_within_a_slab_are_as_many_as_fit() {
 #[test]
 fn all_batches_of_a_bucket_fuse_the_same() {
     let fuses = |rows| (900..=1024).contains(&rows) || (1900..=2048).contains(&rows);
-    let backend = PaperBackend::fusing(Footprint::gpu(DType::F16), fuses);
     let largest = Shape { tokens: 3000, sequences: 3000, longest: 128 };
-    let encoder = Encoder::load(backend, &model("bert-mean"), None, &|_, _| {});
-    let encoder = encoder.unwrap().with_largest(largest);
+    let sizes = Sizes { fuses, ..gpu(DType::F16) };
+    let encoder = on_paper("bert-mean", sizes).with_largest(largest);
     for tokens in (890..1100).chain(1850..2100) {
         let shape = Shape { tokens, sequences: tokens, longest: 128 };
         assert!(encoder.holds(shape, &encoder.plan(shape)), "{tokens}");

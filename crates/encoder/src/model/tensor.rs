@@ -111,6 +111,11 @@ impl TensorView {
         }
     }
 
+    /// Whether [`to_f32`](Self::to_f32) borrows: its numbers lie in memory as single precision.
+    pub fn lies_as_f32(&self) -> bool {
+        self.dtype == DType::F32 && native::<f32>(self.bytes()).is_some()
+    }
+
     /// Its numbers in single precision: borrowed where they are stored so, converted otherwise.
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
         widened(self.bytes(), self.dtype)

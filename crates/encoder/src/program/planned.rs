@@ -7,7 +7,7 @@ use vecmill_memory::{Lease, Plan};
 use super::{Layers, Program, Scratch, Step, Value, index_bytes};
 use crate::backend::{
     Attention, Backend, BackendError, Between, Buffer, Copies, Embed, FeedForward, Indices, Linear,
-    LinearAddNorm, Normalize, Pool, Sequences, Slab, Workspace,
+    LinearAddNorm, Lower, Normalize, Pool, Sequences, Slab, Workspace,
 };
 use crate::batch::{Batch, IndexLayout, Shape};
 
@@ -61,7 +61,7 @@ impl<B: Backend> Planned<'_, B> {
             | Step::Normalize { output, .. }
             | Step::Pool { output, .. } => (output, None, None),
         };
-        let end = |value: &Value| self.program.backend.end_of(self.buffer(*value));
+        let end = |value: &Value| self.program.lower().end_of(self.buffer(*value));
         let scratch = scratch.map(|scratch| self.workspace(scratch));
         let scratch = scratch.map_or(0, |scratch| scratch.offset + scratch.bytes);
         end(output).max(wide.map_or(0, end)).max(scratch)
@@ -109,7 +109,8 @@ impl<B: Backend> Planned<'_, B> {
                 backend.normalize(slab, &Normalize { input, norm, output })
             }
             Step::FeedForward { input, ref layers, norm, output, ref between } => {
-                let &Layers { up, activation, down, .. } = layers;
+                let &Layers { up, activation, down } = layers;
+                let (up, down) = (&up.weights, &down.weights);
                 let input_norm = self.program.deferred[input.index];
                 let (input, output) = (self.buffer(input), self.buffer(output));
                 let between = between.as_ref().map(|(wide, scratch)| Between {

@@ -60,9 +60,8 @@ impl Builder {
                 if matches!(budget, MemoryBudget::Percent(_)) { bytes.min(left) } else { bytes }
             }
         };
-        let footprint = CpuBackend::footprint(self.cpu_threads);
         let (batch_tokens, warm_up) = (CPU_BATCH_TOKENS, WARM_UP);
-        Ok(Terms { footprint, budget_bytes, batch_tokens, warm_up })
+        Ok(Terms { budget_bytes, batch_tokens, warm_up, free_memory: None })
     }
 }
 

@@ -6,11 +6,11 @@ use vecmill_backend_cuda::{
     self as cuda, CudaBackend, Device, DeviceInfo, DeviceState, MemoryInfo, NoSensors, Unavailable,
     devices,
 };
+use vecmill_encoder::Model;
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Footprint, Model};
 
 use super::spec::part_name;
-use super::{DeviceSpec, MemoryBudget, Opened, Terms, format_name};
+use super::{DeviceSpec, FreeMemory, MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
@@ -42,18 +42,32 @@ fn sensors(gpu: &DeviceInfo) -> Option<Sensors> {
     Some(Sensors { gpu: gpu.uuid.clone(), read: Box::new(move || sensors.read()) })
 }
 
-/// What a GPU that computes in `format` takes.
-pub(super) fn terms(format: DType, budget_bytes: usize) -> Terms {
-    let footprint = Footprint::gpu(format);
-    Terms { footprint, budget_bytes, batch_tokens: usize::MAX, warm_up: WARM_UP }
+/// What a GPU gives and takes.
+pub(super) fn terms(budget_bytes: usize) -> Terms {
+    Terms { budget_bytes, batch_tokens: usize::MAX, warm_up: WARM_UP, free_memory: None }
+}
+
+/// A GPU's free memory, by its sensors: they tell of it before there is a context.
+fn sensed(ordinal: usize) -> Option<FreeMemory> {
+    let gpu = gpus().ok()?.into_iter().find(|gpu| gpu.ordinal == ordinal)?;
+    let now = move || Some(state(&gpu)?.memory?.free_bytes);
+    Some(FreeMemory { before: now()?, now: Box::new(now) })
+}
+
+/// A GPU's free memory, by its driver: what its context takes is gone already.
+fn free_by_driver(device: &Device) -> Option<FreeMemory> {
+    let before = device.info().free_memory?;
+    let device = device.clone();
+    Some(FreeMemory { before, now: Box::new(move || Some(device.memory_info().ok()?.free)) })
 }
 
 impl Builder {
     pub(super) fn open_gpu(&self, model: &Model, ordinal: usize) -> Result<Opened, StartError> {
         let name = DeviceSpec::Cuda(Some(ordinal)).to_string();
+        let free = sensed(ordinal);
         let device = Device::open(ordinal).map_err(missing(&name))?;
         let budget = |memory: MemoryInfo| memory.free / 10 * 9;
-        self.open_on(model, &name, device, budget)
+        self.open_on(model, &name, (device, free), budget)
     }
 
     /// A part of a GPU; `earlier` ones are as large.
@@ -64,13 +78,14 @@ impl Builder {
         earlier: usize,
     ) -> Result<Opened, StartError> {
         let name = part_name(DeviceSpec::CudaPart { ordinal, sms }, earlier);
+        let free = sensed(ordinal);
         let device = Device::open_part(ordinal, sms).map_err(missing(&name))?;
         let whole = gpus().map_err(missing(&name))?;
         let whole = whole.into_iter().find(|gpu| gpu.ordinal == ordinal);
         let parts = whole.map_or(1, |gpu| gpu.multiprocessors / sms.max(1)).max(1) as usize;
         // Its share of the memory is that of the multiprocessors.
         let budget = |memory: MemoryInfo| (memory.free / 10 * 9).min(memory.total / parts / 10 * 9);
-        self.open_on(model, &name, device, budget)
+        self.open_on(model, &name, (device, free), budget)
     }
 
     /// `budget` is what may be taken if nothing else is said: not all, because the driver and
@@ -79,16 +94,18 @@ impl Builder {
         &self,
         model: &Model,
         name: &str,
-        device: Device,
+        (device, free): (Device, Option<FreeMemory>),
         budget: impl Fn(MemoryInfo) -> usize,
     ) -> Result<Opened, StartError> {
         let format = self.dtype.unwrap_or(DType::F16);
         let cache = cache_folder(self.cache.as_deref()).map(|folder| folder.join("kernels"));
         let info = gpu_info(name, device.info(), format);
+        let free_memory = free.or_else(|| free_by_driver(&device));
         let backend = CudaBackend::on(device, format, cache).map_err(missing(name))?;
         let memory = backend.device().memory_info().map_err(missing(name))?;
         let given = self.memory_budget.map(|budget: MemoryBudget| budget.of(Some(memory.total)));
-        let terms = terms(format, given.transpose()?.unwrap_or_else(|| budget(memory)));
+        let budget_bytes = given.transpose()?.unwrap_or_else(|| budget(memory));
+        let terms = Terms { free_memory, ..terms(budget_bytes) };
         let gpu = backend.device().info();
         let hardware = format!("{} {}, driver {:?}", info.description, gpu.uuid, gpu.driver);
         let sensors = sensors(gpu);

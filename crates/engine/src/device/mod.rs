@@ -12,9 +12,11 @@ mod spec;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vecmill_backend_cpu::CpuLowering;
+use vecmill_backend_cuda::CudaLowering;
 use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Demand, Encoder, Fit, Footprint, Model, Practised, Shape, fit};
-use vecmill_memory::Pool;
+use vecmill_encoder::{Backend, Demand, Encoder, Fit, Lower, Model, Practised, Shape, fit};
+use vecmill_memory::{Pool, Statistics};
 use vecmill_scheduler::{Size, Speed, knee};
 
 use crate::builder::Builder;
@@ -48,14 +50,21 @@ pub(crate) struct Opened {
 /// Tokens of the inputs for which batches are sized.
 const TYPICAL_LENGTH: f64 = 128.0;
 
-/// What a kind of device gives and takes.
+/// A device's free memory, before anything of this process was on it and at any time.
+struct FreeMemory {
+    before: usize,
+    now: Box<dyn Fn() -> Option<usize>>,
+}
+
+/// What a device gives and takes.
 struct Terms {
-    footprint: Footprint,
     budget_bytes: usize,
     /// Tokens of a batch from which on it gets no faster.
     batch_tokens: usize,
     /// How long practising may take.
     warm_up: Duration,
+    /// Where its driver takes memory beside the budget.
+    free_memory: Option<FreeMemory>,
 }
 
 impl Builder {
@@ -129,13 +138,13 @@ impl Builder {
         backend: B,
         terms: Terms,
     ) -> Result<Opened, StartError> {
-        let Terms { budget_bytes, warm_up, .. } = terms;
         let name = info.name.as_str();
-        let fit = self.fit_on(model, terms, backend.in_flight())?;
+        let lowering = backend.lowering().clone();
+        let fit = self.fit_on(model, lowering, &terms, backend.in_flight())?;
+        let Terms { budget_bytes, warm_up, free_memory, .. } = terms;
         let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
-        let weights = pool.reserve(fit.weights_bytes)?;
         let loading = |done, total| (self.progress)(Stage::Loading { done, total });
-        let encoder = Encoder::load(backend, model, self.pooling, &loading)?;
+        let encoder = Encoder::load(backend, model, self.pooling, &pool, &loading)?;
         let encoder = encoder.with_largest(fit.largest);
         // What fits on paper must be there: the longest input's memory is taken once, and given
         // back, because memory follows use.
@@ -154,9 +163,15 @@ impl Builder {
             }
         }
         pool.trim();
+        if let Some(FreeMemory { before, now }) = free_memory
+            && let Some(free) = now()
+        {
+            let Statistics { reserved_bytes, held_bytes, .. } = pool.statistics();
+            pool.note_driver(before.saturating_sub(free + reserved_bytes + held_bytes));
+        }
         let batch_tokens = self.batch_tokens(&speed, fit.largest);
         let traces = self.refusal_traces.clone().map(RefusalTraces::new);
-        let device = worker::Device::new(name, encoder, pool, weights, batch_tokens, traces);
+        let device = worker::Device::new(name, encoder, pool, batch_tokens, traces);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
         Ok(Opened { worker, info, speed, kept, sensors: None })
     }
@@ -200,17 +215,23 @@ impl Builder {
     }
 
     /// The largest batch of `model` on a device of such `terms`.
-    fn fit_on(&self, model: &Model, terms: Terms, in_flight: usize) -> Result<Fit, StartError> {
-        let Terms { footprint, budget_bytes, batch_tokens, .. } = terms;
+    fn fit_on(
+        &self,
+        model: &Model,
+        lowering: impl Lower,
+        terms: &Terms,
+        in_flight: usize,
+    ) -> Result<Fit, StartError> {
+        let &Terms { budget_bytes, batch_tokens, .. } = terms;
         let longest_input = model.max_input_tokens();
         let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
         let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };
-        Ok(fit(model, self.pooling, footprint, demand)?)
+        Ok(fit(model, self.pooling, lowering, demand)?)
     }
 
     /// The largest batch of `model` on the CPU.
     pub(crate) fn fit_on_cpu(&self, model: &Model, in_flight: usize) -> Result<Fit, StartError> {
-        self.fit_on(model, self.cpu_terms()?, in_flight)
+        self.fit_on(model, CpuLowering::new(self.cpu_threads), &self.cpu_terms()?, in_flight)
     }
 
     /// The largest batch of `model` on a GPU that need not be there.
@@ -227,7 +248,7 @@ impl Builder {
                     .into(),
             });
         };
-        self.fit_on(model, cuda::terms(format, budget_bytes), in_flight)
+        self.fit_on(model, CudaLowering::most(format), &cuda::terms(budget_bytes), in_flight)
     }
 }
 

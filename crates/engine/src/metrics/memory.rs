@@ -17,6 +17,8 @@ use vecmill_memory::{PlanCacheStatistics, Statistics};
 pub(crate) struct Snapshot {
     pub(crate) pool: Statistics,
     pub(crate) plans: PlanCacheStatistics,
+    /// Ways of computing that were taken for the first time since practice ended.
+    pub(crate) first_uses: u64,
 }
 
 /// The memory of devices, by name.
@@ -60,7 +62,7 @@ const RATIOS: [Metric<Option<f64>>; 5] = [
 ];
 
 #[rustfmt::skip]
-const COUNTERS: [Metric<u64>; 8] = [
+const COUNTERS: [Metric<u64>; 9] = [
     ("memory_trims", "Times that everything free was given back on demand", |m| m.pool.trims),
     ("memory_slabs_given_back", "Slabs given back to the device", |m| m.pool.retired_slabs),
     ("memory_refusals_with_room", "Leases refused although enough was free: must stay 0", |m| m.pool.refused_with_room),
@@ -68,6 +70,7 @@ const COUNTERS: [Metric<u64>; 8] = [
     ("memory_source_failures", "Calls for memory that the device or system failed", |m| m.pool.failures),
     ("memory_plan_cache_hits", "Look-ups of a memory plan that was there", |m| m.plans.hits),
     ("memory_plan_cache_misses", "Look-ups of a memory plan that had to be made", |m| m.plans.misses),
+    ("first_uses_after_start", "Kernels and algorithms used for the first time after practice: should stay 0", |m| m.first_uses),
     ("memory_plan_cache_evictions", "Memory plans dropped for newer ones", |m| m.plans.evictions),
 ];
 
@@ -101,6 +104,14 @@ impl Memory {
                 metric
                     .encode_family(&[("device", device.as_str())])?
                     .encode_gauge(&read(memory))?;
+            }
+        }
+        let help = "Taken by the driver beside the pool and its budget, as measured once the device was ready: context, libraries, kernels, graphs; absent where unknown";
+        let name = "memory_driver";
+        let mut metric = describe(out, name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (device, memory) in &self.0 {
+            if let Some(bytes) = memory.pool.driver_bytes {
+                metric.encode_family(&[("device", device.as_str())])?.encode_gauge(&bytes)?;
             }
         }
         let help = "The largest piece that one lease could get: mapped is the largest free slab, mappable what free slabs and unused budget give when mapped together";

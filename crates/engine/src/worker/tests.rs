@@ -170,12 +170,12 @@ fn device(
     setup: &mut Setup,
 ) -> Arc<Device<Tried<CpuBackend>>> {
     let backend = Tried::new(CpuBackend::new(1).unwrap(), trial.clone());
-    let pool = Pool::new(backend.source(), setup.budget);
-    let encoder = Encoder::load(backend, model, None, &|_, _| {}).unwrap();
+    // The budget is for batches: weights are in a pool of their own.
+    let [weights, pool] = [1 << 30, setup.budget].map(|budget| Pool::new(backend.source(), budget));
+    let encoder = Encoder::load(backend, model, None, &weights, &|_, _| {}).unwrap();
     let (tokens, longest) = (setup.batch_tokens, model.max_input_tokens());
     let encoder = encoder.with_largest(Shape { tokens, sequences: tokens, longest });
-    let weights = pool.reserve(0).unwrap();
-    let device = Device::new(name, encoder, pool, weights, tokens, setup.traces.take()).unwrap();
+    let device = Device::new(name, encoder, pool, tokens, setup.traces.take()).unwrap();
     Arc::new(device.with_patience(setup.patience))
 }
 

@@ -29,7 +29,7 @@ mod waiting;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -94,6 +94,8 @@ pub(super) struct Shared<S: Source> {
     fallback: Mutex<Fallback<S>>,
     helpers: RwLock<Vec<Helper>>,
     upkeep: Mutex<Upkeep>,
+    /// What the device's driver has taken beside the pool.
+    driver_bytes: OnceLock<usize>,
 }
 
 /// A slot that this thread owns.
@@ -130,6 +132,7 @@ impl<S: Source> Pool<S> {
             fallback: Mutex::new(Fallback::new()),
             helpers: RwLock::default(),
             upkeep: Mutex::new(Upkeep::new(SLOTS, settings.give_back.period(), now)),
+            driver_bytes: OnceLock::new(),
             source,
             settings,
         };
@@ -207,7 +210,7 @@ impl<S: Source> Pool<S> {
     ///
     /// # Errors
     /// [`LeaseError`] when budget or source do not have that much.
-    pub fn region(&self, bytes: usize) -> Result<Region<S>, LeaseError> {
+    pub fn region(&self, bytes: usize) -> Result<Region<S::Block>, LeaseError> {
         let Shared { source, counts, .. } = &*self.shared;
         let whole = self.shared.granules(bytes)? * GRANULE;
         let reservation = self.reserve(whole)?;
@@ -219,6 +222,12 @@ impl<S: Source> Pool<S> {
             allocate()
         })?;
         Ok(Region::new(block, whole, reservation))
+    }
+
+    /// Notes what the device's driver has taken beside the pool, for the
+    /// [statistics](Self::statistics); the first measurement counts.
+    pub fn note_driver(&self, bytes: usize) {
+        let _ = self.shared.driver_bytes.set(bytes);
     }
 
     /// Makes slabs of these sizes ready, largest first, as far as the budget goes.

@@ -18,6 +18,9 @@ pub struct Statistics {
     pub reserved_bytes: usize,
     /// Slabs and fallback heap that the pool has of the source.
     pub held_bytes: usize,
+    /// What the device's driver has taken beside all of this, outside the budget; if somebody
+    /// [measured](Pool::note_driver) it.
+    pub driver_bytes: Option<usize>,
     /// The most that it has held.
     pub peak_held_bytes: usize,
     /// Slabs that leases have.
@@ -158,6 +161,7 @@ impl<S: Source> Shared<S> {
         let free_budget = budget.available().saturating_sub(budget.held());
         let counters = &self.counts;
         Statistics {
+            driver_bytes: self.driver_bytes.get().copied(),
             budget_bytes: budget.limit(),
             reserved_bytes: budget.reserved(),
             held_bytes: budget.held(),

@@ -13,6 +13,8 @@ pub(super) struct Figures<'a> {
     budget_bytes: usize,
     reserved_bytes: usize,
     held_bytes: usize,
+    /// Of the device, beside the budget: context, libraries, kernels. `null` where unknown.
+    driver_bytes: Option<usize>,
     leased_bytes: usize,
     requested_bytes: usize,
     stranded_bytes: usize,
@@ -118,6 +120,7 @@ impl<'a> Figures<'a> {
             budget_bytes: now.budget_bytes,
             reserved_bytes: now.reserved_bytes,
             held_bytes: now.held_bytes,
+            driver_bytes: now.driver_bytes,
             leased_bytes: now.leased_bytes,
             requested_bytes: now.requested_bytes,
             stranded_bytes: now.stranded_bytes(),

@@ -89,9 +89,19 @@ impl FeedForwardKernel {
 impl HopperGemm {
     /// Whether [`feed_forward`](Self::feed_forward) can compute a block of this size, and probably
     /// faster than two products: as it was on an H200.
-    pub(crate) fn fuses(&self, rows: usize, hidden: usize, intermediate: usize) -> bool {
+    pub(crate) fn fuses(
+        rows: usize,
+        hidden: usize,
+        intermediate: usize,
+        multiprocessors: usize,
+    ) -> bool {
         let kernel = FeedForwardKernel::new(hidden, intermediate, Activation::Identity);
-        kernel.is_some() && fills(rows, self.device.info().multiprocessors as usize)
+        kernel.is_some() && fills(rows, multiprocessors)
+    }
+
+    /// Whether hardly a multiprocessor is without a tile of a fused block while others have one.
+    pub(crate) fn fills(rows: usize, multiprocessors: usize) -> bool {
+        fills(rows, multiprocessors)
     }
 
     /// Compiles what blocks of up to twice as many rows may need, if any of them may be fused.

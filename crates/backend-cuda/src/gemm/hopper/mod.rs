@@ -49,6 +49,11 @@ use variant::{BLOCK_ROW_BYTES, BLOCK_THREADS, OUTPUT_BOX, Variant};
 /// which those of e4m3 do is [`e4m3::suits`](vecmill_encoder::e4m3::suits).
 const COLUMN_MULTIPLE: usize = 8;
 
+/// Rows from which on rules are others.
+const FEW_ROWS: usize = 2048;
+const MANY_ROWS: usize = 8192;
+const TALL_ROWS: usize = 16_384;
+
 /// One product and where its operands are; matrices are row-major, without gaps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Product<'a> {
@@ -121,18 +126,37 @@ impl HopperGemm {
     /// with layers of 384 to 1024 columns.
     pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> bool {
         // Tiles of 128 x 192 leave most multiprocessors idle where rows are few.
-        if rows < 2048 {
+        if rows < FEW_ROWS {
             return false;
         }
         match activation {
             // With sums of few terms the output counts most, whose stores ours hides behind
             // products; with many, cuBLASLt's products are faster.
             Activation::Identity | Activation::Relu => {
-                inputs <= 768 || inputs == 1024 && outputs > 1024 && rows >= 8192
+                inputs <= 768 || inputs == 1024 && outputs > 1024 && rows >= MANY_ROWS
             }
             // These cost cuBLASLt another pass over the output.
             Activation::Gelu | Activation::GeluTanh | Activation::Silu | Activation::Tanh => true,
         }
+    }
+
+    /// The variants of a layer.
+    #[cfg(test)]
+    pub(crate) fn variants(
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> (Variant, Variant, Option<Variant>) {
+        let activation = Activation::Gelu;
+        let activated = Variant::activated(rows, activation, Widths::Wide);
+        let deferred = Variant::behind_deferred(rows, activation);
+        (activated, deferred, Variant::normalised(rows, inputs, outputs))
+    }
+
+    /// The same for all counts of rows between which none of the rules here, of `variant` or of
+    /// `deferred` tells a difference.
+    pub(crate) fn way(rows: usize) -> usize {
+        [FEW_ROWS, MANY_ROWS, TALL_ROWS].iter().filter(|&&least| rows >= least).count()
     }
 
     /// Whether [`multiply_norm`](Self::multiply_norm) can compute a layer of this size.
@@ -144,7 +168,7 @@ impl HopperGemm {
     pub(crate) fn norm_pays(rows: usize, outputs: usize) -> bool {
         // In pairs of blocks it saves a launch where rows are few and passes over memory where many;
         // in eights it leaves multiprocessors idle where rows are few.
-        outputs <= 384 || rows >= 8192
+        outputs <= 384 || rows >= MANY_ROWS
     }
 
     /// `output = activation(input · weightᵀ + bias)`, on `stream` behind the work so far.
@@ -268,6 +292,11 @@ impl HopperGemm {
         let Loaded { kernel, clusters } = self.loaded(configuration)?;
         let launch = configuration.launch(tiles.min(clusters));
         Ok(kernel.launch(stream.raw(), launch, arguments)?)
+    }
+
+    /// Configurations that were loaded so far.
+    pub(crate) fn ways_taken(&self) -> usize {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn loaded(&self, configuration: Configuration) -> Result<Loaded, KernelError> {

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 
 use vecmill_encoder::Activation;
 
+use super::{MANY_ROWS, TALL_ROWS};
 use crate::kernels::ROW_MOMENTS_BYTES;
 
 /// Threads of a block: one warpgroup loads, two multiply, in turns ("ping-pong") or a tile together.
@@ -78,7 +79,7 @@ impl Variant {
     pub(super) fn activated(rows: usize, activation: Activation, widths: Widths) -> Self {
         let epilogue = Epilogue::Activation(activation);
         // Fewer loads from the second-level cache take less power, by which long work is limited.
-        let cluster = if rows >= 8192 { (2, 1) } else { (1, 1) };
+        let cluster = if rows >= MANY_ROWS { (2, 1) } else { (1, 1) };
         Self { tile: TALL, stages: 4, slots: 2, cluster, widths, deferred: false, epilogue }
     }
 
@@ -103,7 +104,7 @@ impl Variant {
         let (tile, stages, slots, cluster) = match columns {
             // Small tiles spread few rows over more multiprocessors, and shorten the normalisation,
             // which counts most behind short sums. Tall ones load each weight for twice the rows.
-            384 if inputs > 768 && rows >= 16_384 => (TALL, 4, 2, (1, 2)),
+            384 if inputs > 768 && rows >= TALL_ROWS => (TALL, 4, 2, (1, 2)),
             384 => (Tile { row_blocks: 1, ..TALL }, 5, 3, (1, 2)),
             768 if inputs > 1536 => (TALL, 4, 1, (2, 4)),
             768 => (Tile { row_blocks: 1, ping_pong: false, ..TALL }, 4, 1, (1, 4)),

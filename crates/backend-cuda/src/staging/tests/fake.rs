@@ -53,6 +53,15 @@ impl World {
         }
     }
 
+    /// Does all copies of `stream`, before one that the host waits for.
+    pub(super) fn now(&mut self, stream: usize) -> Result<&mut Self, DriverError> {
+        if self.lost {
+            return Err(LOST);
+        }
+        while self.step(stream).is_some() {}
+        Ok(self)
+    }
+
     fn under_way(&self, number: Option<u64>) -> bool {
         self.streams.iter().flatten().any(|copy| Some(copy.number) == number)
     }

@@ -10,14 +10,14 @@ const FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3]
 #[test]
 fn half_precision_is_within_its_tolerances() {
     for format in FORMATS {
-        operations(&Emulated { format, defect: Defect::None }).unwrap();
+        operations(&Emulated::new(format, Defect::None)).unwrap();
     }
 }
 
 #[test]
 fn defects_are_found_in_half_precision_too() {
     for format in FORMATS {
-        let found = |defect| operations(&Emulated { format, defect }).unwrap_err().to_string();
+        let found = |defect| operations(&Emulated::new(format, defect)).unwrap_err().to_string();
         assert!(found(Defect::NoBias).contains("linear"), "{format:?}");
         assert!(found(Defect::OneKeyMore).contains("attention"), "{format:?}");
         assert!(found(Defect::NoRoot).contains("embed"), "{format:?}");
@@ -35,7 +35,7 @@ fn defects_are_found_in_half_precision_too() {
 fn whole_models_agree_as_well_as_their_precision_allows() {
     for model in whole::models().unwrap() {
         for format in FORMATS {
-            let backend = Emulated { format, defect: Defect::None };
+            let backend = Emulated::new(format, Defect::None);
             let precision = backend.precision();
             let agreement = whole::model(backend, &model).unwrap();
             let narrow = precision

@@ -8,8 +8,8 @@ use super::super::{Backend, Failure};
 use super::linear::Layer;
 use super::{Stage, reference_norm};
 use crate::backend::{
-    Between, Buffer, Copies, FeedForward, LinearAddNorm, LinearTensors, NormTensors, Normalize,
-    StackTensors,
+    Between, Buffer, Copies, FeedForward, LinearAddNorm, LinearTensors, Lower, NormTensors,
+    Normalize, StackTensors,
 };
 use crate::model::Activation;
 
@@ -34,12 +34,10 @@ impl<B: Backend> Stage<'_, B> {
             down: self.linear_tensors(hidden, intermediate)?,
             norms: [self.norm_tensors(hidden)?, self.norm_tensors(hidden)?],
         };
-        let norms = [0, 1].map(|index| self.backend.load_norm(&tensors.norms[index]));
-        let [first, second] = norms;
-        let norms = [first?, second?];
-        if !self.backend.defers_norm(usize::MAX, &norms[0]) {
+        if !self.lower().defers_norm(usize::MAX, hidden) {
             return Ok(());
         }
+        let norms = [self.norm(&tensors.norms[0])?, self.norm(&tensors.norms[1])?];
         let (input, x) = self.random(count, inputs)?;
         let (residual, y) = self.random(count, hidden)?;
         let attended = self.project(&tensors.projection, &norms[0], [input, residual])?;
@@ -79,9 +77,9 @@ impl<B: Backend> Stage<'_, B> {
         norm: &B::Norm,
         [input, residual]: [Buffer; 2],
     ) -> Result<Buffer, Failure> {
-        let weights = self.backend.load_linear(StackTensors::new(slice::from_ref(tensors)))?;
+        let weights = self.linear(StackTensors::new(slice::from_ref(tensors)))?.weights;
         let output = self.buffer_of(residual.rows, residual.columns, Copies::Deferred);
-        let bytes = self.backend.linear_workspace(input.rows, input.columns, output.columns);
+        let bytes = self.lower().linear_workspace(input.rows, input.columns, output.columns);
         let workspace = self.workspace(bytes);
         let (weights, residual_norm) = (&weights, None);
         let op = LinearAddNorm { input, weights, residual, residual_norm, norm, output, workspace };
@@ -101,10 +99,10 @@ impl<B: Backend> Stage<'_, B> {
         let intermediate = tensors.up.weight.shape()[0];
         let (up, down) = (slice::from_ref(&tensors.up), slice::from_ref(&tensors.down));
         let input_norm = Some(&tensors.norms[0]);
-        let up = self.backend.load_linear(StackTensors { input_norm, ..StackTensors::new(up) })?;
-        let down = self.backend.load_linear(StackTensors::new(down))?;
+        let up = self.linear(StackTensors { input_norm, ..StackTensors::new(up) })?.weights;
+        let down = self.linear(StackTensors::new(down))?.weights;
         let (rows, hidden) = (input.rows, input.columns);
-        let bytes = |inputs, outputs| self.backend.linear_workspace(rows, inputs, outputs);
+        let bytes = |inputs, outputs| self.lower().linear_workspace(rows, inputs, outputs);
         let bytes = bytes(hidden, intermediate).max(bytes(intermediate, hidden));
         let matrix = self.buffer(rows, intermediate);
         let between = Some(Between { matrix, workspace: self.workspace(bytes) });

@@ -6,10 +6,11 @@ use super::super::reference::{self, Bounded, Matrix};
 use super::super::{Backend, Failure};
 use super::{Stage, row, rows};
 use crate::backend::{
-    Between, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors, NormTensors, Precision,
-    StackTensors,
+    Between, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors, Lower, NormTensors,
+    Precision, StackTensors,
 };
 use crate::model::Activation;
+use crate::program::Projection;
 
 /// A linear layer's parameters, for the reference.
 pub(super) struct Layer {
@@ -52,10 +53,10 @@ impl<B: Backend> Stage<'_, B> {
         let part = self.linear_tensors(columns, inputs)?;
         let layer = Layer::of(slice::from_ref(&part));
         let tensors = self.norm_tensors(columns)?;
-        let weights = self.backend.load_linear(StackTensors::new(&[part]))?;
-        let norm = self.backend.load_norm(&tensors)?;
+        let Projection { shape, weights } = self.linear(StackTensors::new(&[part]))?;
+        let norm = self.norm(&tensors)?;
         let output = self.normalised_buffer(count, columns);
-        let workspace = self.workspace(self.backend.linear_workspace(count, inputs, columns));
+        let workspace = self.workspace(self.lower().linear_workspace(count, inputs, columns));
         let op = LinearAddNorm {
             input,
             weights: &weights,
@@ -66,7 +67,7 @@ impl<B: Backend> Stage<'_, B> {
             workspace,
         };
         self.backend.linear_add_norm(self.lease.block_mut(), &op)?;
-        let (precision, narrow) = (self.backend.precision(), self.backend.is_narrow(&weights));
+        let (precision, narrow) = (self.backend.precision(), self.lower().is_narrow(shape));
         let expected = x.iter().zip(&y).flat_map(|(x, y)| {
             let x = x.iter().copied().map(Bounded::exact);
             let projected = layer.apply(x, Activation::Identity, precision, narrow);
@@ -93,23 +94,23 @@ impl<B: Backend> Stage<'_, B> {
             self.linear_tensors(hidden, intermediate)?,
         ];
         let tensors = self.norm_tensors(hidden)?;
-        let load = |part| self.backend.load_linear(StackTensors::new(slice::from_ref(part)));
+        let load = |part| self.linear(StackTensors::new(slice::from_ref(part)));
         let (up, down) = (load(&parts[0])?, load(&parts[1])?);
-        let norm = self.backend.load_norm(&tensors)?;
-        let fused = self.backend.fuses_feed_forward(count, &up, &down);
+        let norm = self.norm(&tensors)?;
+        let fused = self.lower().fuses_feed_forward(count, up.shape, down.shape);
         if only_fused && !fused {
             return Ok(());
         }
-        let narrow = [&up, &down].map(|layer| self.backend.is_narrow(layer));
+        let narrow = [&up, &down].map(|layer| self.lower().is_narrow(layer.shape));
         let between = (!fused).then(|| {
             let copies = if narrow[1] { Copies::Narrow } else { Copies::Wide };
-            let bytes = |inputs, outputs| self.backend.linear_workspace(count, inputs, outputs);
+            let bytes = |inputs, outputs| self.lower().linear_workspace(count, inputs, outputs);
             let bytes = bytes(hidden, intermediate).max(bytes(intermediate, hidden));
             let matrix = self.buffer_of(count, intermediate, copies);
             Between { matrix, workspace: self.workspace(bytes) }
         });
         let output = self.normalised_buffer(count, hidden);
-        let (up, down, norm) = (&up, &down, &norm);
+        let (up, down, norm) = (&up.weights, &down.weights, &norm);
         let input_norm = None;
         let op = FeedForward { input, input_norm, up, activation, down, norm, output, between };
         self.backend.feed_forward(self.lease.block_mut(), &op)?;
@@ -140,13 +141,13 @@ impl<B: Backend> Stage<'_, B> {
         for size in sizes {
             parts.push(self.linear_tensors(size, inputs)?);
         }
-        let weights = self.backend.load_linear(StackTensors::new(&parts))?;
+        let Projection { shape, weights } = self.linear(StackTensors::new(&parts))?;
         let output = self.buffer(count, outputs);
-        let workspace = self.workspace(self.backend.linear_workspace(count, inputs, outputs));
+        let workspace = self.workspace(self.lower().linear_workspace(count, inputs, outputs));
         let op = Linear { input, weights: &weights, activation, output, workspace };
         self.backend.linear(self.lease.block_mut(), &op)?;
         let (layer, precision) = (Layer::of(&parts), self.backend.precision());
-        let narrow = self.backend.is_narrow(&weights);
+        let narrow = self.lower().is_narrow(shape);
         let expected = x.iter().flat_map(|x| {
             layer.apply(x.iter().copied().map(Bounded::exact), activation, precision, narrow)
         });

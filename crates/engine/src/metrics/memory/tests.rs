@@ -9,7 +9,7 @@ use super::*;
 const MIB: usize = 1 << 20;
 
 fn written(pool: &Pool<HostSource>, plans: &PlanCache<u8>) -> String {
-    let memory = Snapshot { pool: pool.statistics(), plans: plans.statistics() };
+    let memory = Snapshot { pool: pool.statistics(), plans: plans.statistics(), first_uses: 0 };
     let mut registry = Registry::with_prefix("vecmill");
     registry.register_collector(Box::new(Memory(vec![("cpu".to_owned(), memory)])));
     let mut text = String::new();
@@ -30,6 +30,7 @@ fn value(text: &str, name: &str, labels: &str) -> f64 {
 fn every_figure_has_its_value() {
     let pool = Pool::new(HostSource, 64 * MIB);
     let weights = pool.reserve(10 * MIB).unwrap();
+    pool.note_driver(7 * MIB);
     drop(pool.lease(8 * MIB, &()).unwrap());
     let lease = pool.lease(3 * MIB, &()).unwrap();
     let second = pool.lease(2 * MIB, &()).unwrap();
@@ -43,7 +44,7 @@ fn every_figure_has_its_value() {
     let bytes = |name: &str| value(&text, &format!("{name}_bytes"), "");
     let mib = |mib: usize| (mib * MIB) as f64;
     assert_eq!(bytes("budget"), mib(64));
-    assert_eq!(bytes("reserved"), mib(10));
+    assert_eq!((bytes("reserved"), bytes("driver")), (mib(10), mib(7)));
     assert_eq!((bytes("held"), bytes("held_peak")), (mib(10), mib(10)));
     assert_eq!((bytes("leased"), bytes("requested"), bytes("stranded")), (mib(8), mib(3), mib(5)));
     assert_eq!((bytes("requested_peak"), bytes("free")), (mib(8), mib(2)));
