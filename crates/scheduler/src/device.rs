@@ -109,6 +109,11 @@ impl<T> Device<T> {
         self.running.len() < self.settings.in_flight
     }
 
+    /// Whether its speed is known for sure.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.settings.speed.observed() >= MEASURED
+    }
+
     /// Its model; that of others, or of some device, while nothing is known.
     pub(crate) fn model(&self, others: Option<Coefficients>) -> Coefficients {
         self.settings.speed.coefficients().or(others).unwrap_or(TYPICAL)
@@ -176,7 +181,7 @@ impl<T> Device<T> {
         let model = self.model(look.fastest);
         let ready = self.done_at().unwrap_or_else(|| self.since.max(waiting_since).min(now));
         let speed = &self.settings.speed;
-        let doubtful = speed.observed() < MEASURED || speed.was_surpassed();
+        let doubtful = !self.is_measured() || speed.was_surpassed();
         let unmeasured = if doubtful { u64::MAX } else { look.batches - self.measured };
         let per_token = model.marginal(look.length).max(LEAST_PER_TOKEN);
         View {

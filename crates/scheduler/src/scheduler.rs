@@ -33,6 +33,8 @@ pub struct Settings {
     pub stall_factor: f64,
     /// …if it takes so much more beside that.
     pub stall_floor: Duration,
+    /// The same for the only device that serves: without it nothing does.
+    pub stall_floor_alone: Duration,
     /// So long what was accepted waits while no device serves, for one to be restored.
     pub no_device_patience: Duration,
 }
@@ -44,6 +46,7 @@ impl Default for Settings {
             bulk_age: Duration::from_secs(5),
             stall_factor: 10.0,
             stall_floor: Duration::from_secs(5),
+            stall_floor_alone: Duration::from_secs(60),
             no_device_patience: Duration::from_secs(10),
         }
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use support::{GPU, World, slower};
 use vecmill_scheduler::{
-    Coefficients, Dropped, Full, Health, Next, Priority, Refused, Settings, Size, Terms, policy,
+    Coefficients, Dropped, Full, Health, Next, Priority, Refused, Settings, Size, Speed, Terms,
+    policy,
 };
 
 const BULK: Terms = Terms { priority: Priority::Bulk, deadline: None };
@@ -281,5 +282,34 @@ fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
     world.now += Duration::from_secs(60);
     assert!(!world.scheduler.is_served(world.now), "it hangs");
     world.finish(0);
+    assert!(world.scheduler.is_served(world.now));
+}
+
+#[test]
+fn the_only_device_is_out_while_a_batch_on_it_does_not_end() {
+    let mut world = World::known("earliest-finish", &[GPU]);
+    world.push(Terms::default(), [(1, 50)]);
+    assert_eq!(world.ask(0), Next::Batch);
+    world.push(Terms::default(), [(2, 50)]);
+    world.now += Duration::from_secs(59);
+    world.check();
+    assert!(world.scheduler.is_served(world.now), "it may be busy with something else");
+    world.now += Duration::from_secs(2);
+    world.check();
+    assert_eq!(world.scheduler.health(0), Health::Out);
+    assert_eq!(world.scheduler.admit(world.now, 1, None), Err(Refused::NoDevice));
+    world.check();
+    world.now += Settings::default().no_device_patience;
+    world.check();
+    assert_eq!(world.dropped, [2], "what waits hears so");
+    world.finish(0);
+    assert_eq!(world.scheduler.health(0), Health::Serving);
+    world.scheduler.admit(world.now, 1, None).unwrap();
+    // A device of which nothing is known may be as slow as that.
+    let mut world = World::new("earliest-finish", &[GPU], &[Speed::new()]);
+    world.push(Terms::default(), [(1, 50)]);
+    assert_eq!(world.ask(0), Next::Batch);
+    world.now += Duration::from_secs(600);
+    world.check();
     assert!(world.scheduler.is_served(world.now));
 }

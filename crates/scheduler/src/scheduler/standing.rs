@@ -218,7 +218,10 @@ impl<T> Scheduler<T> {
         for index in 0..self.devices.len() {
             let device = &self.devices[index];
             let stalled = self.stalls_at(device).is_some_and(|at| at < now);
-            if stalled && device.condition.serves() && self.others_serve(index) {
+            if stalled
+                && device.condition.serves()
+                && (self.others_serve(index) || self.is_stuck(device, now))
+            {
                 let device = &mut self.devices[index];
                 device.condition.take_out(now);
                 device.counters.stalls += 1;
@@ -229,6 +232,13 @@ impl<T> Scheduler<T> {
         let serving = self.devices.iter().filter(|device| device.condition.serves());
         let stalls = serving.filter_map(|device| self.stalls_at(device));
         self.stand.next_stall = stalls.filter(|&at| at >= now).fold(f64::INFINITY, f64::min);
+    }
+
+    /// Whether a device runs a batch that it will not finish, as far as its speed is known.
+    fn is_stuck(&self, device: &Device<T>, now: f64) -> bool {
+        let floor = self.settings.stall_floor_alone.as_secs_f64();
+        let stalls_at = device.stalls_at(self.settings.stall_factor, floor);
+        !device.is_idle() && device.is_measured() && stalls_at.is_some_and(|at| at < now)
     }
 
     /// A device's work is another: it may be the next to stall.
