@@ -1,25 +1,33 @@
 //! The log, panics, and the last word of a command that failed: all by [`stderr`](crate::stderr).
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, IsTerminal, Write, stderr};
+use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::settings::LogFilter;
-use crate::stderr::say;
+use crate::stderr::{self, say};
 
 /// Whether the log is JSON lines, once it has been started.
 static JSON: OnceLock<bool> = OnceLock::new();
+
+/// Whether a panic is the end of the process.
+static FATAL: AtomicBool = AtomicBool::new(false);
+
+/// How long a panic waits for its words to be written: the process may be aborted right after it.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Starts the log, beside the progress bars.
 pub(crate) fn start(filter: &LogFilter, json: bool, progress: &Progress, warnings: &[String]) {
     // NO_COLOR: https://no-color.org
     let colours =
-        stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter.filter())
         .with_writer(BesideBars(progress.clone()))
@@ -53,6 +61,24 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     } else {
         say(format!("vecmill: thread '{thread}' {panic}\n{}", backtrace.unwrap_or_default()));
     }
+    stderr::wait(LAST_WORDS);
+    if FATAL.load(Ordering::Relaxed) {
+        end_now();
+    }
+}
+
+/// Does what can only succeed or end the process: a runtime that gets no thread panics, and then
+/// waits for ever for the threads that it has.
+pub(crate) fn or_end<R>(begin: impl FnOnce() -> R) -> R {
+    FATAL.store(true, Ordering::Relaxed);
+    let begun = begin();
+    FATAL.store(false, Ordering::Relaxed);
+    begun
+}
+
+#[expect(clippy::disallowed_methods, reason = "unwinding is what would hang")]
+fn end_now() {
+    std::process::exit(1);
 }
 
 /// Says why the command failed, in the form of the log.

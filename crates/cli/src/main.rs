@@ -37,7 +37,8 @@ use crate::progress::Progress;
 
 fn main() -> ExitCode {
     logging::report_panics();
-    let code = run();
+    // A panic here is the end, but not before it is written down.
+    let code = std::panic::catch_unwind(run).unwrap_or(ExitCode::from(101));
     stderr::finish();
     code
 }

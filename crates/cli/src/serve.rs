@@ -29,10 +29,9 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let (settings, warnings) = settings::read(arguments.flags, environment)?;
     logging::start(&settings.log.log_level, settings.server.json_output, progress, &warnings);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::System)?;
+    let runtime =
+        logging::or_end(|| tokio::runtime::Builder::new_multi_thread().enable_all().build())
+            .map_err(Failure::System)?;
     let stopped = runtime.block_on(serve(settings, progress));
     runtime.shutdown_background();
     stopped

@@ -4,6 +4,7 @@
 //! The first one that means "stop" asks the command to, the second to stop at once.
 
 use std::io;
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
@@ -16,14 +17,10 @@ use tokio::sync::oneshot;
 /// # Errors
 /// When the system refuses the handlers or the thread.
 pub(crate) fn listen(patience: Option<Duration>) -> io::Result<[oneshot::Receiver<()>; 2]> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = {
-        let _context = runtime.enter();
-        Signals::new()?
-    };
     let (sender, first) = oneshot::channel();
     let (sender_of_second, second) = oneshot::channel();
-    let hear = async move {
+    let (ready, begun) = sync_channel(1);
+    let hear = async move |mut signals: Signals| {
         let signal = signals.stop().await;
         tracing::info!(signal, "asked to stop");
         // A command that does not listen any more is about to end anyway.
@@ -40,7 +37,24 @@ pub(crate) fn listen(patience: Option<Duration>) -> io::Result<[oneshot::Receive
         }
         end_now();
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(hear))?;
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.and_then(|runtime| {
+            runtime.block_on(async {
+                let signals = Signals::new()?;
+                let _ = ready.send(Ok(()));
+                hear(signals).await;
+                Ok(())
+            })
+        });
+        if let Err(error) = outcome {
+            let _ = ready.send(Err(error));
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(work)?;
+    begun
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread that hears signals ended")))?;
     Ok([first, second])
 }
 

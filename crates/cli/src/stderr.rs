@@ -47,9 +47,14 @@ pub(crate) fn lost() -> Arc<AtomicU64> {
     Arc::clone(&STDERR.shared.lost)
 }
 
-/// Waits until everything is written, but not long.
+/// Waits until everything is written, for at most so long.
+pub(crate) fn wait(patience: Duration) {
+    STDERR.wait(patience);
+}
+
+/// Waits for what was said last, at the end of the process.
 pub(crate) fn finish() {
-    STDERR.wait(FAREWELL);
+    wait(FAREWELL);
 }
 
 struct Text {

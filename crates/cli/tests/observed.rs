@@ -158,3 +158,16 @@ fn texts_that_fail_are_all_reported_to_a_slow_reader() {
     feed.join().unwrap().unwrap();
     assert_eq!((child.end().code(), reported), (Some(3), 20_000));
 }
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vectors.npy");
+    let texts = vec!["text"; 500]; // 64 kB
+    let arguments = [&["embed", "-o", path.to_str().unwrap()], &texts[..]].concat();
+    let output = vecmill("ulimit -f 4", &arguments).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("vectors.npy can't be written: "), "{said}");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
