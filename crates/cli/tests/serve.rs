@@ -79,7 +79,10 @@ fn ask(address: &str, request: &str) -> String {
 }
 
 fn post(address: &str, head: &str) -> String {
-    let body = r#"{"model":"any","input":"a quick brown fox"}"#;
+    post_body(address, head, r#"{"model":"any","input":"a quick brown fox"}"#)
+}
+
+fn post_body(address: &str, head: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
     write!(
@@ -239,4 +242,36 @@ fn the_log_can_be_json_throughout() {
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert!(event["level"].is_string(), "{line}");
     }
+}
+
+#[test]
+fn openai_s_token_ids_are_read_where_the_operator_says_so() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "\u{feff}k3y\r\n").unwrap(); // as an editor may leave it
+    let path = keys.path().to_str().unwrap();
+    let mut server = Server::start(&["--token-inputs", "cl100k_base", "--api-key-file", path]);
+    let address = address(&server.line_with("http://"));
+    server.line_with("try: curl");
+    let vector = |input: &str| {
+        let body = format!(r#"{{"input":{input}}}"#);
+        let answer = post_body(&address, "authorization: Bearer k3y\r\n", &body);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        answer.split_once("\"embedding\":[").unwrap().1.split_once(']').unwrap().0.to_owned()
+    };
+    assert_eq!(vector("[[9906,1917]]"), vector("\"Hello world\""));
+}
+
+#[test]
+fn doubtful_token_ids_are_logged_once() {
+    let mut server = Server::start(&[]);
+    let address = address(&server.line_with("http://"));
+    server.line_with("try: curl");
+    for _ in 0..3 {
+        let answer = post_body(&address, "", r#"{"input":[5,6,7]}"#);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("x-vecmill-warning: input 0 is probably not"), "{answer}");
+    }
+    server.signal("TERM");
+    let (_, rest) = server.end();
+    assert_eq!(rest.matches("check_embedding_ctx_length=False").count(), 1, "{rest}");
 }

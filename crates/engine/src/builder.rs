@@ -304,12 +304,17 @@ impl Builder {
         let devices: Vec<_> = devices.collect();
         let largest =
             devices.iter().map(|(_, device)| device.batch_tokens).max().unwrap_or_default();
-        let info = self.info(&model, largest, infos);
+        let tokenizer = tokenizer?;
+        let (before, after) = tokenizer.special_tokens();
+        let info = Info {
+            tokens_before: before.to_vec(),
+            tokens_after: after.to_vec(),
+            ..self.info(&model, largest, infos)
+        };
         let dispatch = Dispatch::new(self.queue_capacity, policy, devices);
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });
-        let tokenizer = tokenizer?;
         let texts = practice::texts(&tokenizer, first.limits().vocabulary)?;
         for (device, opened) in workers.iter().zip(&info.devices) {
             practice::practise(device.as_ref(), &opened.dtype, &texts)?;
@@ -372,6 +377,7 @@ impl Builder {
             tokenization_workers: self.tokenization_workers,
             prompts: model.pipeline.prompts.clone(),
             devices,
+            ..Info::default()
         }
     }
 

@@ -29,6 +29,10 @@ pub struct Info {
     pub tokenization_workers: usize,
     /// The model's prompts by name.
     pub prompts: BTreeMap<String, String>,
+    /// Ids of the special tokens that the tokenizer puts in front of each text.
+    pub tokens_before: Vec<u32>,
+    /// Ids of the special tokens that it puts behind each text.
+    pub tokens_after: Vec<u32>,
     /// The devices that run batches.
     pub devices: Vec<Device>,
 }

@@ -20,7 +20,7 @@ impl ModelSlot {
     /// The model is loaded: requests are answered from now on.
     pub fn ready(self, embedder: impl Embedder) {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let own_ids = Arc::new(OwnIds::of(&embedder));
+        let own_ids = Arc::new(OwnIds::of(embedder.info()));
         let embedder = Arc::new(embedder);
         self.slot.settle(Outcome::Ready(Model { embedder, created, own_ids }));
     }

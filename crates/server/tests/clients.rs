@@ -14,7 +14,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::engine::{cosine, length, prompted, serve, tiny, vector};
+use support::engine::{cosine, damage_word, length, prompted, serve, tiny, vector};
 use support::{Answer, TestServer};
 use vecmill_server::Settings;
 
@@ -370,6 +370,22 @@ fn an_error_that_is_one_input_s_names_it() {
             assert!(answer.json()["error"].as_str().unwrap().starts_with(&named), "{path}");
         }
     }
+}
+
+#[test]
+fn a_vector_that_is_no_number_names_its_input() {
+    let folder = prompted(&json!({}));
+    damage_word(folder.path(), "con");
+    let server = serve(folder.path(), Settings::default());
+    let error = server.post("/v1/embeddings", r#"{"input":["a","be con","b"]}"#);
+    let error = error.openai_error(500, Some("vector_not_finite"));
+    assert_eq!(error["param"], "input[1]");
+    for path in ["/embed", "/"] {
+        let message = server.post(path, r#"{"inputs":["a","b","be con"]}"#);
+        let message = message.tei_error(424, "Backend");
+        assert!(message.starts_with("input 2"), "{message}");
+    }
+    assert_eq!(server.post("/embed", r#"{"inputs":["a","b"]}"#).status, 200);
 }
 
 #[test]

@@ -131,6 +131,11 @@ impl Tokenizer {
         Ok(Tokens { ids, truncated })
     }
 
+    /// Ids of the special tokens before and after each text.
+    pub(crate) fn special_tokens(&self) -> (&[u32], &[u32]) {
+        (&self.frame.before, &self.frame.after)
+    }
+
     /// Takes the ids of input `index` as they are, and cuts them if they are too many.
     pub(crate) fn limit(
         &self,

@@ -151,18 +151,9 @@ fn device_kinds(info: &Info) -> String {
 #[cfg(test)]
 fn info() -> Info {
     Info {
-        model_id: "test/model".into(),
-        revision: None,
-        architecture: "bert".into(),
-        dtype: "float32".into(),
-        pooling: "mean".into(),
-        normalized: true,
         dimensions: 8,
         max_input_tokens: 16,
-        max_batch_tokens: 1024,
-        queue_capacity: 64,
-        tokenization_workers: 1,
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),
-        devices: Vec::new(),
+        ..Info::default()
     }
 }

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::HeaderValue;
 use tiktoken::CoreBpe;
-use vecmill_engine::{Input, Prompt};
+use vecmill_engine::{Info, Input};
 
 use super::fields::wrong;
 use super::known::Route;
 use crate::failure::Failure;
-use crate::{Embedder, Settings, TokenInputs};
+use crate::{Settings, TokenInputs};
 
 /// What a client that sends another vocabulary's ids can do about it, and what the operator.
 pub(crate) const ADVICE: &str = "if these are OpenAI's ids, as LangChain's OpenAIEmbeddings sends \
@@ -39,13 +39,12 @@ pub(crate) struct OwnIds {
 }
 
 impl OwnIds {
-    /// As the model's tokenizer makes them of a text.
-    pub(crate) fn of(embedder: &dyn Embedder) -> Self {
-        let tokens = embedder.tokenize("a", &Prompt::None, true).unwrap_or_default();
-        let edge = match tokens.as_slice() {
-            [first, ..] if first.special => Edge::Begins(first.id),
-            [.., last] if last.special => Edge::Ends(last.id),
-            _ => Edge::Unmarked,
+    /// As the model's tokenizer makes them.
+    pub(crate) fn of(info: &Info) -> Self {
+        let edge = match (info.tokens_before.as_slice(), info.tokens_after.as_slice()) {
+            ([first, ..], _) => Edge::Begins(*first),
+            ([], [.., last]) => Edge::Ends(*last),
+            ([], []) => Edge::Unmarked,
         };
         Self { edge, warned: AtomicBool::new(false) }
     }

@@ -36,6 +36,22 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Makes the embedding of a word of the tiny model's vocabulary no number.
+pub(crate) fn damage_word(folder: &Path, word: &str) {
+    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+    let number = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    let tokenizer = json(&fs::read(folder.join("tokenizer.json")).unwrap());
+    let row = number(&tokenizer["model"]["vocab"][word]);
+    let weights = folder.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = 8 + usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let words = &json(&bytes[8..header])["embeddings.word_embeddings.weight"];
+    let width = number(&words["shape"][1]) * size_of::<f32>();
+    let begin = header + number(&words["data_offsets"][0]) + row * width;
+    bytes[begin..begin + width].fill(0xff);
+    fs::write(weights, bytes).unwrap();
+}
+
 /// A server of the model in `folder`.
 pub(crate) fn serve(folder: &Path, settings: Settings) -> TestServer {
     let (server, slot) = TestServer::loading(settings);

@@ -84,6 +84,7 @@ impl Fake {
             tokenization_workers: 2,
             prompts: [("query".to_owned(), "query: ".to_owned())].into(),
             devices: vec![device("cuda:0"), device("cpu"), device("cuda:1")],
+            ..Info::default()
         };
         Self {
             gate: Arc::new(Semaphore::new(0)),
