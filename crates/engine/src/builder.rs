@@ -274,7 +274,9 @@ impl Builder {
         );
         let (mut workers, mut infos, mut speeds, mut kept) = (vec![], vec![], vec![], vec![]);
         let mut watched = vec![];
-        for (index, device) in devices?.into_iter().enumerate() {
+        let devices = devices?;
+        model.weights.check_unchanged()?;
+        for (index, device) in devices.into_iter().enumerate() {
             let worker = &device.worker;
             watched.extend(device.sensors.map(|sensors| {
                 let device = Arc::clone(worker);

@@ -129,6 +129,7 @@ impl Builder {
                 (self.progress)(Stage::Converting { done: before + bytes as u64, total });
             };
             let rounding = write(&weights, format, &target, &progress)?;
+            weights.check_unchanged()?;
             converted.bytes_before += weights.stored_bytes() as u64;
             let file = fs::metadata(&target).map_err(ConvertError::write(&target))?;
             converted.bytes_after += file.len();

@@ -57,6 +57,6 @@ pub use pool::{
 pub use region::Region;
 pub use ring::{Claim, Ring, RingStatistics, StaleClaim};
 pub use source::{
-    Cause, DriverCall, Fault, HostBlock, HostSource, MappedFile, SimulatedBlock, SimulatedDevice,
+    Cause, DriverCall, Fault, HostBlock, HostSource, SimulatedBlock, SimulatedDevice,
     SimulatedEvent, SimulatedStream, Source, SourceError, Violation,
 };

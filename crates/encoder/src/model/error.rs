@@ -65,6 +65,16 @@ pub enum ModelError {
         /// Its size in bytes.
         found: u64,
     },
+    /// A file of weights was written to while it was read.
+    #[error(
+        "{}: it was changed while the model was loaded: put new files in place by renaming, then \
+         start again",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// Something that tools leave in a file's place stands there.
     #[error("{}: {found}", path.display())]
     StandIn {

@@ -20,6 +20,7 @@ mod head;
 mod json;
 mod keys;
 mod leftovers;
+mod mapped;
 mod modules;
 mod pipeline;
 mod pooling;

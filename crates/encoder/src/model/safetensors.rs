@@ -13,10 +13,10 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
-use vecmill_memory::MappedFile;
 
 use super::ModelError;
 use super::file;
+use super::mapped::MappedFile;
 use super::tensor::elements;
 
 /// Headers take some 100 bytes a tensor; this is room for tens of thousands.
@@ -52,8 +52,7 @@ struct Header {
 
 /// Maps the file at `path` and gives its tensors by name.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
-    file::open(path)?;
-    let file = MappedFile::open(path).map_err(|source| ModelError::io(path, source))?;
+    let file = MappedFile::open(path)?;
     if let Some(found) = file::stand_in(&file) {
         return Err(ModelError::StandIn { path: path.to_owned(), found });
     }

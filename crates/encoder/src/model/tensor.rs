@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use vecmill_memory::MappedFile;
 
 use super::ModelError;
+use super::mapped::MappedFile;
 use crate::e4m3;
 
 /// A number format, of a tensor in a file or of what a device computes with.

@@ -116,6 +116,17 @@ impl Weights {
         Ok(self)
     }
 
+    /// Makes sure that no file was changed since it was opened: to be asked when what is needed of
+    /// the tensors has been read.
+    ///
+    /// # Errors
+    /// [`ModelError::Changed`].
+    pub fn check_unchanged(&self) -> Result<(), ModelError> {
+        let mut files: Vec<_> = self.tensors.values().map(|entry| &entry.file).collect();
+        files.dedup_by_key(|file| Arc::as_ptr(file));
+        files.into_iter().try_for_each(|file| file.check_unchanged())
+    }
+
     /// Whether a tensor of this whole name is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

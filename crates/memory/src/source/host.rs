@@ -1,16 +1,12 @@
-//! This machine's main memory: anonymous mappings for slabs, and read-only mappings of files.
+//! This machine's main memory: anonymous mappings for slabs.
 //!
 //! Mapped rather than taken from the heap: a slab that is dropped goes straight back to the system,
 //! and pages that a batch never touches are never resident.
 
-use std::fs::File;
-use std::io;
-use std::ops::Deref;
-use std::path::Path;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 #[cfg(not(miri))]
 use quanta::Clock;
 
@@ -121,36 +117,4 @@ fn advise_huge_pages(map: &MmapMut) {
     let _ = map.advise(memmap2::Advice::HugePage);
     #[cfg(any(not(target_os = "linux"), miri))]
     let _ = map;
-}
-
-/// A file's contents, mapped read-only: only the pages that are read become resident.
-#[derive(Debug)]
-pub struct MappedFile(Mmap);
-
-impl MappedFile {
-    /// Maps the file at `path`.
-    ///
-    /// The file must not be changed in place while it is mapped; replacing it by renaming another
-    /// over it is fine.
-    ///
-    /// # Errors
-    /// When the file can't be opened or mapped.
-    #[expect(unsafe_code, reason = "the one place where host memory is mapped from a file")]
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        // SAFETY: a `&[u8]` must not change while it is borrowed. The mapping is private and
-        // read-only, nothing in this process writes to it, and vecmill moves model files into
-        // place whole, by rename, which leaves a mapped inode as it was. That nobody else rewrites
-        // the file in place is the contract stated above, which every user of `mmap` relies on.
-        let map = unsafe { Mmap::map(&file) }?;
-        Ok(Self(map))
-    }
-}
-
-impl Deref for MappedFile {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
 }

@@ -12,7 +12,7 @@ mod simulated;
 
 use std::fmt::Debug;
 
-pub use host::{HostBlock, HostSource, MappedFile};
+pub use host::{HostBlock, HostSource};
 pub use simulated::{
     DriverCall, Fault, SimulatedBlock, SimulatedDevice, SimulatedEvent, SimulatedStream, Violation,
 };
