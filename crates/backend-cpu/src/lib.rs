@@ -291,14 +291,13 @@ impl Backend for CpuBackend {
     fn pool(&self, slab: &mut HostBlock, op: &Pool) -> Result<(), BackendError> {
         let places = [op.input.range(), op.sequences.starts.range(), op.output.range()];
         let [input, starts, output] = views(slab, "pool", places)?;
-        let columns = op.output.columns;
         let (input, starts) = (&*input, as_indices(starts));
-        self.by_rows(columns, output, |sequences, output| {
+        self.by_rows(op.output.columns, output, |sequences, output| {
             let starts = &starts[sequences.start..=sequences.end];
             vectorised(
                 self.arch,
                 #[inline(always)]
-                || rows::pool(op.pooling, input, starts, output, columns),
+                || rows::pool(op.pooling, input, starts, output, op.input.columns),
             );
         });
         Ok(())

@@ -1,5 +1,6 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
+use vecmill_encoder::model::Poolings;
 use vecmill_encoder::{
     BackendError, EmbeddingTensors, NormTensors, Pooling, RegionWriter, Stored, TensorView,
 };
@@ -163,18 +164,21 @@ impl Embeddings {
     }
 }
 
-/// Pools each sequence's rows of `input` into a row of `output`.
+/// Pools each sequence's rows of `input` into a row of `output`, in each way that there is.
 #[inline(always)]
 pub(crate) fn pool(
-    pooling: Pooling,
+    poolings: Poolings,
     input: &[f32],
     starts: &[u32],
     output: &mut [f32],
     columns: usize,
 ) {
-    for (pair, output) in starts.windows(2).zip(output.chunks_exact_mut(columns)) {
+    let width = poolings.count() * columns;
+    for (pair, output) in starts.windows(2).zip(output.chunks_exact_mut(width)) {
         let rows = pair[0] as usize * columns..pair[1] as usize * columns;
-        pool_one(pooling, &input[rows], output);
+        for (pooling, output) in poolings.iter().zip(output.chunks_exact_mut(columns)) {
+            pool_one(pooling, &input[rows.clone()], output);
+        }
     }
 }
 
@@ -184,27 +188,36 @@ pub(crate) fn pool(
 fn pool_one(pooling: Pooling, rows: &[f32], output: &mut [f32]) {
     let columns = output.len().max(1);
     let mut all = rows.chunks_exact(columns);
+    let count = all.len().max(1) as f32;
     output.fill(0.0);
-    let only = match pooling {
-        Pooling::Cls => all.next(),
-        Pooling::LastToken => all.next_back(),
-        Pooling::Mean => {
-            let scale = 1.0 / all.len().max(1) as f32;
-            all.for_each(|row| combine(output, row, |sum, x| sum + x));
-            output.iter_mut().for_each(|value| *value *= scale);
+    let divisor = match pooling {
+        Pooling::Cls | Pooling::LastToken => {
+            let only = if pooling == Pooling::Cls { all.next() } else { all.next_back() };
+            if let Some(row) = only {
+                output.copy_from_slice(row);
+            }
             return;
         }
         Pooling::Max => {
             if let Some(first) = all.next() {
                 output.copy_from_slice(first);
             }
-            all.for_each(|row| combine(output, row, |a, b| a.max(b)));
-            return;
+            return all.for_each(|row| combine(output, row, |a, b| a.max(b)));
+        }
+        Pooling::WeightedMean => {
+            for (index, row) in all.enumerate() {
+                let weight = (index + 1) as f32;
+                combine(output, row, |sum, x| sum + weight * x);
+            }
+            count * (count + 1.0) / 2.0
+        }
+        Pooling::Mean | Pooling::MeanSqrtLen => {
+            all.for_each(|row| combine(output, row, |sum, x| sum + x));
+            if pooling == Pooling::Mean { count } else { count.sqrt() }
         }
     };
-    if let Some(row) = only {
-        output.copy_from_slice(row);
-    }
+    let scale = 1.0 / divisor;
+    output.iter_mut().for_each(|value| *value *= scale);
 }
 
 #[inline(always)]

@@ -384,7 +384,7 @@ impl Backend for CudaBackend {
             Ok((matrices, self.packed(slab, op.sequences, op.input.rows)?))
         };
         let (matrices, sequences) = operands().map_err(failed("pool"))?;
-        let columns = op.output.columns;
+        let columns = op.input.columns;
         let pooled = self.kernels.pool(&self.stream, op.pooling, matrices, sequences, columns);
         pooled.map_err(failed("pool"))
     }

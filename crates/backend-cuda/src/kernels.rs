@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vecmill_encoder::model::Poolings;
 use vecmill_encoder::{Activation, Pooling};
 
 use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
@@ -237,8 +238,26 @@ impl Kernels {
     pub(crate) fn pool(
         &self,
         stream: &CudaStream,
-        pooling: Pooling,
+        poolings: Poolings,
         [input, output]: [DeviceSpan<'_>; 2],
+        sequences: Packed<'_>,
+        columns: usize,
+    ) -> Result<(), KernelError> {
+        let row = poolings.count() * columns;
+        for (index, pooling) in poolings.iter().enumerate() {
+            let into = (output, row, index * columns);
+            self.pool_one(stream, pooling, input, into, sequences, columns)?;
+        }
+        Ok(())
+    }
+
+    /// Pools by one of several, into columns of rows of so many, from the last on.
+    fn pool_one(
+        &self,
+        stream: &CudaStream,
+        pooling: Pooling,
+        input: DeviceSpan<'_>,
+        (output, row, first): (DeviceSpan<'_>, usize, usize),
         sequences: Packed<'_>,
         columns: usize,
     ) -> Result<(), KernelError> {
@@ -250,12 +269,16 @@ impl Kernels {
             Pooling::Max => ("vecmill_pool_max", strips),
             Pooling::Cls => ("vecmill_pool_cls", 1),
             Pooling::LastToken => ("vecmill_pool_last", 1),
+            Pooling::MeanSqrtLen => ("vecmill_pool_mean_sqrt", strips),
+            Pooling::WeightedMean => ("vecmill_pool_weighted", strips),
         };
         let arguments = [
             Argument::Span(input),
             Argument::Span(sequences.starts),
             Argument::Span(output),
             number(columns),
+            number(row),
+            number(first),
         ];
         let kernel = self.kernel(&self.pool, name)?;
         launch(&kernel, stream, sequences.sequences * blocks_each, 256, 0, &arguments)

@@ -136,6 +136,33 @@ fn settings_are_read_as_python_and_editors_write_them() {
     assert!(message.contains("U+00A0") && message.contains("1_Pooling/config.json"), "{message}");
 }
 
+#[test]
+fn poolings_that_stand_beside_each_other_are_as_numpy_finds_them() {
+    for name in ["bert-mean-and-max", "bert-poolings"] {
+        let folder = copy(name);
+        let expected = fs::read(folder.path().join("expected.json")).unwrap();
+        let expected: Value = serde_json::from_slice(&expected).unwrap();
+        let case =
+            expected["cases"].as_array().unwrap().iter().find(|case| case["name"] == "texts");
+        for (text, vector) in case.unwrap()["texts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(case.unwrap()["embeddings"].as_array().unwrap())
+        {
+            let command = ["embed", "--device", "cpu", "--", text.as_str().unwrap()];
+            let (code, out, err) = vecmill(&command, folder.path());
+            assert_eq!(code, 0, "{err}");
+            let line: Value = serde_json::from_str(out.trim()).unwrap();
+            let ours: Vec<f64> = serde_json::from_value(line["embedding"].clone()).unwrap();
+            let theirs: Vec<f64> = serde_json::from_value(vector.clone()).unwrap();
+            assert_eq!(ours.len(), theirs.len());
+            let far = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(far < 1e-4, "{name}: {far}");
+        }
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn links_to_nothing_are_told_apart_from_what_is_not_there() {

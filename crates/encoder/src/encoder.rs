@@ -9,7 +9,7 @@ use crate::backend::{Backend, BackendError, Lower, WeightPlan, load_weights};
 use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
 use crate::fit::last_where;
 use crate::forward::{LoadError, Loading, Network, SequenceRows};
-use crate::model::{Model, Pooling};
+use crate::model::{Model, Pooling, Poolings};
 use crate::paper::{Counting, PaperBackend};
 use crate::program::{Fusion, Program};
 
@@ -96,7 +96,7 @@ impl<L: Lower> Encoder<PaperBackend<L>> {
         pooling: Option<Pooling>,
     ) -> Result<Self, LoadError> {
         let mut counting = Counting { lowering: &lowering, plan: WeightPlan::default() };
-        let pooling = pooling.unwrap_or(model.pipeline.pooling);
+        let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
         let network = Network::load(&mut counting, model, pooling, &|_, _| {})?;
         let weights = counting.plan;
         Ok(Self::of(PaperBackend::new(lowering), network, model, weights))
@@ -119,7 +119,7 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Self, LoadError> {
         let plan = Encoder::on_paper(backend.lowering().clone(), model, pooling)?.weights;
         let mapped = pool.reserve(plan.mapped_granules())?;
-        let pooling = pooling.unwrap_or(model.pipeline.pooling);
+        let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
         let network = load_weights(pool, &plan, |into| {
             Network::load(&mut Loading { backend: &backend, into }, model, pooling, progress)
         })?;

@@ -12,9 +12,9 @@ use crate::backend::{
     Backend, EmbeddingTensors, LinearTensors, NormTensors, RegionWriter, Slab, StackTensors,
 };
 use crate::batch::Shape;
-use crate::model::{Activation, Model, ModelError};
+use crate::model::{Activation, Model, ModelError, Poolings};
 use crate::program::{Fusion, Layers, Program, Projection};
-use crate::{BackendError, Pooling, TensorView};
+use crate::{BackendError, TensorView};
 
 /// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
 const RELATIVE_REACH: usize = 128;
@@ -25,7 +25,7 @@ pub(crate) struct Network<B: Backend> {
     hidden: usize,
     heads: usize,
     activation: Activation,
-    pooling: Pooling,
+    pooling: Poolings,
     embeddings: B::Embeddings,
     relative_bias: Option<B::RelativeBias>,
     layers: Vec<Layer<B>>,
@@ -155,7 +155,7 @@ impl<B: Backend> Network<B> {
     pub(crate) fn load<L: Load<B>>(
         load: &mut L,
         model: &Model,
-        pooling: Pooling,
+        pooling: Poolings,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, LoadError> {
         let config = &model.config;

@@ -14,7 +14,7 @@ use vecmill_memory::{BufferId, Plan, Planner};
 
 use crate::backend::{Backend, Buffer, Copies, LinearShape, Lower};
 use crate::batch::{IndexLayout, Shape};
-use crate::model::{Activation, Pooling};
+use crate::model::{Activation, Poolings};
 pub(crate) use planned::Planned;
 
 /// What a matrix has rows of.
@@ -118,7 +118,7 @@ enum Step<'m, B: Backend> {
     },
     Pool {
         input: Value,
-        pooling: Pooling,
+        pooling: Poolings,
         output: Value,
     },
 }
@@ -240,10 +240,10 @@ impl<'m, B: Backend> Program<'m, B> {
         output
     }
 
-    pub(crate) fn pool(&mut self, input: Value, pooling: Pooling) -> Value {
+    pub(crate) fn pool(&mut self, input: Value, pooling: Poolings) -> Value {
         self.read(input, Copies::Wide);
         self.planner.keep_until(self.indices, self.steps.len());
-        let output = self.value(Rows::Sequences, input.columns);
+        let output = self.value(Rows::Sequences, pooling.count() * input.columns);
         self.steps.push(Step::Pool { input, pooling, output });
         output
     }

@@ -370,7 +370,7 @@ impl Builder {
             revision,
             architecture: model.config.family.model_type().into(),
             dtype: devices.first().map(|device| device.dtype.clone()).unwrap_or_default(),
-            pooling: self.pooling.unwrap_or(model.pipeline.pooling).name().into(),
+            pooling: model.pipeline.pooling.to_string(),
             normalized: model.pipeline.normalize,
             dimensions: model.dimensions(),
             max_input_tokens: model.max_input_tokens(),

@@ -32,7 +32,7 @@ pub(crate) struct EncodeArguments {
     /// Number format of weights and activations [default: float32 on the CPU, float16 on a GPU]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// How token vectors become one: mean, cls, max or last-token [default: as the model says]
+    /// How token vectors become one: mean, cls, max, last-token, … [default: as the model says]
     #[arg(long)]
     pooling: Option<Pooling>,
     /// Tokens of each text, or mixed; several are measured one after the other

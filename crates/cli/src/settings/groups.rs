@@ -35,7 +35,8 @@ settings! {
 settings! {
     /// How the model is used.
     UseSettings("Model") {
-        /// How token vectors become one: mean, cls, max or last-token [default: the model's own]
+        /// How token vectors become one: mean, cls, max, last-token, mean-sqrt-len or weighted-mean
+        /// [default: the model's own]
         pooling: Option<Pooling>,
         /// Text put in front of inputs whose request names no prompt
         default_prompt: Option<String>,

@@ -117,7 +117,7 @@ impl Value for NonZeroUsize {
 
 impl Value for Pooling {
     const PLACEHOLDER: &'static str = "POOLING";
-    const EXPECTED: &'static str = "mean, cls, max or last-token";
+    const EXPECTED: &'static str = "mean, cls, max, last-token, mean-sqrt-len or weighted-mean";
 
     fn parse(text: &str) -> Option<Self> {
         text.parse().ok()

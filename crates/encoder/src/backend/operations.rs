@@ -5,7 +5,7 @@
 use vecmill_memory::ALIGNMENT;
 
 use super::{Backend, BackendError, Slab};
-use crate::model::{Activation, Pooling, TensorView};
+use crate::model::{Activation, Poolings, TensorView};
 
 /// A row-major matrix of activations in the slab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,7 +317,7 @@ pub struct Pool {
     /// Which rows belong together.
     pub sequences: Sequences,
     /// How they become one.
-    pub pooling: Pooling,
-    /// `[sequences, hidden]`; wide.
+    pub pooling: Poolings,
+    /// `[sequences, poolings · hidden]`, the results of several beside each other; wide.
     pub output: Buffer,
 }

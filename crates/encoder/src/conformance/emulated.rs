@@ -446,18 +446,26 @@ impl Backend for Emulated {
     }
 
     fn pool(&self, slab: &mut HostBlock, op: &Pool) -> Result<(), BackendError> {
-        let (input, columns) = (read(slab, op.input), op.output.columns);
+        let (input, columns) = (read(slab, op.input), op.input.columns);
         let rows = self.ends(slab, op.sequences).into_iter().flat_map(|(start, end)| {
             let input = &input;
             let one_more = usize::from(self.defect == Defect::Mean);
-            (0..columns).map(move |column| {
+            let places = op
+                .pooling
+                .iter()
+                .flat_map(move |pooling| (0..columns).map(move |column| (pooling, column)));
+            places.map(move |(pooling, column)| {
                 let mut all = (start..end).map(|row| input[row * columns + column]);
-                let value = match op.pooling {
+                let count = (end - start + one_more).max(1) as f32;
+                let value = match pooling {
                     Pooling::Cls => all.next(),
                     Pooling::LastToken => all.next_back(),
                     Pooling::Max => all.reduce(f32::max),
-                    Pooling::Mean => {
-                        Some(all.sum::<f32>() / (end - start + one_more).max(1) as f32)
+                    Pooling::Mean => Some(all.sum::<f32>() / count),
+                    Pooling::MeanSqrtLen => Some(all.sum::<f32>() / count.sqrt()),
+                    Pooling::WeightedMean => {
+                        let weighted = all.zip(1u16..).map(|(x, weight)| x * f32::from(weight));
+                        Some(weighted.sum::<f32>() / (count * (count + 1.0) / 2.0))
                     }
                 };
                 value.unwrap_or(0.0)

@@ -21,7 +21,7 @@ mod whole;
 use vecmill_memory::LeaseError;
 
 use crate::backend::{Backend, BackendError};
-use crate::model::{Activation, Pooling};
+use crate::model::{Activation, Pooling, Poolings};
 use stage::Stage;
 
 pub use trial::{Trial, Tried, TriedSource};
@@ -74,8 +74,12 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
         stage()?.check_embed(70, columns)?;
         stage()?.check_add_norm(70, columns, false)?;
         stage()?.check_add_norm(70, columns, true)?;
-        for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max, Pooling::LastToken] {
-            stage()?.check_pool(&LENGTHS, columns, pooling)?;
+        for pooling in Pooling::ALL {
+            stage()?.check_pool(&LENGTHS, columns, pooling.into())?;
+        }
+        for several in [&Pooling::ALL[..], &[Pooling::LastToken, Pooling::Max]] {
+            let several = Poolings::new(several).unwrap_or(Pooling::Mean.into());
+            stage()?.check_pool(&LENGTHS, columns, several)?;
         }
     }
     for (rows, inputs, outputs) in

@@ -301,12 +301,18 @@ pub(super) fn pool(column: &[f64], pooling: Pooling, precision: Precision) -> Bo
         Pooling::Cls => Bounded::exact(first),
         Pooling::LastToken => Bounded::exact(last),
         Pooling::Max => Bounded::exact(column.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
-        Pooling::Mean => {
+        Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => {
             let count = column.len() as f64;
-            let value = column.iter().sum::<f64>() / count;
-            let size = column.iter().map(|x| x.abs()).sum::<f64>() / count;
-            let error = gamma(column.len() + 2, precision.accumulation) * size;
-            Bounded { value, tolerance: error }.stored(precision)
+            let weight = |index: usize| match pooling {
+                Pooling::WeightedMean => (index + 1) as f64 / (count * (count + 1.0) / 2.0),
+                Pooling::MeanSqrtLen => 1.0 / count.sqrt(),
+                _ => 1.0 / count,
+            };
+            let weighted = column.iter().enumerate().map(|(index, x)| weight(index) * x);
+            let size = weighted.clone().map(f64::abs).sum::<f64>();
+            // A sum, a weight for each, and what all are divided by.
+            let error = gamma(column.len() + 4, precision.accumulation) * size;
+            Bounded { value: weighted.sum(), tolerance: error }.stored(precision)
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::backend::{
     load_weights,
 };
 use crate::e4m3;
-use crate::model::{Pooling, TensorView};
+use crate::model::{Poolings, TensorView};
 use crate::program::Projection;
 
 const EPSILON: f32 = 1e-5;
@@ -183,26 +183,28 @@ impl<'b, B: Backend> Stage<'b, B> {
         mut self,
         lengths: &[usize],
         columns: usize,
-        pooling: Pooling,
+        pooling: Poolings,
     ) -> Result<(), Failure> {
         let tokens = lengths.iter().sum::<usize>() + STRAY_ROWS;
         let (input, x) = self.random_with_stray(tokens, columns)?;
         let sequences = self.sequences(lengths)?;
-        let output = self.buffer(lengths.len(), columns);
+        let output = self.buffer(lengths.len(), pooling.count() * columns);
         self.backend
             .pool(self.lease.block_mut(), &backend::Pool { input, sequences, pooling, output })?;
         let precision = self.backend.precision();
         let mut expected = Vec::new();
         let mut first = 0;
         for &length in lengths {
-            for column in 0..columns {
+            for (pooling, column) in
+                pooling.iter().flat_map(|pooling| (0..columns).map(move |column| (pooling, column)))
+            {
                 let numbers: Vec<f64> =
                     x[first..first + length].iter().map(|row| row[column]).collect();
                 expected.push(reference::pool(&numbers, pooling, precision));
             }
             first += length;
         }
-        self.compare(&format!("pool {pooling:?} of {columns} columns"), output, expected)
+        self.compare(&format!("pool {pooling} of {columns} columns"), output, expected)
     }
 
     /// A matrix of random numbers in the slab, and the numbers.

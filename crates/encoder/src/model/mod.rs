@@ -38,7 +38,7 @@ pub use family::{Family, Names};
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
-pub use pooling::{Pooling, UnknownPooling};
+pub use pooling::{Pooling, Poolings, UnknownPooling};
 pub use tensor::{DType, TensorView};
 pub use warning::Warning;
 pub use weights::Weights;
@@ -71,8 +71,8 @@ impl Model {
         Self::open_as(folder, None)
     }
 
-    /// As [`open`](Self::open); with a `pooling` that the model's user has chosen, also a language
-    /// model that was not trained to embed.
+    /// As [`open`](Self::open), with a `pooling` that the model's user has chosen in place of its
+    /// own: then also a language model that was not trained to embed.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
@@ -83,7 +83,7 @@ impl Model {
         refuse_adapter(transformer)?;
         let file = JsonFile::open(&transformer.join("config.json"))?;
         let config = Config::read(&file, &mut warnings)?;
-        let pipeline = Pipeline::open(&modules, &config, &mut warnings)?;
+        let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?.with_prefix_of(config.names().word_embeddings)?;
         if !modules.listed {
             let chosen = pooling.is_some();
@@ -106,7 +106,8 @@ impl Model {
 
     /// Numbers that are computed of one embedding, before it is cut.
     pub fn row(&self) -> usize {
-        self.pipeline.dense.last().map_or(self.config.hidden, Dense::outputs)
+        let pooled = self.config.hidden * self.pipeline.pooling.count();
+        self.pipeline.dense.last().map_or(pooled, Dense::outputs)
     }
 }
 

@@ -8,7 +8,7 @@ use super::keys::{self, Kind};
 use super::modules::Modules;
 use super::pooling;
 use super::weights::Weights;
-use super::{Activation, Config, ModelError, Pooling, TensorView, Warning};
+use super::{Activation, Config, ModelError, Pooling, Poolings, TensorView, Warning};
 
 const DENSE_FEATURES: usize = 1 << 16;
 
@@ -60,7 +60,7 @@ pub struct Pipeline {
     /// The prompt that goes in front when none is asked for; one of `prompts`.
     pub default_prompt: Option<String>,
     /// How token vectors become one.
-    pub pooling: Pooling,
+    pub pooling: Poolings,
     /// Whether the prompt's tokens take part in pooling.
     pub pool_prompt: bool,
     /// Dense layers in order.
@@ -72,21 +72,24 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Reads what the files of `modules` say.
+    /// Reads what the files of `modules` say; a `chosen` pooling is in place of theirs.
     pub(super) fn open(
         modules: &Modules,
         config: &Config,
+        chosen: Option<Pooling>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, ModelError> {
         let (max_tokens, lowercase) = limits(modules, config, warnings)?;
         let general = General::open(modules, warnings)?;
         let (pooling, pool_prompt) = match &modules.pooling {
             Some(folder) => pooling::open(folder, config.hidden, warnings)?,
-            None => (Pooling::Mean, true),
+            None => (Pooling::Mean.into(), true),
         };
+        let pooling = chosen.map_or(pooling, Poolings::from);
         let mut dense: Vec<Dense> = Vec::with_capacity(modules.dense.len());
         for folder in &modules.dense {
-            let inputs = dense.last().map_or(config.hidden, Dense::outputs);
+            let pooled = config.hidden * pooling.count();
+            let inputs = dense.last().map_or(pooled, Dense::outputs);
             dense.push(self::dense(folder, inputs, warnings)?);
         }
         Ok(Self {

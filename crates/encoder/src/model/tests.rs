@@ -292,14 +292,26 @@ fn pooling_is_read_in_both_spellings() {
         ("pooling_mode_cls_token", "cls", Pooling::Cls),
         ("pooling_mode_max_tokens", "max", Pooling::Max),
         ("pooling_mode_lasttoken", "lasttoken", Pooling::LastToken),
+        ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
+        ("pooling_mode_weightedmean_tokens", "weightedmean", Pooling::WeightedMean),
     ] {
+        let expected = Poolings::from(expected);
         assert_eq!(flags(&[key]).unwrap().pooling, expected);
         let pipeline = pooling(&json!({"pooling_mode": name, "include_prompt": false})).unwrap();
         assert_eq!((pipeline.pooling, pipeline.pool_prompt), (expected, false));
     }
-    let both = flags(&["pooling_mode_mean_tokens", "pooling_mode_cls_token"]).unwrap_err();
-    assert!(both.to_string().contains("'cls + mean'"), "{both}");
-    assert!(flags(&["pooling_mode_weightedmean_tokens"]).is_err());
+    // Flags stand in one order, a list in its own.
+    let both = flags(&["pooling_mode_mean_tokens", "pooling_mode_cls_token"]).unwrap();
+    assert_eq!(both.pooling.to_string(), "cls + mean");
+    let listed = pooling(&json!({"pooling_mode": ["mean", "cls"]})).unwrap().pooling;
+    assert_eq!((listed.to_string().as_str(), listed.picks_a_row()), ("mean + cls", false));
+    let silent = pooling(&json!({"word_embedding_dimension": 4})).unwrap().pooling;
+    assert_eq!(silent, Pooling::Mean.into());
+    for wrong in
+        [json!([]), json!(["mean", 1]), json!(["median"]), json!(vec!["mean"; 7]), json!(1)]
+    {
+        assert!(pooling(&json!({"pooling_mode": wrong})).is_err(), "{wrong}");
+    }
     assert!(matches!(flags(&[]), Err(ModelError::Value { .. })));
     assert!(pooling(&json!({"pooling_mode": "median"})).is_err());
     assert!(pooling(&json!({"pooling_mode": "mean", "embedding_dimension": 5})).is_err());

@@ -135,7 +135,7 @@ fn what_is_assumed_without_modules_is_said() {
     assert!(warning.contains("modules.json") && warning.contains("1_Pooling"), "{warning}");
     assert!(warning.contains("sentence_bert_config.json"), "{warning}");
     let model = Model::open(folder.path()).unwrap();
-    assert_eq!((model.pipeline.pooling, model.pipeline.max_tokens), (Pooling::Mean, 16));
+    assert_eq!((model.pipeline.pooling, model.pipeline.max_tokens), (Pooling::Mean.into(), 16));
 }
 
 #[test]
@@ -183,6 +183,17 @@ fn a_model_is_there_once() {
     with_tensors(&folder, &["bert.embeddings.word_embeddings.weight"]);
     let message = error(&folder).to_string();
     assert!(message.contains("'bert.embeddings.word_embeddings.weight'"), "{message}");
+}
+
+#[test]
+fn a_chosen_pooling_fits_the_dense_layer_behind_it() {
+    let folder = test_data().join("bert-mean-and-max");
+    assert_eq!(Model::open(&folder).unwrap().row(), 24);
+    let message = Model::open_as(&folder, Some(Pooling::Cls)).unwrap_err().to_string();
+    assert!(message.contains("'in_features' should be 32, but is 64"), "{message}");
+    let folder = test_data().join("bert-poolings");
+    assert_eq!(Model::open(&folder).unwrap().dimensions(), 96);
+    assert_eq!(Model::open_as(&folder, Some(Pooling::Cls)).unwrap().dimensions(), 32);
 }
 
 #[test]
