@@ -41,7 +41,7 @@ fn waits(engine: &Engine) -> Vec<Duration> {
         for client in 0..3 {
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    let texts = (0..40 + 60 * client).map(|n| format!("text {n} of some length"));
+                    let texts = (0..200 + 300 * client).map(|n| format!("text {n} of some length"));
                     let _ = engine.embed_blocking(Request::new(texts));
                 }
             });
