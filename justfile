@@ -15,6 +15,10 @@ loom:
 miri:
     MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8 cargo +nightly miri test -p vecmill-memory --lib --test pool --test pool_paths
 
+# Everything that reads what others wrote, under libFuzzer for so long each; needs cargo-fuzz.
+fuzz seconds="600" *targets:
+    bash scripts/fuzz.sh {{seconds}} {{targets}}
+
 # Licences, advisories and sources of dependencies.
 deny:
     cargo deny check

@@ -4,16 +4,19 @@
 //! vocabulary's order, which in BERT's is that of how often they are used.
 
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use vecmill_engine::disk;
 
 use crate::Outcome;
 use crate::lengths::Lengths;
 use crate::results::{self, whole};
+
+/// The most of a tokenizer's file that is read.
+const LIMIT: u64 = 256 << 20;
 
 /// The tokens that begin and end a text.
 const SPECIAL_TOKENS: usize = 2;
@@ -88,7 +91,8 @@ struct Words(Vec<String>);
 impl Words {
     fn of(model: &Path) -> Result<Self, Box<dyn Error>> {
         let path = model.join("tokenizer.json");
-        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = disk::read_regular(&path, LIMIT);
+        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
         let file: TokenizerFile = serde_json::from_slice(&text)
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let words = match (file.model.kind.as_deref(), &file.model.vocab) {

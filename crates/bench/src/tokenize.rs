@@ -4,13 +4,12 @@
 //! machine hardly matter.
 
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use vecmill_engine::{RequestError, Tokenizer, Truncation};
+use vecmill_engine::{RequestError, Tokenizer, Truncation, disk};
 
 use crate::load::processor_seconds;
 use crate::results::number;
@@ -19,6 +18,9 @@ use crate::{Outcome, results};
 
 /// Texts that are made, enough that none comes twice soon.
 const TEXTS: usize = 16_384;
+
+/// The most of a file that is read.
+const LIMIT: u64 = 1 << 30;
 
 /// Arguments of `vecmill-bench tokenize`.
 #[derive(Debug, Args)]
@@ -87,7 +89,8 @@ pub(crate) fn run(arguments: &TokenizeArguments) -> Outcome {
 }
 
 fn read(file: &Path) -> Result<Vec<String>, Box<dyn Error>> {
-    let lines = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let lines = disk::read_regular(file, LIMIT).map_err(|e| format!("{}: {e}", file.display()))?;
+    let lines = String::from_utf8(lines).map_err(|e| format!("{}: {e}", file.display()))?;
     let text = |line| Ok(serde_json::from_str::<Line>(line)?.text);
     let texts = lines.lines().map(text).collect::<Result<Vec<_>, serde_json::Error>>();
     match texts.map_err(|e| format!("{}: {e}", file.display()))? {

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 /// A write that found no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoRoom {
@@ -108,6 +110,19 @@ fn free_at(path: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 fn free_at(_path: &Path) -> Option<u64> {
     None
+}
+
+/// A new file in `folder` that will get its name when it is whole. Whoever may read other new files
+/// may read it.
+pub(crate) fn temporary(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).append(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
 }
 
 /// The contents of a regular file of at most `limit` bytes.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vecmill_memory::trace::Trace;
 
 use crate::aside::Aside;
+use crate::disk::NoRoom;
 
 /// At most one file in so long: refusals come in bursts, and one trace shows them all.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -57,8 +58,10 @@ fn write_or_warn(folder: &Path, device: &str, trace: &Trace) {
         }
         Ok(None) => {}
         Err(error) => {
+            let full = NoRoom::of(&error, folder, None);
+            let reason = full.map_or_else(|| error.to_string(), |full| full.to_string());
             let folder = folder.display();
-            tracing::warn!(device, %folder, %error, "a trace of memory can't be written");
+            tracing::warn!(device, %folder, reason, "a trace of memory can't be written");
         }
     }
 }

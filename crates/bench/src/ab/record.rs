@@ -1,14 +1,16 @@
 //! What is kept of an experiment for others to work out what it should have shown.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vecmill_engine::DeviceStatistics;
+use vecmill_engine::{DeviceStatistics, disk};
 
 use super::capacity::Capacity;
 use super::figures::Figures;
+
+/// The most of a record that is read.
+const LIMIT: u64 = 1 << 30;
 
 /// What a device takes at most.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,7 +81,7 @@ impl Record {
         struct File {
             figures: Record,
         }
-        let File { figures: record } = serde_json::from_str(&fs::read_to_string(path)?)?;
+        let File { figures: record } = serde_json::from_slice(&disk::read_regular(path, LIMIT)?)?;
         for policy in &record.policies {
             if record.passes_of(policy).next().is_none() {
                 return Err(RecordError::NoPasses(policy.clone()));

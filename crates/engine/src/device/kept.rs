@@ -72,7 +72,7 @@ impl KeptSpeed {
         let write = || -> io::Result<()> {
             let Some(folder) = self.path.parent() else { return Ok(()) };
             fs::create_dir_all(folder)?;
-            let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+            let mut file = disk::temporary(folder, PARTIAL)?;
             serde_json::to_writer(&mut file, &content)?;
             file.persist(&self.path)?;
             prune(folder, FILES)

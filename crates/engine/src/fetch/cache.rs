@@ -43,6 +43,10 @@ impl Cache {
         })
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The place of a model, whose names have been checked.
     pub(super) fn entry(&self, id: &str, revision: &str) -> Entry {
         let parent = self.root.join("models").join(id.replace('/', "--"));
@@ -63,28 +67,30 @@ pub(super) struct Entry {
     folder: PathBuf,
 }
 
+/// Why a model in the cache is of no use.
+#[derive(Debug)]
+pub(super) enum NotFound {
+    /// It isn't there.
+    Absent,
+    /// A file is not what it was.
+    Damaged(String),
+}
+
 /// Held by the one process that fills an entry.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "closing the file ends the lock")] File);
 
 impl Entry {
-    /// The model's folder, if it is there and has not been damaged.
-    pub(super) fn find(&self, weights: Option<&str>) -> Option<PathBuf> {
+    /// The model's folder, if it is there and has not been damaged; otherwise what is wrong.
+    pub(super) fn find(&self, weights: Option<&str>) -> Result<PathBuf, NotFound> {
         if !self.folder.is_dir() {
-            return None;
+            return Err(NotFound::Absent);
         }
         let checked = match Manifest::read(&self.folder) {
             Some(mut manifest) => manifest.check(&self.folder),
             None => adopt(&self.folder, weights),
         };
-        match checked {
-            Ok(()) => Some(self.folder.clone()),
-            Err(reason) => {
-                let path = self.folder.display();
-                tracing::warn!(%path, reason, "a cached model is damaged: fetching it again");
-                None
-            }
-        }
+        checked.map(|()| self.folder.clone()).map_err(NotFound::Damaged)
     }
 
     /// Waits until no other process fills this entry, and removes what killed ones left.

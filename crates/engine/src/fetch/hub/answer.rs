@@ -4,6 +4,7 @@
 //! login page or another program that stands between.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -15,6 +16,9 @@ use crate::fetch::FetchError;
 
 /// The most of somebody else's words that an error repeats, in characters.
 const WORDS_LIMIT: usize = 200;
+
+/// In seconds: whoever asks for longer means never.
+const YEAR: f64 = 365.0 * 86_400.0;
 
 /// What a request was for.
 #[derive(Debug, Clone, Copy)]
@@ -162,8 +166,8 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
     let Some(after) = header("retry-after").map(str::trim) else {
         return window().map(Duration::from_secs);
     };
-    if let Ok(seconds) = after.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
+    if let Some(seconds) = after.parse::<f64>().ok().filter(|seconds| !seconds.is_nan()) {
+        return Duration::try_from_secs_f64(seconds.min(YEAR)).ok();
     }
     let date = httpdate::parse_http_date(after).ok()?;
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
@@ -179,8 +183,13 @@ pub(super) fn no_answer(
 ) -> Setback {
     let through = proxy.map(|proxy| format!(", through the proxy {proxy}")).unwrap_or_default();
     let (words, may_pass) = match error {
-        Error::HostNotFound => {
-            (format!("the name {host} is not known (DNS){through}: is this machine online?"), true)
+        Error::HostNotFound => (unknown(host, &through), true),
+        // The system's resolver has no error kind of its own.
+        Error::Io(io) if io.to_string().contains("failed to lookup address") => {
+            (unknown(host, &through), true)
+        }
+        Error::Io(io) if io.kind() == ErrorKind::ConnectionRefused => {
+            (format!("{host} refuses connections{through}: does anything listen there?"), true)
         }
         Error::Timeout(Timeout::Resolve) => {
             (format!("looking up the name {host} took too long (DNS){through}"), true)
@@ -195,7 +204,7 @@ pub(super) fn no_answer(
         Error::Rustls(_) | Error::Tls(_) | Error::TlsRequired | Error::Pem(_) => {
             (untrusted(host, &through, error), false)
         }
-        Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
+        Error::Io(io) if io.kind() == ErrorKind::InvalidData => {
             (untrusted(host, &through, error), false)
         }
         Error::Io(io) => {
@@ -220,10 +229,53 @@ pub(super) fn no_answer(
     if may_pass && after_others { Setback::broken(words) } else { Setback::unreachable(words) }
 }
 
+fn unknown(host: &str, through: &str) -> String {
+    format!("the name {host} is not known (DNS){through}: is this machine online?")
+}
+
 fn untrusted(host: &str, through: &str, error: &Error) -> String {
     format!(
         "{host} can't be trusted (TLS){through}: {}: does a proxy open connections here? vecmill \
          knows the public certificate authorities only",
         shortened(&error.to_string())
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_asked_for_in_many_forms() {
+        let asked = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            patience(&headers).map(|wait| wait.as_secs())
+        };
+        for (value, expected) in [
+            ("120", Some(120)),
+            (" 1.5", Some(1)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
+            ("1e300", Some(YEAR as u64)),
+            ("inf", Some(YEAR as u64)),
+            ("-1", None),
+            ("NaN", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(asked("retry-after", value), expected, "{value}");
+        }
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        assert!(asked("retry-after", &later).is_some_and(|wait| (50..=100).contains(&wait)));
+        let window = "\"resolvers\";r=0;t=55";
+        assert_eq!(asked("ratelimit", window), Some(55));
+        assert_eq!(asked("ratelimit", "t=x"), None);
+        assert_eq!(patience(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn words_of_others_are_short_and_on_one_line() {
+        let words = shortened(&"a\n\u{1b}[31m".repeat(200));
+        assert!(words.chars().count() <= WORDS_LIMIT + 1 && !words.contains(['\n', '\u{1b}']));
+    }
 }

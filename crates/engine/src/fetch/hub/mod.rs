@@ -195,7 +195,7 @@ impl Hub {
             return Ok(store);
         }
         let store = Store::new(spare, id);
-        store.create().map_err(FetchError::cache(store.folder()))?;
+        store.create().map_err(FetchError::written(store.folder(), None))?;
         Ok(store)
     }
 

@@ -5,9 +5,10 @@
 //! be checked: the last part of what its link leads to is its hash.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::fetch::digest::Digest;
 use crate::fetch::files::{MODULES, ModelFiles};
 
@@ -43,7 +44,7 @@ impl Store {
     /// Tools that need fewer files leave partial folders. One without `modules.json` counts only
     /// where the cache notes that the model has none, or where nobody can be asked (`offline`).
     pub(super) fn find(&self, revision: &str, offline: bool) -> Option<PathBuf> {
-        let named = crate::disk::read_regular(&self.folder.join("refs").join(revision), 1 << 10);
+        let named = disk::read_regular(&self.folder.join("refs").join(revision), 1 << 10);
         let commit = match named.map(String::from_utf8) {
             Ok(Ok(commit)) => commit.trim().to_owned(),
             _ => revision.to_owned(),
@@ -97,8 +98,8 @@ impl Store {
         let path = self.folder.join("refs").join(revision);
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder)?;
-        let file = tempfile::NamedTempFile::new_in(folder)?;
-        fs::write(file.path(), commit)?;
+        let mut file = disk::temporary(folder, ".vecmill-")?;
+        file.write_all(commit.as_bytes())?;
         file.persist(path)?;
         Ok(())
     }
@@ -113,12 +114,8 @@ impl Store {
                 return Ok((file, PartPath::Kept(path)));
             }
         }
-        let (file, path) = tempfile::Builder::new()
-            .prefix(".vecmill-")
-            .suffix(".part")
-            .append(true)
-            .tempfile_in(self.folder.join("blobs"))?
-            .into_parts();
+        let file = disk::temporary(&self.folder.join("blobs"), ".vecmill-")?;
+        let (file, path) = file.into_parts();
         Ok((file, PartPath::Removed(path)))
     }
 }

@@ -1,0 +1,60 @@
+//! Everything of vecmill that reads what others wrote, as functions of arbitrary bytes.
+//!
+//! - [`requests`] goes through a real server with a real engine, over a socket.
+//! - [`model_json`], [`weights`] and [`tokenizer_file`] open a model's folder of which one file is
+//!   the input; [`traces`] reads the two kinds of traces.
+//! - [`same_ids`] compares what vecmill makes of a text with the `tokenizers` crate.
+//!
+//! Each panics where vecmill breaks a promise, and returns otherwise. `fuzz/` runs them under
+//! libFuzzer (`just fuzz`); this crate's test runs the corpus kept there and some thousand mutations
+//! of it, with nothing but a stable toolchain.
+#![allow(clippy::unwrap_used, reason = "the harness says what must hold by panicking")]
+#![allow(clippy::panic, reason = "a finding is a panic")]
+
+mod folder;
+mod http;
+mod text;
+
+use std::fmt::Display;
+
+pub use folder::{model_json, tokenizer_file, weights};
+pub use http::requests;
+pub use text::same_ids;
+
+/// Longest message that any input may cause, in bytes.
+const MESSAGE_LIMIT: usize = 2_000;
+
+/// A target by its name in `fuzz/`.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 6] = [
+    ("requests", requests),
+    ("model_json", model_json),
+    ("weights", weights),
+    ("tokenizer_file", tokenizer_file),
+    ("traces", traces),
+    ("same_ids", same_ids),
+];
+
+/// Traces of memory and of requests: refused shortly, or written and read again as they were.
+pub fn traces(data: &[u8]) {
+    match vecmill_memory::trace::Trace::read(data) {
+        Ok(trace) => {
+            let mut text = Vec::new();
+            trace.write(&mut text).unwrap();
+            assert_eq!(vecmill_memory::trace::Trace::read(&*text).unwrap(), trace);
+        }
+        Err(error) => short(&error),
+    }
+    if let Err(error) = vecmill_bench::ab::Traffic::read(data) {
+        short(&error);
+    }
+}
+
+/// Refusals are read by people.
+fn short(error: &dyn Display) {
+    let words = error.to_string();
+    assert!(words.len() <= MESSAGE_LIMIT, "a message of {} bytes", words.len());
+    assert!(!words.trim_end().ends_with(':'), "a message without an end: {words}");
+}
