@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::ThreadPool;
+use tokio::sync::{Semaphore, oneshot};
 use vecmill_encoder::{Limits, Scaling, model::Pipeline};
 use vecmill_scheduler::{Job, Terms};
 
@@ -14,8 +15,8 @@ use crate::dispatch::Dispatch;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::metrics::Metrics;
-use crate::request::{Input, Prompt, Request, Truncation};
-use crate::tokenizer::{Tokenizer, Tokens};
+use crate::request::{Input, Prompt, Request, TokenizeRequest, Truncation};
+use crate::tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer, Tokens};
 
 /// Inputs that are tokenised as one task: a large request reaches the device in parts, early.
 const INPUTS_PER_TASK: usize = 32;
@@ -28,6 +29,8 @@ const TOKENIZED_AT_ONCE: usize = 512;
 pub(crate) struct Core {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) tokenizers: ThreadPool,
+    /// A place for each list of tokens that may be made or held at once.
+    listings: Arc<Semaphore>,
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
@@ -66,6 +69,7 @@ impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             tokenizer: parts.tokenizer,
+            listings: Arc::new(Semaphore::new(parts.tokenizers.current_num_threads())),
             tokenizers: parts.tokenizers,
             pipeline: parts.pipeline,
             default_prompt: parts.default_prompt,
@@ -179,6 +183,35 @@ impl Core {
             let (core, request, how) = (Arc::clone(self), Arc::clone(request), how.clone());
             self.tokenizers.spawn(move || core.tokenize(part, &how, &request));
         }
+    }
+
+    /// Lists the tokens of texts on a tokenising thread. `answer` gets them or the error.
+    pub(crate) fn list(
+        self: &Arc<Self>,
+        request: TokenizeRequest,
+        answer: oneshot::Sender<Result<Tokenized, RequestError>>,
+    ) {
+        let started = self.prompt(&request.prompt).and_then(|prompt| {
+            let places = self.tokenizers.current_num_threads();
+            let busy = |_| RequestError::TokenizersBusy { places };
+            Ok((prompt, Arc::clone(&self.listings).try_acquire_owned().map_err(busy)?))
+        });
+        let (prompt, place) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let _ = answer.send(Err(error)); // the caller may have gone away
+                return;
+            }
+        };
+        let core = Arc::clone(self);
+        self.tokenizers.spawn(move || {
+            let wanted = || !answer.is_closed();
+            let tokenizer = &core.tokenizer;
+            // A panic on a tokenising thread would end the process.
+            let list = || tokenizer.list_while(request, &prompt, TOKENS_LIMIT, wanted);
+            let listed = catch_unwind(AssertUnwindSafe(list)).unwrap_or(Err(RequestError::Lost));
+            let _ = answer.send(listed.map(|listed| listed.holding(place)));
+        });
     }
 
     /// Tokenises and queues some of a request's inputs. Does not panic, which would end the process

@@ -19,7 +19,8 @@ use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::monitor::{Monitor, Watched};
-use crate::request::{Prompt, Reply, Request, Token};
+use crate::request::{Reply, Request, TokenizeRequest};
+use crate::tokenizer::Tokenized;
 use crate::upkeep::Upkeep;
 use crate::worker::{self, Worker};
 
@@ -106,22 +107,30 @@ impl Engine {
         receiver.recv().unwrap_or(Err(RequestError::Lost))
     }
 
-    /// Shows how a text is tokenised, without embedding or cutting it.
+    /// Shows how texts are tokenised, without embedding or cutting them. Work starts at the call;
+    /// dropping the future ends it. As many requests as there are tokenising threads are worked on
+    /// or have replies that are still held.
     ///
     /// # Errors
-    /// When the prompt is unknown or the tokenizer refuses the text.
+    /// When the prompt is unknown, the tokenizer refuses a text, there is too much of it, or too many
+    /// ask.
     pub fn tokenize(
         &self,
-        text: &str,
-        prompt: &Prompt,
-        special_tokens: bool,
-    ) -> Result<Vec<Token>, RequestError> {
-        let core = &self.running.core;
-        let prompt = core.prompt(prompt)?;
-        if prompt.is_empty() {
-            return core.tokenizer.explain(text, special_tokens);
-        }
-        core.tokenizer.explain(&format!("{prompt}{text}"), special_tokens)
+        request: TokenizeRequest,
+    ) -> impl Future<Output = Result<Tokenized, RequestError>> + Send + 'static {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.running.core.list(request, sender);
+        async move { receiver.await.unwrap_or(Err(RequestError::Stopped)) }
+    }
+
+    /// As [`tokenize`](Self::tokenize), but blocks this thread: not for use inside an async runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tokenize_blocking(&self, request: TokenizeRequest) -> Result<Tokenized, RequestError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.running.core.list(request, sender);
+        receiver.blocking_recv().unwrap_or(Err(RequestError::Stopped))
     }
 
     /// About the model and its limits.

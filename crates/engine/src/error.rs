@@ -97,6 +97,18 @@ pub enum RequestError {
     /// The model leaves its prompt out of pooling, which vecmill does not do.
     #[error("this model leaves the prompt out of pooling, which is not supported: send no prompt")]
     PromptNotPooled,
+    /// More tokens were asked for than are listed in one reply.
+    #[error("the texts have more than {limit} tokens together: send several requests")]
+    TooMuchToTokenize {
+        /// The most tokens of one request.
+        limit: usize,
+    },
+    /// All that may be tokenised for people to look at at once is being tokenised, or still read.
+    #[error("all {places} places for lists of tokens are taken: try again in a moment")]
+    TokenizersBusy {
+        /// How many there are.
+        places: usize,
+    },
     /// The tokenizer refused the text.
     #[error("input {index} can't be tokenised: {reason}")]
     Tokenizer {
@@ -189,6 +201,7 @@ impl RequestError {
             Self::Busy { .. }
             | Self::NoDevice { .. }
             | Self::NoMemory { .. }
+            | Self::TokenizersBusy { .. }
             | Self::TooLate { .. }
             | Self::Expired => Fault::Load,
             Self::Stopped
@@ -221,6 +234,7 @@ impl RequestError {
                 Some(*retry_after)
             }
             Self::NoDevice { .. } => Some(NO_DEVICE_RETRY),
+            Self::TokenizersBusy { .. } => Some(Duration::from_secs(1)),
             Self::TooLate { predicted, left } => Some(predicted.saturating_sub(*left)),
             _ => None,
         }

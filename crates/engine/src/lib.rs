@@ -56,8 +56,10 @@ pub use device::{DeviceSpec, DeviceSpecError, MemoryBudget};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
-pub use request::{Embedding, Input, Priority, Prompt, Reply, Request, Timings, Token, Truncation};
-pub use tokenizer::Tokenizer;
+pub use request::{
+    Embedding, Input, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest, Truncation,
+};
+pub use tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};
 pub use vecmill_encoder::Pooling;
 pub use vecmill_memory::trace::Trace;

@@ -125,15 +125,27 @@ pub struct Timings {
     pub total: Duration,
 }
 
+/// A request for the tokens of texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizeRequest {
+    /// What to tokenise; nothing is cut.
+    pub texts: Vec<String>,
+    /// The prompt in front of each.
+    pub prompt: Prompt,
+    /// Whether the special tokens around a text are listed too.
+    pub special_tokens: bool,
+}
+
 /// A token and where in the text it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub struct Token<'a> {
     /// Its id in the vocabulary.
     pub id: u32,
-    /// Its text as the vocabulary spells it.
-    pub text: String,
+    /// The part of prompt and text that it stands for, in whole characters. Of special tokens, the
+    /// vocabulary's spelling.
+    pub text: std::borrow::Cow<'a, str>,
     /// Whether the tokenizer added it (`[CLS]`, `</s>`, …).
     pub special: bool,
-    /// The bytes of the input that it stands for; `None` for special tokens.
+    /// Where that part is: bytes of the prompt and the text behind it. `None` for special tokens.
     pub span: Option<std::ops::Range<usize>>,
 }

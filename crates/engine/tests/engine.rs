@@ -12,7 +12,7 @@ use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::plan::{DType, FitError, Target};
 use vecmill_engine::{
     Builder, DeviceSpec, Engine, Fault, Input, MemoryBudget, Prompt, Request, RequestError,
-    StartError, Truncation,
+    StartError, Token, TokenizeRequest, Truncation,
 };
 
 fn builder(model: &str) -> Builder {
@@ -114,13 +114,30 @@ fn long_inputs_are_cut_or_refused_and_the_reply_tells() {
 fn token_ids_give_the_same_vector_as_their_text() {
     let engine = engine();
     let text = "Everyone has the right to education.";
-    let tokens = engine.tokenize(text, &Prompt::None, true).unwrap();
+    let texts = vec![text.to_owned()];
+    let request = TokenizeRequest { texts, prompt: Prompt::None, special_tokens: true };
+    let listed = engine.tokenize_blocking(request).unwrap();
+    let tokens: Vec<Token<'_>> = (0..).map_while(|n| listed.token(0, n)).collect();
+    assert_eq!(tokens.len(), listed.count(0));
     let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
     let reply = engine.embed_blocking(Request::new([Input::Tokens(ids)])).unwrap();
     assert_eq!(reply.embeddings[0].vector, embed(&engine, text));
     let words: Vec<&str> = tokens.iter().filter_map(|t| text.get(t.span.clone()?)).collect();
     assert_eq!(words.concat(), text.replace(' ', ""));
     assert!(tokens[0].special && tokens[0].span.is_none());
+}
+
+#[test]
+fn as_many_lists_of_tokens_are_held_as_there_are_threads_to_make_them() {
+    let engine = engine(); // with two
+    let list = || {
+        let texts = vec!["and".to_owned()];
+        engine.tokenize_blocking(TokenizeRequest { texts, ..TokenizeRequest::default() })
+    };
+    let (first, _second) = (list().unwrap(), list().unwrap());
+    assert_eq!(list().unwrap_err(), RequestError::TokenizersBusy { places: 2 });
+    drop(first);
+    assert_eq!(list().unwrap().count(0), 1);
 }
 
 #[test]

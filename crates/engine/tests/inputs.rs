@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vecmill_engine::fetch::ModelRef;
-use vecmill_engine::{DeviceSpec, Engine, Fault, Input, Request, RequestError, StartError};
+use vecmill_engine::{
+    DeviceSpec, Engine, Fault, Input, Request, RequestError, StartError, TokenizeRequest,
+};
 
 /// Embeddings of the model that the others are made of.
 const ROWS: u32 = 383;
@@ -86,9 +88,10 @@ const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// The row of a word that no practice text has.
 fn row(engine: &Engine, word: &str) -> usize {
-    let tokens = engine.tokenize(word, &vecmill_engine::Prompt::None, false).unwrap();
-    assert_eq!(tokens.len(), 1, "{tokens:?}");
-    tokens[0].id as usize
+    let request = TokenizeRequest { texts: vec![word.to_owned()], ..TokenizeRequest::default() };
+    let tokens = engine.tokenize_blocking(request).unwrap();
+    assert_eq!(tokens.count(0), 1);
+    tokens.token(0, 0).unwrap().id as usize
 }
 
 /// Sixteen clients, good and bad ones, at once: each good request must be answered as it is alone.

@@ -37,7 +37,8 @@ impl Client {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(server.run(std::future::pending())).unwrap();
+            let (stop, cut_off) = (std::future::pending(), std::future::pending());
+            let _ = runtime.block_on(server.run(stop, cut_off)).unwrap();
         });
         Self { address, stream: None }
     }

@@ -5,28 +5,23 @@ use std::future::Future;
 use std::pin::Pin;
 
 use vecmill_engine::{
-    DeviceState, DeviceStatistics, Engine, Info, MemoryStatistics, Prompt, Reply, Request,
-    RequestError, Token, Trace,
+    DeviceState, DeviceStatistics, Engine, Info, MemoryStatistics, Reply, Request, RequestError,
+    TokenizeRequest, Tokenized, Trace,
 };
 
 /// The future of a reply. Dropping it gives the request up.
 pub type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + Send>>;
+
+/// The future of tokens. Dropping it ends the work.
+pub type TokenizedFuture = Pin<Box<dyn Future<Output = Result<Tokenized, RequestError>> + Send>>;
 
 /// Something that turns texts into vectors: an [`Engine`], or a stand-in for one in tests.
 pub trait Embedder: Send + Sync + 'static {
     /// Embeds the inputs.
     fn embed(&self, request: Request) -> ReplyFuture;
 
-    /// Tokenises without truncation. May take a while; never called on an async thread.
-    ///
-    /// # Errors
-    /// [`RequestError`] when the prompt is unknown or the tokenizer refuses the text.
-    fn tokenize(
-        &self,
-        text: &str,
-        prompt: &Prompt,
-        special_tokens: bool,
-    ) -> Result<Vec<Token>, RequestError>;
+    /// Tokenises without truncation.
+    fn tokenize(&self, request: TokenizeRequest) -> TokenizedFuture;
 
     /// About the model and its limits.
     fn info(&self) -> &Info;
@@ -72,13 +67,8 @@ impl Embedder for Engine {
         Box::pin(Self::embed(self, request))
     }
 
-    fn tokenize(
-        &self,
-        text: &str,
-        prompt: &Prompt,
-        special_tokens: bool,
-    ) -> Result<Vec<Token>, RequestError> {
-        Self::tokenize(self, text, prompt, special_tokens)
+    fn tokenize(&self, request: TokenizeRequest) -> TokenizedFuture {
+        Box::pin(Self::tokenize(self, request))
     }
 
     fn info(&self) -> &Info {

@@ -210,7 +210,7 @@ fn request_verdict(error: &RequestError) -> Verdict {
         RequestError::NoInputs | RequestError::EmptyInput { .. } => {
             verdict((400, 400), INVALID, None, "Empty")
         }
-        RequestError::TooManyTokens { .. } => {
+        RequestError::TooManyTokens { .. } | RequestError::TooMuchToTokenize { .. } => {
             verdict((400, 413), INVALID, Some("context_length_exceeded"), "Validation")
         }
         RequestError::UnknownToken { .. }

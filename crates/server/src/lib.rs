@@ -62,7 +62,7 @@ mod telemetry;
 mod token_inputs;
 
 pub use connections::Stopped;
-pub use embedder::{Embedder, ReplyFuture};
+pub use embedder::{Embedder, ReplyFuture, TokenizedFuture};
 pub use error::ServeError;
 pub use invisible::Invisible;
 pub use key::{ApiKey, ApiKeyError, WrongCharacter};

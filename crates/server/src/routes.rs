@@ -15,7 +15,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::ServeError;
 use crate::admin;
-use crate::api::{self, openai, tei};
+use crate::api::{self, openai, tei, tokenize};
 use crate::app::App;
 use crate::failure::{Failure, explain};
 use crate::guard::{account, one_at_a_time, refuse_web_pages, require_key};
@@ -38,7 +38,7 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServeError> {
         .route("/embeddings", post(openai::embeddings))
         .route("/embed", post(tei::embed))
         .route("/", post(tei::embed))
-        .route("/tokenize", post(tei::tokenize));
+        .route("/tokenize", post(tokenize::tokenize));
     let operators = if app.settings.admin { operators(app) } else { Router::new() };
     let about = Router::new()
         .route("/v1/models", get(openai::models))

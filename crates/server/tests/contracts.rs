@@ -207,21 +207,18 @@ fn tei_mistakes_have_tei_s_form() {
 }
 
 #[test]
-fn tokenize_gives_places_in_characters() {
+fn tokenize_s_mistakes_have_tei_s_form() {
     let server = server();
-    let answer = server.post("/tokenize", r#"{"inputs":"Zoë 😀 x"}"#).json();
-    let special = |text: &str| json!({"id":0,"text":text,"special":true,"start":null,"stop":null});
-    let word = |text: &str, start: usize, stop: usize| json!({"id":7,"text":text,"special":false,"start":start,"stop":stop});
-    let words = [word("Zoë", 0, 3), word("😀", 4, 5), word("x", 6, 7)];
-    let [zoe, smile, x] = words.clone();
-    assert_eq!(answer, json!([[special("[CLS]"), zoe, smile, x, special("[SEP]")]]));
-
-    let body = r#"{"inputs":["Zoë 😀 x","x"],"add_special_tokens":false,"prompt_name":"query"}"#;
-    assert_eq!(server.post("/tokenize", body).json(), json!([words, [word("x", 0, 1)]]));
-
-    server.post("/tokenize", r#"{"inputs":[[1,2]]}"#).tei_error(422, "Validation");
+    server.post("/tokenize", r#"{"inputs":[]}"#).tei_error(400, "Empty");
+    let ids = server.post("/tokenize", r#"{"inputs":["a",[1]]}"#).tei_error(422, "Validation");
+    assert!(ids.starts_with("`inputs[1]` must be a string"), "{ids}");
     server.post("/tokenize", r#"{"inputs":"a","prompt_name":"no"}"#).tei_error(422, "Validation");
     server.post("/tokenize", r#"{"inputs":"panic"}"#).tei_error(500, "Backend");
+    let long = server.post("/tokenize", r#"{"inputs":"long"}"#).tei_error(413, "Validation");
+    assert!(long.contains("more than 7 tokens"), "{long}");
+    let busy = server.post("/tokenize", r#"{"inputs":"busy"}"#);
+    busy.tei_error(429, "Overloaded");
+    assert_eq!(busy.header("retry-after"), Some("1"));
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
-use vecmill_engine::{Engine, Fault, Input, Prompt, Request, RequestError, Timings};
+use vecmill_engine::{
+    Engine, Fault, Input, Prompt, Request, RequestError, Timings, TokenizeRequest,
+};
 
 use super::error::AbError;
 use crate::traffic::{Arrival, Traffic};
@@ -76,8 +78,14 @@ struct Flight<'a> {
 impl<'a> Generator<'a> {
     /// For an engine and the words of its model.
     pub(super) fn new(engine: &'a Engine) -> Result<Self, AbError> {
-        let tokens = engine.tokenize(TEXT, &Prompt::None, false)?;
-        Ok(Self { engine, ids: tokens.into_iter().map(|token| token.id).collect() })
+        let request = TokenizeRequest {
+            texts: vec![TEXT.to_owned()],
+            prompt: Prompt::None,
+            special_tokens: false,
+        };
+        let tokens = engine.tokenize_blocking(request)?;
+        let tokens = (0..).map_while(|n| tokens.token(0, n));
+        Ok(Self { engine, ids: tokens.map(|token| token.id).collect() })
     }
 
     /// Sends each request when it is due, counted from `start`, and waits for the answers: for at

@@ -2,6 +2,7 @@
 //!
 //! - [`Config`] says what the transformer computes; [`Names`] says what its tensors are called.
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
+//! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
 //! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
 //! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
@@ -26,6 +27,7 @@ mod pipeline;
 mod pooling;
 mod safetensors;
 mod tensor;
+mod tokenizing;
 mod warning;
 mod weights;
 
@@ -40,6 +42,7 @@ pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
 pub use pooling::{Pooling, Poolings, UnknownPooling};
 pub use tensor::{DType, TensorView};
+pub use tokenizing::{AddedToken, TokenizerSettings};
 pub use warning::Warning;
 pub use weights::Weights;
 

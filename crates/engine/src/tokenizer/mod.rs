@@ -1,20 +1,44 @@
-//! Text to token ids, as the model's `tokenizer.json` says.
+//! Text to token ids, as the model's `tokenizer.json` says, and as the settings beside it change it.
 //!
-//! Truncation and padding that the file may ask for are switched off: how long an input may be is
-//! the model's pipeline's to say, and nothing is ever padded. Texts of BERT tokenizers go a shorter
-//! way (`words`).
+//! - `file` reads `tokenizer.json` with suspicion; what is said elsewhere is
+//!   [`TokenizerSettings`](vecmill_encoder::model::TokenizerSettings).
+//! - `cuts` finds where a long text may be cut, so that no more of it is tokenised than is wanted.
+//! - Texts of BERT tokenizers go a shorter way (`words`).
+//! - `listing` keeps tokens with their places.
+//!
+//! Truncation and padding that the file may ask for are left out: how long an input may be is the
+//! model's pipeline's to say, and nothing is ever padded.
 
+mod cuts;
+mod file;
+mod listing;
 mod words;
 
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokenizers::Encoding;
+use tokenizers::{Encoding, NormalizedString, Normalizer, NormalizerWrapper, PreTokenizerWrapper};
 use vecmill_encoder::Model;
-use vecmill_encoder::model::Pipeline;
+use vecmill_encoder::model::{AddedToken, Pipeline, TokenizerSettings, read_file};
 
 use crate::error::{RequestError, StartError};
-use crate::request::{Token, Truncation};
+use crate::request::{TokenizeRequest, Truncation};
+use cuts::{Cuts, From};
+use file::{File, Flaw};
+use listing::{Lowered, Spelled};
+pub use listing::{TOKENS_LIMIT, Tokenized};
 use words::Words;
+
+/// What the `tokenizers` crate gives.
+type Outcome<T> = Result<T, tokenizers::Error>;
+
+/// Longer texts that can't be cut are tokenised one at a time: each byte takes some hundred.
+const LONG: usize = 64 << 10;
+
+/// Words that every vocabulary of English has, and most others in parts.
+const COMMON: [&str; 4] = ["the", "and", "people", "water"];
 
 /// A model's tokenizer and the limit for its inputs.
 #[derive(Debug)]
@@ -25,6 +49,15 @@ pub struct Tokenizer {
     frame: Frame,
     /// The short way, where there is one.
     words: Option<Words>,
+    /// Where texts may be cut, if anywhere.
+    cuts: Option<Cuts>,
+    /// The most bytes that normalising makes of one.
+    growth: usize,
+    /// Whether the places of tokens leave out white space.
+    trims: bool,
+    spelled: Arc<Spelled>,
+    /// Held while a long text is tokenised in one go.
+    long: Mutex<()>,
 }
 
 /// An input's ids, at most as many as the model takes.
@@ -54,6 +87,10 @@ impl Frame {
         let again = before.iter().chain(after).any(|id| TEXT.contains(id));
         (!again).then(|| Self { before: before.to_vec(), after: after.to_vec() })
     }
+
+    fn len(&self) -> usize {
+        self.before.len() + self.after.len()
+    }
 }
 
 impl Tokenizer {
@@ -75,6 +112,14 @@ impl Tokenizer {
         Ok(self.encode(0, text, truncation)?.ids)
     }
 
+    /// The tokens of texts and where they are, without cutting any. `prompt` goes in front of each.
+    ///
+    /// # Errors
+    /// If there are more than [`TOKENS_LIMIT`] tokens, or the tokenizer refuses a text.
+    pub fn list(&self, request: TokenizeRequest, prompt: &str) -> Result<Tokenized, RequestError> {
+        self.list_while(request, prompt, TOKENS_LIMIT, || true)
+    }
+
     /// How many tokens the vocabulary has by itself, and of those added to it the one of the highest
     /// id.
     pub(crate) fn vocabulary(&self) -> (usize, Option<(u32, String)>) {
@@ -83,50 +128,114 @@ impl Tokenizer {
         (self.inner.get_vocab_size(false), last)
     }
 
-    /// Reads `tokenizer.json` in `folder`.
+    /// Reads `tokenizer.json` in `folder`, and what is said beside it.
     pub(crate) fn open(
         folder: &Path,
         pipeline: &Pipeline,
         max_tokens: usize,
     ) -> Result<Self, StartError> {
         let path = folder.join("tokenizer.json");
-        let failed = |reason: String| StartError::Tokenizer { path: path.clone(), reason };
-        let mut inner =
-            tokenizers::Tokenizer::from_file(&path).map_err(|error| failed(error.to_string()))?;
-        inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
-        inner.with_padding(None);
-        let frame = Frame::of(&inner).ok_or_else(|| {
-            failed("expected tokens before and after each text, found something else".into())
-        })?;
-        let special_tokens = frame.before.len() + frame.after.len();
-        if special_tokens >= max_tokens {
-            let reason =
-                format!("it adds {special_tokens} tokens, but the model takes {max_tokens}");
-            return Err(failed(reason));
-        }
-        let words = Words::of(&inner);
-        Ok(Self { inner, lowercase: pipeline.lowercase, max_tokens, frame, words })
+        let bytes = read_file(&path, file::SIZE_LIMIT)?;
+        let failed =
+            |flaw: Flaw| StartError::Tokenizer { path: path.clone(), reason: flaw.to_string() };
+        let mut file = File::parse(&bytes).map_err(failed)?;
+        drop(bytes);
+        let settings = TokenizerSettings::open(folder, &file.own_tokens())?;
+        adapt(&mut file, &settings);
+        let growth = file.growth;
+        let more = settings.added_tokens.iter().map(added).collect();
+        let inner = file.build(more).map_err(failed)?;
+        Self::over(inner, growth, pipeline.lowercase, max_tokens).map_err(failed).inspect(
+            |tokenizer| {
+                if let Some(doubt) = tokenizer.doubt() {
+                    tracing::warn!("{}: {doubt}", path.display());
+                }
+            },
+        )
     }
 
-    /// Tokenises input `index` with special tokens and cuts what is too long.
+    /// Around a tokenizer whose normaliser makes at most `growth` bytes of one.
+    fn over(
+        inner: tokenizers::Tokenizer,
+        growth: usize,
+        lowercase: bool,
+        max_tokens: usize,
+    ) -> Result<Self, Flaw> {
+        const KEY: &str = "post_processor";
+        let frame = file::caught(KEY, || {
+            let expected = "expected tokens before and after each text, found something else";
+            Frame::of(&inner).ok_or_else(|| Flaw::new(KEY, expected))
+        })?;
+        if frame.len() >= max_tokens {
+            let reason =
+                format!("it adds {} tokens, but the model takes {max_tokens}", frame.len());
+            return Err(Flaw::new(KEY, reason));
+        }
+        let cuts = file::caught("normalizer", || Ok(Cuts::of(&inner)))?;
+        Ok(Self {
+            lowercase,
+            max_tokens,
+            words: Words::of(&inner),
+            cuts,
+            growth,
+            trims: inner.get_post_processor().is_some_and(listing::trims),
+            spelled: Arc::new(Spelled::of(&frame, &inner)),
+            frame,
+            long: Mutex::new(()),
+            inner,
+        })
+    }
+
+    /// Why settings and vocabulary may not belong together: common words that are all unknown. An
+    /// engine logs it when it starts.
+    pub fn doubt(&self) -> Option<String> {
+        let unknown = self.unknown()?;
+        let foreign = |word: &str| {
+            let ids = self.whole(&self.cased(word)).unwrap_or_default();
+            ids.iter().all(|&id| id == unknown)
+        };
+        let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+        let capitals = COMMON.map(capital);
+        let because = match (COMMON.into_iter().all(foreign), capitals.iter().all(|it| foreign(it)))
+        {
+            (true, true) => "in neither case".to_owned(),
+            (false, true) => format!("with a capital, as in {}", capitals.join(", ")),
+            _ => return None,
+        };
+        Some(format!(
+            "common words are unknown to the vocabulary {because}: do its settings for case belong \
+             to it (do_lower_case in tokenizer_config.json, lowercase in tokenizer.json)?"
+        ))
+    }
+
+    /// The id that stands for the unknown, where there is one.
+    fn unknown(&self) -> Option<u32> {
+        use tokenizers::ModelWrapper::{BPE, Unigram, WordLevel, WordPiece};
+        match self.inner.get_model() {
+            WordPiece(model) => self.inner.token_to_id(&model.unk_token),
+            WordLevel(model) => self.inner.token_to_id(&model.unk_token),
+            BPE(model) => self.inner.token_to_id(model.unk_token.as_ref()?),
+            // It doesn't say; what can't be in it is unknown to it.
+            Unigram(_) => self.whole("\u{10fffd}").ok()?.last().copied(),
+        }
+    }
+
+    /// Tokenises input `index` with special tokens and cuts what is too long. No more of a long text
+    /// is tokenised than that takes, where the tokenizer allows it.
     pub(crate) fn encode(
         &self,
         index: usize,
         text: &str,
         truncation: Truncation,
     ) -> Result<Tokens, RequestError> {
-        let text = self.cased(text);
-        let special = self.frame.before.len() + self.frame.after.len();
-        let enough = match truncation {
-            Truncation::End => self.max_tokens - special,
-            Truncation::Start | Truncation::Refuse => usize::MAX, // all of it counts
-        };
-        let body = match &self.words {
-            Some(words) => words.ids(&self.inner, &text, enough),
-            None => words::whole(&self.inner, &text),
-        };
-        let mut body = body.map_err(|error| refused(index, &*error))?;
-        let truncated = self.cut(index, &mut body, special, truncation)?;
+        let special = self.frame.len();
+        let room = self.max_tokens - special;
+        let (body, tokens) = caught(index, || self.body(&self.cased(text), truncation, room))?;
+        let limit = self.max_tokens;
+        let truncated = tokens > room;
+        if truncated && truncation == Truncation::Refuse {
+            return Err(RequestError::TooManyTokens { index, tokens: tokens + special, limit });
+        }
         let ids = [self.frame.before.as_slice(), &body, &self.frame.after].concat();
         Ok(Tokens { ids, truncated })
     }
@@ -136,6 +245,79 @@ impl Tokenizer {
         (&self.frame.before, &self.frame.after)
     }
 
+    /// The ids of a text, at most as many as there is room for, and how many there are altogether:
+    /// or, where the rest is cut off, more than there is room for.
+    fn body(&self, text: &str, truncation: Truncation, room: usize) -> Outcome<(Vec<u32>, usize)> {
+        let (mut kept, mut missing, mut tokens) = (Vec::new(), room, 0);
+        let from = if truncation == Truncation::Start { From::End } else { From::Start };
+        for piece in self.pieces(text, from) {
+            let enough = if truncation == Truncation::End { missing } else { usize::MAX };
+            let mut ids = self.piece(piece, enough)?;
+            tokens += ids.len();
+            match from {
+                From::Start => ids.truncate(missing),
+                From::End => drop(ids.drain(..ids.len().saturating_sub(missing))),
+            }
+            missing -= ids.len();
+            kept.push(ids);
+            if tokens > room && truncation != Truncation::Refuse {
+                break;
+            }
+        }
+        if from == From::End {
+            kept.reverse();
+        }
+        Ok((kept.concat(), tokens))
+    }
+
+    fn pieces<'a>(&'a self, text: &'a str, from: From) -> impl Iterator<Item = &'a str> {
+        let pieces = self.cuts.as_ref().map(|cuts| cuts.pieces(&self.inner, text, from));
+        let whole = pieces.is_none().then_some(text);
+        pieces.into_iter().flatten().chain(whole)
+    }
+
+    /// The ids of a piece of a text; it may stop at more than `enough`.
+    fn piece(&self, piece: &str, enough: usize) -> Outcome<Vec<u32>> {
+        match &self.words {
+            Some(words) => words.ids(&self.inner, piece, enough, |part| self.whole(part)),
+            None => self.whole(piece),
+        }
+    }
+
+    /// The ids of a text, without special tokens, by all of the tokenizer.
+    fn whole(&self, text: &str) -> Outcome<Vec<u32>> {
+        self.bounded(text, || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec()))
+    }
+
+    /// Runs what tokenises a text in one go: long ones one at a time, and none that would grow
+    /// beyond bounds when it is normalised.
+    fn bounded<T>(&self, text: &str, run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        let _one =
+            (text.len() > LONG).then(|| self.long.lock().unwrap_or_else(PoisonError::into_inner));
+        let allowed = 4 * text.len() + (256 << 10);
+        if self.growth.saturating_mul(text.len()) > allowed
+            && let Some(normalizer) = self.inner.get_normalizer()
+        {
+            // In small parts, to see how much it is before it is there.
+            let (mut made, mut rest) = (0, text);
+            while let Some(first) = rest.chars().next() {
+                let at = (first.len_utf8()..=1024.min(rest.len()))
+                    .rfind(|&at| rest.is_char_boundary(at));
+                let (part, behind) = rest.split_at(at.unwrap_or(first.len_utf8()));
+                let mut part = NormalizedString::from(part);
+                normalizer.normalize(&mut part)?;
+                made += part.get().len();
+                rest = behind;
+                if made > allowed {
+                    let (bytes, key) = (text.len(), "'normalizer' in tokenizer.json");
+                    let reason = format!("{key} makes more than {allowed} bytes of {bytes}");
+                    return Err(reason.into());
+                }
+            }
+        }
+        run()
+    }
+
     /// Takes the ids of input `index` as they are, and cuts them if they are too many.
     pub(crate) fn limit(
         &self,
@@ -143,52 +325,95 @@ impl Tokenizer {
         mut ids: Vec<u32>,
         truncation: Truncation,
     ) -> Result<Tokens, RequestError> {
-        let truncated = self.cut(index, &mut ids, 0, truncation)?;
-        Ok(Tokens { ids, truncated })
-    }
-
-    /// Cuts the ids of input `index` if, with `special` others, they are too many.
-    fn cut(
-        &self,
-        index: usize,
-        ids: &mut Vec<u32>,
-        special: usize,
-        truncation: Truncation,
-    ) -> Result<bool, RequestError> {
-        let (tokens, limit) = (ids.len() + special, self.max_tokens);
-        if tokens > limit {
+        let (tokens, limit) = (ids.len(), self.max_tokens);
+        let truncated = tokens > limit;
+        if truncated {
             match truncation {
-                Truncation::End => ids.truncate(limit - special),
+                Truncation::End => ids.truncate(limit),
                 Truncation::Start => drop(ids.drain(..tokens - limit)),
                 Truncation::Refuse => {
                     return Err(RequestError::TooManyTokens { index, tokens, limit });
                 }
             }
         }
-        Ok(tokens > limit)
+        Ok(Tokens { ids, truncated })
     }
 
-    /// Tokenises without cutting, for people to look at.
-    pub(crate) fn explain(&self, text: &str, special: bool) -> Result<Vec<Token>, RequestError> {
-        let encoding = self.inner.encode(&*self.cased(text), special);
-        let encoding: Encoding = encoding.map_err(|error| refused(0, &*error))?;
-        let masks = encoding.get_special_tokens_mask();
-        let places = encoding.get_ids().iter().zip(encoding.get_tokens());
-        let places = places.zip(encoding.get_offsets()).zip(masks);
-        let token = |(((&id, text), &(start, end)), &mask): (((&u32, &String), _), _)| {
-            let special = mask != 0;
-            Token { id, text: text.clone(), special, span: (!special).then_some(start..end) }
-        };
-        Ok(places.map(token).collect())
+    /// As [`list`](Self::list), but gives up between two pieces of a text when nobody wants it.
+    pub(crate) fn list_while(
+        &self,
+        request: TokenizeRequest,
+        prompt: &str,
+        limit: usize,
+        wanted: impl Fn() -> bool,
+    ) -> Result<Tokenized, RequestError> {
+        let frame = if request.special_tokens { Arc::clone(&self.spelled) } else { Arc::default() };
+        let mut listed = Tokenized::new(prompt, frame);
+        for (index, text) in request.texts.into_iter().enumerate() {
+            let whole: Cow<'_, str> =
+                if prompt.is_empty() { (&*text).into() } else { format!("{prompt}{text}").into() };
+            let lowered = self.lowercase.then(|| Lowered::new(&whole));
+            let seen = if self.lowercase { whole.to_lowercase().into() } else { whole };
+            listed.begin();
+            let mut offset = 0;
+            for piece in self.pieces(&seen, From::Start) {
+                if !wanted() {
+                    return Err(RequestError::GivenUp);
+                }
+                let encoding =
+                    caught(index, || self.bounded(piece, || self.inner.encode(piece, false)))?;
+                for (&id, &(start, stop)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+                    let first = offset > 0 && start == 0 && stop > 1 && piece.starts_with(' ');
+                    // A text's first token keeps a space where others give it away.
+                    let span = offset + start + usize::from(first && self.trims)..offset + stop;
+                    listed.add(id, lowered.as_ref().map_or(span.clone(), |it| it.span(span)));
+                }
+                if listed.total() > limit {
+                    return Err(RequestError::TooMuchToTokenize { limit });
+                }
+                offset += piece.len();
+            }
+            drop(seen);
+            listed.end(text);
+        }
+        Ok(listed)
     }
 
-    fn cased<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
+    fn cased<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.lowercase { text.to_lowercase().into() } else { text.into() }
     }
 }
 
-fn refused(index: usize, error: &(dyn std::error::Error + Send + Sync)) -> RequestError {
-    RequestError::Tokenizer { index, reason: error.to_string() }
+/// Changes what `tokenizer.json` says to what the settings beside it say.
+fn adapt(file: &mut File, settings: &TokenizerSettings) {
+    if let Some(NormalizerWrapper::BertNormalizer(bert)) = &mut file.normalizer {
+        bert.lowercase = settings.lowercase.unwrap_or(bert.lowercase);
+        bert.strip_accents = settings.strip_accents.unwrap_or(bert.strip_accents);
+        let chinese = settings.chinese_characters.unwrap_or(bert.handle_chinese_chars);
+        bert.handle_chinese_chars = chinese;
+    }
+    if let Some(PreTokenizerWrapper::ByteLevel(bytes)) = &mut file.pre_tokenizer {
+        bytes.add_prefix_space = settings.add_prefix_space;
+    }
+}
+
+fn added(token: &AddedToken) -> tokenizers::AddedToken {
+    let AddedToken { content, single_word, lstrip, rstrip, normalized, special } = token;
+    tokenizers::AddedToken::from(content.as_str(), *special)
+        .single_word(*single_word)
+        .lstrip(*lstrip)
+        .rstrip(*rstrip)
+        .normalized(*normalized)
+}
+
+/// Runs what tokenises input `index`. A tokenizer's expressions and tables are not ours: if one
+/// panics, that input fails alone.
+fn caught<T>(index: usize, run: impl FnOnce() -> Outcome<T>) -> Result<T, RequestError> {
+    let refused = |reason: &str| RequestError::Tokenizer { index, reason: file::shortened(reason) };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| refused(&error.to_string())),
+        Err(panic) => Err(refused(&format!("the tokenizer panicked: {}", file::said(&*panic)))),
+    }
 }
 
 #[cfg(test)]
@@ -218,12 +443,39 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_that_input_s_alone() {
+        let error = caught(3, || -> Outcome<()> { panic!("{}", "x".repeat(9999)) }).unwrap_err();
+        let RequestError::Tokenizer { index: 3, reason } = error else { unreachable!("{error}") };
+        assert!(
+            reason.starts_with("the tokenizer panicked: xxx") && reason.len() < 300,
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn lists_of_tokens_end_at_their_limit() {
+        let tokenizer = Tokenizer::of_model(&folder("bert-mean")).unwrap();
+        let list = |texts: usize, limit| {
+            let texts = vec!["and be, con".to_owned(); texts];
+            let request = TokenizeRequest { texts, special_tokens: true, ..Default::default() };
+            tokenizer.list_while(request, "", limit, || true).map(|listed| listed.total())
+        };
+        let one = list(1, 99).unwrap();
+        assert_eq!(list(3, 3 * one), Ok(3 * one));
+        let limit = 3 * one - 1;
+        assert_eq!(list(3, limit), Err(RequestError::TooMuchToTokenize { limit }));
+        let request = TokenizeRequest { texts: vec!["and".into()], ..Default::default() };
+        let given_up = tokenizer.list_while(request, "", 99, || false).unwrap_err();
+        assert_eq!(given_up, RequestError::GivenUp);
+    }
+
+    #[test]
     fn long_texts_are_cut_within_their_special_tokens() {
         let tokenizer = Tokenizer::of_model(&folder("bert-mean")).unwrap();
         let limit = tokenizer.max_tokens;
         let text: Vec<_> = (0..limit).map(|n| ["and", "be", "con"][n % 3]).collect();
         let text = text.join(" ");
-        let whole = words::whole(&tokenizer.inner, &text).unwrap();
+        let whole = tokenizer.whole(&text).unwrap();
         let framed = |middle: &[u32]| {
             let Frame { before, after } = &tokenizer.frame;
             [before.as_slice(), middle, after].concat()

@@ -76,15 +76,22 @@ impl Words {
         Some(words)
     }
 
-    /// The ids of a text without special tokens around it; it may stop at more than `enough`.
-    pub(super) fn ids(&self, tokenizer: &Tokenizer, text: &str, enough: usize) -> Result<Vec<u32>> {
-        let Some(model) = word_piece(tokenizer) else { return whole(tokenizer, text) };
+    /// The ids of a text without special tokens around it; it may stop at more than `enough`. What
+    /// isn't plain goes to `whole`, which is all of the tokenizer.
+    pub(super) fn ids(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        enough: usize,
+        whole: impl Fn(&str) -> Result<Vec<u32>>,
+    ) -> Result<Vec<u32>> {
+        let Some(model) = word_piece(tokenizer) else { return whole(text) };
         let (mut ids, mut lowered) = (Vec::new(), String::new());
         let (mut start, mut end) = (0, 0); // of what waits for the tokenizer
         for part in text.split_inclusive(|character| self.kind(character) == Kind::Space) {
             if self.plain(part) {
                 if start < end {
-                    ids.extend(whole(tokenizer, &text[start..end])?);
+                    ids.extend(whole(&text[start..end])?);
                 }
                 self.push_words(model, part, &mut lowered, &mut ids)?;
                 start = end + part.len();
@@ -95,7 +102,7 @@ impl Words {
             }
         }
         if start < end {
-            ids.extend(whole(tokenizer, &text[start..])?);
+            ids.extend(whole(&text[start..])?);
         }
         Ok(ids)
     }
@@ -166,11 +173,6 @@ fn push_word(model: &WordPiece, word: &str, ids: &mut Vec<u32>) -> Result<()> {
         None => ids.extend(model.tokenize(word)?.iter().map(|token| token.id)),
     }
     Ok(())
-}
-
-/// The ids of a text by all of the tokenizer.
-pub(super) fn whole(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    Ok(tokenizer.encode_fast(text, false)?.get_ids().to_vec())
 }
 
 fn word_piece(tokenizer: &Tokenizer) -> Option<&WordPiece> {
@@ -303,11 +305,17 @@ mod tests {
         })
     }
 
+    fn whole(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+        Ok(tokenizer.encode_fast(text, false)?.get_ids().to_vec())
+    }
+
     fn check(tokenizer: &Tokenizer, text: &str) -> std::result::Result<(), TestCaseError> {
         let words = Words::of(tokenizer).unwrap();
         let expected = whole(tokenizer, text).unwrap();
-        prop_assert_eq!(&words.ids(tokenizer, text, usize::MAX).unwrap(), &expected);
-        let begun = words.ids(tokenizer, text, 3).unwrap();
+        let rest = |part: &str| whole(tokenizer, part);
+        let ids = |enough| words.ids(tokenizer, text, enough, rest).unwrap();
+        prop_assert_eq!(&ids(usize::MAX), &expected);
+        let begun = ids(3);
         prop_assert!(begun.len() > 3 || begun == expected);
         prop_assert!(expected.starts_with(&begun));
         Ok(())

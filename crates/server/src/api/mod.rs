@@ -15,6 +15,7 @@ mod reply;
 pub(crate) mod tei;
 mod terms;
 mod token_ids;
+pub(crate) mod tokenize;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,8 +24,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
     Coefficients, Device, DeviceSpec, DeviceState, DeviceStatistics, Embedding, Engine, Info,
-    Input, MemoryStatistics, Prompt, Reply, Request, RequestError, Throttling, Timings, Token,
-    Trace, Truncation,
+    Input, MemoryStatistics, Prompt, Reply, Request, RequestError, Throttling, Timings,
+    TokenizeRequest, Tokenizer, Trace, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
 use vecmill_scheduler::{DeviceSettings, Scheduler, Speed, policy};
@@ -49,6 +50,8 @@ pub(crate) struct Fake {
     waiting: watch::Sender<usize>,
     pub(crate) finished: Arc<AtomicUsize>,
     info: Arc<Info>,
+    /// A real one: places and texts of tokens are not for pretending.
+    tokenizer: Arc<Tokenizer>,
     /// The memory of each device, in the order of `info`.
     pub(crate) pools: Vec<Pool<HostSource>>,
     drained: Arc<Mutex<BTreeSet<String>>>,
@@ -91,6 +94,7 @@ impl Fake {
             waiting: watch::Sender::new(0),
             finished: Arc::default(),
             drained: Arc::default(),
+            tokenizer: Arc::new(Tokenizer::of_model(&tiny_model("bert-mean")).unwrap()),
             pools: info.devices.iter().map(|_| Pool::new(HostSource, BUDGET)).collect(),
             info: Arc::new(info),
         }
@@ -202,30 +206,23 @@ impl Embedder for Fake {
         Box::pin(self.clone().run(request))
     }
 
-    fn tokenize(
-        &self,
-        text: &str,
-        prompt: &Prompt,
-        special_tokens: bool,
-    ) -> Result<Vec<Token>, RequestError> {
-        if let Prompt::Named(name) = prompt
-            && name != "query"
-        {
-            return Err(RequestError::UnknownPrompt { name: name.clone(), known: Vec::new() });
-        }
-        assert_ne!(text, "panic", "told to panic");
-        let special = |text: &str| Token { id: 0, text: text.into(), special: true, span: None };
-        let word = |word: &str| {
-            let start = word.as_ptr() as usize - text.as_ptr() as usize;
-            let span = Some(start..start + word.len());
-            Token { id: 7, text: word.to_lowercase(), special: false, span }
-        };
-        let mut tokens: Vec<_> = text.split_whitespace().map(word).collect();
-        if special_tokens {
-            tokens.insert(0, special("[CLS]"));
-            tokens.push(special("[SEP]"));
-        }
-        Ok(tokens)
+    fn tokenize(&self, request: TokenizeRequest) -> vecmill_server::TokenizedFuture {
+        let fake = self.clone();
+        Box::pin(async move {
+            let prompt = match &request.prompt {
+                Prompt::Named(name) => fake.info.prompts.get(name).ok_or_else(|| {
+                    RequestError::UnknownPrompt { name: name.clone(), known: Vec::new() }
+                })?,
+                _ => "",
+            };
+            match request.texts.first().map(String::as_str) {
+                Some("panic") => panic!("told to panic"),
+                Some("long") => return Err(RequestError::TooMuchToTokenize { limit: 7 }),
+                Some("busy") => return Err(RequestError::TokenizersBusy { places: 2 }),
+                _ => {}
+            }
+            fake.tokenizer.list(request, prompt)
+        })
     }
 
     fn info(&self) -> &Info {
@@ -280,6 +277,11 @@ impl Embedder for Fake {
     fn restore(&self, device: &str) -> bool {
         self.drained.lock().unwrap().remove(device)
     }
+}
+
+/// The folder of a tiny model with its tokenizer.
+pub(crate) fn tiny_model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name)
 }
 
 /// A running server; dropping it ends everything it started.
@@ -416,7 +418,11 @@ impl Answer {
             let (name, value) = line.split_once(':').unwrap();
             (name.to_lowercase(), value.trim().to_owned())
         };
-        Self { status, headers: lines.map(header).collect(), body: bytes[end + 4..].to_vec() }
+        let headers: Vec<_> = lines.map(header).collect();
+        let body = &bytes[end + 4..];
+        let chunked = headers.iter().any(|(name, _)| name == "transfer-encoding");
+        let body = if chunked { joined(body) } else { body.to_vec() };
+        Self { status, headers, body }
     }
 
     /// Reads one reply of several on a connection, by its length.
@@ -471,6 +477,21 @@ impl Answer {
         );
         assert_eq!(body.as_object().unwrap().len(), 2, "{body}");
         body["error"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A body that was sent in chunks.
+fn joined(mut chunks: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let line = chunks.windows(2).position(|two| two == b"\r\n").expect("a chunk's size");
+        let size = std::str::from_utf8(&chunks[..line]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunks[line + 2..line + 2 + size]);
+        chunks = &chunks[line + 2 + size + 2..];
     }
 }
 
