@@ -19,7 +19,7 @@ use vecmill_scheduler::Terms;
 use crate::core::Core;
 use crate::error::RequestError;
 use crate::experiment::Turn;
-use crate::request::{Embedding, Reply, Timings};
+use crate::request::{Embedding, Keep, Reply, Timings};
 
 /// Takes a request's answer to its caller.
 pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
@@ -132,6 +132,8 @@ pub(crate) struct Accepted {
     pub(crate) finish: Finish,
     asked: Instant,
     state: Mutex<State>,
+    /// Goes with the last of the request's jobs.
+    _keep: Keep,
 }
 
 struct State {
@@ -153,7 +155,7 @@ pub(crate) struct Part {
 
 impl Accepted {
     /// A request of so many inputs.
-    pub(crate) fn new(inputs: usize, finish: Finish, answer: Answer) -> Arc<Self> {
+    pub(crate) fn new(inputs: usize, finish: Finish, keep: Keep, answer: Answer) -> Arc<Self> {
         let asked = answer.asked;
         let state = State {
             embeddings: vec![None; inputs],
@@ -161,7 +163,7 @@ impl Accepted {
             timings: Timings::default(),
             answer: Some(answer),
         };
-        Arc::new(Self { finish, asked, state: Mutex::new(state) })
+        Arc::new(Self { finish, asked, state: Mutex::new(state), _keep: keep })
     }
 
     /// Whether an answer is still wanted.
@@ -227,7 +229,7 @@ mod tests {
         };
         let caller = answer.caller();
         let finish = Finish { dimensions: 2, scaling: Scaling::AsIs };
-        (Accepted::new(inputs, finish, answer), caller, receiver)
+        (Accepted::new(inputs, finish, Keep::default(), answer), caller, receiver)
     }
 
     type Received = Result<Reply, RequestError>;

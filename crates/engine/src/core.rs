@@ -86,7 +86,7 @@ impl Core {
         let caller = answer.caller();
         match self.accept(&request, &mut answer) {
             Ok((finish, how)) => {
-                let accepted = Accepted::new(request.inputs.len(), finish, answer);
+                let accepted = Accepted::new(request.inputs.len(), finish, request.keep, answer);
                 self.tokenize_all(request.inputs, &how, &accepted);
             }
             Err(error) => answer.send(Err(error)),

@@ -57,7 +57,8 @@ pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
 pub use request::{
-    Embedding, Input, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest, Truncation,
+    Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
+    Truncation,
 };
 pub use tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};

@@ -1,5 +1,7 @@
 //! What callers ask for, and what they get.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use vecmill_scheduler::Priority;
@@ -51,6 +53,32 @@ pub enum Prompt {
     Text(String),
 }
 
+/// Something that is kept for as long as the engine holds anything of a request, answered or given
+/// up: a place in an account of memory, say. Requests that differ in it alone are equal.
+#[derive(Clone, Default)]
+pub struct Keep(Option<Arc<dyn Send + Sync>>);
+
+impl Keep {
+    /// Keeps `kept`.
+    pub fn new(kept: impl Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(kept)))
+    }
+}
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Keep(..)" } else { "Keep" })
+    }
+}
+
+impl PartialEq for Keep {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Keep {}
+
 /// A request for embeddings. Its inputs are batched with everybody else's.
 ///
 /// ```
@@ -76,6 +104,8 @@ pub struct Request {
     /// From now on, how long the answer may take to be of any use. A request that can't be answered
     /// so soon is refused at once, or when that turns out.
     pub timeout: Option<Duration>,
+    /// Dropped when the engine holds nothing of the request any more.
+    pub keep: Keep,
 }
 
 impl Request {

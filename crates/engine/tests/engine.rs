@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::plan::{DType, FitError, Target};
 use vecmill_engine::{
-    Builder, DeviceSpec, Engine, Fault, Input, MemoryBudget, Prompt, Request, RequestError,
+    Builder, DeviceSpec, Engine, Fault, Input, Keep, MemoryBudget, Prompt, Request, RequestError,
     StartError, Token, TokenizeRequest, Truncation,
 };
 
@@ -53,6 +53,41 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         }
         std::thread::park();
     }
+}
+
+/// Tells when it is dropped.
+struct Told(std::sync::mpsc::Sender<()>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn what_a_request_keeps_is_dropped_when_the_engine_has_let_go_of_it() {
+    let engine = engine();
+    let (sender, dropped) = std::sync::mpsc::channel();
+    let request = |texts: usize| Request {
+        keep: Keep::new(Told(sender.clone())),
+        ..Request::new(vec!["a quick brown fox"; texts])
+    };
+    let patience = std::time::Duration::from_secs(20);
+    // Answered, refused and given up while it was at work.
+    engine.embed_blocking(request(3)).unwrap();
+    dropped.recv_timeout(patience).unwrap();
+    engine.embed_blocking(request(0)).unwrap_err();
+    dropped.recv_timeout(patience).unwrap();
+    drop(engine.embed(request(2000)));
+    dropped.recv_timeout(patience).unwrap();
+    // A clone of it is with the caller, as of the request.
+    let mine = request(1);
+    engine.embed_blocking(mine.clone()).unwrap();
+    assert_eq!(mine, request(1));
+    dropped.recv_timeout(patience).unwrap(); // of the request that was compared
+    drop(mine);
+    dropped.recv_timeout(patience).unwrap();
+    assert!(dropped.try_recv().is_err());
 }
 
 #[test]

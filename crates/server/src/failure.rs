@@ -16,6 +16,9 @@ use vecmill_engine::{Fault, RequestError};
 
 use crate::api;
 
+/// The most bytes of a message, so that what a client sent is not sent back.
+const MAX_MESSAGE: usize = 1000;
+
 /// When to come back while the model loads.
 const LOADING_RETRY: Duration = Duration::from_secs(5);
 
@@ -179,9 +182,9 @@ impl Failure {
             }
             // How clients of TEI learn which prompts there are: no route tells.
             (Self::Request(RequestError::UnknownPrompt { known, .. }), Contract::Tei) => {
-                format!("{self}. Available prompts: {known:?}")
+                format!("{}. Available prompts: {known:?}", short(self.to_string()))
             }
-            _ => self.to_string(),
+            _ => short(self.to_string()),
         }
     }
 
@@ -192,7 +195,7 @@ impl Failure {
         let (status, body) = match contract {
             Contract::OpenAi => {
                 let (kind, code) = (verdict.kind, verdict.code);
-                let param = self.param();
+                let param = self.param().map(short);
                 let error = json!({"message": message, "type": kind, "param": param, "code": code});
                 (verdict.openai_status, json!({ "error": error }))
             }
@@ -242,6 +245,16 @@ fn request_verdict(error: &RequestError) -> Verdict {
             Fault::Server => verdict((500, 424), SERVER, Some("device_failed"), "Backend"),
         },
     }
+}
+
+/// The beginning of a message that may repeat what a client sent.
+fn short(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        let end = (0..=MAX_MESSAGE).rev().find(|&end| message.is_char_boundary(end));
+        message.truncate(end.unwrap_or_default());
+        message.push('…');
+    }
+    message
 }
 
 impl IntoResponse for Failure {

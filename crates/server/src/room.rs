@@ -11,12 +11,13 @@
 //! `docs/requests.md` says how the factors were measured.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::TokenInputs;
 use crate::app::App;
 use crate::failure::Failure;
 
@@ -30,19 +31,23 @@ const PER_BYTE_OF: [(&str, usize); 1] = [
 /// As above, for vectors: the body, the texts or ids in it, and room to unescape or to grow them.
 const PER_BYTE: usize = 5;
 
+/// As above, beside the rest, where ids stand for text: bytes of text that one byte of ids stands
+/// for at most, with room to grow it. All of it together is no more than two bodies.
+const PER_BYTE_OF_IDS: usize = 44;
+
 /// Bytes that each input holds beside its text and its vector: its place in the request, in the
 /// queue, in a batch and in the reply.
 pub(crate) const PER_INPUT: usize = 1024;
 
-/// What a connection may hold by itself: buffers for a head, for the next part of a body, and for
-/// a reply of [`SMALL_REPLY`].
-pub(crate) const PER_CONNECTION: usize = 48 << 10;
+/// What a connection may hold by itself: its state, and buffers for a head, for the next part of a
+/// body, and for a reply of [`SMALL_REPLY`].
+pub(crate) const PER_CONNECTION: usize = 80 << 10;
 
 /// Replies up to here are covered by their connection's share.
 const SMALL_REPLY: usize = 4 << 10;
 
 /// The part of the memory that connections may take, as a divisor.
-const CONNECTIONS_PART: usize = 4;
+const CONNECTIONS_PART: usize = 2;
 
 /// The part of what requests may hold that is kept for what looks after the server, such as
 /// `/metrics`, as a divisor.
@@ -108,7 +113,11 @@ impl RequestMemory {
 
 /// What one request holds; see the module. Clones are of the same room.
 #[derive(Debug, Clone)]
-pub(crate) struct Room(Arc<Held>);
+pub(crate) struct Room {
+    held: Arc<Held>,
+    /// The place among those that are at work, once it has one.
+    place: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -117,8 +126,6 @@ struct Held {
     most: usize,
     per_byte: usize,
     bytes: AtomicUsize,
-    /// The place among those that are at work.
-    place: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Room {
@@ -128,13 +135,18 @@ impl Room {
         let per_byte = PER_BYTE_OF.iter().find(|(named, _)| *named == route);
         let watching = route == "/metrics" || route.starts_with("/admin/");
         let memory = &app.memory;
-        Self(Arc::new(Held {
+        let held = Held {
             app: Arc::clone(app),
             most: if watching { memory.for_requests() } else { memory.for_work() },
             per_byte: per_byte.map_or(PER_BYTE, |(_, factor)| *factor),
             bytes: 0.into(),
-            place: OnceLock::new(),
-        }))
+        };
+        Self { held: Arc::new(held), place: Arc::default() }
+    }
+
+    /// Keeps the memory counted, without the place: for who works on it unseen.
+    pub(crate) fn memory(&self) -> impl Send + Sync + use<> {
+        Arc::clone(&self.held)
     }
 
     /// Holds `bytes` in all, if it holds less now.
@@ -143,7 +155,7 @@ impl Room {
     /// [`Failure::MemoryTaken`] when others hold too much, [`Failure::TooMuchMemory`] when it would
     /// not fit even alone.
     pub(crate) fn hold(&self, bytes: usize) -> Result<(), Failure> {
-        let now = self.0.bytes.load(Ordering::Relaxed);
+        let now = self.held.bytes.load(Ordering::Relaxed);
         self.hold_more(bytes.saturating_sub(now))
     }
 
@@ -152,7 +164,7 @@ impl Room {
     /// # Errors
     /// As for [`hold`](Self::hold).
     pub(crate) fn hold_more(&self, bytes: usize) -> Result<(), Failure> {
-        let held = &self.0;
+        let held = &self.held;
         if held.app.memory.take(bytes, held.most) {
             held.bytes.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
@@ -171,26 +183,40 @@ impl Room {
     /// # Errors
     /// As for [`hold`](Self::hold); [`Failure::AtCapacity`] when all places are taken.
     pub(crate) fn admit(&self, body: usize) -> Result<(), Failure> {
-        let Held { app, per_byte, place, .. } = &*self.0;
+        let Held { app, per_byte, .. } = &*self.held;
         let limit = app.settings.max_concurrent_requests;
         let permit = Arc::clone(&app.places).try_acquire_owned();
         let permit = permit.map_err(|_| Failure::AtCapacity { limit })?;
-        self.hold(body.saturating_mul(*per_byte))?;
-        // A request has one body, so one place.
-        let _ = place.set(permit);
+        let decoded = match app.settings.token_inputs {
+            TokenInputs::Cl100kBase => {
+                let most = app.settings.payload_limit.saturating_mul(2);
+                body.saturating_mul(PER_BYTE_OF_IDS).min(most)
+            }
+            TokenInputs::Model | TokenInputs::Refuse => 0,
+        };
+        self.hold(body.saturating_mul(*per_byte).saturating_add(decoded))?;
+        *self.place() = Some(permit);
         Ok(())
     }
 
-    /// Holds what a reply of `bytes` takes, in place of everything else.
+    /// Holds what a reply of `bytes` takes, in place of everything else. A reply that its connection
+    /// has memory for keeps no place either.
     ///
     /// # Errors
     /// As for [`hold`](Self::hold); never for a reply that takes no more than was held.
     pub(crate) fn settle(&self, bytes: usize) -> Result<(), Failure> {
         let wanted = if bytes > SMALL_REPLY { bytes } else { 0 };
         self.hold(wanted)?;
-        let before = self.0.bytes.swap(wanted, Ordering::Relaxed);
-        self.0.app.memory.give_back(before - wanted);
+        let before = self.held.bytes.swap(wanted, Ordering::Relaxed);
+        self.held.app.memory.give_back(before - wanted);
+        if wanted == 0 {
+            *self.place() = None;
+        }
         Ok(())
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -261,7 +287,7 @@ mod tests {
     #[test]
     fn connections_take_a_part_and_watching_has_one_of_its_own() {
         let memory = RequestMemory::new(1 << 30, 8192);
-        assert_eq!(memory.connections(), 5461);
+        assert_eq!(memory.connections(), 6553);
         assert!(memory.for_work() < memory.for_requests());
         assert!(memory.for_requests() + memory.connections() * PER_CONNECTION <= 1 << 30);
         assert_eq!(RequestMemory::new(1 << 30, 100).connections(), 100);
@@ -279,7 +305,18 @@ mod tests {
         one.admit(100).unwrap();
         assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
         assert_eq!(app.memory.held(), 100 * PER_BYTE + 1);
+        let (reply, unseen) = (one.clone(), one.memory());
         drop(one);
+        assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
+        // Who works unseen keeps the memory, not the place.
+        drop(reply);
         other.admit(100).unwrap();
+        assert_eq!(app.memory.held(), 2 * 100 * PER_BYTE);
+        drop(unseen);
+        assert_eq!(app.memory.held(), 100 * PER_BYTE);
+        // Nor does a small reply keep either.
+        other.settle(SMALL_REPLY).unwrap();
+        assert_eq!(app.memory.held(), 0);
+        Room::new(&app, None).admit(1).unwrap();
     }
 }

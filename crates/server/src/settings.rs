@@ -30,8 +30,8 @@ pub struct Settings {
     /// [`max_request_memory`](Self::max_request_memory) has room for fewer.
     pub max_connections: usize,
     /// The most bytes that connections, requests and their replies may hold together; a request
-    /// that needs more than is left is told 429, one that needs more than there is 413. Up to a
-    /// quarter is for connections. Default 1 GiB. It is the caller's to see that the machine has it
+    /// that needs more than is left is told 429, one that needs more than there is 413. Up to
+    /// half of it is for connections. Default 1 GiB. It is the caller's to see that the machine has it
     /// beside what devices may take.
     pub max_request_memory: usize,
     /// The most bytes in a request's body. Default 2,000,000.

@@ -54,6 +54,13 @@ struct Writing {
     pending: Option<Instant>,
 }
 
+impl Writing {
+    /// How long the next write may be pending.
+    fn left(&self, pace: Pace) -> Duration {
+        pace.allowed(self.written).saturating_sub(self.waited).min(pace.patience)
+    }
+}
+
 #[derive(Debug)]
 struct Ending {
     latest: Instant,
@@ -86,10 +93,9 @@ impl Stream {
             return Poll::Ready(outcome);
         }
         if writing.pending.is_none() {
-            let left = self.pace.allowed(writing.written).saturating_sub(writing.waited);
             let now = Instant::now();
             writing.pending = Some(now);
-            self.deadline.as_mut().reset(now + left.min(self.pace.patience));
+            self.deadline.as_mut().reset(now + writing.left(self.pace));
         }
         ready!(self.deadline.as_mut().poll(cx));
         self.talk.reader_was_slow();
@@ -172,5 +178,28 @@ impl AsyncWrite for Stream {
             }
         }
         self.poll_discard(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_takes_a_little_now_and_then_runs_out_of_time() {
+        let pace = Pace { patience: Duration::from_secs(30) };
+        let seconds = |writing: &Writing| writing.left(pace).as_secs();
+        // A byte every 29 seconds never waits too long for one write, but soon for all of them.
+        let mut writing = Writing::default();
+        assert_eq!(seconds(&writing), 30);
+        writing = Writing { written: 1, waited: Duration::from_secs(29), ..writing };
+        assert_eq!(seconds(&writing), 1);
+        writing = Writing { written: 2, waited: Duration::from_secs(58), ..writing };
+        assert_eq!(seconds(&writing), 0);
+        // One that keeps the least rate may go on for ever, and still must not stop.
+        writing = Writing { written: 600 << 16, waited: Duration::from_secs(600), ..writing };
+        assert_eq!(seconds(&writing), 30);
+        writing = Writing { written: 600 << 16, ..Writing::default() };
+        assert_eq!(seconds(&writing), 30);
     }
 }

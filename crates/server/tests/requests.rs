@@ -162,7 +162,7 @@ fn what_never_fits_is_refused_with_the_limit() {
 #[test]
 fn bodies_that_come_share_what_there_is() {
     let (server, _engine) = TestServer::with_engine(with(|settings| {
-        settings.max_request_memory = 8 << 20;
+        settings.max_request_memory = 12 << 20;
     }));
     // Four bodies that are nearly there take most of it; a fifth finds none, and small ones do.
     let whole = format!(r#"{{"model":"m","input":"{}"}}"#, "a".repeat(1_300_000));
@@ -230,6 +230,24 @@ fn no_request_is_lost_after_a_refusal() {
         let refused = client.ask(&kept("POST", "/embed", &good, &vec![b' '; bytes]));
         assert_eq!(refused.status, 413);
         assert_eq!(client.ask(&ask).status, 200);
+    }
+}
+
+#[test]
+fn a_refusal_does_not_send_back_what_was_sent() {
+    let (server, _engine) = TestServer::with_engine(Settings::default());
+    let long = "é".repeat(700_000);
+    let twice = format!(r#"{{"{long}":1,"{long}":2}}"#);
+    for (path, body) in [
+        ("/embed".to_owned(), format!(r#"{{"inputs":"a","prompt_name":"{long}"}}"#)),
+        ("/embed".to_owned(), twice.clone()),
+        ("/v1/embeddings".to_owned(), twice),
+        ("/v1/embeddings".to_owned(), format!(r#"{{"input":"a","encoding_format":"{long}"}}"#)),
+        (format!("/{}", "y".repeat(10_000)), String::new()),
+    ] {
+        let answer = server.post(&path, body);
+        assert!((400..500).contains(&answer.status), "{}", answer.status);
+        assert!(answer.body.len() < 4000, "{}", answer.body.len());
     }
 }
 
@@ -317,25 +335,31 @@ fn a_stop_waits_for_nobody_who_has_not_asked() {
     }
 }
 
-#[test]
-fn a_stop_waits_for_half_a_body_and_then_says_so() {
-    let (mut server, _engine) = TestServer::with_engine(with(|settings| {
-        settings.shutdown_grace = Duration::from_secs(2);
-    }));
+/// A server that was told to stop while a request lacked the last byte of its body.
+fn stopping_at_half_a_body(grace: Duration) -> (TestServer, TcpStream) {
+    let (mut server, _engine) =
+        TestServer::with_engine(with(|settings| settings.shutdown_grace = grace));
     let whole = kept("POST", "/v1/embeddings", &[], ASK.as_bytes());
-    let mut streams = [server.connect(), server.connect()];
-    for stream in &mut streams {
-        stream.write_all(&whole[..whole.len() - 1]).unwrap();
-    }
-    until(|| metric(&server, "vecmill_http_requests_in_flight"), |&now| now == 3);
+    let mut stream = server.connect();
+    stream.write_all(&whole[..whole.len() - 1]).unwrap();
+    until(|| metric(&server, "vecmill_http_requests_in_flight"), |&now| now == 2);
     server.stop();
     until(|| TcpStream::connect(server.address).is_err(), |&refused| refused);
-    let [mut goes_on, mut does_not] = streams;
-    goes_on.write_all(&whole[whole.len() - 1..]).unwrap();
-    let answer = Answer::read_one(&mut goes_on);
+    (server, stream)
+}
+
+#[test]
+fn a_stop_waits_for_half_a_body_and_then_says_so() {
+    let (mut server, mut stream) = stopping_at_half_a_body(Duration::from_secs(3600));
+    stream.write_all(&ASK.as_bytes()[ASK.len() - 1..]).unwrap();
+    let answer = Answer::read_one(&mut stream);
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
-    let answer = Answer::read_one(&mut does_not);
+    assert_eq!(server.join().cut_off, 0);
+
+    let (mut server, mut stream) = stopping_at_half_a_body(Duration::from_millis(800));
+    let answer = Answer::read_one(&mut stream);
     answer.openai_error(503, Some("shutting_down"));
+    assert_eq!(answer.header("connection"), Some("close"));
     assert_eq!(server.join().cut_off, 0);
 }
 

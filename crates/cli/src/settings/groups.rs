@@ -170,8 +170,8 @@ settings! {
         max_concurrent_requests: NonZeroUsize = "512",
         /// Most open connections; more wait in the system's queue
         ///
-        /// Each may hold 32 KiB, and all together a quarter of --max-request-memory, so where that is
-        /// small there are fewer.
+        /// Each may hold 80 KiB, and all together half of --max-request-memory, so where that is small
+        /// there are fewer.
         max_connections: NonZeroUsize = "8192",
         /// Largest request body: bytes such as 2MiB
         payload_limit: Bytes = "2000000",

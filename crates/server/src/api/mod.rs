@@ -25,7 +25,7 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use vecmill_engine::{Info, Input, Reply, Request};
+use vecmill_engine::{Info, Input, Keep, Reply, Request};
 
 use crate::app::App;
 use crate::failure::Failure;
@@ -73,15 +73,18 @@ pub(crate) fn json(text: impl Into<Body>) -> Response {
     ([(CONTENT_TYPE, JSON)], text.into()).into_response()
 }
 
-/// Embeds within the time limit and describes the work in headers.
+/// Embeds within the time limit and describes the work in headers. The engine has its memory counted for as
+/// long as it holds anything of the request, whether or not somebody still waits for the reply.
 async fn embed(
     app: &Arc<App>,
     model: &Model,
-    request: Request,
+    room: &Room,
+    mut request: Request,
 ) -> Result<(Reply, HeaderMap), Failure> {
     let limit = app.settings.request_timeout;
     let characters = request.inputs.iter().map(characters).sum();
     let warning = model.own_ids.warning(&request.inputs);
+    request.keep = Keep::new(room.memory());
     let reply = tokio::time::timeout(limit, model.embedder.embed(request))
         .await
         .map_err(|_| Failure::Timeout { limit })??;

@@ -35,7 +35,7 @@ pub(crate) async fn embeddings(
     let (request, encoding) = parse(&body, model.embedder.info(), &app.settings)?;
     drop(body);
     room.hold_more(reply::room(&request, model.embedder.info(), encoding))?;
-    let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
+    let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
     let name = app.model_name(&model).to_owned();
     let body =
         super::write(reply, room, move |reply| reply::openai(reply, &name, encoding)).await?;

@@ -30,7 +30,7 @@ pub(crate) async fn embed(
     let request = parse_embed(&body, model.embedder.info(), &app.settings)?;
     drop(body);
     room.hold_more(reply::room(&request, model.embedder.info(), Encoding::Float))?;
-    let (reply, headers) = super::embed(&app, &model, terms.apply(request)).await?;
+    let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
     let body = super::write(reply, room, reply::arrays).await?;
     Ok((headers, body).into_response())
 }
