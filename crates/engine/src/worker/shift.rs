@@ -61,11 +61,17 @@ impl<B: Backend> Taken<'_, '_, B> {
 
 impl<B: Backend> Drop for Taken<'_, '_, B> {
     fn drop(&mut self) {
-        let jobs = std::mem::take(&mut self.jobs);
-        if !jobs.is_empty() {
-            // A panic must not leave a drop. If there is another, the jobs answer by being dropped.
-            let fail = || self.shift.failed(jobs, &EncodeError::panicked(), Duration::ZERO);
-            let _ = catch_unwind(AssertUnwindSafe(fail));
+        let (shift, jobs) = (self.shift, std::mem::take(&mut self.jobs));
+        let inputs = jobs.len();
+        if inputs == 0 {
+            return;
+        }
+        // A panic must not leave a drop. If there is another, the jobs answer by being dropped, and the
+        // device has its place back.
+        let fail = || shift.failed(jobs, &EncodeError::panicked(), Duration::ZERO);
+        if catch_unwind(AssertUnwindSafe(fail)).is_err() {
+            let give_up = || shift.core.dispatch.gave_up(shift.index, inputs);
+            let _ = catch_unwind(AssertUnwindSafe(give_up));
         }
     }
 }
