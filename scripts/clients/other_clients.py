@@ -91,7 +91,8 @@ def llama_index(url: str, expected: Sequence[float]) -> None:
 
 
 def haystack(url: str, expected: Sequence[float]) -> None:
-    tei = {"api_type": "text_embeddings_inference", "api_params": {"url": url}}
+    # Unless told, this embedder asks for vectors as they are.
+    tei = {"api_type": "text_embeddings_inference", "api_params": {"url": url}, "normalize": True}
     openai = {"api_base_url": f"{url}/v1", "api_key": Secret.from_token(KEY)}
     for text, documents in (
         (HuggingFaceAPITextEmbedder(**tei), HuggingFaceAPIDocumentEmbedder(**tei)),
