@@ -34,6 +34,8 @@ pub(crate) async fn embeddings(
 ) -> Result<Response, Failure> {
     let (request, encoding) = parse(&body, model.embedder.info(), &app.settings)?;
     drop(body);
+    let hold = |bytes| room.hold_more(bytes);
+    let request = token_ids::as_meant(request, "input", Route::OpenAi, &app.settings, hold)?;
     room.hold_more(reply::room(&request, model.embedder.info(), encoding))?;
     let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
     let name = app.model_name(&model).to_owned();
@@ -46,9 +48,8 @@ fn parse(body: &str, info: &Info, settings: &Settings) -> Result<(Request, Encod
     let object = Object::parse(body, Route::OpenAi)?;
     object.field("model").optional::<String>("a string")?;
     let encoding = object.field("encoding_format").optional("'float' or 'base64'")?;
-    let inputs = object.field("input").inputs(settings.max_client_batch_size)?;
     let request = Request {
-        inputs: token_ids::read(inputs, "input", Route::OpenAi, settings)?,
+        inputs: object.field("input").inputs(settings.max_client_batch_size)?,
         ..options::request(&object, info, settings)?
     };
     Ok((request, encoding.unwrap_or_default()))

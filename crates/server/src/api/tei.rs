@@ -29,6 +29,8 @@ pub(crate) async fn embed(
 ) -> Result<Response, Failure> {
     let request = parse_embed(&body, model.embedder.info(), &app.settings)?;
     drop(body);
+    let hold = |bytes| room.hold_more(bytes);
+    let request = token_ids::as_meant(request, "inputs", Route::Embed, &app.settings, hold)?;
     room.hold_more(reply::room(&request, model.embedder.info(), Encoding::Float))?;
     let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
     let body = super::write(reply, room, reply::arrays).await?;
@@ -39,11 +41,7 @@ fn parse_embed(body: &str, info: &Info, settings: &Settings) -> Result<Request, 
     let object = Object::parse(body, Route::Embed)?;
     let inputs = object.field("inputs").inputs(settings.max_client_batch_size)?;
     let asked = options::request(&object, info, settings)?;
-    Ok(Request {
-        inputs: token_ids::read(inputs, "inputs", Route::Embed, settings)?,
-        normalize: asked.normalize.or(Some(true)),
-        ..asked
-    })
+    Ok(Request { inputs, normalize: asked.normalize.or(Some(true)), ..asked })
 }
 
 /// TEI's word for a pooling: its clients refuse others.

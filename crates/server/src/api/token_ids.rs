@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::HeaderValue;
 use tiktoken::CoreBpe;
-use vecmill_engine::{Info, Input};
+use vecmill_engine::{Info, Input, Request};
 
 use super::fields::wrong;
 use super::known::Route;
@@ -77,21 +77,26 @@ impl OwnIds {
     }
 }
 
-/// The inputs, with token ids as the operator says that they are meant.
-pub(super) fn read(
-    inputs: Vec<Input>,
+/// The request, with token ids in it as the operator says that they are meant. For the texts that
+/// come of them, `hold` takes room.
+pub(super) fn as_meant(
+    request: Request,
     field: &'static str,
     route: Route,
     settings: &Settings,
-) -> Result<Vec<Input>, Failure> {
-    let ids = |inputs: &[Input]| inputs.iter().position(|it| matches!(it, Input::Tokens(_)));
-    let Some(first) = ids(&inputs) else { return Ok(inputs) };
+    hold: impl Fn(usize) -> Result<(), Failure>,
+) -> Result<Request, Failure> {
+    let is_ids = |input: &Input| matches!(input, Input::Tokens(_));
+    let Some(first) = request.inputs.iter().position(is_ids) else { return Ok(request) };
     match (settings.token_inputs, route) {
-        (TokenInputs::Model, _) => Ok(inputs),
         // Clients of TEI send the model's ids: its contract asks for their special tokens.
-        (TokenInputs::Cl100kBase, Route::Embed | Route::Tokenize) => Ok(inputs),
+        (TokenInputs::Model, _) | (TokenInputs::Cl100kBase, Route::Embed | Route::Tokenize) => {
+            Ok(request)
+        }
         (TokenInputs::Cl100kBase, Route::OpenAi) => {
-            decode(inputs, field, cl100k_base()?, settings.payload_limit)
+            let reader =
+                Reader { vocabulary: cl100k_base()?, field, limit: settings.payload_limit, hold };
+            Ok(Request { inputs: reader.texts(request.inputs)?, ..request })
         }
         (TokenInputs::Refuse, _) => Err(wrong(
             &format!("{field}[{first}]"),
@@ -106,54 +111,54 @@ pub(crate) fn cl100k_base() -> Result<&'static CoreBpe, Failure> {
     tiktoken::get_encoding("cl100k_base").ok_or(Failure::Internal)
 }
 
-/// Texts in place of ids, of at most `limit` bytes together: some ids stand for 128 bytes.
-fn decode(
-    inputs: Vec<Input>,
+/// Reads ids of OpenAI's vocabulary as text.
+struct Reader<H> {
+    vocabulary: &'static CoreBpe,
     field: &'static str,
-    vocabulary: &CoreBpe,
+    /// The most bytes of text for one request: some ids stand for 128.
     limit: usize,
-) -> Result<Vec<Input>, Failure> {
-    let mut left = limit;
-    let text = |(index, input)| {
-        match input {
-        Input::Text(text) => Ok(Input::Text(text)),
-        Input::Tokens(ids) => text_of(&ids, vocabulary, &mut left).map(Input::Text).map_err(|why| {
-            let problem = match why {
-                Undecodable::Unknown(id) => {
-                    format!("has token id {id}, which is none of OpenAI's cl100k_base")
-                }
-                Undecodable::TooLong => {
-                    format!("is beyond the {limit} bytes of text that ids may stand for: send several requests")
-                }
-            };
-            wrong(&format!("{field}[{index}]"), &problem)
-        }),
+    hold: H,
+}
+
+impl<H: Fn(usize) -> Result<(), Failure>> Reader<H> {
+    /// Texts in place of ids.
+    fn texts(&self, inputs: Vec<Input>) -> Result<Vec<Input>, Failure> {
+        let mut left = self.limit;
+        let text = |(index, input)| match input {
+            Input::Text(text) => Ok(Input::Text(text)),
+            Input::Tokens(ids) => self.text(index, &ids, &mut left).map(Input::Text),
+        };
+        inputs.into_iter().enumerate().map(text).collect()
     }
-    };
-    inputs.into_iter().enumerate().map(text).collect()
-}
 
-enum Undecodable {
-    Unknown(u32),
-    TooLong,
-}
-
-/// The text that ids stand for. An id may be a part of a character; where clients cut between such
-/// parts, what is left of the character becomes U+FFFD.
-fn text_of(ids: &[u32], vocabulary: &CoreBpe, left: &mut usize) -> Result<String, Undecodable> {
-    let mut bytes = Vec::new();
-    for &id in ids {
-        let piece = vocabulary.decode(&[id]);
-        if piece.is_empty() {
-            return Err(Undecodable::Unknown(id));
+    /// The text that ids stand for. An id may be a part of a character; where clients cut between
+    /// such parts, what is left of the character becomes U+FFFD.
+    fn text(&self, index: usize, ids: &[u32], left: &mut usize) -> Result<String, Failure> {
+        let wrong = |problem: &str| wrong(&format!("{}[{index}]", self.field), problem);
+        let mut length = 0;
+        for &id in ids {
+            let bytes = self.vocabulary.decode(&[id]).len();
+            if bytes == 0 {
+                let problem = format!("has token id {id}, which is none of OpenAI's cl100k_base");
+                return Err(wrong(&problem));
+            }
+            length += bytes;
         }
-        *left = left.checked_sub(piece.len()).ok_or(Undecodable::TooLong)?;
-        bytes.extend_from_slice(&piece);
+        let limit = self.limit;
+        *left = left.checked_sub(length).ok_or_else(|| {
+            wrong(&format!(
+                "is beyond the {limit} bytes of text that ids may stand for: send several requests"
+            ))
+        })?;
+        (self.hold)(length)?;
+        match String::from_utf8(self.vocabulary.decode(ids)) {
+            Ok(text) => Ok(text),
+            Err(error) => {
+                (self.hold)(length * char::REPLACEMENT_CHARACTER.len_utf8())?;
+                Ok(String::from_utf8_lossy(error.as_bytes()).into_owned())
+            }
+        }
     }
-    Ok(match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -162,7 +167,9 @@ mod tests {
 
     fn decoded(ids: &[u32]) -> Result<String, String> {
         let inputs = vec![Input::Tokens(ids.to_vec())];
-        let texts = decode(inputs, "input", cl100k_base().unwrap(), 1000);
+        let vocabulary = cl100k_base().unwrap();
+        let reader = Reader { vocabulary, field: "input", limit: 1000, hold: |_| Ok(()) };
+        let texts = reader.texts(inputs);
         match texts.map_err(|failure| failure.to_string())?.remove(0) {
             Input::Text(text) => Ok(text),
             Input::Tokens(_) => panic!("still ids"),
@@ -199,6 +206,21 @@ mod tests {
         }
         let complaint = decoded(&[1917; 200]).unwrap_err();
         assert!(complaint.contains("beyond the 1000 bytes"), "{complaint}");
+    }
+
+    #[test]
+    fn room_is_taken_before_the_text_is_made() {
+        let held = std::cell::Cell::new(0);
+        let hold = |bytes| {
+            held.set(held.get() + bytes);
+            if held.get() > 20 { Err(Failure::Internal) } else { Ok(()) }
+        };
+        let vocabulary = cl100k_base().unwrap();
+        let reader = Reader { vocabulary, field: "input", limit: 1000, hold };
+        let hello = Input::Tokens(vec![9906, 1917]); // 11 bytes
+        assert!(reader.texts(vec![hello.clone()]).is_ok());
+        assert_eq!(held.get(), 11);
+        assert_eq!(reader.texts(vec![hello]), Err(Failure::Internal));
     }
 
     #[test]
