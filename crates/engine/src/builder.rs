@@ -90,6 +90,18 @@ impl Default for Builder {
     }
 }
 
+/// Does `aside` on a thread of its own while this one does `here`.
+fn both<A: Send, B>(
+    aside: impl FnOnce() -> A + Send,
+    here: impl FnOnce() -> B,
+) -> std::io::Result<(A, B)> {
+    std::thread::scope(|scope| {
+        let aside = std::thread::Builder::new().spawn_scoped(scope, aside)?;
+        let here = here();
+        Ok((aside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), here))
+    })
+}
+
 impl fmt::Debug for Builder {
     // The hub token is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -268,10 +280,11 @@ impl Builder {
         let model = open_model(folder, self.pooling)?;
         let max_tokens = model.max_input_tokens();
         // The tokenizer's file and the weights are read side by side: each takes about as long.
-        let (tokenizer, devices) = rayon::join(
+        let (tokenizer, devices) = both(
             || Tokenizer::open(&model.folder, &model.pipeline, max_tokens),
             || self.open(&model),
-        );
+        )
+        .map_err(StartError::Thread)?;
         let (mut workers, mut infos, mut speeds, mut kept) = (vec![], vec![], vec![], vec![]);
         let mut watched = vec![];
         let devices = devices?;
