@@ -15,7 +15,7 @@ use indicatif::{
 };
 use vecmill_engine::fetch::Stage;
 
-use crate::stderr::{say, say_patiently, show};
+use crate::stderr::{await_room, say, show};
 
 /// The progress of one command. Clones share the bars.
 #[derive(Debug, Clone)]
@@ -49,7 +49,8 @@ impl Progress {
     /// As [`say`](Self::say), but waits for a slow reader rather than lose the line: for what belongs
     /// to a command's result.
     pub(crate) fn report(&self, line: impl fmt::Display) {
-        self.above_bars(|| say_patiently(format!("{line}\n")));
+        await_room();
+        self.say(line);
     }
 
     /// Shows the stages of an engine's start, or of a conversion.

@@ -32,9 +32,10 @@ pub(crate) fn say(text: impl Into<Vec<u8>>) {
     STDERR.put(Text { bytes: text.into(), counts: true });
 }
 
-/// As [`say`], but waits until there is room: for what a command that nobody depends on was asked for.
-pub(crate) fn say_patiently(text: impl Into<Vec<u8>>) {
-    STDERR.put_patiently(Text { bytes: text.into(), counts: true });
+/// Waits until a slow reader has read most of what was said: for a command that nobody depends on,
+/// before it says what it was asked for.
+pub(crate) fn await_room() {
+    STDERR.await_room();
 }
 
 /// Shows a picture that the next one replaces. Never waits; nobody misses one that is lost.
@@ -149,23 +150,14 @@ impl Queue {
     }
 
     fn put(&self, text: Text) {
-        let waiting = self.shared.waiting();
-        self.put_into(waiting, text);
-    }
-
-    fn put_patiently(&self, text: Text) {
-        let full = |waiting: &mut Waiting| waiting.bytes > MOST_BYTES / 2;
-        let waiting = self.shared.changed.wait_while(self.shared.waiting(), full);
-        self.put_into(waiting.unwrap_or_else(PoisonError::into_inner), text);
-    }
-
-    fn put_into(&self, mut waiting: MutexGuard<'_, Waiting>, text: Text) {
         if let Some(writer) = &self.alone {
-            drop(waiting);
             if !writer.lock().unwrap_or_else(PoisonError::into_inner).write(&text.bytes) {
                 self.shared.lose(&text);
             }
-        } else if waiting.bytes.saturating_add(text.size()) > MOST_BYTES {
+            return;
+        }
+        let mut waiting = self.shared.waiting();
+        if waiting.bytes.saturating_add(text.size()) > MOST_BYTES {
             drop(waiting);
             self.shared.lose(&text);
         } else {
@@ -174,6 +166,11 @@ impl Queue {
             drop(waiting);
             self.shared.changed.notify_all();
         }
+    }
+
+    fn await_room(&self) {
+        let full = |waiting: &mut Waiting| waiting.bytes > MOST_BYTES / 2;
+        drop(self.shared.changed.wait_while(self.shared.waiting(), full));
     }
 
     /// Waits until everything is written; for at most so long.
@@ -291,7 +288,8 @@ mod tests {
         let large = "x".repeat(MOST_BYTES / 4);
         drop(allow);
         for _ in 0..20 {
-            queue.put_patiently(line(&large));
+            queue.await_room();
+            queue.put(line(&large));
         }
         queue.wait(LONG);
         assert_eq!((lost(&queue), heard.try_iter().count()), (0, 20));
