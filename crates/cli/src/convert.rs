@@ -2,16 +2,21 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use vecmill_engine::convert::Converted;
+use vecmill_engine::convert::{ConvertError, Converted};
 
 use crate::arguments::{ConvertArguments, NumberFormat};
 use crate::failure::Failure;
-use crate::logging;
 use crate::progress::Progress;
 use crate::settings::{self, Environment};
-use crate::stdout;
 use crate::units::bytes;
+use crate::{logging, signals, stdout};
+
+/// How long a signal waits for a fetch, or a disk, before the process ends.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Converts what the arguments ask for, and says what came of it.
 pub(crate) fn run(
@@ -27,7 +32,16 @@ pub(crate) fn run(
     let (settings, warnings) = settings::read(flags, environment)?;
     logging::start(&settings.log.log_level, false, progress, &warnings);
     let builder = settings.builder().on_progress(progress.of_start());
-    let converted = builder.convert(dtype.into(), &output)?;
+    let [signal, _] = signals::listen(Some(PATIENCE)).map_err(Failure::System)?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stopped);
+    let hear = move || told.store(signal.blocking_recv().is_ok(), Ordering::Relaxed);
+    std::thread::Builder::new().spawn(hear).map_err(Failure::System)?;
+    let converted = builder.convert_unless(dtype.into(), &output, &stopped);
+    let converted = converted.map_err(|error| match error {
+        ConvertError::Stopped => Failure::Interrupted,
+        error => error.into(),
+    })?;
     stdout::write(|out| report(out, &output, &converted))
 }
 

@@ -105,7 +105,7 @@ pub(crate) enum Failure {
         requests: usize,
     },
     /// A signal ended the command.
-    #[error("interrupted; an output file that is not complete is not kept")]
+    #[error("interrupted; an output that is not complete is not kept")]
     Interrupted,
 }
 

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vecmill_encoder::ModelError;
 use vecmill_encoder::model::{self, Weights};
@@ -58,6 +59,9 @@ pub enum ConvertError {
         /// The system's reason.
         error: io::Error,
     },
+    /// It was to stop.
+    #[error("the conversion was stopped")]
+    Stopped,
 }
 
 impl ConvertError {
@@ -85,6 +89,19 @@ impl Builder {
     /// When `output` exists, the model is broken, or `format` can't hold one of its numbers. Then
     /// there is no new folder.
     pub fn convert(&self, format: DType, output: &Path) -> Result<Converted, ConvertError> {
+        self.convert_unless(format, output, &AtomicBool::new(false))
+    }
+
+    /// As [`convert`](Self::convert), but stops when `stopped` becomes true. A fetch is not stopped.
+    ///
+    /// # Errors
+    /// Those, and [`ConvertError::Stopped`]. Then there is no new folder.
+    pub fn convert_unless(
+        &self,
+        format: DType,
+        output: &Path,
+        stopped: &AtomicBool,
+    ) -> Result<Converted, ConvertError> {
         refuse_existing(output)?;
         let source = self.fetch()?;
         // Whatever serving would refuse is not worth converting.
@@ -99,7 +116,11 @@ impl Builder {
             let target = create_parent(staged.join(file))?;
             fs::copy(source.join(file), &target).map_err(ConvertError::write(&target))?;
         }
-        let converted = self.convert_weights(&source, &files, format, &staged)?;
+        let converted = self.convert_weights(&source, &files, format, &staged, stopped);
+        if stopped.load(Ordering::Relaxed) {
+            return Err(ConvertError::Stopped);
+        }
+        let converted = converted?;
         // A rename would replace a folder that is empty.
         refuse_existing(output)?;
         fs::rename(&staged, output).map_err(ConvertError::write(output))?;
@@ -113,6 +134,7 @@ impl Builder {
         files: &ModelFiles,
         format: DType,
         staged: &Path,
+        stopped: &AtomicBool,
     ) -> Result<Converted, ConvertError> {
         let mut modules = Vec::new();
         for (module, _) in &files.weights {
@@ -128,7 +150,7 @@ impl Builder {
             let progress = |bytes| {
                 (self.progress)(Stage::Converting { done: before + bytes as u64, total });
             };
-            let rounding = write(&weights, format, &target, &progress)?;
+            let rounding = write(&weights, format, &target, &progress, stopped)?;
             weights.check_unchanged()?;
             converted.bytes_before += weights.stored_bytes() as u64;
             let file = fs::metadata(&target).map_err(ConvertError::write(&target))?;
@@ -149,16 +171,36 @@ fn write(
     format: DType,
     target: &Path,
     progress: &dyn Fn(usize),
+    stopped: &AtomicBool,
 ) -> Result<Option<Rounding>, ConvertError> {
     let file = File::create_new(target).map_err(ConvertError::write(target))?;
-    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let mut file = BufWriter::with_capacity(1 << 20, Unless { stopped, file });
     let rounding = weights.write_as(format, &mut file, progress).map_err(|error| match error {
         model::ConvertError::Write(error) => ConvertError::write(target)(error),
         error => error.into(),
     })?;
-    let whole = file.flush().and_then(|()| file.get_ref().sync_all());
+    let whole = file.flush().and_then(|()| file.get_ref().file.sync_all());
     whole.map_err(ConvertError::write(target))?;
     Ok(rounding)
+}
+
+/// A file that is written unless it was to stop.
+struct Unless<'a> {
+    stopped: &'a AtomicBool,
+    file: File,
+}
+
+impl Write for Unless<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(io::Error::other("stopped"));
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 fn refuse_existing(output: &Path) -> Result<(), ConvertError> {
