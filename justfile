@@ -60,6 +60,11 @@ clients: venv
     .venv/bin/python scripts/clients/openai_client.py --base-url http://127.0.0.1:3000/v1
     .venv/bin/python scripts/clients/hostile.py --base-url http://127.0.0.1:3000
 
+# System calls that fail, each in turn, in a start, requests and a stop. Needs strace.
+inject:
+    cargo build -p vecmill-cli
+    python3 scripts/chaos/inject.py
+
 # Tests that need a CUDA device.
 gpu-test:
     cargo test --release -p vecmill-backend-cuda -- --ignored
