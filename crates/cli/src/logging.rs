@@ -86,11 +86,28 @@ pub(crate) fn report(failure: &Failure) {
     if failure.is_closed_pipe() {
         return;
     }
+    let words = shortened(&failure.to_string());
     if is_json() {
-        tracing::error!("{failure}");
+        tracing::error!("{words}");
     } else {
-        say(format!("vecmill: {failure}\n"));
+        say(format!("vecmill: {words}\n"));
     }
+}
+
+/// Without the middle of lines that nobody would read. Both ends stay: the place, and what is wrong.
+fn shortened(words: &str) -> String {
+    const START: usize = 600;
+    const END: usize = 300;
+    let line = |line: &str| {
+        let count = line.chars().count();
+        if count <= START + END {
+            return line.to_owned();
+        }
+        let start: String = line.chars().take(START).collect();
+        let end: String = line.chars().skip(count - END).collect();
+        format!("{start} … {end}")
+    };
+    words.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn is_json() -> bool {
@@ -118,5 +135,19 @@ impl Write for &BesideBars {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_lose_their_middle_only() {
+        let words = format!("two lines\nport '{}': expected a port", "é".repeat(100_000));
+        let short = shortened(&words);
+        assert!(short.len() < 3_000 && short.starts_with("two lines\nport 'é"), "{short}");
+        assert!(short.ends_with("': expected a port"));
+        assert_eq!(shortened("short\n"), "short\n");
     }
 }

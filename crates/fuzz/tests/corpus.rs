@@ -1,15 +1,17 @@
-//! The corpus of every target, and mutations of it: the same at each run.
+//! The corpus of every target, and mutations of it: the same at each run unless others are asked for.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::path::Path;
 
 use fastrand::Rng;
 use vecmill_fuzz::TARGETS;
 
-/// Mutations per target: seconds of work.
+/// Mutations of each target's corpus, seconds of work; `FUZZ_MUTATIONS` asks for more, `FUZZ_SEED` for
+/// others, `FUZZ_TARGET` for those of one target.
 const MUTATIONS: usize = 2_000;
-/// For targets that go over a socket and through a model.
+/// Of the target that goes over a socket and through a model.
 const SLOW_MUTATIONS: usize = 400;
 
 /// What parsers trip over.
@@ -34,11 +36,17 @@ const PIECES: [&[u8]; 16] = [
 
 #[test]
 fn no_input_of_the_corpus_or_near_it_breaks_a_promise() {
+    let asked = |name: &str| env::var(name).ok();
+    let number = |name: &str| asked(name).map(|number| number.parse::<usize>().unwrap());
     for (name, target) in TARGETS {
+        if asked("FUZZ_TARGET").is_some_and(|one| one != name) {
+            continue;
+        }
         let corpus = corpus(name);
         assert!(!corpus.is_empty(), "{name} has a corpus");
-        let mut random = Rng::with_seed(13);
-        let count = if name == "requests" { SLOW_MUTATIONS } else { MUTATIONS };
+        let mut random = Rng::with_seed(number("FUZZ_SEED").unwrap_or(13) as u64);
+        let usual = if name == "requests" { SLOW_MUTATIONS } else { MUTATIONS };
+        let count = number("FUZZ_MUTATIONS").unwrap_or(usual);
         let mutated = (0..count).map(|_| mutated(&corpus, &mut random));
         for input in corpus.iter().cloned().chain(mutated) {
             let outcome = catch_unwind(AssertUnwindSafe(|| target(&input)));
