@@ -39,7 +39,7 @@ impl CudaLowering {
 
     /// What a GPU's driver takes beside weights and batches, roughly: context, libraries, kernels and
     /// graphs, as on an H200. What it really takes is measured where there is a GPU.
-    pub const DRIVER_BYTES: usize = 640 << 20;
+    pub const DRIVER_BYTES: usize = 540 << 20;
 
     /// The GPU of `info`; `hopper` says whether our own kernels for compute capability 9.0 run there.
     pub(crate) fn of(info: &DeviceInfo, format: DType, hopper: bool) -> Self {

@@ -64,7 +64,7 @@ fn only_paper<T>(operation: &'static str) -> Result<T, BackendError> {
 }
 
 /// What nothing is loaded into.
-type Into<'a> = &'a mut RegionWriter<HostBlock>;
+type Writer<'a> = &'a mut RegionWriter<HostBlock>;
 
 impl<L: Lower> Backend for PaperBackend<L> {
     type Lower = L;
@@ -89,15 +89,15 @@ impl<L: Lower> Backend for PaperBackend<L> {
         Precision::of(DType::F32)
     }
 
-    fn load_linear(&self, _: StackTensors<'_>, _: Into<'_>) -> Result<(), BackendError> {
+    fn load_linear(&self, _: StackTensors<'_>, _: Writer<'_>) -> Result<(), BackendError> {
         only_paper("load a linear layer")
     }
 
-    fn load_norm(&self, _: &NormTensors, _: Into<'_>) -> Result<(), BackendError> {
+    fn load_norm(&self, _: &NormTensors, _: Writer<'_>) -> Result<(), BackendError> {
         only_paper("load a normalisation")
     }
 
-    fn load_embeddings(&self, _: &EmbeddingTensors, _: Into<'_>) -> Result<(), BackendError> {
+    fn load_embeddings(&self, _: &EmbeddingTensors, _: Writer<'_>) -> Result<(), BackendError> {
         only_paper("load embeddings")
     }
 
@@ -105,7 +105,7 @@ impl<L: Lower> Backend for PaperBackend<L> {
         &self,
         _: &TensorView,
         _: usize,
-        _: Into<'_>,
+        _: Writer<'_>,
     ) -> Result<(), BackendError> {
         only_paper("load relative biases")
     }

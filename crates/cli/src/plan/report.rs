@@ -236,7 +236,7 @@ mod tests {
             max_input_tokens: 512,
             target: Target::GPU,
             set_aside_bytes: 1024 * MIB,
-            driver_bytes: Some(640 * MIB),
+            driver_bytes: Some(540 * MIB),
             fit: Fit {
                 budget_bytes: 1024 * MIB,
                 weights_bytes: 256 * MIB,
@@ -261,7 +261,7 @@ owner/name (bert) in float16, on a GPU with 1.00 GiB
   █ weights     256 MiB   25.0 %
   ▒ batches     256 MiB   25.0 %  2 slabs of 128 MiB
   ░ headroom    512 MiB   50.0 %
-  beside it, for the GPU's driver: about 640 MiB
+  beside it, for the GPU's driver: about 540 MiB
   beside it, for requests: 1.00 GiB of the machine's memory
 
 Largest batch: 16,384 tokens, by --max-batch-tokens; there is memory for about 49,000

@@ -52,7 +52,7 @@ struct Emulated {
 
 /// Numbers, rounded.
 type Values = Stored<HostBlock>;
-type Into = RegionWriter<HostBlock>;
+type Writer = RegionWriter<HostBlock>;
 
 #[derive(Debug)]
 struct Layer {
@@ -155,12 +155,12 @@ impl Emulated {
         e4m3::to_f32(if self.defect == Defect::Coarse { bits & !1 } else { bits }) / 4.0
     }
 
-    fn rounded(&self, tensor: &TensorView, into: &mut Into) -> Result<Values, BackendError> {
+    fn rounded(&self, tensor: &TensorView, into: &mut Writer) -> Result<Values, BackendError> {
         let values = tensor.to_f32();
         keep(values.iter().map(|&value| self.round(value)).collect(), into)
     }
 
-    fn layer(&self, stack: StackTensors<'_>, into: &mut Into) -> Result<Layer, BackendError> {
+    fn layer(&self, stack: StackTensors<'_>, into: &mut Writer) -> Result<Layer, BackendError> {
         let (shape, narrow) = (stack.shape(), self.lowering.is_narrow(stack.shape()));
         let round = |&value: &f32| if narrow { self.narrow(value) } else { self.round(value) };
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
@@ -238,7 +238,7 @@ impl Emulated {
     }
 }
 
-fn keep(values: Vec<f32>, into: &mut Into) -> Result<Values, BackendError> {
+fn keep(values: Vec<f32>, into: &mut Writer) -> Result<Values, BackendError> {
     into.floats(values.len(), |place| place.copy_from_slice(&values))
 }
 
@@ -289,11 +289,15 @@ impl Backend for Emulated {
         Precision::of(self.lowering.0)
     }
 
-    fn load_linear(&self, stack: StackTensors<'_>, into: &mut Into) -> Result<Layer, BackendError> {
+    fn load_linear(
+        &self,
+        stack: StackTensors<'_>,
+        into: &mut Writer,
+    ) -> Result<Layer, BackendError> {
         self.layer(stack, into)
     }
 
-    fn load_norm(&self, tensors: &NormTensors, into: &mut Into) -> Result<Norm, BackendError> {
+    fn load_norm(&self, tensors: &NormTensors, into: &mut Writer) -> Result<Norm, BackendError> {
         let gain = keep(tensors.gain.to_f32().to_vec(), into)?;
         let bias = keep(tensors.bias.to_f32().to_vec(), into)?;
         Ok(Norm { gain, bias, epsilon: tensors.epsilon })
@@ -302,7 +306,7 @@ impl Backend for Emulated {
     fn load_embeddings(
         &self,
         tensors: &EmbeddingTensors,
-        into: &mut Into,
+        into: &mut Writer,
     ) -> Result<Embeddings, BackendError> {
         Ok(Embeddings {
             words: self.rounded(&tensors.words, into)?,
@@ -319,7 +323,7 @@ impl Backend for Emulated {
         &self,
         table: &TensorView,
         reach: usize,
-        into: &mut Into,
+        into: &mut Writer,
     ) -> Result<RelativeBias, BackendError> {
         let heads = table.shape()[1];
         Ok(RelativeBias { table: self.rounded(table, into)?, heads, reach })
