@@ -152,6 +152,24 @@ fn practice_takes_every_way_that_a_batch_can_take() {
     }
 }
 
+#[test]
+#[ignore = "needs a CUDA device"]
+fn batches_start_while_results_that_nobody_has_collected_fill_the_staging_ring() {
+    let _guard = alone();
+    let (_folder, model) = model(MODELS[2]);
+    let backend = backend(DType::F16).unwrap();
+    let pool = Pool::new(backend.source(), 16 << 30);
+    let encoder = Encoder::load(backend, &model, None, &pool, &|_, _| {}).unwrap();
+    // 32 MiB of results, as much as the ring has.
+    let many: Batch = (0..MOST).map(|_| [1_u32]).collect();
+    let few: Batch = [[1_u32, 2, 3]].into_iter().collect();
+    let start = |batch| encoder.start(batch, &pool, Duration::from_secs(1)).unwrap();
+    let started = [start(&many), start(&few), start(&many), start(&few)];
+    let lengths = started.map(|batch| encoder.collect(batch).unwrap().len());
+    let dimensions = encoder.limits().dimensions;
+    assert_eq!(lengths, [MOST, 1, MOST, 1].map(|rows| rows * dimensions));
+}
+
 /// Texts of all lengths, of similar ones, or of one; few or many.
 fn any_batch(random: &mut fastrand::Rng) -> Batch {
     let most = 1 << random.usize(4..=14);

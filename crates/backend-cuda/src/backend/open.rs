@@ -96,7 +96,7 @@ fn staging(device: &Device) -> Result<StagingRing, SourceError> {
     loop {
         match StagingRing::new(device, bytes) {
             Err(error) if error.cause == Cause::Exhausted && bytes > LEAST_STAGING_BYTES => {
-                bytes /= 2
+                bytes /= 2;
             }
             ring => return ring,
         }

@@ -94,7 +94,7 @@ impl<M> RegionWriter<M> {
         let planned = self.places.next();
         let Some(place) = planned.clone().filter(|place| place.len() == bytes) else {
             let planned = planned.map_or("none".to_owned(), |place| format!("{}", place.len()));
-            return Err(defect(format!("a weight takes {bytes} bytes and not {planned}")));
+            return Err(defect(&format!("a weight takes {bytes} bytes and not {planned}")));
         };
         Ok(Stored { region: Arc::clone(&self.written), bytes: place })
     }
@@ -112,7 +112,7 @@ impl<M> RegionWriter<M> {
     /// From now on places can be read.
     fn finish(mut self) -> Result<(), BackendError> {
         if let Some(place) = self.places.next() {
-            return Err(defect(format!("no weight takes a place of {} bytes", place.len())));
+            return Err(defect(&format!("no weight takes a place of {} bytes", place.len())));
         }
         // Nobody else sets it: this is its only writer.
         let _ = self.written.set(self.region);
@@ -155,7 +155,7 @@ impl<M> Stored<M> {
     }
 }
 
-fn defect(what: String) -> BackendError {
+fn defect(what: &str) -> BackendError {
     let reason = format!("{what}, as was planned: please report this");
     BackendError { operation: "load", reason }
 }

@@ -157,7 +157,8 @@ impl Emulated {
 
     fn rounded(&self, tensor: &TensorView, into: &mut Writer) -> Result<Values, BackendError> {
         let values = tensor.to_f32();
-        keep(values.iter().map(|&value| self.round(value)).collect(), into)
+        let rounded: Vec<f32> = values.iter().map(|&value| self.round(value)).collect();
+        keep(&rounded, into)
     }
 
     fn layer(&self, stack: StackTensors<'_>, into: &mut Writer) -> Result<Layer, BackendError> {
@@ -170,8 +171,8 @@ impl Emulated {
             bias.extend(numbers.iter().map(|&value| self.round(value)));
         }
         Ok(Layer {
-            weight: keep(weight, into)?,
-            bias: keep(bias, into)?,
+            weight: keep(&weight, into)?,
+            bias: keep(&bias, into)?,
             inputs: shape.inputs,
             narrow,
             input_norm: stack.input_norm.map(|norm| self.load_norm(norm, into)).transpose()?,
@@ -238,8 +239,8 @@ impl Emulated {
     }
 }
 
-fn keep(values: Vec<f32>, into: &mut Writer) -> Result<Values, BackendError> {
-    into.floats(values.len(), |place| place.copy_from_slice(&values))
+fn keep(values: &[f32], into: &mut Writer) -> Result<Values, BackendError> {
+    into.floats(values.len(), |place| place.copy_from_slice(values))
 }
 
 fn read(slab: &mut HostBlock, from: Buffer) -> Vec<f32> {
@@ -298,8 +299,8 @@ impl Backend for Emulated {
     }
 
     fn load_norm(&self, tensors: &NormTensors, into: &mut Writer) -> Result<Norm, BackendError> {
-        let gain = keep(tensors.gain.to_f32().to_vec(), into)?;
-        let bias = keep(tensors.bias.to_f32().to_vec(), into)?;
+        let gain = keep(&tensors.gain.to_f32(), into)?;
+        let bias = keep(&tensors.bias.to_f32(), into)?;
         Ok(Norm { gain, bias, epsilon: tensors.epsilon })
     }
 
@@ -313,7 +314,7 @@ impl Backend for Emulated {
             positions: self.rounded(&tensors.positions, into)?,
             kinds: match &tensors.types {
                 Some(types) => self.rounded(types, into)?,
-                None => keep(vec![0.0; tensors.norm.gain.elements()], into)?,
+                None => keep(&vec![0.0; tensors.norm.gain.elements()], into)?,
             },
             norm: self.load_norm(&tensors.norm, into)?,
         })
