@@ -107,12 +107,15 @@ def check_embed(report: Report, norm: Norm) -> None:
             report.error("embed", norm.element, case, output, expected, bound)
 
 
-def run_pool(kernels: Kernels, kind: str, x: Tensor, starts: Tensor, output: Tensor) -> None:
-    sequences, columns = output.shape
+def run_pool(
+    kernels: Kernels, kind: str, x: Tensor, starts: Tensor, output: Tensor, first: int = 0
+) -> None:
+    sequences, width = output.shape
+    columns = x.shape[1]
     vector = 16 // x.dtype.itemsize
     tile = 8 * vector if columns % vector == 0 else 32
-    blocks = sequences * (-(-columns // tile) if kind in ("mean", "max") else 1)
-    kernels.launch(f"vecmill_pool_{kind}", blocks, 256, x, starts, output, columns)
+    blocks = sequences * (1 if kind in ("cls", "last") else -(-columns // tile))
+    kernels.launch(f"vecmill_pool_{kind}", blocks, 256, x, starts, output, columns, width, first)
 
 
 def pooled(kind: str, x: Tensor, element: str) -> tuple[Tensor, Tensor]:
@@ -121,12 +124,19 @@ def pooled(kind: str, x: Tensor, element: str) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros(x.shape[1], dtype=torch.float64, device="cuda")
         return zeros, zeros
     x = x.double()
-    result = {"mean": x.mean(0), "max": x.amax(0), "cls": x[0], "last": x[-1]}[kind]
-    if kind != "mean":
+    places = torch.arange(1, len(x) + 1, dtype=torch.float64, device="cuda")[:, None]
+    weights = {
+        "mean": torch.ones_like(places) / len(x),
+        "mean_sqrt": torch.ones_like(places) / len(x) ** 0.5,
+        "weighted": places / places.sum(),
+    }
+    if kind not in weights:
+        result = {"max": x.amax(0), "cls": x[0], "last": x[-1]}[kind]
         return result, torch.zeros_like(result)
+    result = (x * weights[kind]).sum(0)
     vector = 8 if element != "F32" else 4
     rows = 32 if x.shape[1] % vector == 0 else 8
-    error = (-(-len(x) // rows) + 12) * ACCUMULATION * x.abs().mean(0)
+    error = (-(-len(x) // rows) + 14) * ACCUMULATION * (x.abs() * weights[kind]).sum(0)
     return result, error + ROUNDOFF[element] * (result.abs() + error) + UNDERFLOW[element]
 
 
@@ -136,7 +146,7 @@ def check_pool(report: Report, kernels: Kernels, element: str, columns: int) -> 
         # Mostly negative: a maximum that starts at zero would show.
         x = random(sum(lengths), columns, like=TYPES[element]) - 2
         parts = [x[a:b] for a, b in pairwise(starts)]
-        for kind in ("mean", "max", "cls", "last"):
+        for kind in ("mean", "mean_sqrt", "weighted", "max", "cls", "last"):
             references = [pooled(kind, part, element) for part in parts]
             expected, bound = (torch.stack(r) for r in zip(*references, strict=True))
             output = poisoned(len(lengths), columns, dtype=TYPES[element])
@@ -150,6 +160,13 @@ def check_pool(report: Report, kernels: Kernels, element: str, columns: int) -> 
             report.expect(
                 torch.equal(alone[0], output[longest]),
                 f"pool_{kind} {element} {case}: a sequence alone differs",
+            )
+            beside = torch.zeros(len(lengths), 3 * columns, dtype=TYPES[element], device="cuda")
+            run_pool(kernels, kind, x, starts.cuda(), beside, columns)
+            between = beside[:, columns : 2 * columns]
+            report.expect(
+                torch.equal(between, output) and beside.count_nonzero() == between.count_nonzero(),
+                f"pool_{kind} {element} {case}: in columns of a wider row it differs",
             )
     x[0, 0] = float("nan")
     run_pool(kernels, "max", x, starts.cuda(), output)

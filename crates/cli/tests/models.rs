@@ -71,6 +71,18 @@ fn refused(folder: &TempDir) -> String {
     err
 }
 
+/// Makes sure that a model can be planned for and converted.
+fn planned_and_converted(folder: &TempDir) {
+    let output = folder.path().join("converted");
+    for command in
+        [&["plan"][..], &["convert", "--dtype", "f16", "--output", output.to_str().unwrap()]]
+    {
+        let (code, _, said) = vecmill(command, folder.path());
+        assert_eq!(code, 0, "{command:?}: {said}");
+    }
+    fs::remove_dir_all(output).unwrap();
+}
+
 fn length(vector: &[f64]) -> f64 {
     vector.iter().map(|number| number * number).sum::<f64>().sqrt()
 }
@@ -108,6 +120,8 @@ fn a_model_for_another_task_is_refused() {
     let (code, _, message) = vecmill(&chosen, folder.path());
     assert!(code == 0 && message.contains("BertForMaskedLM"), "{message}");
 
+    planned_and_converted(&folder);
+
     set(&folder, "config.json", "architectures", json!(["BertModel"]));
     let (_, said) = embedded(&folder);
     for part in ["modules.json", "mean of all tokens", "1_Pooling", "sentence_bert_config.json"] {
@@ -140,6 +154,7 @@ fn settings_are_read_as_python_and_editors_write_them() {
 fn poolings_that_stand_beside_each_other_are_as_numpy_finds_them() {
     for name in ["bert-mean-and-max", "bert-poolings"] {
         let folder = copy(name);
+        planned_and_converted(&folder);
         let expected = fs::read(folder.path().join("expected.json")).unwrap();
         let expected: Value = serde_json::from_slice(&expected).unwrap();
         let case =

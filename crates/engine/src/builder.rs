@@ -266,9 +266,15 @@ impl Builder {
         fetcher.fetch(&self.model)
     }
 
-    /// The chosen pooling, or any: for what is the same whichever is chosen when the model is served.
-    pub(crate) fn any_pooling(&self) -> Option<Pooling> {
-        self.pooling.or(Some(Pooling::Mean))
+    /// Opens the model in `folder` for what is the same whichever pooling is chosen when it is
+    /// served.
+    pub(crate) fn open_unserved(&self, folder: &Path) -> Result<Model, ModelError> {
+        match open_model(folder, self.pooling) {
+            Err(ModelError::Task { may_embed: true, .. }) => {
+                open_model(folder, Some(Pooling::Mean))
+            }
+            result => result,
+        }
     }
 
     fn start_in(&self, folder: &Path) -> Result<Engine, StartError> {
@@ -288,7 +294,7 @@ impl Builder {
         let (mut workers, mut infos, mut speeds, mut kept) = (vec![], vec![], vec![], vec![]);
         let mut watched = vec![];
         let devices = devices?;
-        model.weights.check_unchanged()?;
+        model.check_unchanged()?;
         for (index, device) in devices.into_iter().enumerate() {
             let worker = &device.worker;
             watched.extend(device.sensors.map(|sensors| {
@@ -406,7 +412,7 @@ impl Builder {
 }
 
 /// Opens the model in `folder`, whose user chose `pooling`, and says what its files leave open.
-pub(crate) fn open_model(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
+fn open_model(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
     let model = Model::open_as(folder, pooling)?;
     for warning in &model.warnings {
         tracing::warn!("{warning}");

@@ -13,7 +13,7 @@ use vecmill_encoder::model::{self, Weights};
 
 pub use vecmill_encoder::model::{DType, Rounding};
 
-use crate::builder::{Builder, open_model};
+use crate::builder::Builder;
 use crate::disk::NoRoom;
 use crate::fetch::files::{ModelFiles, WEIGHTS, join};
 use crate::fetch::{FetchError, Stage};
@@ -105,7 +105,7 @@ impl Builder {
         refuse_existing(output)?;
         let source = self.fetch()?;
         // Whatever serving would refuse is not worth converting.
-        open_model(&source, self.any_pooling())?;
+        self.open_unserved(&source)?;
         let files = ModelFiles::of(&source).map_err(FetchError::incomplete(&source))?;
         let parent = output.parent().filter(|folder| !folder.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));

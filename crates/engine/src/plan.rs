@@ -6,7 +6,7 @@ use vecmill_backend_cuda::CudaLowering;
 pub use vecmill_encoder::model::DType;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 
-use crate::builder::{Builder, open_model};
+use crate::builder::Builder;
 use crate::device::format_name;
 use crate::error::StartError;
 
@@ -72,7 +72,7 @@ impl Builder {
     /// the longest input fits.
     pub fn plan(&self, target: Target) -> Result<Plan, StartError> {
         self.check()?;
-        let model = open_model(&self.fetch()?, self.any_pooling())?;
+        let model = self.open_unserved(&self.fetch()?)?;
         let max_input_tokens = model.max_input_tokens();
         let (model_id, _) = self.model_name();
         let architecture = model.config.family.model_type().into();

@@ -1,8 +1,8 @@
 //! The corpus of every target, and mutations of it: the same at each run unless others are asked for.
 
+use std::env;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::path::Path;
 
 use fastrand::Rng;

@@ -159,7 +159,7 @@ fn load<B: Backend>(
     arguments: &EncodeArguments,
     pool: &Pool<B::Source>,
 ) -> Result<Encoder<B>, Box<dyn Error>> {
-    let (model, tokens) = (Model::open(&arguments.model)?, arguments.tokens);
+    let (model, tokens) = (Model::open_as(&arguments.model, arguments.pooling)?, arguments.tokens);
     let encoder = Encoder::load(backend, &model, arguments.pooling, pool, &|_, _| {})?;
     let longest = encoder.limits().max_tokens;
     Ok(encoder.with_largest(Shape { tokens, sequences: tokens, longest }))

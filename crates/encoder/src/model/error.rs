@@ -13,6 +13,17 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that every model needs has another name, if only by its case.
+    #[error(
+        "{}: the file is missing, but '{found}' lies there: rename it, for the case of names counts",
+        path.display()
+    )]
+    OtherCase {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
     /// A file is a link, or lies behind one, whose target is missing.
     #[error(
         "{}: it leads through the link {} to '{}', which is not there: a snapshot of the hub's \

@@ -28,7 +28,8 @@ pub const SETTINGS_LIMIT: u64 = 4 << 20;
 ///
 /// # Errors
 /// [`ModelError::MissingFile`] only where nothing has this name; others where something has it but
-/// can't be read, or is a folder, a pipe or a device, or is too large.
+/// can't be read, or is a folder, a pipe or a device, or is too large, or is empty or what tools leave
+/// in a file's place.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
     let (file, metadata) = open(path)?;
     let too_large =
@@ -39,9 +40,11 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
     let mut bytes = Vec::new();
     let read = file.take(limit + 1).read_to_end(&mut bytes);
     // It may have grown since, or be one of the system's files, which say that they are empty.
-    match read.map_err(|error| ModelError::io(path, error))? as u64 {
-        read if read > limit => Err(too_large(read)),
-        _ => Ok(bytes),
+    let read = read.map_err(|error| ModelError::io(path, error))? as u64;
+    match stand_in(&bytes) {
+        _ if read > limit => Err(too_large(read)),
+        Some(found) => Err(ModelError::StandIn { path: path.to_owned(), found }),
+        None => Ok(bytes),
     }
 }
 
@@ -59,6 +62,25 @@ pub fn read_optional_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Mo
 /// As for [`read_optional_file`].
 pub fn has_file(path: &Path) -> Result<bool, ModelError> {
     Ok(optional(open(path))?.is_some())
+}
+
+/// The names in a folder, as far as they can be read; for what is only said, never for what counts.
+pub(super) fn names_in(folder: &Path) -> Vec<String> {
+    const ENTRIES: usize = 4096; // models have some twenty
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let names = entries.take(ENTRIES).flatten().map(|entry| entry.file_name().into_string());
+    names.flatten().collect()
+}
+
+/// `error`, which names the file that is there if only the case of its name differs.
+pub(super) fn explained(error: ModelError) -> ModelError {
+    let ModelError::MissingFile { path } = error else { return error };
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let mut names = path.parent().map(names_in).unwrap_or_default().into_iter();
+    match names.find(|other| other.eq_ignore_ascii_case(name)) {
+        Some(found) => ModelError::OtherCase { path, found },
+        None => ModelError::MissingFile { path },
+    }
 }
 
 fn optional<T>(result: Result<T, ModelError>) -> Result<Option<T>, ModelError> {
@@ -187,6 +209,8 @@ mod tests {
         let error = read_optional_file(folder.path(), 9).unwrap_err();
         assert!(matches!(error, ModelError::NoFile { found: "a folder", .. }), "{error}");
         fs::write(folder.path().join("file"), b"").unwrap();
+        let empty = read_optional_file(&folder.path().join("file"), 9).unwrap_err();
+        assert!(matches!(empty, ModelError::StandIn { .. }), "{empty}");
         let below = read_optional_file(&folder.path().join("file/below"), 9).unwrap_err();
         assert!(matches!(below, ModelError::Io { .. }), "{below}");
     }

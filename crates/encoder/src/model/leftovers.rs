@@ -1,15 +1,10 @@
 //! What lies in a model's folder and is not read, though it looks as if it should be.
 
-use std::path::Path;
-
-use super::file::has_file;
+use super::file::{has_file, names_in};
 use super::modules::{self, Modules};
 use super::pipeline::{PROMPTS_FILE, TRANSFORMER_FILES};
 use super::weights::{INDEX, SINGLE};
 use super::{ModelError, Warning};
-
-/// Entries of a folder that are looked at; models have some twenty.
-const ENTRIES: usize = 4096;
 
 /// Warns of files and folders that are passed over; `chosen` says that the model's user has chosen a
 /// pooling.
@@ -24,7 +19,7 @@ pub(super) fn check(
         warnings.push(Warning::new(&transformer.join(INDEX), what));
     }
     let mut folders = Vec::new();
-    for name in names(&modules.folder) {
+    for name in names_in(&modules.folder) {
         let path = modules.folder.join(&name);
         if let Some(known) = in_other_case(&name) {
             if !has_file(&modules.folder.join(known))? {
@@ -63,12 +58,6 @@ fn assumed(chosen: bool, beside: &[String]) -> String {
         text += &beside.join(", ");
     }
     text
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() }; // only read by name then
-    let names = entries.take(ENTRIES).flatten().map(|entry| entry.file_name().into_string());
-    names.flatten().collect()
 }
 
 /// The file that would be read were `name` written in lower case.

@@ -48,6 +48,29 @@ pub use weights::Weights;
 
 use modules::Modules;
 
+/// Files of settings beside `config.json` that count where they are there: in a model's own folder
+/// and in its transformer's. Of some only that they are there counts, against the model.
+pub const OPTIONAL_FILES: [&str; 15] = [
+    modules::FILE,
+    pipeline::PROMPTS_FILE,
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    ADAPTERS[0],
+    ADAPTERS[1],
+    head::COLBERT,
+];
+
+/// Weights that only change those of another model.
+const ADAPTERS: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// A model in a folder, checked and ready to be loaded onto devices.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -80,6 +103,10 @@ impl Model {
     /// # Errors
     /// As for [`open`](Self::open).
     pub fn open_as(folder: &Path, pooling: Option<Pooling>) -> Result<Self, ModelError> {
+        Self::read(folder, pooling).map_err(file::explained)
+    }
+
+    fn read(folder: &Path, pooling: Option<Pooling>) -> Result<Self, ModelError> {
         let mut warnings = Vec::new();
         let modules = Modules::open(folder, &mut warnings)?;
         let transformer = modules.transformer();
@@ -95,6 +122,16 @@ impl Model {
         leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
         let folder = transformer.to_owned();
         Ok(Self { folder, config, pipeline, weights, warnings })
+    }
+
+    /// Makes sure that no file of weights was changed since it was opened: to be asked when all that
+    /// is needed of them has been read.
+    ///
+    /// # Errors
+    /// [`ModelError::Changed`].
+    pub fn check_unchanged(&self) -> Result<(), ModelError> {
+        self.weights.check_unchanged()?;
+        self.pipeline.dense.iter().try_for_each(|dense| dense.weight.check_unchanged())
     }
 
     /// The most tokens that one input may have: the pipeline's limit, or the transformer's.
@@ -116,7 +153,7 @@ impl Model {
 
 /// Refuses weights that only change those of another model.
 fn refuse_adapter(folder: &Path) -> Result<(), ModelError> {
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+    for name in ADAPTERS {
         let path = folder.join(name);
         if has_file(&path)? {
             return Err(ModelError::Adapter { path });

@@ -83,6 +83,14 @@ impl TensorView {
         Self { name: name.into(), dtype, shape, storage: Storage::Mapped(file, range) }
     }
 
+    /// Makes sure that its file, if it has one, was not changed since it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<(), ModelError> {
+        match &self.storage {
+            Storage::Mapped(file, _) => file.check_unchanged(),
+            Storage::Owned(_) => Ok(()),
+        }
+    }
+
     /// Its name in the file, prefix included.
     pub fn name(&self) -> &str {
         &self.name

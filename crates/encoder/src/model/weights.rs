@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::tensor::Dtype;
 
 use super::ModelError;
-use super::file::{has_file, read_file};
+use super::file::{has_file, names_in, read_file};
 use super::json::{Json, JsonFile, join_inside};
 use super::keys::{self, Kind};
 use super::safetensors::{self as container, Entry};
@@ -15,7 +15,7 @@ use super::tensor::{DType, TensorView, elements};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-const PICKLE: &str = "pytorch_model.bin";
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Room for the names of tens of thousands of tensors.
 const INDEX_LIMIT: u64 = 8 << 20;
@@ -60,11 +60,14 @@ impl Weights {
         if has_file(&index)? {
             return Self::open_shards(folder, index);
         }
-        let pickle = folder.join(PICKLE);
-        if has_file(&pickle)? {
-            return Err(ModelError::Pickle { path: pickle });
+        for pickle in PICKLES.map(|name| folder.join(name)) {
+            if has_file(&pickle)? {
+                return Err(ModelError::Pickle { path: pickle });
+            }
         }
-        Err(ModelError::MissingFile { path: single })
+        let is_shard = |name: &String| name.starts_with("model-") && name.ends_with(".safetensors");
+        let shards = names_in(folder).iter().any(is_shard);
+        Err(ModelError::MissingFile { path: if shards { index } else { single } })
     }
 
     fn open_shards(folder: &Path, index: PathBuf) -> Result<Self, ModelError> {

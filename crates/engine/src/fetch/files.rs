@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
+use vecmill_encoder::model::{Json, OPTIONAL_FILES, has_file};
 
 use super::{FetchError, stays_inside};
 use crate::disk;
@@ -23,25 +24,22 @@ pub(super) const JSON_LIMIT: u64 = 8 << 20;
 /// The most that a header of safetensors may have, by its definition.
 const HEADER_LIMIT: u64 = 100_000_000;
 
-/// Taken along where they exist.
-const OPTIONAL: [&str; 9] = [
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    MODULES,
-];
-
 /// The folders of a model, relative to its root, which is `""`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folders {
     pub(super) transformer: String,
-    /// Folders that need a `config.json` (pooling), and weights if the flag says so (dense).
-    modules: Vec<(String, bool)>,
+    modules: Vec<(String, Needs)>,
+}
+
+/// What a module's folder must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Nothing: a `config.json` counts if it is there (normalising).
+    Nothing,
+    /// A `config.json` (pooling).
+    Settings,
+    /// That, and weights (dense).
+    Weights,
 }
 
 impl Folders {
@@ -49,19 +47,20 @@ impl Folders {
     pub(super) fn parse(modules: Option<&[u8]>) -> Result<Self, String> {
         let mut folders = Self { transformer: String::new(), modules: Vec::new() };
         let Some(modules) = modules else { return Ok(folders) };
-        let modules: Value = serde_json::from_slice(modules)
+        let modules = Json::parse(modules)
             .map_err(|error| format!("{MODULES} is not valid JSON: {error}"))?;
         let modules = modules.as_array().filter(|modules| modules.len() <= MODULES_LIMIT);
         for module in modules.ok_or_else(|| format!("{MODULES} is not a list of modules"))? {
-            let text = |key: &str| module.get(key).and_then(Value::as_str).unwrap_or_default();
+            let text = |key: &str| module.get(key).and_then(Json::as_text).unwrap_or_default();
             let (class, folder) = (text("type"), text("path").to_owned());
             if !stays_inside(&folder) {
                 return Err(format!("{MODULES} names a folder outside of the model: {folder:?}"));
             }
             match class.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => folders.transformer = folder,
-                "Pooling" => folders.modules.push((folder, false)),
-                "Dense" => folders.modules.push((folder, true)),
+                "Pooling" => folders.modules.push((folder, Needs::Settings)),
+                "Dense" => folders.modules.push((folder, Needs::Weights)),
+                "Normalize" if !folder.is_empty() => folders.modules.push((folder, Needs::Nothing)),
                 _ => {} // without files, or refused when the model is opened
             }
         }
@@ -79,7 +78,7 @@ impl Folders {
         in_transformer
             || (in_module && is_weights)
             || ((folder.is_empty() || folder == self.transformer || in_module)
-                && (name == "config.json" || OPTIONAL.contains(&name)))
+                && (name == "config.json" || OPTIONAL_FILES.contains(&name)))
     }
 }
 
@@ -95,8 +94,8 @@ pub(crate) struct ModelFiles {
 impl ModelFiles {
     /// Those of the model in `folder`, or what is missing.
     pub(crate) fn of(folder: &Path) -> Result<Self, String> {
-        let modules =
-            if folder.join(MODULES).exists() { Some(read(folder, MODULES)?) } else { None };
+        let there = |file: &str| has_file(&folder.join(file)).map_err(|error| error.to_string());
+        let modules = if there(MODULES)? { Some(read(folder, MODULES)?) } else { None };
         let folders = Folders::parse(modules.as_deref())?;
         let transformer = folders.transformer.as_str();
         let mut settings = vec![
@@ -104,14 +103,23 @@ impl ModelFiles {
             need(folder, join(transformer, "tokenizer.json"))?,
         ];
         let mut weights = vec![(transformer.to_owned(), weights(folder, transformer)?)];
-        for (module, has_weights) in &folders.modules {
-            settings.push(need(folder, join(module, "config.json"))?);
-            if *has_weights {
+        let mut optional = Vec::new();
+        for (module, needs) in &folders.modules {
+            let config = join(module, "config.json");
+            match needs {
+                Needs::Nothing => optional.push(config),
+                Needs::Settings | Needs::Weights => settings.push(need(folder, config)?),
+            }
+            if *needs == Needs::Weights {
                 weights.push((module.clone(), self::weights(folder, module)?));
             }
         }
-        let optional = OPTIONAL.iter().flat_map(|name| [join("", name), join(transformer, name)]);
-        settings.extend(optional.filter(|file| folder.join(file).is_file()));
+        let named = |name: &&str| [join("", name), join(transformer, name)];
+        for file in optional.into_iter().chain(OPTIONAL_FILES.iter().flat_map(named)) {
+            if there(&file)? {
+                settings.push(file);
+            }
+        }
         settings.sort_unstable();
         settings.dedup();
         Ok(Self { settings, weights })
@@ -130,11 +138,11 @@ fn weights(folder: &Path, module: &str) -> Result<Vec<String>, String> {
     if folder.join(&single).exists() || !folder.join(&index).exists() {
         return need(folder, single).map(|single| vec![single]);
     }
-    let contents: Value = serde_json::from_slice(&read(folder, &index)?)
+    let contents = Json::parse(&read(folder, &index)?)
         .map_err(|error| format!("{index} is not valid JSON: {error}"))?;
-    let map = contents.get("weight_map").and_then(Value::as_object);
+    let map = contents.get("weight_map").and_then(Json::as_object);
     let mut shards: Vec<&str> =
-        map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).collect();
+        map.into_iter().flat_map(|map| map.values()).filter_map(Json::as_text).collect();
     shards.sort_unstable();
     shards.dedup();
     if shards.is_empty() || shards.len() > SHARDS_LIMIT || !shards.iter().all(|s| stays_inside(s)) {

@@ -38,6 +38,7 @@ const DECODER: &str = "only encoders are computed";
 const CONFIG: &[Row] = &[
     row(&["model_type", "vocab_size", "max_position_embeddings"], Used),
     row(&["architectures", "auto_map"], UsedOrNull),
+    row(&["tokenizer_class"], ByTokenizer),
     row(
         &["sentence_transformers", "sbert_ce_default_activation_function"],
         Unread("of ranking, which a folder with modules.json doesn't do"),
@@ -69,7 +70,6 @@ const CONFIG: &[Row] = &[
             "sentence_transformers_version",
             "adapters",
             "model_name",
-            "tokenizer_class",
             "finetuning_task",
             "task_specific_params",
             "problem_type",
@@ -335,13 +335,14 @@ const TOKENIZER: &[Row] = &[
             "tokenize_chinese_chars",
             "add_prefix_space",
             "added_tokens_decoder",
-            "add_bos_token",
-            "add_eos_token",
+            "tokenizer_class",
         ],
         ByTokenizer,
     ),
     row(
         &[
+            "add_bos_token",
+            "add_eos_token",
             "do_basic_tokenize",
             "never_split",
             "wordpieces_prefix",
@@ -386,7 +387,6 @@ const TOKENIZER: &[Row] = &[
     ),
     row(
         &[
-            "tokenizer_class",
             "processor_class",
             "name_or_path",
             "_name_or_path",

@@ -125,6 +125,13 @@ fn what_an_embedding_is_cut_to_is_read() {
 }
 
 #[test]
+fn optional_files_are_in_one_list() {
+    for name in pipeline::TRANSFORMER_FILES {
+        assert!(OPTIONAL_FILES.contains(&name), "{name}");
+    }
+}
+
+#[test]
 fn what_is_assumed_without_modules_is_said() {
     let folder = folder();
     assert!(matches!(warnings(&folder).as_slice(), [one] if one.contains("mean of all tokens")));

@@ -100,6 +100,15 @@ fn a_pickle_must_be_converted() {
     fs::remove_file(folder.path().join("pytorch_model.bin")).unwrap();
     let message = error(&folder).to_string();
     assert!(message.contains("model.safetensors: the file is missing"), "{message}");
+    write(&folder, "model-00001-of-00002.safetensors", b"");
+    let message = error(&folder).to_string();
+    assert!(message.contains("index.json: the file is missing"), "{message}");
+    write(&folder, "Model.SafeTensors", b"");
+    fs::remove_file(folder.path().join("model-00001-of-00002.safetensors")).unwrap();
+    let message = error(&folder).to_string();
+    assert!(message.contains("'Model.SafeTensors' lies there"), "{message}");
+    write(&folder, "pytorch_model.bin.index.json", b"{}");
+    assert!(matches!(error(&folder), ModelError::Pickle { .. }));
 }
 
 #[test]
