@@ -165,7 +165,7 @@ fn poolings_that_stand_beside_each_other_are_as_numpy_finds_them() {
             .iter()
             .zip(case.unwrap()["embeddings"].as_array().unwrap())
         {
-            let command = ["embed", "--device", "cpu", "--", text.as_str().unwrap()];
+            let command = ["embed", "--device", "cpu", text.as_str().unwrap()];
             let (code, out, err) = vecmill(&command, folder.path());
             assert_eq!(code, 0, "{err}");
             let line: Value = serde_json::from_str(out.trim()).unwrap();

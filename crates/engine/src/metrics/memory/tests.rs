@@ -144,11 +144,13 @@ fn each_metric_is_described_once_with_its_unit() {
         "plan_cache_hits",
         "plan_cache_misses",
         "plan_cache_evictions",
+        "driver_bytes",
     ] {
         let name = format!("vecmill_memory_{name}");
         let count = described.iter().filter(|&&described| described == name).count();
         assert_eq!(count, 1, "{name}");
     }
+    assert!(described.contains(&"vecmill_first_uses_after_start"), "{described:?}");
     let all = described.len();
-    assert_eq!(all, 34, "a metric that this test does not know: {described:?}");
+    assert_eq!(all, 36, "a metric that this test does not know: {described:?}");
 }
