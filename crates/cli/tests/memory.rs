@@ -168,8 +168,8 @@ fn unknown_policies_and_times_are_mistakes_in_usage() {
 #[test]
 fn a_closed_pipe_ends_quietly_as_sigpipe_does() {
     let mut command = replay(&[SAMPLE]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    let (code, _, err) = outcome(&child.wait_with_output().unwrap());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (code, _, err) = outcome(&command.stdout(writer).output().unwrap());
     assert_eq!((code, err.as_str()), (141, ""));
 }
