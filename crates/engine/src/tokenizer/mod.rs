@@ -147,7 +147,7 @@ impl Tokenizer {
         let inner = file.build(more).map_err(failed)?;
         Self::over(inner, growth, pipeline.lowercase, max_tokens).map_err(failed).inspect(
             |tokenizer| {
-                if let Some(doubt) = tokenizer.doubt() {
+                if let Ok(Some(doubt)) = caught(0, || Ok(tokenizer.doubt())) {
                     tracing::warn!("{}: {doubt}", path.display());
                 }
             },

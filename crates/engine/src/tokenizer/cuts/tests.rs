@@ -236,7 +236,8 @@ fn real_texts_have_the_same_tokens_in_pieces() {
 
 #[test]
 fn tokenizers_that_see_a_whole_text_are_left_alone() {
-    let changes: [(&str, fn(&mut Value)); 8] = [
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 8] = [
         ("roberta-mean", |json| json["pre_tokenizer"]["use_regex"] = false.into()),
         ("roberta-mean", |json| json["pre_tokenizer"] = Value::Null),
         ("xlm-roberta-cls", |json| {

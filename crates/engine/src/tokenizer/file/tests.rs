@@ -143,14 +143,14 @@ fn what_is_wrong_is_named_by_its_key() {
         (
             "bert-mean",
             |it| {
-                it["normalizer"] = json!({"type": "Sequence", "normalizers": repeated(&json!({"type": "NFKC"}), 65)})
+                it["normalizer"] = json!({"type": "Sequence", "normalizers": repeated(&json!({"type": "NFKC"}), 65)});
             },
             "'normalizer.normalizers'",
         ),
         (
             "bert-mean",
             |it| {
-                it["normalizer"] = json!({"type": "Sequence", "normalizers": repeated(&json!({"type": "NFKC"}), 4)})
+                it["normalizer"] = json!({"type": "Sequence", "normalizers": repeated(&json!({"type": "NFKC"}), 4)});
             },
             "'normalizer'",
         ),
@@ -158,7 +158,7 @@ fn what_is_wrong_is_named_by_its_key() {
             "bert-mean",
             |it| {
                 it["normalizer"] =
-                    json!({"type": "Replace", "pattern": {"String": ""}, "content": "a"})
+                    json!({"type": "Replace", "pattern": {"String": ""}, "content": "a"});
             },
             "'normalizer.pattern'",
         ),
@@ -171,7 +171,7 @@ fn what_is_wrong_is_named_by_its_key() {
             "bert-mean",
             |it| {
                 it["normalizer"] =
-                    json!({"type": "Replace", "pattern": {"Regex": "("}, "content": "a"})
+                    json!({"type": "Replace", "pattern": {"Regex": "("}, "content": "a"});
             },
             "'normalizer'",
         ),
@@ -200,7 +200,7 @@ fn what_is_wrong_is_named_by_its_key() {
             "bert-mean",
             |it| {
                 it["post_processor"]["single"] =
-                    repeated(&json!({"Sequence": {"id": "A", "type_id": 0}}), 65)
+                    repeated(&json!({"Sequence": {"id": "A", "type_id": 0}}), 65);
             },
             "'post_processor.single'",
         ),
