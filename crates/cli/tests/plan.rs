@@ -88,7 +88,9 @@ fn what_requests_may_hold_is_no_device_s() {
     let (less, more) = (with("64MiB"), with("1GiB"));
     assert_eq!(number(&more["request_memory_bytes"]), 1 << 30);
     let budget = |plan: &Value| number(&plan["budget_bytes"]);
-    assert_eq!(budget(&less) - budget(&more), (1 << 30) - (64 << 20));
+    // What is free changes from one run to the next, but not by so much.
+    let between = budget(&less).abs_diff(budget(&more) + (1 << 30) - (64 << 20));
+    assert!(between < 512 << 20, "{less} {more}");
     let (_, out, _) = plan(&["--max-request-memory", "64MiB"]);
     assert!(out.contains("for requests: 64.0 MiB of the machine's memory"), "{out}");
 }

@@ -74,6 +74,8 @@ pub(crate) struct Device<T> {
     pub(crate) assigned: Backlog<T>,
     /// What it failed at, for another to try.
     pub(crate) failed: Lane<T>,
+    /// When something was last put there.
+    pub(crate) failed_at: f64,
     pub(crate) counters: Counters,
     /// How many batches all devices had run when it last had one.
     pub(crate) measured: u64,
@@ -93,6 +95,7 @@ impl<T> Device<T> {
             condition: Condition::new(),
             assigned: Backlog::new(),
             failed: Lane::new(),
+            failed_at: 0.0,
             counters: Counters::default(),
             measured: 0,
             running_tokens: 0,

@@ -35,7 +35,8 @@ pub struct Settings {
     pub stall_floor: Duration,
     /// The same for the only device that serves: without it nothing does.
     pub stall_floor_alone: Duration,
-    /// So long what was accepted waits while no device serves, for one to be restored.
+    /// So long what was accepted waits while no device serves, for one to be restored; and so long what
+    /// a device failed at waits for another one.
     pub no_device_patience: Duration,
 }
 
@@ -171,7 +172,8 @@ impl<T> Scheduler<T> {
         predicted
     }
 
-    /// A device has failed at jobs: each is tried once more, by another device where there is one.
+    /// A device has failed at jobs: each is tried once more, by another device where there is one that
+    /// asks for it in time.
     pub fn failed(
         &mut self,
         now: Duration,
@@ -190,6 +192,7 @@ impl<T> Scheduler<T> {
             } else {
                 failing.counters.retried += 1;
                 failing.failed.push(Ticket { failed_on: Some(number), ..job.ticket }, [job]);
+                failing.failed_at = now;
             }
         }
         failing.counters.failures += 1;

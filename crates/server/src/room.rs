@@ -41,7 +41,7 @@ pub(crate) const PER_INPUT: usize = 1024;
 
 /// What a connection may hold by itself: its state, and buffers for a head, for the next part of a
 /// body, and for a reply of [`SMALL_REPLY`].
-pub(crate) const PER_CONNECTION: usize = 80 << 10;
+pub(crate) const PER_CONNECTION: usize = 96 << 10;
 
 /// Replies up to here are covered by their connection's share.
 const SMALL_REPLY: usize = 4 << 10;

@@ -69,10 +69,10 @@ impl<T> Scheduler<T> {
         };
         let mut again = f64::INFINITY;
         if !trial {
-            self.take_failed(device, &mut judge, batch);
+            again = self.take_failed(now, device, &mut judge, batch);
         }
         if batch.jobs.is_empty() {
-            again = self.take_waiting(now, device, trial, warm, &mut judge, batch);
+            again = again.min(self.take_waiting(now, device, trial, warm, &mut judge, batch));
         }
         if batch.jobs.is_empty() {
             self.devices[device].rests(now + LEAST_PAUSE);
@@ -112,26 +112,37 @@ impl<T> Scheduler<T> {
     }
 
     /// What another device failed at, apart from all else, so that an input that devices fail at
-    /// takes no others with it. The device itself tries again only where there is no other.
+    /// takes no others with it. The device itself tries again only where there is no other, or where
+    /// none has come for it: one that hangs before it asks is not known to. Says in how many seconds
+    /// that will be.
     fn take_failed(
         &mut self,
+        now: f64,
         device: usize,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
         batch: &mut Batch<T>,
-    ) {
+    ) -> f64 {
         if !self.retries {
-            return;
+            return f64::INFINITY;
         }
         let limit = self.devices[device].settings.batch_tokens;
         let wish = Wish { skip: 0, budget: limit, limit, lengths: Lengths::Any };
         let alone = !self.others_serve(device);
-        self.retries = false;
+        let patience = self.settings.no_device_patience.as_secs_f64();
+        let (mut again, mut retries) = (f64::INFINITY, false);
         for (index, other) in self.devices.iter_mut().enumerate() {
-            if batch.jobs.is_empty() && other.failed.inputs() > 0 && (index != device || alone) {
+            let left =
+                if index == device && !alone { other.failed_at + patience - now } else { 0.0 };
+            if batch.jobs.is_empty() && other.failed.inputs() > 0 && left <= 0.0 {
                 other.failed.take(&wish, judge, batch);
             }
-            self.retries |= other.failed.inputs() > 0;
+            if other.failed.inputs() > 0 {
+                retries = true;
+                again = again.min(left.max(0.0));
+            }
         }
+        self.retries = retries;
+        again
     }
 
     /// What was assigned to the device, or its part of what is common; if that is to wait, says for
