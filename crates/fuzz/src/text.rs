@@ -8,7 +8,7 @@ use vecmill_engine::{Tokenizer, Truncation};
 use crate::folder::models;
 
 /// One tokenizer of each kind that models have.
-const MODELS: [&str; 3] = ["bert-mean", "roberta-mean", "xlm-roberta-cls"];
+const MODELS: [&str; 4] = ["bert-mean", "roberta-mean", "xlm-roberta-cls", "distilbert-mean"];
 
 struct Pair {
     ours: Tokenizer,
