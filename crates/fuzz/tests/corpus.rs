@@ -1,4 +1,5 @@
 //! The corpus of every target, and mutations of it: the same at each run unless others are asked for.
+#![allow(clippy::unwrap_used, reason = "tests say what must hold by panicking")]
 
 use std::env;
 use std::fs;
