@@ -141,8 +141,11 @@ impl World {
             let mut event = next_arrival.unwrap_or(Duration::MAX);
             for device in 0..self.devices.len() {
                 while self.devices[device].alive {
+                    let dropped = self.dropped.len();
                     match self.ask(device) {
                         Next::Batch => {}
+                        // As the engine does: what stood behind the dropped ones was not looked at.
+                        Next::Wait { .. } if self.dropped.len() > dropped => {}
                         Next::Wait { until } => {
                             event = event.min(until.unwrap_or(Duration::MAX));
                             break;
