@@ -16,7 +16,7 @@ fn copy(name: &str) -> TempDir {
         for entry in fs::read_dir(from).unwrap() {
             let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
             if from.is_dir() {
-                into(&from, &to)
+                into(&from, &to);
             } else {
                 let _ = fs::copy(&from, to).unwrap();
             }

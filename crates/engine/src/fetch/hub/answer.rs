@@ -18,7 +18,7 @@ use crate::fetch::FetchError;
 const WORDS_LIMIT: usize = 200;
 
 /// In seconds: whoever asks for longer means never.
-const YEAR: f64 = 365.0 * 86_400.0;
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// What a request was for.
 #[derive(Debug, Clone, Copy)]
@@ -167,7 +167,7 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
         return window().map(Duration::from_secs);
     };
     if let Some(seconds) = after.parse::<f64>().ok().filter(|seconds| !seconds.is_nan()) {
-        return Duration::try_from_secs_f64(seconds.min(YEAR)).ok();
+        return Duration::try_from_secs_f64(seconds.min(YEAR.as_secs_f64())).ok();
     }
     let date = httpdate::parse_http_date(after).ok()?;
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
@@ -256,8 +256,8 @@ mod tests {
             ("120", Some(120)),
             (" 1.5", Some(1)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
-            ("1e300", Some(YEAR as u64)),
-            ("inf", Some(YEAR as u64)),
+            ("1e300", Some(YEAR.as_secs())),
+            ("inf", Some(YEAR.as_secs())),
             ("-1", None),
             ("NaN", None),
             ("soon", None),

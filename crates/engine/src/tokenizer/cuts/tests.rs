@@ -241,7 +241,7 @@ fn tokenizers_that_see_a_whole_text_are_left_alone() {
         ("roberta-mean", |json| json["pre_tokenizer"]["use_regex"] = false.into()),
         ("roberta-mean", |json| json["pre_tokenizer"] = Value::Null),
         ("xlm-roberta-cls", |json| {
-            json["pre_tokenizer"] = json!({"type": "Digits", "individual_digits": true})
+            json["pre_tokenizer"] = json!({"type": "Digits", "individual_digits": true});
         }),
         ("xlm-roberta-cls", |json| json["normalizer"] = json!({"type": "Prepend", "prepend": "▁"})),
         ("xlm-roberta-cls", |json| {
