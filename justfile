@@ -15,7 +15,7 @@ loom:
 miri:
     MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8 cargo +nightly miri test -p vecmill-memory --lib --test pool --test pool_paths
 
-# Everything that reads what others wrote, under libFuzzer for so long each; needs cargo-fuzz.
+# Everything that reads what others wrote, under libFuzzer for so long each; needs a C++ compiler.
 fuzz seconds="600" *targets:
     bash scripts/fuzz.sh {{seconds}} {{targets}}
 
@@ -59,6 +59,13 @@ clients: venv
     .venv-clients/bin/python scripts/clients/other_clients.py --base-url http://127.0.0.1:3000
     .venv/bin/python scripts/clients/openai_client.py --base-url http://127.0.0.1:3000/v1
     .venv/bin/python scripts/clients/hostile.py --base-url http://127.0.0.1:3000
+
+# Overload, slow and vanishing clients, signals, full disks, dead logs, containers, hostile models: one table.
+# `model` is a folder with all-MiniLM-L6-v2.
+chaos model out="target/chaos":
+    cargo build --release -p vecmill-cli
+    mkdir -p {{out}}
+    python3 scripts/chaos/chaos.py --vecmill target/release/vecmill --model {{quote(model)}} --markdown {{out}}/chaos.md --json {{out}}/chaos.json
 
 # System calls that fail, each in turn, in a start, requests and a stop. Needs strace.
 inject:
