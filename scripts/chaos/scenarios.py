@@ -120,11 +120,11 @@ async def keep_asking(
 
 
 async def beside(
-    setting: Setting, server: Server, tally: Tally, slow: list, stop: asyncio.Event
+    setting: Setting, server: Server, tally: Tally, slow: list, stop: asyncio.Event, after: float
 ) -> None:
     """Clients that come when the slow ones hold what they can hold."""
     tasks = [asyncio.create_task(each) for each in slow]
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(after)
     await keep_asking(setting, server, tally, setting.seconds)
     stop.set()
     await asyncio.gather(*tasks)
@@ -173,7 +173,7 @@ def slow_readers(setting: Setting) -> Row:
     with setting.serving() as server:
         stop = asyncio.Event()
         slow = [read_slowly(server.port, large, stop, Tally()) for _ in range(readers)]
-        asyncio.run(beside(setting, server, row.tally, slow, stop))
+        asyncio.run(beside(setting, server, row.tally, slow, stop, after=15.0))
         row.expect(row.tally.answered > 0, "the other clients got nothing")
         return finish(row, server)
 
@@ -190,7 +190,7 @@ def slow_writers(setting: Setting) -> Row:
         stop = asyncio.Event()
         one = setting.requests[0]
         slow = [write_slowly(server.port, one, stop, Tally()) for _ in range(writers)]
-        asyncio.run(beside(setting, server, row.tally, slow, stop))
+        asyncio.run(beside(setting, server, row.tally, slow, stop, after=2.0))
         row.expect(row.tally.refused == 0, f"{row.tally.refused} of the others were refused")
         return finish(row, server)
 

@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn connections_take_a_part_and_watching_has_one_of_its_own() {
         let memory = RequestMemory::new(1 << 30, 8192);
-        assert_eq!(memory.connections(), 6553);
+        assert_eq!(memory.connections(), 5461);
         assert!(memory.for_work() < memory.for_requests());
         assert!(memory.for_requests() + memory.connections() * PER_CONNECTION <= 1 << 30);
         assert_eq!(RequestMemory::new(1 << 30, 100).connections(), 100);
