@@ -83,7 +83,8 @@ pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure
 }
 
 /// Encodes sequences of many lengths alone and all together, and returns the largest difference
-/// between an element of the one and of the other.
+/// between an element of the one and of the other. What a rounding makes of a number grows with the
+/// number: where a vector has elements beyond 1, the difference is in parts of its largest.
 ///
 /// # Errors
 /// When the model can't be read or the backend fails.
@@ -105,8 +106,10 @@ pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failur
     let mut largest = 0.0_f64;
     for (sequence, row) in sequences.iter().zip(together.chunks(limits.dimensions)) {
         let alone = encode([sequence].into_iter().collect())?;
-        for (a, b) in finish_row(&alone).iter().zip(finish_row(row)) {
-            largest = largest.max(f64::from((a - b).abs()));
+        let (alone, row) = (finish_row(&alone), finish_row(row));
+        let scale = alone.iter().fold(1.0_f32, |scale, value| scale.max(value.abs()));
+        for (a, b) in alone.iter().zip(row) {
+            largest = largest.max(f64::from((a - b).abs() / scale));
         }
     }
     Ok(largest)
