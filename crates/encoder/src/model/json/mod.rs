@@ -148,7 +148,11 @@ impl JsonFile {
         if matches!(value, Json::Object(_)) {
             return Ok(Self { path: path.to_owned(), value });
         }
-        let reason = format!("expected an object, found {}", value.excerpt());
+        let found = match &value {
+            Json::Text(_) | Json::BrokenText(_) => format!("the text '{}'", value.excerpt()),
+            other => other.excerpt(),
+        };
+        let reason = format!("expected an object, found {found}");
         Err(ModelError::Json { path: path.to_owned(), reason })
     }
 
