@@ -1,4 +1,5 @@
-//! How long a decision takes, and whether it allocates: 8 unlike devices, 10,000 requests waiting.
+//! How long a decision takes, and whether it allocates: 8 and 256 unlike devices, 10,000
+//! requests waiting.
 //!
 //!     cargo run --release -p vecmill-scheduler --example decision_latency
 //!
@@ -38,14 +39,18 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-const DEVICES: usize = 8;
+const DEVICES: [usize; 2] = [8, 256];
 const WAITING: usize = 10_000;
 const ROUNDS: usize = 20_000;
 
-/// Eight devices, each slower than the one before.
-fn scheduler(policy: &str, batch_tokens: usize) -> Result<Scheduler<usize>, Box<dyn Error>> {
+/// Devices, each slower than the one before; of many, eight kinds.
+fn scheduler(
+    policy: &str,
+    devices: usize,
+    batch_tokens: usize,
+) -> Result<Scheduler<usize>, Box<dyn Error>> {
     let device = |index: usize| {
-        let slower = 1.5f64.powi(i32::try_from(index).unwrap_or(0));
+        let slower = 1.5f64.powi(i32::try_from(index % 8).unwrap_or(0));
         let model = Coefficients {
             fixed: 1e-3 * slower,
             per_token: 1e-6 * slower,
@@ -59,7 +64,7 @@ fn scheduler(policy: &str, batch_tokens: usize) -> Result<Scheduler<usize>, Box<
         DeviceSettings { batch_tokens, in_flight: 2, speed }
     };
     let settings = Settings { capacity: usize::MAX, ..Settings::default() };
-    Ok(Scheduler::new(settings, policy::by_name(policy)?, (0..DEVICES).map(device)))
+    Ok(Scheduler::new(settings, policy::by_name(policy)?, (0..devices).map(device)))
 }
 
 struct Measured {
@@ -86,8 +91,12 @@ fn measure(mut round: impl FnMut() -> Duration) -> Measured {
 
 /// Devices that run batches of at most `batch_tokens`, one after the other, while requests come as fast
 /// as they are done.
-fn time(policy: &str, batch_tokens: usize) -> Result<(f64, Measured), Box<dyn Error>> {
-    let mut scheduler = scheduler(policy, batch_tokens)?;
+fn time(
+    policy: &str,
+    devices: usize,
+    batch_tokens: usize,
+) -> Result<(f64, Measured), Box<dyn Error>> {
+    let mut scheduler = scheduler(policy, devices, batch_tokens)?;
     let mut now = Duration::from_secs(1);
     let mut request = 0;
     let mut push = |scheduler: &mut Scheduler<usize>, now: Duration| {
@@ -98,13 +107,14 @@ fn time(policy: &str, batch_tokens: usize) -> Result<(f64, Measured), Box<dyn Er
         push(&mut scheduler, now);
     }
     let mut batch = Batch::new();
-    let mut running: Vec<Vec<Size>> = (0..DEVICES).map(|_| Vec::with_capacity(2)).collect();
-    let (mut device, mut jobs, mut batches) = (0, 0, 0);
+    let mut running: Vec<Vec<Size>> = (0..devices).map(|_| Vec::with_capacity(2)).collect();
+    let (mut device, mut jobs, mut batches, mut waits) = (0, 0, 0, 0);
     let measured = measure(|| {
         loop {
-            device = (device + 1) % DEVICES;
-            now += Duration::from_micros(200);
-            if running[device].len() == 2 {
+            device = (device + 1) % devices;
+            now += Duration::from_nanos(1_600_000 / devices as u64);
+            // One whose next batch is not there finishes the one that it has when all others wait too.
+            if running[device].len() == 2 || waits > devices && !running[device].is_empty() {
                 let size = running[device].remove(0);
                 scheduler.ran(now, device, size, Duration::from_millis(5));
                 for _ in 0..size.inputs {
@@ -117,23 +127,25 @@ fn time(policy: &str, batch_tokens: usize) -> Result<(f64, Measured), Box<dyn Er
             let time = begin.elapsed();
             if next == Next::Batch {
                 running[device].push(batch.size());
-                (batches, jobs) = (batches + 1, jobs + batch.jobs.len());
+                (batches, jobs, waits) = (batches + 1, jobs + batch.jobs.len(), 0);
                 return time;
             }
+            waits += 1;
         }
     });
     Ok((jobs as f64 / f64::from(batches), measured))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for policy in policy::names() {
+    for (devices, policy) in DEVICES.into_iter().flat_map(|d| policy::names().map(move |p| (d, p)))
+    {
         // One input is all that fits, then many.
         for batch_tokens in [1, 4096] {
             let (inputs, Measured { median, worst_of_99, allocations }) =
-                time(policy, batch_tokens)?;
+                time(policy, devices, batch_tokens)?;
             writeln!(
                 std::io::stdout(),
-                "{policy:16} batch of {inputs:4.1}: {:5} ns, p99 {:5} ns, {allocations} allocations \
+                "{devices:3} devices, {policy:16} batch of {inputs:4.1}: {:5} ns, p99 {:5} ns, {allocations} allocations \
                  in {ROUNDS}",
                 median.as_nanos(),
                 worst_of_99.as_nanos(),
