@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::Scaling;
-use vecmill_scheduler::Terms;
+use vecmill_scheduler::JobTerms;
 
 use crate::core::Core;
 use crate::error::RequestError;
@@ -62,7 +62,7 @@ impl Answer {
         &mut self,
         core: &Core,
         inputs: usize,
-        terms: Terms,
+        terms: JobTerms,
     ) -> Result<(), RequestError> {
         core.dispatch.admit(inputs, terms)?;
         self.room = inputs;

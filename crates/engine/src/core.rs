@@ -8,7 +8,7 @@ use std::time::Instant;
 use rayon::ThreadPool;
 use tokio::sync::{Semaphore, oneshot};
 use vecmill_encoder::{Limits, Scaling, model::Pipeline};
-use vecmill_scheduler::{Job, Terms};
+use vecmill_scheduler::{Job, JobTerms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, Finish};
 use crate::dispatch::Dispatch;
@@ -51,7 +51,7 @@ pub(crate) struct Work {
 struct Tokenize {
     prompt: Arc<str>,
     truncation: Truncation,
-    terms: Terms,
+    terms: JobTerms,
 }
 
 /// The parts of a [`Core`] that its builder chooses.
@@ -267,7 +267,7 @@ impl Core {
         Ok(tokens)
     }
 
-    fn push(&self, inputs: Vec<(usize, Tokens)>, terms: Terms, request: &Arc<Accepted>) {
+    fn push(&self, inputs: Vec<(usize, Tokens)>, terms: JobTerms, request: &Arc<Accepted>) {
         let queued = Instant::now();
         let job = |(index, tokens): (usize, Tokens)| {
             let length = tokens.ids.len();

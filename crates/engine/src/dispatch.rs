@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use vecmill_scheduler::policy::{self, Policy, UnknownPolicy};
 use vecmill_scheduler::{
-    Batch, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, Next, Refused, Scheduler,
-    Settings, Size, Terms,
+    DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, JobBatch, JobTerms, Next,
+    Refused, Scheduler, Settings, Size,
 };
 
 use crate::core::Work;
@@ -65,12 +65,12 @@ impl Dispatch {
         &self,
         priority: vecmill_scheduler::Priority,
         deadline: Option<Instant>,
-    ) -> Terms {
-        Terms { priority, deadline: deadline.map(|deadline| self.time_of(deadline)) }
+    ) -> JobTerms {
+        JobTerms { priority, deadline: deadline.map(|deadline| self.time_of(deadline)) }
     }
 
     /// Makes room for `inputs`, all or none.
-    pub(crate) fn admit(&self, inputs: usize, terms: Terms) -> Result<(), RequestError> {
+    pub(crate) fn admit(&self, inputs: usize, terms: JobTerms) -> Result<(), RequestError> {
         let mut scheduler = self.lock();
         if scheduler.is_closed() {
             return Err(RequestError::Stopped);
@@ -112,7 +112,7 @@ impl Dispatch {
         self.changed.notify_all();
     }
 
-    pub(crate) fn push(&self, terms: Terms, jobs: impl IntoIterator<Item = Job<Work>>) {
+    pub(crate) fn push(&self, terms: JobTerms, jobs: impl IntoIterator<Item = Job<Work>>) {
         self.lock().push(self.now(), terms, jobs);
         self.changed.notify_all();
     }
@@ -125,7 +125,7 @@ impl Dispatch {
         &self,
         device: usize,
         plan: impl Fn() -> usize,
-        batch: &mut Batch<Work>,
+        batch: &mut JobBatch<Work>,
     ) -> bool {
         let mut scheduler = self.lock();
         let mut warm = None;
@@ -186,7 +186,7 @@ impl Dispatch {
 
     /// Looks for devices that don't move, and for work that is too late.
     pub(crate) fn check(&self) {
-        let mut batch = Batch::new();
+        let mut batch = JobBatch::new();
         self.lock().check(self.now(), &mut batch);
         self.let_go(&mut batch);
         self.changed.notify_all();
@@ -269,7 +269,7 @@ impl Dispatch {
     }
 
     /// Tells the callers of what was dropped, without the lock.
-    fn let_go(&self, batch: &mut Batch<Work>) {
+    fn let_go(&self, batch: &mut JobBatch<Work>) {
         for (job, why) in batch.dropped.drain(..) {
             match why {
                 Dropped::Unwanted => {} // going, it tells by itself

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vecmill_scheduler::{
-    Batch, Coefficients, DeviceSettings, Job, Next, Scheduler, Settings, Size, Speed, Terms, policy,
+    Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed,
+    policy,
 };
 
 struct Counting;
@@ -100,13 +101,13 @@ fn time(
     let mut now = Duration::from_secs(1);
     let mut request = 0;
     let mut push = |scheduler: &mut Scheduler<usize>, now: Duration| {
-        scheduler.push(now, Terms::default(), [Job::new(20 + request % 60, request)]);
+        scheduler.push(now, JobTerms::default(), [Job::new(20 + request % 60, request)]);
         request += 1;
     };
     for _ in 0..WAITING {
         push(&mut scheduler, now);
     }
-    let mut batch = Batch::new();
+    let mut batch = JobBatch::new();
     let mut running: Vec<Vec<Size>> = (0..devices).map(|_| Vec::with_capacity(2)).collect();
     let (mut device, mut jobs, mut batches, mut waits) = (0, 0, 0, 0);
     let measured = measure(|| {

@@ -1,14 +1,15 @@
 //! A device as the scheduler keeps it: its speed, its health, what it runs and what is its to do.
+//!
+//! - [`DeviceRecord`] is all of it, and what others see of it; [`DeviceStatistics`] is what is told.
+//! - [`Health`] is whether it gets work, and [`Condition`] what that follows from.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::forming::{Backlog, Lane};
-use crate::health::Condition;
+use crate::backlog::{Backlog, Lane};
 use crate::job::{Size, float, whole};
 use crate::policy::View;
 use crate::speed::{Coefficients, Speed};
-use crate::statistics::DeviceStatistics;
 
 /// Batches that a device has to run before its speed is known for sure.
 const MEASURED: u64 = 3;
@@ -18,6 +19,13 @@ const TYPICAL: Coefficients = Coefficients { fixed: 1e-3, per_token: 1e-6, per_s
 
 /// Seconds of a token where none were measured: no device is infinitely fast.
 const LEAST_PER_TOKEN: f64 = 1e-12;
+
+/// Batches that a device may fail at, one after the other, before it is taken out.
+const FAILURES_IN_A_ROW: u32 = 3;
+
+/// Seconds until a device that was taken out is tried again: the first time, and at most.
+const FIRST_PAUSE: f64 = 1.0;
+const LONGEST_PAUSE: f64 = 60.0;
 
 /// A device as it starts.
 #[derive(Debug, Clone)]
@@ -67,7 +75,7 @@ pub(crate) struct Counters {
 
 /// A device. Times are in seconds.
 #[derive(Debug)]
-pub(crate) struct Device<T> {
+pub(crate) struct DeviceRecord<T> {
     pub(crate) settings: DeviceSettings,
     pub(crate) condition: Condition,
     /// What was assigned to it.
@@ -87,7 +95,7 @@ pub(crate) struct Device<T> {
     pub(crate) rate: f64,
 }
 
-impl<T> Device<T> {
+impl<T> DeviceRecord<T> {
     pub(crate) fn new(settings: DeviceSettings) -> Self {
         Self {
             running: VecDeque::with_capacity(settings.in_flight + 1),
@@ -232,13 +240,184 @@ impl<T> Device<T> {
     }
 }
 
+/// How a device stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It gets work.
+    Serving,
+    /// It failed at its last batch and gets one at a time until one succeeds.
+    Suspect,
+    /// It kept failing or doesn't move: its work is done elsewhere. After a while it is tried with one
+    /// batch.
+    Out,
+    /// An operator wants it idle; it finishes what it has begun.
+    Draining,
+    /// Idle, until an operator wants it back.
+    Drained,
+    /// Whoever asked for its work has ended: it gets none for good.
+    Gone,
+}
+
+impl Health {
+    /// A name for metrics and pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Suspect => "suspect",
+            Self::Out => "out",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A device's health and what it follows from. Times are in seconds.
+#[derive(Debug, Clone)]
+pub(crate) struct Condition {
+    health: Health,
+    failures: u32,
+    pause: f64,
+    try_at: f64,
+}
+
+impl Condition {
+    pub(crate) fn new() -> Self {
+        Self { health: Health::Serving, failures: 0, pause: FIRST_PAUSE, try_at: 0.0 }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Whether others can rely on it for work that waits.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.health, Health::Serving | Health::Suspect)
+    }
+
+    /// Whether an operator wants it idle.
+    pub(crate) fn is_drained(&self) -> bool {
+        matches!(self.health, Health::Draining | Health::Drained)
+    }
+
+    /// Whether it will never serve again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.health == Health::Gone
+    }
+
+    /// When it may be tried again, if it is out.
+    pub(crate) fn try_at(&self) -> Option<f64> {
+        (self.health == Health::Out).then_some(self.try_at)
+    }
+
+    /// It ran a batch.
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+        if !self.is_drained() && !self.is_gone() {
+            self.health = Health::Serving;
+            self.pause = FIRST_PAUSE;
+        }
+    }
+
+    /// It failed at a batch. Says whether that takes it out; it doesn't where no other could do its
+    /// work.
+    pub(crate) fn failed(&mut self, now: f64, others_serve: bool) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        if self.is_drained() || self.is_gone() {
+            return false;
+        }
+        let was_out = self.health == Health::Out;
+        if was_out || others_serve && self.failures >= FAILURES_IN_A_ROW {
+            self.take_out(now);
+            return !was_out;
+        }
+        self.health = Health::Suspect;
+        false
+    }
+
+    /// It gets no work for a while.
+    pub(crate) fn take_out(&mut self, now: f64) {
+        self.health = Health::Out;
+        self.try_at = now + self.pause;
+        self.pause = (2.0 * self.pause).min(LONGEST_PAUSE);
+    }
+
+    pub(crate) fn drain(&mut self, idle: bool) {
+        if !self.is_gone() {
+            self.health = if idle { Health::Drained } else { Health::Draining };
+        }
+    }
+
+    /// It is lost for good.
+    pub(crate) fn lose(&mut self) {
+        self.health = Health::Gone;
+    }
+
+    /// Its last batch is done.
+    pub(crate) fn became_idle(&mut self) {
+        if self.health == Health::Draining {
+            self.health = Health::Drained;
+        }
+    }
+
+    pub(crate) fn restore(&mut self) {
+        if !self.is_gone() {
+            *self = Self::new();
+        }
+    }
+}
+
+/// How a device stands and what it has done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceStatistics {
+    /// Whether it gets work.
+    pub health: Health,
+    /// Its share of the tokens per second of all devices that serve, in full batches.
+    pub weight: f64,
+    /// Its learned speed, once anything is known.
+    pub speed: Option<Coefficients>,
+    /// How far the last prediction was off, relative to what was measured; above zero if the batch
+    /// took longer.
+    pub last_error: f64,
+    /// The mean of that of late, in either direction.
+    pub mean_error: f64,
+    /// The most tokens of a batch.
+    pub batch_tokens: usize,
+    /// Batches that it takes at most before it has finished one.
+    pub in_flight: usize,
+    /// Batches that it has taken and not finished.
+    pub running_batches: usize,
+    /// Tokens of these.
+    pub running_tokens: usize,
+    /// Tokens that wait for it alone: assigned by a policy that does so.
+    pub assigned_tokens: usize,
+    /// When it will be done with all that it has, running and assigned.
+    pub backlog: Duration,
+    /// Batches that it has run.
+    pub batches: u64,
+    /// Inputs of these.
+    pub inputs: u64,
+    /// Tokens of these.
+    pub tokens: u64,
+    /// Time that it took for them.
+    pub busy: Duration,
+    /// Batches that it failed at.
+    pub failures: u64,
+    /// Times that it didn't move and was taken out for it.
+    pub stalls: u64,
+    /// Inputs that were assigned to it and moved elsewhere.
+    pub moved: u64,
+    /// Inputs that it failed at and that were queued once more.
+    pub retried: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn device() -> Device<()> {
+    fn device() -> DeviceRecord<()> {
         let settings = DeviceSettings { batch_tokens: 100, in_flight: 2, speed: Speed::new() };
-        Device::new(settings)
+        DeviceRecord::new(settings)
     }
 
     #[test]
@@ -268,7 +447,7 @@ mod tests {
     #[test]
     fn who_is_late_counts_as_late_by_as_much_again() {
         let mut device = device();
-        let free_in = |device: &Device<()>, now| {
+        let free_in = |device: &DeviceRecord<()>, now| {
             device.view(0.0, &Look { now, length: 1.0, fastest: None, batches: 0 }).free_in
         };
         device.took(0.0, Size::equal(1, 10), 1.0);
@@ -276,5 +455,48 @@ mod tests {
         device.done(2.0, 1);
         assert_eq!(free_in(&device, 2.0), 0.0);
         assert_eq!(free_in(&device, 2.5), 0.5, "it hasn't asked for what waits since 0");
+    }
+
+    #[test]
+    fn three_failures_in_a_row_take_it_out_and_one_success_brings_it_back() {
+        let mut condition = Condition::new();
+        assert!(!condition.failed(0.0, true));
+        assert_eq!(condition.health(), Health::Suspect);
+        condition.succeeded();
+        assert!(!condition.failed(0.0, true) && !condition.failed(0.0, true));
+        assert!(condition.failed(10.0, true));
+        assert_eq!((condition.health(), condition.try_at()), (Health::Out, Some(11.0)));
+        assert!(!condition.failed(11.0, true), "it was out already");
+        assert_eq!(condition.try_at(), Some(13.0), "the pause doubles");
+        condition.succeeded();
+        assert_eq!((condition.health(), condition.try_at()), (Health::Serving, None));
+        assert!((0..2).all(|_| !condition.failed(20.0, true)) && condition.failed(20.0, true));
+        assert_eq!(condition.try_at(), Some(21.0), "the pause starts anew");
+    }
+
+    #[test]
+    fn the_last_one_stays_and_what_is_drained_stays_drained() {
+        let mut condition = Condition::new();
+        assert!((0..9).all(|_| !condition.failed(0.0, false)));
+        assert!(condition.serves());
+        condition.drain(false);
+        condition.succeeded();
+        assert!(!condition.failed(0.0, true));
+        assert_eq!(condition.health(), Health::Draining);
+        condition.became_idle();
+        assert_eq!(condition.health(), Health::Drained);
+        condition.restore();
+        assert_eq!(condition.health(), Health::Serving);
+    }
+
+    #[test]
+    fn what_is_gone_stays_gone() {
+        let mut condition = Condition::new();
+        condition.lose();
+        condition.succeeded();
+        assert!(!condition.failed(0.0, true) && !condition.serves());
+        condition.drain(true);
+        condition.restore();
+        assert_eq!(condition.health(), Health::Gone);
     }
 }

@@ -37,7 +37,7 @@ pub enum Priority {
 
 /// The terms on which a request is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Terms {
+pub struct JobTerms {
     /// Whether it goes before others.
     pub priority: Priority,
     /// When its answer is of no use any more, on the clock that the scheduler is told the time of.
@@ -55,7 +55,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn new(now: f64, terms: Terms) -> Self {
+    pub(crate) fn new(now: f64, terms: JobTerms) -> Self {
         let deadline = terms.deadline.map_or(f64::INFINITY, |deadline| deadline.as_secs_f64());
         Self { arrived: now, deadline, priority: terms.priority, failed_on: None }
     }
@@ -63,7 +63,7 @@ impl Ticket {
 
 impl Default for Ticket {
     fn default() -> Self {
-        Self::new(0.0, Terms::default())
+        Self::new(0.0, JobTerms::default())
     }
 }
 

@@ -5,16 +5,18 @@
 //!   ask, and takes out devices that fail or don't move.
 //! - [`Speed`] learns a device's `seconds = A + B · tokens + C · Σ length²` from every batch.
 //! - [`policy`] decides who gets which work; the default is whoever finishes it first.
-//! - `forming` keeps the queues and forms batches; [`budget_for`] and [`knee`] choose their budget of
-//!   tokens by the memory that a device has ready and by its speed.
-//! - `device` and `health` are what is known of each device; `admission` is what is refused at once.
+//! - `backlog` keeps what waits and forms batches of it; `deal` answers a device that asks, by how the
+//!   devices stand (`snapshot`); [`budget_for`] goes by the memory that it has ready.
+//! - `device` is what is known of each device.
 //!
 //! The choice behind it: all decisions are plain functions of what the caller reports, so that they
 //! are tested without threads or sleeping, and simulated a million requests in a second.
 //!
 //! ```
 //! use std::time::Duration;
-//! use vecmill_scheduler::{Batch, DeviceSettings, Job, Next, Scheduler, Settings, Size, Speed, Terms, policy};
+//! use vecmill_scheduler::{
+//!     DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed, policy,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = DeviceSettings { batch_tokens: 128, in_flight: 2, speed: Speed::new() };
@@ -22,9 +24,9 @@
 //! let mut scheduler = Scheduler::new(Settings::default(), policy, [device]);
 //! let mut now = Duration::ZERO;
 //! scheduler.admit(now, 3, None)?;
-//! scheduler.push(now, Terms::default(), ['a', 'b', 'c'].map(|text| Job::new(30, text)));
+//! scheduler.push(now, JobTerms::default(), ['a', 'b', 'c'].map(|text| Job::new(30, text)));
 //!
-//! let mut batch = Batch::new();
+//! let mut batch = JobBatch::new();
 //! assert_eq!(scheduler.next_batch(now, 0, 0, |_| true, &mut batch), Next::Batch);
 //! assert_eq!(batch.jobs.iter().map(|job| job.payload).collect::<String>(), "abc");
 //!
@@ -36,23 +38,18 @@
 //! # }
 //! ```
 
-mod admission;
-mod budget;
+mod backlog;
+mod deal;
 mod device;
-mod forming;
-mod health;
 mod job;
 pub mod policy;
 mod scheduler;
+mod snapshot;
 mod speed;
-mod statistics;
 
-pub use admission::{Full, Refused};
-pub use budget::{budget_for, knee};
-pub use device::DeviceSettings;
-pub use forming::{Batch, Dropped};
-pub use health::Health;
-pub use job::{Job, Priority, Size, Terms};
-pub use scheduler::{Failed, Next, Scheduler, Settings};
+pub use backlog::{Dropped, JobBatch};
+pub use deal::{Next, budget_for};
+pub use device::{DeviceSettings, DeviceStatistics, Health};
+pub use job::{Job, JobTerms, Priority, Size};
+pub use scheduler::{Failed, Full, Refused, Scheduler, Settings};
 pub use speed::{Coefficients, Speed};
-pub use statistics::DeviceStatistics;

@@ -1,26 +1,19 @@
 //! The scheduler: what waits, what each device does, and who gets what next.
 //!
-//! - This file takes in what happens: requests, batches that were run or failed at, an operator's
-//!   wishes. `dealing` answers devices that ask for work, by how the devices stand (`standing`).
+//! - This file takes in what happens: requests, which it may refuse at once, batches that were run or
+//!   failed at, an operator's wishes. `deal` answers devices that ask for work, by how the devices
+//!   stand (`snapshot`).
 //!
 //! The choice behind it: devices pull. A device asks when it has room and is told to take a batch or
 //! to wait, so that what is decided is always decided by what is known at the last moment.
 
-mod dealing;
-mod standing;
-
 use std::time::Duration;
 
-use crate::admission::{Refused, Room};
-use crate::device::{Device, DeviceSettings};
-use crate::forming::{Backlog, Batch};
-use crate::health::Health;
-use crate::job::{Job, Size, Terms, Ticket, float};
+use crate::backlog::{Backlog, JobBatch};
+use crate::device::{DeviceRecord, DeviceSettings, DeviceStatistics, Health};
+use crate::job::{Job, JobTerms, Size, Ticket, float};
 use crate::policy::{Policy, level};
-use crate::statistics::DeviceStatistics;
-use standing::Stand;
-
-pub use dealing::Next;
+use crate::snapshot::Snapshot;
 
 /// What a scheduler goes by.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +46,35 @@ impl Default for Settings {
     }
 }
 
+/// There is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{admitted} inputs are admitted already, of at most {capacity}")]
+pub struct Full {
+    /// Inputs admitted and not yet released.
+    pub admitted: usize,
+    /// The most that may be.
+    pub capacity: usize,
+}
+
+/// Why a request is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no room.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// No device serves.
+    #[error("no device serves")]
+    NoDevice,
+    /// It would not be done in time.
+    #[error("it would be done in {predicted:?}, and has only {left:?}; allow more, or send less")]
+    TooLate {
+        /// How long it would take.
+        predicted: Duration,
+        /// How long it may.
+        left: Duration,
+    },
+}
+
 /// What becomes of a batch that a device failed at, and of the device.
 #[derive(Debug)]
 pub struct Failed<T> {
@@ -66,20 +88,20 @@ pub struct Failed<T> {
 /// any beginning, and must not run backwards.
 #[derive(Debug)]
 pub struct Scheduler<T> {
-    settings: Settings,
-    policy: Box<dyn Policy>,
-    devices: Vec<Device<T>>,
+    pub(crate) settings: Settings,
+    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) devices: Vec<DeviceRecord<T>>,
     /// What wasn't assigned to a device.
-    common: Backlog<T>,
+    pub(crate) common: Backlog<T>,
     room: Room,
-    closed: bool,
-    stand: Stand,
+    pub(crate) closed: bool,
+    pub(crate) snapshot: Snapshot,
     /// Whether something may wait that a device has failed at.
-    retries: bool,
+    pub(crate) retries: bool,
     /// Since when no device has served, as far as was looked, if none does.
-    forsaken: Option<f64>,
+    pub(crate) forsaken: Option<f64>,
     /// A group on its way between queues.
-    moving: Batch<T>,
+    pub(crate) moving: JobBatch<T>,
 }
 
 impl<T> Scheduler<T> {
@@ -89,18 +111,18 @@ impl<T> Scheduler<T> {
         policy: Box<dyn Policy>,
         devices: impl IntoIterator<Item = DeviceSettings>,
     ) -> Self {
-        let devices: Vec<_> = devices.into_iter().map(Device::new).collect();
+        let devices: Vec<_> = devices.into_iter().map(DeviceRecord::new).collect();
         Self {
             room: Room::new(settings.capacity),
             settings,
             policy,
-            stand: Stand::new(devices.len()),
+            snapshot: Snapshot::new(devices.len()),
             devices,
             common: Backlog::new(),
             closed: false,
             retries: false,
             forsaken: None,
-            moving: Batch::new(),
+            moving: JobBatch::new(),
         }
     }
 
@@ -142,7 +164,7 @@ impl<T> Scheduler<T> {
     }
 
     /// Queues what is admitted: a group, kept together if it is small.
-    pub fn push(&mut self, now: Duration, terms: Terms, jobs: impl IntoIterator<Item = Job<T>>) {
+    pub fn push(&mut self, now: Duration, terms: JobTerms, jobs: impl IntoIterator<Item = Job<T>>) {
         let now = now.as_secs_f64();
         self.route(now, Ticket::new(now, terms), jobs);
     }
@@ -150,11 +172,11 @@ impl<T> Scheduler<T> {
     /// A device has run so much of what it had taken, in so much time. Says how many seconds it was
     /// believed to take, if anything was known.
     pub fn ran(&mut self, now: Duration, device: usize, size: Size, took: Duration) -> Option<f64> {
-        self.stand.ran(size);
+        self.snapshot.ran(size);
         let measured = &mut self.devices[device];
         let predicted = measured.settings.speed.coefficients().map(|known| known.seconds(size));
         let served = measured.condition.serves();
-        measured.measured = self.stand.batches;
+        measured.measured = self.snapshot.batches;
         measured.settings.speed.observe(size, took);
         measured.condition.succeeded();
         measured.done(now.as_secs_f64(), size.inputs);
@@ -164,10 +186,10 @@ impl<T> Scheduler<T> {
         counters.tokens += size.tokens as u64;
         counters.busy += took;
         if served {
-            self.stand.weights_changed();
+            self.snapshot.weights_changed();
             self.see(now.as_secs_f64(), device);
         } else {
-            self.stand.changed();
+            self.snapshot.changed();
         }
         predicted
     }
@@ -197,10 +219,10 @@ impl<T> Scheduler<T> {
         }
         failing.counters.failures += 1;
         let taken_out = failing.condition.failed(now, others_serve);
-        failing.measured = self.stand.batches;
+        failing.measured = self.snapshot.batches;
         failing.done(now, inputs);
         self.retries = true;
-        self.stand.changed();
+        self.snapshot.changed();
         if taken_out {
             self.move_assigned(now, device);
         }
@@ -210,7 +232,7 @@ impl<T> Scheduler<T> {
     /// So many inputs that a device had taken will not be run, for a reason that says nothing about it.
     pub fn gave_up(&mut self, now: Duration, device: usize, inputs: usize) {
         self.devices[device].done(now.as_secs_f64(), inputs);
-        self.stand.changed();
+        self.snapshot.changed();
     }
 
     /// Something else than its batches says that a device is not to be relied on: it is taken out, if
@@ -221,7 +243,7 @@ impl<T> Scheduler<T> {
             return false;
         }
         self.devices[device].condition.take_out(now);
-        self.stand.changed();
+        self.snapshot.changed();
         self.move_assigned(now, device);
         true
     }
@@ -230,20 +252,20 @@ impl<T> Scheduler<T> {
     pub fn drain(&mut self, now: Duration, device: usize) {
         let draining = &mut self.devices[device];
         draining.condition.drain(draining.is_idle());
-        self.stand.changed();
+        self.snapshot.changed();
         self.move_assigned(now.as_secs_f64(), device);
     }
 
     /// A device gets work again.
     pub fn restore(&mut self, device: usize) {
         self.devices[device].condition.restore();
-        self.stand.changed();
+        self.snapshot.changed();
     }
 
     /// A device will never ask for work again. What it had and didn't report is not this one's to know.
     pub fn lose(&mut self, now: Duration, device: usize) {
         self.devices[device].condition.lose();
-        self.stand.changed();
+        self.snapshot.changed();
         self.move_assigned(now.as_secs_f64(), device);
     }
 
@@ -255,8 +277,8 @@ impl<T> Scheduler<T> {
 
     fn served(&self, now: f64) -> bool {
         let devices = || self.devices.iter();
-        let serves = |device: &Device<T>| device.condition.serves();
-        let last_resort = |device: &Device<T>| {
+        let serves = |device: &DeviceRecord<T>| device.condition.serves();
+        let last_resort = |device: &DeviceRecord<T>| {
             let late = || self.stalls_at(device).is_some_and(|at| at < now);
             device.condition.health() == Health::Out && !late()
         };
@@ -266,13 +288,13 @@ impl<T> Scheduler<T> {
     /// The most tokens that a device's batches may have from now on.
     pub fn set_batch_tokens(&mut self, device: usize, tokens: usize) {
         self.devices[device].settings.batch_tokens = tokens;
-        self.stand.weights_changed();
+        self.snapshot.weights_changed();
     }
 
     /// Goes on by another policy, which gets everything that waits.
     pub fn set_policy(&mut self, now: Duration, policy: Box<dyn Policy>) {
         self.policy = policy;
-        self.stand.changed();
+        self.snapshot.changed();
         let waiting = std::mem::replace(&mut self.common, Backlog::new());
         self.reroute(now.as_secs_f64(), waiting);
         for device in 0..self.devices.len() {
@@ -283,7 +305,7 @@ impl<T> Scheduler<T> {
 
     /// Looks after what no event tells: takes out devices that don't move, and work whose deadline has
     /// passed, or that no device has served for too long, which goes to `batch.dropped`.
-    pub fn check(&mut self, now: Duration, batch: &mut Batch<T>) {
+    pub fn check(&mut self, now: Duration, batch: &mut JobBatch<T>) {
         let now = now.as_secs_f64();
         self.notice_stalls(now);
         self.common.expire(now, batch);
@@ -298,7 +320,7 @@ impl<T> Scheduler<T> {
                 device.failed.forsake(batch);
             }
         }
-        self.stand.changed();
+        self.snapshot.changed();
     }
 
     /// Whether nobody will run what waits. Where no more is admitted, drained devices finish it.
@@ -345,7 +367,7 @@ impl<T> Scheduler<T> {
         let (_, tokens) = self.backlog();
         self.look(now.as_secs_f64());
         let known = self.fastest().is_some();
-        let seconds = if known { level(&self.stand.views, float(tokens)) } else { 1.0 };
+        let seconds = if known { level(&self.snapshot.views, float(tokens)) } else { 1.0 };
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
     }
 
@@ -362,7 +384,7 @@ impl<T> Scheduler<T> {
     /// How each device stands and what it has done.
     pub fn statistics(&mut self, now: Duration) -> Vec<DeviceStatistics> {
         self.look(now.as_secs_f64());
-        let devices = self.devices.iter().zip(&self.stand.views);
+        let devices = self.devices.iter().zip(&self.snapshot.views);
         devices.map(|(device, view)| device.statistics(view)).collect()
     }
 
@@ -370,12 +392,12 @@ impl<T> Scheduler<T> {
     fn route(&mut self, now: f64, ticket: Ticket, jobs: impl IntoIterator<Item = Job<T>>) {
         if self.policy.assigns() && self.devices.iter().any(|device| device.condition.serves()) {
             self.look_of_late(now);
-            let device = self.policy.assign(&self.stand.views);
+            let device = self.policy.assign(&self.snapshot.views);
             self.devices[device].assigned.push(ticket, jobs);
             self.see(now, device);
         } else {
             self.common.push(ticket, jobs);
-            self.stand.backlog_changed();
+            self.snapshot.backlog_changed();
         }
     }
 
@@ -389,15 +411,62 @@ impl<T> Scheduler<T> {
     }
 
     /// Has others do what was assigned to a device.
-    fn move_assigned(&mut self, now: f64, device: usize) {
+    pub(crate) fn move_assigned(&mut self, now: f64, device: usize) {
         let device = &mut self.devices[device];
         device.counters.moved += device.assigned.inputs() as u64;
         let waiting = std::mem::replace(&mut device.assigned, Backlog::new());
         self.reroute(now, waiting);
     }
 
-    fn others_serve(&self, device: usize) -> bool {
+    pub(crate) fn others_serve(&self, device: usize) -> bool {
         let mut others = self.devices.iter().enumerate().filter(|&(index, _)| index != device);
         others.any(|(_, other)| other.condition.serves())
+    }
+}
+
+/// Room for inputs, from before they are tokenised until they are answered.
+#[derive(Debug, Clone)]
+struct Room {
+    admitted: usize,
+    capacity: usize,
+}
+
+impl Room {
+    fn new(capacity: usize) -> Self {
+        Self { admitted: 0, capacity }
+    }
+
+    fn admitted(&self) -> usize {
+        self.admitted
+    }
+
+    /// Makes room for all or none. Where nothing is admitted, any number is: a request larger than
+    /// the capacity could otherwise never be served.
+    fn admit(&mut self, inputs: usize) -> Result<(), Full> {
+        if self.admitted > 0 && self.admitted.saturating_add(inputs) > self.capacity {
+            return Err(Full { admitted: self.admitted, capacity: self.capacity });
+        }
+        self.admitted += inputs;
+        Ok(())
+    }
+
+    fn release(&mut self, inputs: usize) {
+        self.admitted = self.admitted.saturating_sub(inputs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_room_says_so_and_an_empty_one_takes_anything() {
+        let mut room = Room::new(10);
+        room.admit(8).unwrap();
+        assert_eq!(room.admit(3), Err(Full { admitted: 8, capacity: 10 }));
+        room.admit(2).unwrap();
+        room.release(10);
+        room.admit(50).unwrap();
+        assert!(room.admit(1).is_err());
     }
 }

@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use crate::job::{Size, float};
+use crate::job::{Size, float, whole};
 
 /// How much of the past each new batch keeps: about the last fifty count.
 const MEMORY: f64 = 0.98;
@@ -50,6 +50,9 @@ const EASY: f64 = 0.3;
 /// What a batch at least takes: whatever was measured below it is the clock's doing.
 const LEAST_SECONDS: f64 = 1e-7;
 
+/// The part of a device's full speed from which larger batches hardly pay.
+const NEARLY_FULL: f64 = 0.95;
+
 /// A device's `seconds = A + B · tokens + C · Σ length²`. None is negative.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Coefficients {
@@ -70,6 +73,32 @@ impl Coefficients {
     /// Seconds of a token in batches of inputs of this length: the fixed part apart.
     pub fn marginal(&self, length: f64) -> f64 {
         self.per_token + self.per_square * length
+    }
+
+    /// The tokens of a device's batches, of inputs of a length: so many that its speed is nearly full,
+    /// larger ones would only take longer; fewer if such a batch would take longer than `bound`. At
+    /// least `least`, for the longest input to fit, and at most `most`, for memory.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use vecmill_scheduler::Coefficients;
+    ///
+    /// let gpu = Coefficients { fixed: 0.001, per_token: 1e-6, per_square: 0.0 };
+    /// assert_eq!(gpu.saturation_tokens(64.0, Duration::from_millis(100), 512, 65_536), 19_000);
+    /// assert_eq!(gpu.saturation_tokens(64.0, Duration::from_millis(11), 512, 65_536), 10_000);
+    /// ```
+    #[must_use]
+    pub fn saturation_tokens(
+        &self,
+        length: f64,
+        bound: Duration,
+        least: usize,
+        most: usize,
+    ) -> usize {
+        let each = self.marginal(length).max(f64::MIN_POSITIVE);
+        let saturated = NEARLY_FULL / (1.0 - NEARLY_FULL) * self.fixed / each;
+        let in_time = (bound.as_secs_f64() - self.fixed) / each;
+        whole(saturated.min(in_time).round()).max(least).min(most)
     }
 
     /// Whether these can be some device's: kept figures may be damaged.
@@ -383,6 +412,16 @@ mod tests {
         assert!(error(&speed, TRUE) < 0.05, "{}", error(&speed, TRUE));
         let damaged = Coefficients { per_token: f64::NAN, ..TRUE };
         assert_eq!(Speed::kept(damaged).coefficients(), None);
+    }
+
+    #[test]
+    fn a_device_without_fixed_cost_takes_the_least_and_a_slow_one_too() {
+        let model = Coefficients { fixed: 0.0, per_token: 1e-6, per_square: 0.0 };
+        assert_eq!(model.saturation_tokens(64.0, Duration::from_secs(1), 512, 16_384), 512);
+        let slow = Coefficients { fixed: 1.0, per_token: 1e-3, per_square: 0.0 };
+        assert_eq!(slow.saturation_tokens(64.0, Duration::from_millis(10), 512, 16_384), 512);
+        let endless = Coefficients { fixed: 1.0, ..Coefficients::default() };
+        assert_eq!(endless.saturation_tokens(64.0, Duration::from_secs(9), 512, 16_384), 16_384);
     }
 
     proptest! {

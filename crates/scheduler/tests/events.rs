@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use support::{GPU, World, slower};
-use vecmill_scheduler::{Next, Priority, Terms, policy};
+use vecmill_scheduler::{JobTerms, Next, Priority, policy};
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -72,7 +72,7 @@ fn apply(world: &mut World, fates: &mut Fates, event: Event) {
             let deadline = deadline.map(|in_ms| world.now + Duration::from_millis(in_ms));
             let first = fates.pushed;
             fates.pushed += lengths.len() as u64;
-            world.push(Terms { priority, deadline }, (first..).zip(lengths));
+            world.push(JobTerms { priority, deadline }, (first..).zip(lengths));
         }
         Event::Ask(device) => {
             if world.devices[device].alive {
@@ -155,12 +155,12 @@ proptest! {
         backlog in 1usize..20, slow in 1.0f64..200.0, out in any::<bool>(),
     ) {
         let mut world = World::known("earliest-finish", &[GPU, slower(GPU, slow)]);
-        world.push(Terms::default(), (0..backlog as u64).map(|id| (id, 60)));
+        world.push(JobTerms::default(), (0..backlog as u64).map(|id| (id, 60)));
         // The fast one has just taken a batch that it never finishes, or never asks at all.
         world.devices[0].alive = false;
         if out {
             prop_assert_eq!(world.ask(0), Next::Batch);
-            world.push(Terms::default(), (100..100 + backlog as u64).map(|id| (id, 60)));
+            world.push(JobTerms::default(), (100..100 + backlog as u64).map(|id| (id, 60)));
         }
         let begin = world.now;
         world.run(Duration::from_secs(3600), |_| None);

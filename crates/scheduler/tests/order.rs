@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use support::{GPU, World, slower};
 use vecmill_scheduler::{
-    Coefficients, Dropped, Full, Health, Next, Priority, Refused, Settings, Size, Speed, Terms,
+    Coefficients, Dropped, Full, Health, JobTerms, Next, Priority, Refused, Settings, Size, Speed,
     policy,
 };
 
-const BULK: Terms = Terms { priority: Priority::Bulk, deadline: None };
+const BULK: JobTerms = JobTerms { priority: Priority::Bulk, deadline: None };
 
-fn until(deadline_ms: u64) -> Terms {
-    Terms { deadline: Some(Duration::from_millis(deadline_ms)), ..Terms::default() }
+fn until(deadline_ms: u64) -> JobTerms {
+    JobTerms { deadline: Some(Duration::from_millis(deadline_ms)), ..JobTerms::default() }
 }
 
 /// The jobs of the batch that a device took last.
@@ -27,7 +27,7 @@ fn last(world: &World, device: usize) -> Vec<u64> {
 fn interactive_work_goes_before_bulk_and_bulk_takes_what_is_left() {
     let mut world = World::known("earliest-finish", &[GPU]);
     world.push(BULK, (0..200).map(|id| (id, 50)));
-    world.push(Terms::default(), (1000..1020).map(|id| (id, 50)));
+    world.push(JobTerms::default(), (1000..1020).map(|id| (id, 50)));
     assert_eq!(world.ask(0), Next::Batch);
     let jobs = last(&world, 0);
     assert!(jobs[..20].iter().all(|&id| id >= 1000));
@@ -41,7 +41,7 @@ fn bulk_work_that_has_waited_long_gets_half_of_each_batch() {
     let mut next = 1000;
     for _ in 0..2000 {
         // More interactive work than the device can do.
-        world.push(Terms::default(), (next..next + 30).map(|id| (id, 200)));
+        world.push(JobTerms::default(), (next..next + 30).map(|id| (id, 200)));
         next += 30;
         world.ask(0);
         world.now += Duration::from_millis(5);
@@ -59,12 +59,12 @@ fn bulk_work_that_has_waited_long_gets_half_of_each_batch() {
 #[test]
 fn small_requests_stay_whole_and_large_ones_are_shared_by_devices() {
     let mut world = World::known("earliest-finish", &[GPU, GPU]);
-    world.push(Terms::default(), (0..10).map(|id| (id, 90)));
+    world.push(JobTerms::default(), (0..10).map(|id| (id, 90)));
     assert_eq!(world.ask(0), Next::Batch);
     assert_eq!(last(&world, 0).len(), 10);
     assert!(matches!(world.ask(1), Next::Wait { .. }));
     world.run(Duration::from_secs(1), |_| None);
-    world.push(Terms::default(), (100..200).map(|id| (id, 40)));
+    world.push(JobTerms::default(), (100..200).map(|id| (id, 40)));
     assert_eq!([world.ask(0), world.ask(1)], [Next::Batch; 2]);
     let parts = [last(&world, 0).len(), last(&world, 1).len()];
     assert!(parts.iter().all(|part| (45..=55).contains(part)), "{parts:?}");
@@ -91,7 +91,7 @@ fn long_inputs_go_to_the_device_that_is_relatively_good_at_them() {
 #[test]
 fn a_job_longer_than_any_batch_runs_alone() {
     let mut world = World::known("round-robin", &[GPU]);
-    world.push(Terms::default(), [(0, 100), (1, 9000), (2, 100)]);
+    world.push(JobTerms::default(), [(0, 100), (1, 9000), (2, 100)]);
     for expected in [vec![0], vec![1], vec![2]] {
         assert_eq!(world.ask(0), Next::Batch);
         assert_eq!(last(&world, 0), expected);
@@ -108,7 +108,7 @@ fn a_full_queue_and_a_deadline_that_cannot_be_met_are_refused_at_once() {
     let full = world.scheduler.admit(world.now, 1, None);
     assert_eq!(full, Err(Refused::Full(Full { admitted: room, capacity: room })));
     world.scheduler.release(room);
-    world.push(Terms::default(), (0..100).map(|id| (id, 40))); // more than half a second
+    world.push(JobTerms::default(), (0..100).map(|id| (id, 40))); // more than half a second
     let soon = world.now + Duration::from_millis(300);
     let refused = world.scheduler.admit(world.now, 1, Some(soon)).unwrap_err();
     assert!(matches!(refused, Refused::TooLate { left, .. } if left.as_millis() == 300));
@@ -122,7 +122,7 @@ fn work_that_can_no_longer_be_done_in_time_is_dropped_and_nothing_else_is() {
     world.scheduler.ran(world.now, 0, Size::equal(10, 50), Duration::from_millis(2));
     world.push(until(100), [(0, 50), (1, 50)]);
     world.push(until(300), [(2, 50)]);
-    world.push(Terms::default(), [(3, 50)]);
+    world.push(JobTerms::default(), [(3, 50)]);
     world.now = Duration::from_millis(200);
     world.ask(0);
     assert_eq!((last(&world, 0), &world.dropped), (vec![2, 3], &vec![0, 1]));
@@ -137,21 +137,21 @@ fn work_that_can_no_longer_be_done_in_time_is_dropped_and_nothing_else_is() {
 fn a_device_that_fails_is_out_until_a_trial_succeeds() {
     let mut world = World::known("round-robin", &[GPU, GPU]);
     for round in 0..6 {
-        world.push(Terms::default(), [(round, 50)]);
+        world.push(JobTerms::default(), [(round, 50)]);
         if round % 2 == 0 {
             assert_eq!(world.ask(0), Next::Batch);
             assert_eq!(world.fail(0), Vec::<u64>::new());
         }
     }
-    world.push(Terms::default(), [(6, 50)]);
+    world.push(JobTerms::default(), [(6, 50)]);
     assert_eq!(world.scheduler.health(0), Health::Out);
     let Next::Wait { until: Some(trial) } = world.ask(0) else { panic!("it has to pause") };
     world.devices[0].alive = false;
     world.run(world.now + Duration::from_millis(100), |_| None);
     assert_eq!(world.done.iter().filter(|done| done.1 == 1).count(), 7, "the other did it all");
     world.now = trial;
-    world.push(Terms::default(), [(10, 50)]);
-    world.push(Terms::default(), [(11, 50)]);
+    world.push(JobTerms::default(), [(10, 50)]);
+    world.push(JobTerms::default(), [(11, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
     assert_eq!(last(&world, 0).len(), 1);
     assert!(matches!(world.ask(0), Next::Wait { .. }), "one batch, no more");
@@ -164,10 +164,10 @@ fn what_waits_for_a_device_that_does_not_move_is_done_by_others() {
     let mut world = World::known("round-robin", &[GPU, GPU]);
     world.ask(0);
     for round in 0..20 {
-        world.push(Terms::default(), [(round, 50)]);
+        world.push(JobTerms::default(), [(round, 50)]);
     }
     assert_eq!(world.ask(0), Next::Batch);
-    world.push(Terms::default(), [(20, 50)]);
+    world.push(JobTerms::default(), [(20, 50)]);
     world.devices[0].alive = false;
     world.run(world.now + Duration::from_secs(60), |_| None);
     assert_eq!(world.scheduler.health(0), Health::Out);
@@ -183,10 +183,10 @@ fn what_waits_for_a_device_that_does_not_move_is_done_by_others() {
 fn a_drained_device_finishes_what_it_has_and_gets_no_more_until_it_is_restored() {
     let mut world = World::known("least-loaded", &[GPU, GPU]);
     for round in 0..6 {
-        world.push(Terms::default(), [(round, 50)]);
+        world.push(JobTerms::default(), [(round, 50)]);
     }
     world.ask(0);
-    world.push(Terms::default(), [(6, 50)]);
+    world.push(JobTerms::default(), [(6, 50)]);
     world.scheduler.drain(world.now, 0);
     assert_eq!(world.scheduler.health(0), Health::Draining);
     assert_eq!(world.ask(0), Next::Wait { until: None });
@@ -195,7 +195,7 @@ fn a_drained_device_finishes_what_it_has_and_gets_no_more_until_it_is_restored()
     world.run(Duration::from_secs(1), |_| None);
     assert_eq!(world.done.len(), 7);
     world.scheduler.drain(world.now, 1);
-    world.push(Terms::default(), [(7, 50)]);
+    world.push(JobTerms::default(), [(7, 50)]);
     assert_eq!([world.ask(0), world.ask(1)], [Next::Wait { until: None }; 2], "none serves");
     world.scheduler.restore(0);
     assert_eq!(world.ask(0), Next::Batch);
@@ -204,7 +204,7 @@ fn a_drained_device_finishes_what_it_has_and_gets_no_more_until_it_is_restored()
 #[test]
 fn what_fails_twice_is_refused() {
     let mut world = World::known("earliest-finish", &[GPU, GPU]);
-    world.push(Terms::default(), [(0, 50)]);
+    world.push(JobTerms::default(), [(0, 50)]);
     world.ask(0);
     assert_eq!(world.fail(0), Vec::<u64>::new());
     assert!(matches!(world.ask(0), Next::Wait { .. }), "another device tries");
@@ -216,7 +216,7 @@ fn what_fails_twice_is_refused() {
 fn a_closed_scheduler_is_over_when_everything_is_answered() {
     let mut world = World::known("earliest-finish", &[GPU]);
     world.scheduler.admit(world.now, 1, None).unwrap();
-    world.push(Terms::default(), [(0, 50)]);
+    world.push(JobTerms::default(), [(0, 50)]);
     world.scheduler.drain(world.now, 0);
     world.scheduler.close();
     assert_eq!(world.ask(0), Next::Batch, "what was accepted is answered");
@@ -229,7 +229,7 @@ fn a_closed_scheduler_is_over_when_everything_is_answered() {
 #[test]
 fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while() {
     let mut world = World::known("earliest-finish", &[GPU, slower(GPU, 3.0)]);
-    world.push(Terms::default(), [(1, 50), (2, 50)]);
+    world.push(JobTerms::default(), [(1, 50), (2, 50)]);
     world.scheduler.drain(world.now, 0);
     world.scheduler.admit(world.now, 1, None).unwrap();
     world.scheduler.drain(world.now, 1);
@@ -257,12 +257,12 @@ fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while(
 fn what_waits_when_all_devices_are_gone_does_not_wait() {
     for policy in policy::names() {
         let mut world = World::known(policy, &[GPU, GPU]);
-        world.push(Terms::default(), [(1, 50)]);
+        world.push(JobTerms::default(), [(1, 50)]);
         world.scheduler.lose(world.now, 0);
         world.check();
         assert!(world.dropped.is_empty() && world.scheduler.is_served(world.now));
         world.scheduler.lose(world.now, 1);
-        world.push(Terms::default(), [(2, 50)]);
+        world.push(JobTerms::default(), [(2, 50)]);
         world.scheduler.restore(0);
         assert!(!world.scheduler.is_served(world.now));
         world.check();
@@ -276,7 +276,7 @@ fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
     assert!(world.scheduler.take_out(world.now, 0));
     world.scheduler.drain(world.now, 1);
     assert!(world.scheduler.is_served(world.now));
-    world.push(Terms::default(), [(1, 50)]);
+    world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
     assert!(world.scheduler.is_served(world.now));
     world.now += Duration::from_secs(60);
@@ -288,9 +288,9 @@ fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
 #[test]
 fn the_only_device_is_out_while_a_batch_on_it_does_not_end() {
     let mut world = World::known("earliest-finish", &[GPU]);
-    world.push(Terms::default(), [(1, 50)]);
+    world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
-    world.push(Terms::default(), [(2, 50)]);
+    world.push(JobTerms::default(), [(2, 50)]);
     world.now += Duration::from_secs(59);
     world.check();
     assert!(world.scheduler.is_served(world.now), "it may be busy with something else");
@@ -307,7 +307,7 @@ fn the_only_device_is_out_while_a_batch_on_it_does_not_end() {
     world.scheduler.admit(world.now, 1, None).unwrap();
     // A device of which nothing is known may be as slow as that.
     let mut world = World::new("earliest-finish", &[GPU], &[Speed::new()]);
-    world.push(Terms::default(), [(1, 50)]);
+    world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
     world.now += Duration::from_secs(600);
     world.check();

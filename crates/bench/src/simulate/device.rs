@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vecmill_scheduler::{Coefficients, DeviceSettings, Size, Speed, knee};
+use vecmill_scheduler::{Coefficients, DeviceSettings, Size, Speed};
 
 /// Below this speed a device is taken for a processor: slow, but without the cost of launches.
 const PROCESSOR: f64 = 0.1;
@@ -61,7 +61,8 @@ impl Device {
         if speed < PROCESSOR {
             model.fixed = PROCESSOR_FIXED;
         }
-        let batch_tokens = knee(&model, MEAN_LENGTH, LONGEST_BATCH, LEAST_TOKENS, MOST_TOKENS);
+        let batch_tokens =
+            model.saturation_tokens(MEAN_LENGTH, LONGEST_BATCH, LEAST_TOKENS, MOST_TOKENS);
         Self { model, batch_tokens, in_flight: IN_FLIGHT, noise: NOISE, mishap: None }
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use vecmill_scheduler::{
-    Batch, Failed, Job, Next, Priority, Scheduler, Settings, Size, Terms, policy,
+    Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings, Size, policy,
 };
 
 use super::device::{Device, Mishap, PREPARATION};
@@ -88,7 +88,7 @@ pub(super) struct World<'a> {
     workers: Vec<Worker>,
     events: BinaryHeap<Event>,
     requests: Vec<Request>,
-    batch: Batch<u32>,
+    batch: JobBatch<u32>,
     spare: Vec<Vec<Job<u32>>>,
     outcome: Outcome,
 }
@@ -108,7 +108,7 @@ impl<'a> World<'a> {
             workers: experiment.devices.iter().map(worker).collect(),
             events: BinaryHeap::new(),
             requests: Vec::with_capacity(experiment.requests as usize),
-            batch: Batch::new(),
+            batch: JobBatch::new(),
             spare: Vec::new(),
             outcome: Outcome::new(experiment.requests, experiment.devices.len()),
             experiment,
@@ -156,7 +156,7 @@ impl<'a> World<'a> {
         let id = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
         let left = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
         self.requests.push(Request { arrived: self.now, left });
-        let terms = Terms { priority: self.experiment.priority, deadline: None };
+        let terms = JobTerms { priority: self.experiment.priority, deadline: None };
         let jobs = lengths.iter().map(|&tokens| Job::new(tokens, id));
         self.scheduler.push(self.time(), terms, jobs);
         self.notice();

@@ -17,7 +17,7 @@ use vecmill_backend_cuda::CudaLowering;
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Backend, Demand, Encoder, Fit, Lower, Model, Practised, Shape, fit};
 use vecmill_memory::{Pool, Statistics};
-use vecmill_scheduler::{Size, Speed, knee};
+use vecmill_scheduler::{Size, Speed};
 
 use crate::builder::Builder;
 use crate::error::StartError;
@@ -181,7 +181,7 @@ impl Builder {
     fn batch_tokens(&self, speed: &Speed, largest: Shape) -> usize {
         match (self.batch_latency, speed.coefficients()) {
             (Some(bound), Some(model)) => {
-                knee(&model, TYPICAL_LENGTH, bound, largest.longest, largest.tokens)
+                model.saturation_tokens(TYPICAL_LENGTH, bound, largest.longest, largest.tokens)
             }
             _ => largest.tokens,
         }

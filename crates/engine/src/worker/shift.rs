@@ -127,7 +127,7 @@ impl<'a, B: Backend> Shift<'a, B> {
 
     fn start_batches<'s>(&'s self, then: &dyn Fn(InFlight<'s, 'a, B>)) {
         let warm = || self.device.warm_tokens();
-        let mut batch = vecmill_scheduler::Batch::new();
+        let mut batch = vecmill_scheduler::JobBatch::new();
         while self.core.dispatch.next_batch(self.index, warm, &mut batch) {
             let taken = Taken { shift: self, jobs: std::mem::take(&mut batch.jobs) };
             batch.clear();

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use vecmill_scheduler::{
-    Batch, Coefficients, DeviceSettings, Job, Next, Scheduler, Settings, Size, Speed, Terms, policy,
+    Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed,
+    policy,
 };
 
 /// A device as it really is.
@@ -36,7 +37,7 @@ pub struct World {
     /// Each job that was answered, by which device and when.
     pub done: Vec<(u64, usize, Duration)>,
     pub dropped: Vec<u64>,
-    batch: Batch<u64>,
+    batch: JobBatch<u64>,
     random: u64,
 }
 
@@ -69,7 +70,7 @@ impl World {
             devices: truth.iter().map(alive).collect(),
             done: Vec::new(),
             dropped: Vec::new(),
-            batch: Batch::new(),
+            batch: JobBatch::new(),
             random: 1,
         }
     }
@@ -80,7 +81,7 @@ impl World {
         Self::new(policy, truth, &believed)
     }
 
-    pub fn push(&mut self, terms: Terms, jobs: impl IntoIterator<Item = (u64, usize)>) {
+    pub fn push(&mut self, terms: JobTerms, jobs: impl IntoIterator<Item = (u64, usize)>) {
         let jobs: Vec<_> = jobs.into_iter().map(|(id, tokens)| Job::new(tokens, id)).collect();
         self.scheduler.push(self.now, terms, jobs);
     }
@@ -198,7 +199,7 @@ impl World {
             if world.now >= at && id > 0 {
                 let inputs = if world.random(4) == 0 { 26 } else { 2 };
                 let lengths: Vec<_> = (0..inputs).map(|_| 8 + world.random(113) as usize).collect();
-                world.push(Terms::default(), lengths.into_iter().map(|tokens| (id, tokens)));
+                world.push(JobTerms::default(), lengths.into_iter().map(|tokens| (id, tokens)));
             }
             id += 1;
             at = world.now

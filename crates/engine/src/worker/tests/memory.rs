@@ -106,7 +106,7 @@ fn batches_are_even_where_that_saves_memory() {
     let answer = rig.ask(100); // 4,000 tokens
     rig.queued(100);
     let take = |warm| {
-        let mut batch = vecmill_scheduler::Batch::new();
+        let mut batch = vecmill_scheduler::JobBatch::new();
         assert!(rig.core.dispatch.next_batch(0, || warm, &mut batch));
         let size = batch.size();
         rig.core.dispatch.ran(0, size, Duration::from_millis(1));

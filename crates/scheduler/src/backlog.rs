@@ -37,7 +37,7 @@ pub enum Dropped {
 
 /// Jobs to run together, in a buffer that is used again and again.
 #[derive(Debug)]
-pub struct Batch<T> {
+pub struct JobBatch<T> {
     /// The jobs; none if there is nothing to run.
     pub jobs: Vec<Job<T>>,
     /// Jobs that left the queue on the way, and why.
@@ -45,7 +45,7 @@ pub struct Batch<T> {
     size: Size,
 }
 
-impl<T> Batch<T> {
+impl<T> JobBatch<T> {
     /// An empty one.
     pub fn new() -> Self {
         Self { jobs: Vec::new(), dropped: Vec::new(), size: Size::default() }
@@ -69,7 +69,7 @@ impl<T> Batch<T> {
     }
 }
 
-impl<T> Default for Batch<T> {
+impl<T> Default for JobBatch<T> {
     fn default() -> Self {
         Self::new()
     }
@@ -192,7 +192,7 @@ impl<T> Lane<T> {
         &mut self,
         wish: &Wish,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
     ) {
         let Some(front) = self.groups.front() else { return };
         let from = front.ahead + wish.skip as u64;
@@ -215,7 +215,7 @@ impl<T> Lane<T> {
         range: std::ops::Range<usize>,
         wish: &Wish,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
         mut suits: impl FnMut(&Group) -> bool,
     ) {
         let mut next = range.start;
@@ -260,7 +260,7 @@ impl<T> Lane<T> {
         index: usize,
         most: usize,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
     ) {
         let group = &mut self.groups[index];
         while group.jobs > 0 {
@@ -292,7 +292,7 @@ impl<T> Lane<T> {
     }
 
     /// Takes all jobs whose deadline has passed.
-    pub(crate) fn expire(&mut self, now: f64, batch: &mut Batch<T>) {
+    pub(crate) fn expire(&mut self, now: f64, batch: &mut JobBatch<T>) {
         if self.deadlines == 0 {
             return;
         }
@@ -306,7 +306,7 @@ impl<T> Lane<T> {
     }
 
     /// Takes all jobs, because no device serves.
-    pub(crate) fn forsake(&mut self, batch: &mut Batch<T>) {
+    pub(crate) fn forsake(&mut self, batch: &mut JobBatch<T>) {
         for index in 0..self.groups.len() {
             if self.groups[index].jobs > 0 {
                 self.take_jobs(index, 0, &mut |_| Err(Dropped::NoDevice), batch);
@@ -316,7 +316,7 @@ impl<T> Lane<T> {
     }
 
     /// Takes the oldest group whole.
-    pub(crate) fn pop(&mut self, into: &mut Batch<T>) -> Option<Ticket> {
+    pub(crate) fn pop(&mut self, into: &mut JobBatch<T>) -> Option<Ticket> {
         let ticket = self.groups.front()?.ticket;
         self.take_jobs(0, usize::MAX, &mut |_| Ok(()), into);
         self.trim();
@@ -376,7 +376,7 @@ impl<T> Backlog<T> {
         wish: &Wish,
         aged: f64,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
     ) {
         if self.interactive.inputs > 0 && self.bulk.oldest().is_some_and(|oldest| oldest < aged) {
             let half = Wish { skip: 0, budget: wish.budget / 2, ..*wish };
@@ -389,18 +389,18 @@ impl<T> Backlog<T> {
         }
     }
 
-    pub(crate) fn expire(&mut self, now: f64, batch: &mut Batch<T>) {
+    pub(crate) fn expire(&mut self, now: f64, batch: &mut JobBatch<T>) {
         self.interactive.expire(now, batch);
         self.bulk.expire(now, batch);
     }
 
-    pub(crate) fn forsake(&mut self, batch: &mut Batch<T>) {
+    pub(crate) fn forsake(&mut self, batch: &mut JobBatch<T>) {
         self.interactive.forsake(batch);
         self.bulk.forsake(batch);
     }
 
     /// Takes the next group whole.
-    pub(crate) fn pop(&mut self, into: &mut Batch<T>) -> Option<Ticket> {
+    pub(crate) fn pop(&mut self, into: &mut JobBatch<T>) -> Option<Ticket> {
         self.interactive.pop(into).or_else(|| self.bulk.pop(into))
     }
 

@@ -1,16 +1,16 @@
 //! How the devices stand, kept from one decision to the next.
 //!
-//! - [`Stand`] is what all decisions go by: the devices' views, their weights, when the next of them
+//! - [`Snapshot`] is what all decisions go by: the devices' views, their weights, when the next of them
 //!   could count as stalled and when the next should be free.
 //! - What happens only marks it as outdated; the first decision that needs it brings it up to date.
 //!
 //! The choice behind it: bringing it up to date takes a look at every device, so that is done once for
 //! all devices that ask at the same moment, and not for each of them.
 
-use super::Scheduler;
-use crate::device::{Device, Look};
+use crate::device::{DeviceRecord, Look};
 use crate::job::{Size, float};
 use crate::policy::View;
+use crate::scheduler::Scheduler;
 use crate::speed::Coefficients;
 
 /// The share of a new batch in the mean length.
@@ -18,17 +18,17 @@ const NEW_LENGTH: f64 = 0.02;
 
 /// A device looks again after at least so many seconds, whatever it waits for; so old may be the times
 /// by which work is assigned.
-pub(super) const LEAST_PAUSE: f64 = 0.000_5;
+pub(crate) const LEAST_PAUSE: f64 = 0.000_5;
 
 /// How the devices stand. Times are in seconds.
 #[derive(Debug)]
-pub(super) struct Stand {
+pub(crate) struct Snapshot {
     /// The mean length of inputs of late, each as often as it has tokens.
-    pub(super) length: f64,
+    pub(crate) length: f64,
     /// Batches that all devices have run.
-    pub(super) batches: u64,
+    pub(crate) batches: u64,
     /// The devices as they were seen last.
-    pub(super) views: Vec<View>,
+    pub(crate) views: Vec<View>,
     /// The fastest device's model: what is hoped of one that is not known.
     fastest: Option<Coefficients>,
     /// Tokens per second of all devices that serve, in full batches.
@@ -53,8 +53,8 @@ struct Turns {
     second: f64,
 }
 
-impl Stand {
-    pub(super) fn new(devices: usize) -> Self {
+impl Snapshot {
+    pub(crate) fn new(devices: usize) -> Self {
         Self {
             length: 0.0,
             batches: 0,
@@ -71,7 +71,7 @@ impl Stand {
     }
 
     /// A device has run a batch.
-    pub(super) fn ran(&mut self, size: Size) {
+    pub(crate) fn ran(&mut self, size: Size) {
         if size.tokens > 0 {
             let length = size.squares / float(size.tokens);
             let share = if self.length > 0.0 { NEW_LENGTH } else { 1.0 };
@@ -81,18 +81,18 @@ impl Stand {
     }
 
     /// The common backlog is another.
-    pub(super) fn backlog_changed(&mut self) {
+    pub(crate) fn backlog_changed(&mut self) {
         self.considered = false;
     }
 
     /// A device's speed is another.
-    pub(super) fn weights_changed(&mut self) {
+    pub(crate) fn weights_changed(&mut self) {
         self.weighed = false;
         self.seen = f64::NEG_INFINITY;
     }
 
     /// Anything may have changed.
-    pub(super) fn changed(&mut self) {
+    pub(crate) fn changed(&mut self) {
         self.weights_changed();
         self.seen_of_late = f64::NEG_INFINITY;
         self.next_stall = f64::NEG_INFINITY;
@@ -122,45 +122,45 @@ impl Turns {
 
 impl<T> Scheduler<T> {
     /// The fastest device's model, if anything is known of any.
-    pub(super) fn fastest(&mut self) -> Option<Coefficients> {
+    pub(crate) fn fastest(&mut self) -> Option<Coefficients> {
         self.weigh();
-        self.stand.fastest
+        self.snapshot.fastest
     }
 
     /// Looks at all devices.
-    pub(super) fn look(&mut self, now: f64) {
-        if self.stand.seen < now {
+    pub(crate) fn look(&mut self, now: f64) {
+        if self.snapshot.seen < now {
             self.weigh();
             let serving = self.devices.iter().filter(|device| device.condition.serves());
-            self.stand.rates = serving.map(|device| device.rate).sum();
-            let mut views = std::mem::take(&mut self.stand.views);
+            self.snapshot.rates = serving.map(|device| device.rate).sum();
+            let mut views = std::mem::take(&mut self.snapshot.views);
             views.clear();
             views.extend(self.devices.iter().map(|device| self.view(now, device)));
-            self.stand.views = views;
-            self.stand.seen = now;
-            self.stand.seen_of_late = now;
-            self.stand.considered = false;
+            self.snapshot.views = views;
+            self.snapshot.seen = now;
+            self.snapshot.seen_of_late = now;
+            self.snapshot.considered = false;
         }
     }
 
     /// As [`look`](Self::look), but times and speeds may be a little old.
-    pub(super) fn look_of_late(&mut self, now: f64) {
-        if self.stand.seen_of_late < now - LEAST_PAUSE {
+    pub(crate) fn look_of_late(&mut self, now: f64) {
+        if self.snapshot.seen_of_late < now - LEAST_PAUSE {
             self.look(now);
         }
     }
 
     /// Looks at a device whose work alone has changed.
-    pub(super) fn see(&mut self, now: f64, device: usize) {
-        if self.stand.seen_of_late > f64::NEG_INFINITY {
-            self.stand.views[device] = self.view(now, &self.devices[device]);
+    pub(crate) fn see(&mut self, now: f64, device: usize) {
+        if self.snapshot.seen_of_late > f64::NEG_INFINITY {
+            self.snapshot.views[device] = self.view(now, &self.devices[device]);
         }
-        self.stand.considered = false;
+        self.snapshot.considered = false;
         self.expect(device);
     }
 
-    fn view(&self, now: f64, device: &Device<T>) -> View {
-        let Stand { length, fastest, batches, rates, .. } = self.stand;
+    fn view(&self, now: f64, device: &DeviceRecord<T>) -> View {
+        let Snapshot { length, fastest, batches, rates, .. } = self.snapshot;
         let waiting_since = device.assigned.oldest().or(self.common.oldest()).unwrap_or(now);
         let view = device.view(waiting_since, &Look { now, length, fastest, batches });
         let weight = if view.serves && rates > 0.0 { device.rate / rates } else { 0.0 };
@@ -168,51 +168,51 @@ impl<T> Scheduler<T> {
     }
 
     /// Has the policy look at what is to be decided by for a device that asks.
-    pub(super) fn consider(&mut self, device: usize) {
-        let view = &mut self.stand.views[device];
+    pub(crate) fn consider(&mut self, device: usize) {
+        let view = &mut self.snapshot.views[device];
         // It is not late: it asks.
         let late = view.running == 0 && view.free_in > 0.0;
         if late || !view.serves {
             view.serves = true;
             view.free_in = if late { 0.0 } else { view.free_in };
-            self.stand.considered = false;
+            self.snapshot.considered = false;
         }
-        if !self.stand.considered {
-            self.policy.look(self.common.tokens(), &self.stand.views);
-            self.stand.turns = Turns::of(&self.stand.views);
-            self.stand.considered = true;
+        if !self.snapshot.considered {
+            self.policy.look(self.common.tokens(), &self.snapshot.views);
+            self.snapshot.turns = Turns::of(&self.snapshot.views);
+            self.snapshot.considered = true;
         }
     }
 
     /// Seconds until one of those that a device leaves work to should be free, or is twice as late as
     /// it is: nobody is waited for who is gone.
-    pub(super) fn next_turn(&self, device: usize) -> f64 {
-        self.stand.turns.beside(device).max(LEAST_PAUSE)
+    pub(crate) fn next_turn(&self, device: usize) -> f64 {
+        self.snapshot.turns.beside(device).max(LEAST_PAUSE)
     }
 
     /// Works out the devices' rates in full batches of inputs as long as those of late: a device that
     /// happens to run small batches is not slower for that.
     fn weigh(&mut self) {
-        if self.stand.weighed {
+        if self.snapshot.weighed {
             return;
         }
         let mut best = 0.0;
-        self.stand.fastest = None;
+        self.snapshot.fastest = None;
         for device in &mut self.devices {
             let model = device.model(None);
             let tokens = float(device.settings.batch_tokens.max(1));
-            let each = model.marginal(self.stand.length);
+            let each = model.marginal(self.snapshot.length);
             device.rate = tokens / (model.fixed + each * tokens).max(1e-12);
             if device.settings.speed.coefficients().is_some() && device.rate > best {
                 best = device.rate;
-                self.stand.fastest = Some(model);
+                self.snapshot.fastest = Some(model);
             }
         }
-        self.stand.weighed = true;
+        self.snapshot.weighed = true;
     }
 
-    pub(super) fn notice_stalls(&mut self, now: f64) {
-        if now <= self.stand.next_stall {
+    pub(crate) fn notice_stalls(&mut self, now: f64) {
+        if now <= self.snapshot.next_stall {
             return;
         }
         for index in 0..self.devices.len() {
@@ -225,38 +225,38 @@ impl<T> Scheduler<T> {
                 let device = &mut self.devices[index];
                 device.condition.take_out(now);
                 device.counters.stalls += 1;
-                self.stand.changed();
+                self.snapshot.changed();
                 self.move_assigned(now, index);
             }
         }
         let serving = self.devices.iter().filter(|device| device.condition.serves());
         let stalls = serving.filter_map(|device| self.stalls_at(device));
-        self.stand.next_stall = stalls.filter(|&at| at >= now).fold(f64::INFINITY, f64::min);
+        self.snapshot.next_stall = stalls.filter(|&at| at >= now).fold(f64::INFINITY, f64::min);
     }
 
     /// Whether a device runs a batch that it will not finish, as far as its speed is known.
-    fn is_stuck(&self, device: &Device<T>, now: f64) -> bool {
+    fn is_stuck(&self, device: &DeviceRecord<T>, now: f64) -> bool {
         let floor = self.settings.stall_floor_alone.as_secs_f64();
         let stalls_at = device.stalls_at(self.settings.stall_factor, floor);
         !device.is_idle() && device.is_measured() && stalls_at.is_some_and(|at| at < now)
     }
 
     /// A device's work is another: it may be the next to stall.
-    pub(super) fn expect(&mut self, device: usize) {
+    pub(crate) fn expect(&mut self, device: usize) {
         let stalls = self.stalls_at(&self.devices[device]).unwrap_or(f64::INFINITY);
-        self.stand.next_stall = self.stand.next_stall.min(stalls);
+        self.snapshot.next_stall = self.snapshot.next_stall.min(stalls);
     }
 
     /// When a device could have to be taken out, so that others' work may have to be moved.
-    pub(super) fn next_stall(&self, now: f64) -> f64 {
-        if self.stand.next_stall >= now {
-            self.stand.next_stall + LEAST_PAUSE
+    pub(crate) fn next_stall(&self, now: f64) -> f64 {
+        if self.snapshot.next_stall >= now {
+            self.snapshot.next_stall + LEAST_PAUSE
         } else {
             f64::INFINITY
         }
     }
 
-    pub(super) fn stalls_at(&self, device: &Device<T>) -> Option<f64> {
+    pub(crate) fn stalls_at(&self, device: &DeviceRecord<T>) -> Option<f64> {
         device.stalls_at(self.settings.stall_factor, self.settings.stall_floor.as_secs_f64())
     }
 }

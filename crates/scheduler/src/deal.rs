@@ -1,15 +1,14 @@
-//! A device asks for work.
+//! A device asks for work: whether it may have some ([`Eligibility`]), from where, how much, and of what
+//! lengths. [`budget_for`] is what the memory that is ready has to say.
 
 use std::time::Duration;
 
-use super::Scheduler;
-use super::standing::LEAST_PAUSE;
-use crate::budget::budget_for;
-use crate::device::Device;
-use crate::forming::{Backlog, Batch, Dropped, Lengths, Wish};
-use crate::health::Health;
+use crate::backlog::{Backlog, Dropped, JobBatch, Lengths, Wish};
+use crate::device::{DeviceRecord, Health};
 use crate::job::{Job, float, whole};
 use crate::policy::Take;
+use crate::scheduler::Scheduler;
+use crate::snapshot::LEAST_PAUSE;
 
 /// What a device is to do that asked for work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,17 +43,17 @@ impl<T> Scheduler<T> {
         device: usize,
         warm: usize,
         mut wanted: impl FnMut(&T) -> bool,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
     ) -> Next {
         let now = now.as_secs_f64();
         if self.is_over() {
             return Next::Over;
         }
         self.notice_stalls(now);
-        let trial = match self.standing(now, device) {
-            Standing::Works => false,
-            Standing::Tried => true,
-            Standing::Rests { until } => return wait(now, until),
+        let trial = match self.eligibility(now, device) {
+            Eligibility::Works => false,
+            Eligibility::Tried => true,
+            Eligibility::Rests { until } => return wait(now, until),
         };
         let fastest = self.fastest().unwrap_or_default();
         let least = |tokens: usize| fastest.fixed + fastest.per_token * float(tokens);
@@ -87,26 +86,26 @@ impl<T> Scheduler<T> {
 
     /// Whether more waits for a device than one batch takes.
     pub fn is_backlogged(&self, device: usize) -> bool {
-        let Device { settings, assigned, .. } = &self.devices[device];
+        let DeviceRecord { settings, assigned, .. } = &self.devices[device];
         assigned.tokens().max(self.common.tokens()) > settings.batch_tokens
     }
 
-    fn standing(&self, now: f64, index: usize) -> Standing {
+    fn eligibility(&self, now: f64, index: usize) -> Eligibility {
         let device = &self.devices[index];
         let (alone, idle) = (!self.others_serve(index), device.is_idle());
-        let full = Standing::Rests { until: f64::INFINITY };
+        let full = Eligibility::Rests { until: f64::INFINITY };
         match device.condition.health() {
             _ if !device.has_room() => full,
-            Health::Serving => Standing::Works,
-            Health::Suspect if idle => Standing::Works,
-            Health::Out if idle && alone => Standing::Works,
+            Health::Serving => Eligibility::Works,
+            Health::Suspect if idle => Eligibility::Works,
+            Health::Out if idle && alone => Eligibility::Works,
             Health::Out => match device.condition.try_at() {
-                Some(at) if at > now => Standing::Rests { until: at },
-                _ if idle => Standing::Tried,
+                Some(at) if at > now => Eligibility::Rests { until: at },
+                _ if idle => Eligibility::Tried,
                 _ => full,
             },
             // What is accepted is answered, even if an operator has drained the last device.
-            Health::Draining | Health::Drained if self.closed && alone => Standing::Works,
+            Health::Draining | Health::Drained if self.closed && alone => Eligibility::Works,
             _ => full,
         }
     }
@@ -120,7 +119,7 @@ impl<T> Scheduler<T> {
         now: f64,
         device: usize,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
     ) -> f64 {
         if !self.retries {
             return f64::INFINITY;
@@ -154,7 +153,7 @@ impl<T> Scheduler<T> {
         trial: bool,
         warm: usize,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
-        batch: &mut Batch<T>,
+        batch: &mut JobBatch<T>,
     ) -> f64 {
         let source = self.source(device, trial);
         let backlog = self.queue(source).tokens();
@@ -172,7 +171,7 @@ impl<T> Scheduler<T> {
         let lengths = if common { self.lengths(device) } else { Lengths::Any };
         let aged = now - self.settings.bulk_age.as_secs_f64();
         self.queue(source).take(&Wish { skip, budget, limit, lengths }, aged, judge, batch);
-        self.stand.backlog_changed();
+        self.snapshot.backlog_changed();
         if common { self.next_turn(device) } else { f64::INFINITY }
     }
 
@@ -200,7 +199,7 @@ impl<T> Scheduler<T> {
             Source::Common => {
                 self.look(now);
                 self.consider(device);
-                self.policy.take(device, &self.stand.views)
+                self.policy.take(device, &self.snapshot.views)
             }
         }
     }
@@ -227,15 +226,36 @@ impl<T> Scheduler<T> {
         if rates == 0.0 {
             return Lengths::Any;
         }
-        let long = 2.0 * self.stand.length;
+        let long = 2.0 * self.snapshot.length;
         let worse = (1.0 + own * long) / (1.0 + sum / rates * long) - 1.0;
-        let mean = whole(self.stand.length);
+        let mean = whole(self.snapshot.length);
         match worse {
             _ if worse > ADVANTAGE => Lengths::Short(mean),
             _ if worse < -ADVANTAGE => Lengths::Long(mean),
             _ => Lengths::Any,
         }
     }
+}
+
+/// The token budget of the next batch: `warm`, what fits the memory that a device has ready, where
+/// that costs nothing, and `limit`, the most that it takes, everywhere else.
+///
+/// It costs nothing when the `backlog` needs as many batches either way: batches of even size then
+/// take the place of full ones and a small last one, and nobody waits for memory. A backlog of one
+/// batch is never split.
+///
+/// ```
+/// use vecmill_scheduler::budget_for;
+///
+/// assert_eq!(budget_for(5_000, 4_096, 3_000), 3_000); // two batches, either way
+/// assert_eq!(budget_for(8_000, 4_096, 3_000), 4_096); // two batches, but three of 3,000
+/// assert_eq!(budget_for(2_000, 4_096, 1_000), 4_096); // one batch
+/// ```
+pub fn budget_for(backlog: usize, limit: usize, warm: usize) -> usize {
+    if warm == 0 || warm >= limit || backlog.div_ceil(warm) != backlog.div_ceil(limit) {
+        return limit;
+    }
+    warm
 }
 
 /// What a batch is taken from.
@@ -249,7 +269,7 @@ enum Source {
 
 /// Whether a device may have work.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Standing {
+enum Eligibility {
     Works,
     /// With one batch, to see whether it does again.
     Tried,
@@ -261,4 +281,28 @@ enum Standing {
 
 fn wait(now: f64, until: f64) -> Next {
     Next::Wait { until: Duration::try_from_secs_f64(until.max(now + LEAST_PAUSE)).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn memory_that_is_not_there_changes_nothing() {
+        assert_eq!(budget_for(10_000, 4_096, 0), 4_096);
+        assert_eq!(budget_for(10_000, 4_096, 5_000), 4_096);
+        assert_eq!(budget_for(0, 4_096, 100), 100, "nothing waits: nothing is split");
+    }
+
+    proptest! {
+        #[test]
+        fn the_number_of_batches_never_rises(
+            backlog in 1usize..100_000, limit in 1usize..20_000, warm in 0usize..30_000,
+        ) {
+            let budget = budget_for(backlog, limit, warm);
+            prop_assert!(budget == limit || budget == warm && warm < limit);
+            prop_assert_eq!(backlog.div_ceil(budget), backlog.div_ceil(limit));
+        }
+    }
 }
