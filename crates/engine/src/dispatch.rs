@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use vecmill_scheduler::policy::{self, Policy, UnknownPolicy};
 use vecmill_scheduler::{
-    DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, JobBatch, JobTerms, Next,
-    Refused, Scheduler, Settings, Size,
+    ClassId, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, JobBatch, JobTerms,
+    Next, Refused, Scheduler, Settings, Size, Warm,
 };
 
 use crate::core::Work;
@@ -19,6 +19,9 @@ use crate::error::RequestError;
 
 /// How often it is looked whether everything is answered, where no event tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// All work is of one model.
+const CLASS: ClassId = ClassId::FIRST;
 
 /// Accepted inputs and the devices that they wait for.
 pub(crate) struct Dispatch {
@@ -76,10 +79,11 @@ impl Dispatch {
             return Err(RequestError::Stopped);
         }
         let now = self.now();
-        scheduler.admit(now, inputs, terms.deadline).map_err(|refused| match refused {
-            Refused::Full(Full { admitted, .. }) => {
-                RequestError::Busy { waiting: admitted, retry_after: scheduler.backlog_time(now) }
-            }
+        scheduler.admit(now, CLASS, inputs, terms.deadline).map_err(|refused| match refused {
+            Refused::Full(Full { admitted, .. }) => RequestError::Busy {
+                waiting: admitted,
+                retry_after: scheduler.backlog_time(now, CLASS),
+            },
             Refused::NoDevice => self.no_device(&scheduler),
             Refused::TooLate { predicted, left } => RequestError::TooLate { predicted, left },
         })
@@ -90,7 +94,7 @@ impl Dispatch {
         let scheduler = self.lock();
         match () {
             () if scheduler.is_closed() => Err(RequestError::Stopped),
-            () if scheduler.is_served(self.now()) => Ok(()),
+            () if scheduler.is_served(self.now(), CLASS) => Ok(()),
             () => Err(self.no_device(&scheduler)),
         }
     }
@@ -113,7 +117,7 @@ impl Dispatch {
     }
 
     pub(crate) fn push(&self, terms: JobTerms, jobs: impl IntoIterator<Item = Job<Work>>) {
-        self.lock().push(self.now(), terms, jobs);
+        self.lock().push(self.now(), CLASS, terms, jobs);
         self.changed.notify_all();
     }
 
@@ -130,15 +134,16 @@ impl Dispatch {
         let mut scheduler = self.lock();
         let mut warm = None;
         loop {
-            if warm.is_none() && scheduler.is_backlogged(device) {
+            if warm.is_none()
+                && let Some(class) = scheduler.backlogged(self.now(), device)
+            {
                 drop(scheduler);
-                warm = Some(plan());
+                warm = Some(Warm { class, tokens: plan() });
                 scheduler = self.lock();
             }
             let now = self.now();
             let wanted = |work: &Work| work.request.wanted();
-            let fits = warm.take().unwrap_or_default();
-            let next = scheduler.next_batch(now, device, fits, wanted, batch);
+            let next = scheduler.next_batch(now, device, warm.take(), wanted, batch);
             if !batch.dropped.is_empty() {
                 drop(scheduler);
                 self.let_go(batch);
@@ -166,7 +171,7 @@ impl Dispatch {
     /// Learns from a batch, or a part of one, that a device has run. Says how many seconds it was
     /// believed to take, if anything was known.
     pub(crate) fn ran(&self, device: usize, size: Size, took: Duration) -> Option<f64> {
-        let predicted = self.lock().ran(self.now(), device, size, took);
+        let predicted = self.lock().ran(self.now(), device, CLASS, size, took);
         self.changed.notify_all();
         predicted
     }
@@ -180,7 +185,7 @@ impl Dispatch {
 
     /// So many inputs that a device had taken will not be run, for no fault of its own.
     pub(crate) fn gave_up(&self, device: usize, inputs: usize) {
-        self.lock().gave_up(self.now(), device, inputs);
+        self.lock().gave_up(self.now(), device, CLASS, inputs);
         self.changed.notify_all();
     }
 
@@ -219,7 +224,7 @@ impl Dispatch {
 
     /// The most tokens that a device's batches may have from now on.
     pub(crate) fn set_batch_tokens(&self, device: usize, tokens: usize) {
-        self.lock().set_batch_tokens(device, tokens);
+        self.lock().set_batch_tokens(device, CLASS, tokens);
     }
 
     /// A device shall finish what it has begun, and get nothing more.
@@ -259,13 +264,13 @@ impl Dispatch {
     /// When what waits now will probably be done.
     pub(crate) fn backlog_time(&self) -> Duration {
         let now = self.now();
-        self.lock().backlog_time(now)
+        self.lock().backlog_time(now, CLASS)
     }
 
     /// Of each device.
     pub(crate) fn statistics(&self) -> Vec<DeviceStatistics> {
         let now = self.now();
-        self.lock().statistics(now)
+        self.lock().statistics(now, CLASS)
     }
 
     /// Tells the callers of what was dropped, without the lock.

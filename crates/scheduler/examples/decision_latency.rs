@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vecmill_scheduler::{
-    Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed,
-    policy,
+    ClassId, Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings,
+    Size, Speed, policy,
 };
+
+const CLASS: ClassId = ClassId::FIRST;
 
 struct Counting;
 
@@ -101,7 +103,7 @@ fn time(
     let mut now = Duration::from_secs(1);
     let mut request = 0;
     let mut push = |scheduler: &mut Scheduler<usize>, now: Duration| {
-        scheduler.push(now, JobTerms::default(), [Job::new(20 + request % 60, request)]);
+        scheduler.push(now, CLASS, JobTerms::default(), [Job::new(20 + request % 60, request)]);
         request += 1;
     };
     for _ in 0..WAITING {
@@ -117,14 +119,14 @@ fn time(
             // One whose next batch is not there finishes the one that it has when all others wait too.
             if running[device].len() == 2 || waits > devices && !running[device].is_empty() {
                 let size = running[device].remove(0);
-                scheduler.ran(now, device, size, Duration::from_millis(5));
+                scheduler.ran(now, device, CLASS, size, Duration::from_millis(5));
                 for _ in 0..size.inputs {
                     push(&mut scheduler, now);
                 }
             }
             batch.clear();
             let begin = Instant::now();
-            let next = scheduler.next_batch(now, device, 0, |_| true, &mut batch);
+            let next = scheduler.next_batch(now, device, None, |_| true, &mut batch);
             let time = begin.elapsed();
             if next == Next::Batch {
                 running[device].push(batch.size());

@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 
+use crate::class::ClassId;
 use crate::job::{Job, Priority, Size, Ticket};
 
 /// Groups of up to a quarter of a device's largest batch are small.
@@ -42,13 +43,24 @@ pub struct JobBatch<T> {
     pub jobs: Vec<Job<T>>,
     /// Jobs that left the queue on the way, and why.
     pub dropped: Vec<(Job<T>, Dropped)>,
+    pub(crate) class: ClassId,
     size: Size,
 }
 
 impl<T> JobBatch<T> {
     /// An empty one.
     pub fn new() -> Self {
-        Self { jobs: Vec::new(), dropped: Vec::new(), size: Size::default() }
+        Self {
+            jobs: Vec::new(),
+            dropped: Vec::new(),
+            class: ClassId::default(),
+            size: Size::default(),
+        }
+    }
+
+    /// What class its jobs are of.
+    pub fn class(&self) -> ClassId {
+        self.class
     }
 
     /// How large it is.
@@ -357,6 +369,11 @@ impl<T> Backlog<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.inputs() == 0
+    }
+
+    /// Whether somebody waits for some of it, or has waited since before `aged`.
+    pub(crate) fn is_urgent(&self, aged: f64) -> bool {
+        self.interactive.inputs > 0 || self.bulk.oldest().is_some_and(|oldest| oldest < aged)
     }
 
     /// When the oldest group arrived.

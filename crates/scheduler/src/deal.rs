@@ -1,10 +1,11 @@
-//! A device asks for work: whether it may have some ([`Eligibility`]), from where, how much, and of what
+//! A device asks for work: whose turn it is (`share`), and then, of that class alone: whether it may have some ([`Eligibility`]), from where, how much, and of what
 //! lengths. [`budget_for`] is what the memory that is ready has to say.
 
 use std::time::Duration;
 
 use crate::backlog::{Backlog, Dropped, JobBatch, Lengths, Wish};
-use crate::device::{DeviceRecord, Health};
+use crate::class::{ClassId, ClassRecord, Member};
+use crate::device::Health;
 use crate::job::{Job, float, whole};
 use crate::policy::Take;
 use crate::scheduler::Scheduler;
@@ -31,17 +32,52 @@ const ADVANTAGE: f64 = 0.1;
 /// Batches after which a device's C is worth acting on.
 const C_KNOWN: u64 = 50;
 
+/// What a device has ready for a class: how many tokens fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warm {
+    /// The class that these are tokens of.
+    pub class: ClassId,
+    /// Tokens that fit the memory that is ready.
+    pub tokens: usize,
+}
+
+/// A device that asks, and when.
+#[derive(Debug, Clone, Copy)]
+struct Asks {
+    now: f64,
+    device: usize,
+    class: ClassId,
+    /// Whether it is tried with one batch, to see whether it does again.
+    trial: bool,
+    warm: Option<Warm>,
+}
+
+/// When a device may get what it did not get of a class.
+#[derive(Debug, Clone, Copy)]
+struct Later {
+    /// Seconds until then.
+    seconds: f64,
+    /// Whether it is sure to get it, while it runs what it has: it has the turn and keeps it, for with
+    /// other classes filling its place each time, little work would wait for ever.
+    here: bool,
+}
+
+impl Later {
+    fn maybe(seconds: f64) -> Self {
+        Self { seconds, here: false }
+    }
+}
+
 impl<T> Scheduler<T> {
     /// Work for a device that has room: moved into `batch`, which is empty.
     ///
-    /// `warm` is how many tokens fit the memory that the device has ready, which matters only if it
-    /// [is backlogged](Self::is_backlogged); jobs that `wanted` denies are dropped. What was dropped,
-    /// here or for its deadline, is in `batch` in any case.
+    /// `warm` matters only if the device [is backlogged](Self::backlogged); jobs that `wanted` denies
+    /// are dropped. What was dropped, here or for its deadline, is in `batch` in any case.
     pub fn next_batch(
         &mut self,
         now: Duration,
         device: usize,
-        warm: usize,
+        warm: Option<Warm>,
         mut wanted: impl FnMut(&T) -> bool,
         batch: &mut JobBatch<T>,
     ) -> Next {
@@ -55,39 +91,52 @@ impl<T> Scheduler<T> {
             Eligibility::Tried => true,
             Eligibility::Rests { until } => return wait(now, until),
         };
-        let fastest = self.fastest().unwrap_or_default();
-        let least = |tokens: usize| fastest.fixed + fastest.per_token * float(tokens);
-        let mut judge = |job: &Job<T>| {
-            if !wanted(&job.payload) {
-                Err(Dropped::Unwanted)
-            } else if job.ticket.deadline < now + least(job.tokens) {
-                Err(Dropped::TooLate)
-            } else {
-                Ok(())
-            }
-        };
         let mut again = f64::INFINITY;
-        if !trial {
-            again = self.take_failed(now, device, &mut judge, batch);
+        let mut order = std::mem::take(&mut self.order);
+        self.order_classes(now, device, &mut order);
+        for &class in &order {
+            let asks = Asks { now, device, class, trial, warm };
+            let later = self.take_of(&asks, &mut wanted, batch);
+            again = again.min(later.seconds);
+            if !batch.jobs.is_empty() {
+                batch.class = class;
+            }
+            if !batch.jobs.is_empty() || later.here {
+                break;
+            }
         }
-        if batch.jobs.is_empty() {
-            again = again.min(self.take_waiting(now, device, trial, warm, &mut judge, batch));
-        }
+        self.order = order;
         if batch.jobs.is_empty() {
             self.devices[device].rests(now + LEAST_PAUSE);
             return wait(now, self.next_stall(now).min(now + again));
         }
-        let (size, fastest) = (batch.size(), self.fastest());
-        let taker = &mut self.devices[device];
-        taker.took(now, size, taker.model(fastest).seconds(size));
-        self.see(now, device);
+        self.hand_out(now, device, batch);
         Next::Batch
     }
 
-    /// Whether more waits for a device than one batch takes.
-    pub fn is_backlogged(&self, device: usize) -> bool {
-        let DeviceRecord { settings, assigned, .. } = &self.devices[device];
-        assigned.tokens().max(self.common.tokens()) > settings.batch_tokens
+    /// Whether more of the class whose turn it is waits for a device than one batch takes.
+    pub fn backlogged(&mut self, now: Duration, device: usize) -> Option<ClassId> {
+        let mut order = std::mem::take(&mut self.order);
+        self.order_classes(now.as_secs_f64(), device, &mut order);
+        let class = order.first().copied();
+        self.order = order;
+        class.filter(|class| {
+            let record = &self.classes[class.0];
+            let member = &record.members[device];
+            member.assigned.tokens().max(record.common.tokens()) > member.batch_tokens
+        })
+    }
+
+    /// A device has taken a batch.
+    fn hand_out(&mut self, now: f64, device: usize, batch: &JobBatch<T>) {
+        let (size, class) = (batch.size(), batch.class);
+        let record = &mut self.classes[class.0];
+        record.running += size.inputs;
+        let fastest = record.fastest();
+        let cost = record.members[device].model(fastest).seconds(size);
+        self.devices[device].took(now, class, size, cost);
+        self.charge(class, cost);
+        self.see(now, device);
     }
 
     fn eligibility(&self, now: f64, index: usize) -> Eligibility {
@@ -110,26 +159,57 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// What the device gets of a class, or when it may.
+    fn take_of(
+        &mut self,
+        asks: &Asks,
+        wanted: &mut impl FnMut(&T) -> bool,
+        batch: &mut JobBatch<T>,
+    ) -> Later {
+        let now = asks.now;
+        let fastest = self.classes[asks.class.0].fastest().unwrap_or_default();
+        let least = |tokens: usize| fastest.fixed + fastest.per_token * float(tokens);
+        let mut judge = |job: &Job<T>| {
+            if !wanted(&job.payload) {
+                Err(Dropped::Unwanted)
+            } else if job.ticket.deadline < now + least(job.tokens) {
+                Err(Dropped::TooLate)
+            } else {
+                Ok(())
+            }
+        };
+        let mut again = f64::INFINITY;
+        if !asks.trial {
+            again = self.take_failed(asks, &mut judge, batch);
+        }
+        if batch.jobs.is_empty() {
+            let later = self.take_waiting(asks, &mut judge, batch);
+            return Later { seconds: again.min(later.seconds), ..later };
+        }
+        Later::maybe(again)
+    }
+
     /// What another device failed at, apart from all else, so that an input that devices fail at
     /// takes no others with it. The device itself tries again only where there is no other, or where
     /// none has come for it: one that hangs before it asks is not known to. Says in how many seconds
     /// that will be.
     fn take_failed(
         &mut self,
-        now: f64,
-        device: usize,
+        asks: &Asks,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
         batch: &mut JobBatch<T>,
     ) -> f64 {
-        if !self.retries {
+        let &Asks { now, device, class, .. } = asks;
+        let record = &mut self.classes[class.0];
+        if !record.retries {
             return f64::INFINITY;
         }
-        let limit = self.devices[device].settings.batch_tokens;
+        let limit = record.members[device].batch_tokens;
         let wish = Wish { skip: 0, budget: limit, limit, lengths: Lengths::Any };
-        let alone = !self.others_serve(device);
+        let alone = !record.others_serve(device, &self.devices);
         let patience = self.settings.no_device_patience.as_secs_f64();
         let (mut again, mut retries) = (f64::INFINITY, false);
-        for (index, other) in self.devices.iter_mut().enumerate() {
+        for (index, other) in record.members.iter_mut().enumerate() {
             let left =
                 if index == device && !alone { other.failed_at + patience - now } else { 0.0 };
             if batch.jobs.is_empty() && other.failed.inputs() > 0 && left <= 0.0 {
@@ -140,84 +220,73 @@ impl<T> Scheduler<T> {
                 again = again.min(left.max(0.0));
             }
         }
-        self.retries = retries;
+        record.retries = retries;
         again
     }
 
-    /// What was assigned to the device, or its part of what is common; if that is to wait, says for
-    /// how long.
+    /// What was assigned to the device, or its part of what is common; if that is to wait, says
+    /// until when.
     fn take_waiting(
         &mut self,
-        now: f64,
-        device: usize,
-        trial: bool,
-        warm: usize,
+        asks: &Asks,
         judge: &mut impl FnMut(&Job<T>) -> Result<(), Dropped>,
         batch: &mut JobBatch<T>,
-    ) -> f64 {
-        let source = self.source(device, trial);
-        let backlog = self.queue(source).tokens();
-        if self.queue(source).is_empty() {
-            return f64::INFINITY;
+    ) -> Later {
+        let &Asks { now, device, class, trial, warm } = asks;
+        let source = self.classes[class.0].source(device, trial);
+        let backlog = self.classes[class.0].queue(source).tokens();
+        if self.classes[class.0].queue(source).is_empty() {
+            return Later::maybe(f64::INFINITY);
         }
-        let limit = self.devices[device].settings.batch_tokens;
-        let (skip, tokens) = match self.part(now, device, trial, source) {
+        let limit = self.classes[class.0].members[device].batch_tokens;
+        let (skip, tokens) = match self.part(asks, source) {
             Take::Batch { skip, tokens } => (skip, tokens.min(limit)),
-            Take::Wait { seconds } => return seconds.min(self.next_turn(device)),
+            Take::Wait { seconds } => {
+                let here = seconds.is_finite() && !self.devices[device].is_idle();
+                let seconds = seconds.min(self.classes[class.0].next_turn(device));
+                return Later { seconds, here };
+            }
         };
         let full = tokens >= limit && backlog > limit;
+        let warm = warm.filter(|warm| warm.class == class).map_or(0, |warm| warm.tokens);
         let budget = if full { budget_for(backlog, limit, warm) } else { tokens };
         let common = source == Source::Common;
-        let lengths = if common { self.lengths(device) } else { Lengths::Any };
+        let lengths = if common { self.lengths(class, device) } else { Lengths::Any };
         let aged = now - self.settings.bulk_age.as_secs_f64();
-        self.queue(source).take(&Wish { skip, budget, limit, lengths }, aged, judge, batch);
-        self.snapshot.backlog_changed();
-        if common { self.next_turn(device) } else { f64::INFINITY }
-    }
-
-    /// Where a device's next batch comes from. One that is tried takes a little from whoever has most.
-    fn source(&self, device: usize, trial: bool) -> Source {
-        let most =
-            || (0..self.devices.len()).max_by_key(|&other| self.devices[other].assigned.tokens());
-        let from = if trial { most().unwrap_or(device) } else { device };
-        let empty = self.devices[from].assigned.is_empty();
-        if empty { Source::Common } else { Source::Assigned(from) }
-    }
-
-    fn queue(&mut self, source: Source) -> &mut Backlog<T> {
-        match source {
-            Source::Assigned(device) => &mut self.devices[device].assigned,
-            Source::Common => &mut self.common,
-        }
+        let record = &mut self.classes[class.0];
+        record.queue(source).take(&Wish { skip, budget, limit, lengths }, aged, judge, batch);
+        record.snapshot.backlog_changed();
+        Later::maybe(if common { record.next_turn(device) } else { f64::INFINITY })
     }
 
     /// How much of it.
-    fn part(&mut self, now: f64, device: usize, trial: bool, source: Source) -> Take {
+    fn part(&mut self, asks: &Asks, source: Source) -> Take {
         match source {
-            _ if trial => Take::Batch { skip: 0, tokens: 1 },
+            _ if asks.trial => Take::Batch { skip: 0, tokens: 1 },
             Source::Assigned(_) => Take::Batch { skip: 0, tokens: usize::MAX },
             Source::Common => {
-                self.look(now);
-                self.consider(device);
-                self.policy.take(device, &self.snapshot.views)
+                self.look(asks.now, asks.class);
+                let record = &mut self.classes[asks.class.0];
+                record.consider(asks.device);
+                record.policy.take(asks.device, &record.snapshot.views)
             }
         }
     }
 
     /// Who shares a batch makes no difference to attention's work, a sum over the inputs: nothing is
     /// padded. Who runs which inputs does, where devices' C differ relative to their B.
-    fn lengths(&self, device: usize) -> Lengths {
-        let ratio = |index: usize| {
-            let speed = &self.devices[index].settings.speed;
+    fn lengths(&self, class: ClassId, device: usize) -> Lengths {
+        let record = &self.classes[class.0];
+        let ratio = |member: &Member<T>| {
+            let speed = &member.speed;
             let known = speed.coefficients().filter(|_| speed.observed() >= C_KNOWN)?;
             (known.per_token > 0.0).then_some(known.per_square / known.per_token)
         };
-        let Some(own) = ratio(device) else { return Lengths::Any };
+        let Some(own) = ratio(&record.members[device]) else { return Lengths::Any };
         let (mut sum, mut rates) = (0.0, 0.0);
-        for (index, other) in self.devices.iter().enumerate() {
+        for (index, other) in record.serving(&self.devices) {
             if index != device
-                && other.condition.serves()
-                && let Some(ratio) = ratio(index)
+                && let Some(ratio) = ratio(other)
             {
                 sum += other.rate * ratio;
                 rates += other.rate;
@@ -226,13 +295,31 @@ impl<T> Scheduler<T> {
         if rates == 0.0 {
             return Lengths::Any;
         }
-        let long = 2.0 * self.snapshot.length;
+        let long = 2.0 * record.snapshot.length;
         let worse = (1.0 + own * long) / (1.0 + sum / rates * long) - 1.0;
-        let mean = whole(self.snapshot.length);
+        let mean = whole(record.snapshot.length);
         match worse {
             _ if worse > ADVANTAGE => Lengths::Short(mean),
             _ if worse < -ADVANTAGE => Lengths::Long(mean),
             _ => Lengths::Any,
+        }
+    }
+}
+
+impl<T> ClassRecord<T> {
+    /// Where a device's next batch comes from. One that is tried takes a little from whoever has most.
+    fn source(&self, device: usize, trial: bool) -> Source {
+        let most =
+            || (0..self.members.len()).max_by_key(|&other| self.members[other].assigned.tokens());
+        let from = if trial { most().unwrap_or(device) } else { device };
+        let empty = self.members[from].assigned.is_empty();
+        if empty { Source::Common } else { Source::Assigned(from) }
+    }
+
+    fn queue(&mut self, source: Source) -> &mut Backlog<T> {
+        match source {
+            Source::Assigned(device) => &mut self.members[device].assigned,
+            Source::Common => &mut self.common,
         }
     }
 }

@@ -6,19 +6,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::backlog::{Backlog, Lane};
+use crate::class::ClassId;
 use crate::job::{Size, float, whole};
-use crate::policy::View;
 use crate::speed::{Coefficients, Speed};
-
-/// Batches that a device has to run before its speed is known for sure.
-const MEASURED: u64 = 3;
-
-/// What a device is taken for while nothing at all is known of any.
-const TYPICAL: Coefficients = Coefficients { fixed: 1e-3, per_token: 1e-6, per_square: 0.0 };
-
-/// Seconds of a token where none were measured: no device is infinitely fast.
-const LEAST_PER_TOKEN: f64 = 1e-12;
 
 /// Batches that a device may fail at, one after the other, before it is taken out.
 const FAILURES_IN_A_ROW: u32 = 3;
@@ -27,7 +17,7 @@ const FAILURES_IN_A_ROW: u32 = 3;
 const FIRST_PAUSE: f64 = 1.0;
 const LONGEST_PAUSE: f64 = 60.0;
 
-/// A device as it starts.
+/// A device as it starts, serving the first class.
 #[derive(Debug, Clone)]
 pub struct DeviceSettings {
     /// The most tokens of a batch.
@@ -38,21 +28,10 @@ pub struct DeviceSettings {
     pub speed: Speed,
 }
 
-/// What a device is looked at by.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Look {
-    pub(crate) now: f64,
-    /// The mean length of inputs, each as often as it has tokens.
-    pub(crate) length: f64,
-    /// What is hoped of a device that is not known.
-    pub(crate) fastest: Option<Coefficients>,
-    /// Batches that all devices have run.
-    pub(crate) batches: u64,
-}
-
 /// A batch that was handed out.
 #[derive(Debug, Clone, Copy)]
 struct Running {
+    class: ClassId,
     /// Inputs that are not accounted for yet.
     inputs: usize,
     tokens: usize,
@@ -68,47 +47,33 @@ pub(crate) struct Counters {
     pub(crate) tokens: u64,
     pub(crate) busy: Duration,
     pub(crate) failures: u64,
-    pub(crate) stalls: u64,
     pub(crate) moved: u64,
     pub(crate) retried: u64,
 }
 
 /// A device. Times are in seconds.
 #[derive(Debug)]
-pub(crate) struct DeviceRecord<T> {
-    pub(crate) settings: DeviceSettings,
+pub(crate) struct DeviceRecord {
+    in_flight: usize,
     pub(crate) condition: Condition,
-    /// What was assigned to it.
-    pub(crate) assigned: Backlog<T>,
-    /// What it failed at, for another to try.
-    pub(crate) failed: Lane<T>,
-    /// When something was last put there.
-    pub(crate) failed_at: f64,
-    pub(crate) counters: Counters,
-    /// How many batches all devices had run when it last had one.
-    pub(crate) measured: u64,
+    /// Times that it didn't move and was taken out for it.
+    pub(crate) stalls: u64,
     running: VecDeque<Running>,
     running_tokens: usize,
     /// Since when it runs the first of these; or, if it runs none, since when it should ask for work.
     since: f64,
-    /// Tokens per second in full batches.
-    pub(crate) rate: f64,
 }
 
-impl<T> DeviceRecord<T> {
-    pub(crate) fn new(settings: DeviceSettings) -> Self {
+impl DeviceRecord {
+    /// One that has at most so many batches.
+    pub(crate) fn new(in_flight: usize) -> Self {
         Self {
-            running: VecDeque::with_capacity(settings.in_flight + 1),
-            settings,
+            running: VecDeque::with_capacity(in_flight + 1),
+            in_flight,
             condition: Condition::new(),
-            assigned: Backlog::new(),
-            failed: Lane::new(),
-            failed_at: 0.0,
-            counters: Counters::default(),
-            measured: 0,
+            stalls: 0,
             running_tokens: 0,
             since: 0.0,
-            rate: 0.0,
         }
     }
 
@@ -117,17 +82,28 @@ impl<T> DeviceRecord<T> {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.running.len() < self.settings.in_flight
+        self.running.len() < self.in_flight
     }
 
-    /// Whether its speed is known for sure.
-    pub(crate) fn is_measured(&self) -> bool {
-        self.settings.speed.observed() >= MEASURED
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
-    /// Its model; that of others, or of some device, while nothing is known.
-    pub(crate) fn model(&self, others: Option<Coefficients>) -> Coefficients {
-        self.settings.speed.coefficients().or(others).unwrap_or(TYPICAL)
+    pub(crate) fn running_batches(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(crate) fn running_tokens(&self) -> usize {
+        self.running_tokens
+    }
+
+    pub(crate) fn since(&self) -> f64 {
+        self.since
+    }
+
+    /// The class of the batch that it runs.
+    pub(crate) fn runs(&self) -> Option<ClassId> {
+        self.running.front().map(|batch| batch.class)
     }
 
     /// It has asked for work and may ask again as late as then, without being late.
@@ -138,36 +114,41 @@ impl<T> DeviceRecord<T> {
     }
 
     /// It has taken a batch that should take `cost`.
-    pub(crate) fn took(&mut self, now: f64, size: Size, cost: f64) {
+    pub(crate) fn took(&mut self, now: f64, class: ClassId, size: Size, cost: f64) {
         if self.is_idle() {
             self.since = now;
         }
         self.running_tokens += size.tokens;
-        self.running.push_back(Running { inputs: size.inputs, tokens: size.tokens, cost });
+        self.running.push_back(Running { class, inputs: size.inputs, tokens: size.tokens, cost });
     }
 
-    /// So many inputs of what it has taken are done, in whatever way. They may be a part of a batch.
-    pub(crate) fn done(&mut self, now: f64, mut inputs: usize) {
+    /// So many inputs of a class, of what it has taken, are done, in whatever way. They may be a part of
+    /// a batch. Says how many seconds they should have taken.
+    pub(crate) fn done(&mut self, now: f64, class: ClassId, mut inputs: usize) -> f64 {
+        let mut cost = 0.0;
         self.since = now;
         while inputs > 0
-            && let Some(first) = self.running.front_mut()
+            && let Some(at) = self.running.iter().position(|batch| batch.class == class)
         {
+            let first = &mut self.running[at];
             let all = first.inputs <= inputs;
             let part = if all { 1.0 } else { float(inputs) / float(first.inputs) };
             let tokens = if all { first.tokens } else { whole(part * float(first.tokens)) };
             let done = first.inputs.min(inputs);
             inputs -= done;
+            cost += first.cost * part;
             first.inputs -= done;
             first.tokens -= tokens;
             first.cost *= 1.0 - part;
             self.running_tokens -= tokens;
             if first.inputs == 0 {
-                self.running.pop_front();
+                self.running.remove(at);
             }
         }
         if self.is_idle() {
             self.condition.became_idle();
         }
+        cost
     }
 
     /// When it should be done with all that it has taken; `None` if it is idle.
@@ -177,65 +158,11 @@ impl<T> DeviceRecord<T> {
     }
 
     /// When it counts as stalled, unless the batch that it runs is done before; or, if it runs none,
-    /// unless it asks for what was assigned to it.
-    pub(crate) fn stalls_at(&self, factor: f64, floor: f64) -> Option<f64> {
+    /// unless it asks for what was assigned to it, the oldest of which is of `assigned`.
+    pub(crate) fn stalls_at(&self, factor: f64, floor: f64, assigned: Option<f64>) -> Option<f64> {
         match self.running.front() {
             Some(batch) => Some(self.since + batch.cost * factor + floor),
-            None => Some(self.since.max(self.assigned.oldest()?) + floor),
-        }
-    }
-
-    /// How others see it; `waiting_since` is when the oldest work that it might do arrived. One that
-    /// is late counts as late by as much again, be it in finishing or in asking for work.
-    pub(crate) fn view(&self, waiting_since: f64, look: &Look) -> View {
-        let now = look.now;
-        let model = self.model(look.fastest);
-        let ready = self.done_at().unwrap_or_else(|| self.since.max(waiting_since).min(now));
-        let speed = &self.settings.speed;
-        let doubtful = !self.is_measured() || speed.was_surpassed();
-        let unmeasured = if doubtful { u64::MAX } else { look.batches - self.measured };
-        let per_token = model.marginal(look.length).max(LEAST_PER_TOKEN);
-        View {
-            serves: self.condition.serves(),
-            free_in: (ready - now).abs(),
-            due_in: ready - now,
-            running: self.running.len(),
-            running_tokens: self.running_tokens,
-            assigned_tokens: self.assigned.tokens(),
-            limit: self.settings.batch_tokens,
-            fixed: model.fixed,
-            per_token,
-            slope: per_token + model.fixed / float(self.settings.batch_tokens.max(1)),
-            weight: 0.0,
-            unmeasured,
-        }
-    }
-
-    /// Its figures, as it was seen last.
-    pub(crate) fn statistics(&self, view: &View) -> DeviceStatistics {
-        let Self { settings, counters, .. } = self;
-        let running = if self.is_idle() { 0.0 } else { view.free_in };
-        let assigned = view.slope * float(view.assigned_tokens);
-        DeviceStatistics {
-            health: self.condition.health(),
-            weight: view.weight,
-            speed: settings.speed.coefficients(),
-            last_error: settings.speed.last_error(),
-            mean_error: settings.speed.mean_error(),
-            batch_tokens: settings.batch_tokens,
-            in_flight: settings.in_flight,
-            running_batches: view.running,
-            running_tokens: view.running_tokens,
-            assigned_tokens: view.assigned_tokens,
-            backlog: Duration::try_from_secs_f64(running + assigned).unwrap_or(Duration::MAX),
-            batches: counters.batches,
-            inputs: counters.inputs,
-            tokens: counters.tokens,
-            busy: counters.busy,
-            failures: counters.failures,
-            stalls: counters.stalls,
-            moved: counters.moved,
-            retried: counters.retried,
+            None => Some(self.since.max(assigned?) + floor),
         }
     }
 }
@@ -367,11 +294,14 @@ impl Condition {
     }
 }
 
-/// How a device stands and what it has done.
+/// How a device stands and what it has done for a class. Its health, what it runs and its stalls are
+/// those of the device, whatever class they are of.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeviceStatistics {
     /// Whether it gets work.
     pub health: Health,
+    /// Whether it is to get work of the class.
+    pub serves: bool,
     /// Its share of the tokens per second of all devices that serve, in full batches.
     pub weight: f64,
     /// Its learned speed, once anything is known.
@@ -415,46 +345,41 @@ pub struct DeviceStatistics {
 mod tests {
     use super::*;
 
-    fn device() -> DeviceRecord<()> {
-        let settings = DeviceSettings { batch_tokens: 100, in_flight: 2, speed: Speed::new() };
-        DeviceRecord::new(settings)
-    }
+    const CLASS: ClassId = ClassId(0);
 
     #[test]
     fn batches_run_one_after_the_other() {
-        let mut device = device();
+        let mut device = DeviceRecord::new(2);
         assert_eq!(device.done_at(), None);
-        device.took(5.0, Size::equal(4, 10), 1.0);
-        device.took(5.5, Size::equal(2, 10), 3.0);
+        device.took(5.0, CLASS, Size::equal(4, 10), 1.0);
+        device.took(5.5, CLASS, Size::equal(2, 10), 3.0);
         assert!(!device.has_room());
         assert_eq!(device.done_at(), Some(9.0));
-        device.done(6.5, 4);
+        device.done(6.5, CLASS, 4);
         assert_eq!((device.done_at(), device.running_tokens), (Some(9.5), 20));
-        device.done(10.0, 2);
+        device.done(10.0, CLASS, 2);
         assert_eq!((device.done_at(), device.running_tokens), (None, 0));
     }
 
     #[test]
-    fn a_batch_may_be_done_in_parts() {
-        let mut device = device();
-        device.took(0.0, Size::equal(4, 10), 1.0);
-        device.done(0.5, 2);
-        assert_eq!((device.done_at(), device.running_tokens), (Some(1.0), 20));
-        device.done(1.0, 2);
+    fn batches_of_two_classes_may_be_done_in_any_order() {
+        let mut device = DeviceRecord::new(2);
+        device.took(0.0, CLASS, Size::equal(4, 10), 1.0);
+        device.took(0.0, ClassId(1), Size::equal(2, 10), 3.0);
+        assert_eq!(device.done(0.5, ClassId(1), 2), 3.0);
+        assert_eq!((device.done_at(), device.running_tokens), (Some(1.5), 40));
+        assert_eq!(device.done(1.0, CLASS, 4), 1.0);
         assert!(device.is_idle());
     }
 
     #[test]
-    fn who_is_late_counts_as_late_by_as_much_again() {
-        let mut device = device();
-        let free_in = |device: &DeviceRecord<()>, now| {
-            device.view(0.0, &Look { now, length: 1.0, fastest: None, batches: 0 }).free_in
-        };
-        device.took(0.0, Size::equal(1, 10), 1.0);
-        assert_eq!([0.25, 1.0, 1.5].map(|now| free_in(&device, now)), [0.75, 0.0, 0.5]);
-        device.done(2.0, 1);
-        assert_eq!(free_in(&device, 2.0), 0.0);
-        assert_eq!(free_in(&device, 2.5), 0.5, "it hasn't asked for what waits since 0");
+    fn a_batch_may_be_done_in_parts() {
+        let mut device = DeviceRecord::new(2);
+        device.took(0.0, CLASS, Size::equal(4, 10), 1.0);
+        device.done(0.5, CLASS, 2);
+        assert_eq!((device.done_at(), device.running_tokens), (Some(1.0), 20));
+        device.done(1.0, CLASS, 2);
+        assert!(device.is_idle());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::class::ClassId;
+
 /// One input, ready to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job<T> {
@@ -47,6 +49,7 @@ pub struct JobTerms {
 /// What a job keeps from the moment it was queued. Times are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Ticket {
+    pub(crate) class: ClassId,
     pub(crate) arrived: f64,
     /// Infinite where there is none.
     pub(crate) deadline: f64,
@@ -55,15 +58,15 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn new(now: f64, terms: JobTerms) -> Self {
+    pub(crate) fn new(now: f64, class: ClassId, terms: JobTerms) -> Self {
         let deadline = terms.deadline.map_or(f64::INFINITY, |deadline| deadline.as_secs_f64());
-        Self { arrived: now, deadline, priority: terms.priority, failed_on: None }
+        Self { class, arrived: now, deadline, priority: terms.priority, failed_on: None }
     }
 }
 
 impl Default for Ticket {
     fn default() -> Self {
-        Self::new(0.0, JobTerms::default())
+        Self::new(0.0, ClassId::default(), JobTerms::default())
     }
 }
 

@@ -7,6 +7,8 @@
 //! - [`policy`] decides who gets which work; the default is whoever finishes it first.
 //! - `backlog` keeps what waits and forms batches of it; `deal` answers a device that asks, by how the
 //!   devices stand (`snapshot`); [`budget_for`] goes by the memory that it has ready.
+//! - A `class` is work that may share batches, such as one model's; `share` says whose turn it is. All
+//!   that is said of speeds and policies is said of each class apart.
 //! - `device` is what is known of each device.
 //!
 //! The choice behind it: all decisions are plain functions of what the caller reports, so that they
@@ -15,7 +17,7 @@
 //! ```
 //! use std::time::Duration;
 //! use vecmill_scheduler::{
-//!     DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed, policy,
+//!     ClassId, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed, policy,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,32 +25,36 @@
 //! let policy = policy::by_name("earliest-finish")?;
 //! let mut scheduler = Scheduler::new(Settings::default(), policy, [device]);
 //! let mut now = Duration::ZERO;
-//! scheduler.admit(now, 3, None)?;
-//! scheduler.push(now, JobTerms::default(), ['a', 'b', 'c'].map(|text| Job::new(30, text)));
+//! let class = ClassId::default(); // all work is of one, unless others are added
+//! scheduler.admit(now, class, 3, None)?;
+//! scheduler.push(now, class, JobTerms::default(), ['a', 'b', 'c'].map(|text| Job::new(30, text)));
 //!
 //! let mut batch = JobBatch::new();
-//! assert_eq!(scheduler.next_batch(now, 0, 0, |_| true, &mut batch), Next::Batch);
+//! assert_eq!(scheduler.next_batch(now, 0, None, |_| true, &mut batch), Next::Batch);
 //! assert_eq!(batch.jobs.iter().map(|job| job.payload).collect::<String>(), "abc");
 //!
 //! let took = Duration::from_millis(2); // to run it
 //! now += took;
-//! scheduler.ran(now, 0, batch.size(), took);
+//! scheduler.ran(now, 0, class, batch.size(), took);
 //! scheduler.release(3); // answered
 //! # Ok(())
 //! # }
 //! ```
 
 mod backlog;
+mod class;
 mod deal;
 mod device;
 mod job;
 pub mod policy;
 mod scheduler;
+mod share;
 mod snapshot;
 mod speed;
 
 pub use backlog::{Dropped, JobBatch};
-pub use deal::{Next, budget_for};
+pub use class::{ClassId, ClassStatistics};
+pub use deal::{Next, Warm, budget_for};
 pub use device::{DeviceSettings, DeviceStatistics, Health};
 pub use job::{Job, JobTerms, Priority, Size};
 pub use scheduler::{Failed, Full, Refused, Scheduler, Settings};

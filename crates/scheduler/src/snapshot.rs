@@ -1,13 +1,14 @@
-//! How the devices stand, kept from one decision to the next.
+//! How the devices stand, as a class of work sees them, kept from one decision to the next.
 //!
-//! - [`Snapshot`] is what all decisions go by: the devices' views, their weights, when the next of them
-//!   could count as stalled and when the next should be free.
+//! - [`Snapshot`] is what all decisions go by: the devices' views, their shares, and when the next of
+//!   them should be free.
 //! - What happens only marks it as outdated; the first decision that needs it brings it up to date.
 //!
 //! The choice behind it: bringing it up to date takes a look at every device, so that is done once for
 //! all devices that ask at the same moment, and not for each of them.
 
-use crate::device::{DeviceRecord, Look};
+use crate::class::{ClassId, ClassRecord};
+use crate::device::DeviceRecord;
 use crate::job::{Size, float};
 use crate::policy::View;
 use crate::scheduler::Scheduler;
@@ -23,16 +24,16 @@ pub(crate) const LEAST_PAUSE: f64 = 0.000_5;
 /// How the devices stand. Times are in seconds.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// The mean length of inputs of late, each as often as it has tokens.
+    /// The mean length of the class's inputs of late, each as often as it has tokens.
     pub(crate) length: f64,
-    /// Batches that all devices have run.
+    /// Batches of it that all devices have run.
     pub(crate) batches: u64,
     /// The devices as they were seen last.
     pub(crate) views: Vec<View>,
     /// The fastest device's model: what is hoped of one that is not known.
-    fastest: Option<Coefficients>,
+    pub(crate) fastest: Option<Coefficients>,
     /// Tokens per second of all devices that serve, in full batches.
-    rates: f64,
+    pub(crate) rates: f64,
     /// Whether the rates are those of the speeds that are known now.
     weighed: bool,
     /// When the devices were seen; infinitely long ago if more has changed since than the time.
@@ -42,8 +43,6 @@ pub(crate) struct Snapshot {
     /// Whether the policy has seen the same, and `turns` are of it.
     considered: bool,
     turns: Turns,
-    /// No device that serves stalls before; too early after it has finished its batch.
-    next_stall: f64,
 }
 
 /// The two devices that should be free soonest.
@@ -66,7 +65,6 @@ impl Snapshot {
             seen_of_late: f64::NEG_INFINITY,
             considered: false,
             turns: Turns::of(&[]),
-            next_stall: f64::NEG_INFINITY,
         }
     }
 
@@ -80,7 +78,7 @@ impl Snapshot {
         self.batches += 1;
     }
 
-    /// The common backlog is another.
+    /// The common backlog is another, or a device.
     pub(crate) fn backlog_changed(&mut self) {
         self.considered = false;
     }
@@ -95,7 +93,6 @@ impl Snapshot {
     pub(crate) fn changed(&mut self) {
         self.weights_changed();
         self.seen_of_late = f64::NEG_INFINITY;
-        self.next_stall = f64::NEG_INFINITY;
     }
 }
 
@@ -120,51 +117,38 @@ impl Turns {
     }
 }
 
-impl<T> Scheduler<T> {
+impl<T> ClassRecord<T> {
     /// The fastest device's model, if anything is known of any.
     pub(crate) fn fastest(&mut self) -> Option<Coefficients> {
         self.weigh();
         self.snapshot.fastest
     }
 
-    /// Looks at all devices.
-    pub(crate) fn look(&mut self, now: f64) {
-        if self.snapshot.seen < now {
-            self.weigh();
-            let serving = self.devices.iter().filter(|device| device.condition.serves());
-            self.snapshot.rates = serving.map(|device| device.rate).sum();
-            let mut views = std::mem::take(&mut self.snapshot.views);
-            views.clear();
-            views.extend(self.devices.iter().map(|device| self.view(now, device)));
-            self.snapshot.views = views;
-            self.snapshot.seen = now;
-            self.snapshot.seen_of_late = now;
-            self.snapshot.considered = false;
+    /// Works out the devices' rates in full batches of inputs as long as those of late: a device that
+    /// happens to run small batches is not slower for that.
+    fn weigh(&mut self) {
+        if self.snapshot.weighed {
+            return;
         }
+        let mut best = 0.0;
+        self.snapshot.fastest = None;
+        for member in &mut self.members {
+            let model = member.model(None);
+            let tokens = float(member.batch_tokens.max(1));
+            let each = model.marginal(self.snapshot.length);
+            member.rate = tokens / (model.fixed + each * tokens).max(1e-12);
+            if member.speed.coefficients().is_some() && member.rate > best {
+                best = member.rate;
+                self.snapshot.fastest = Some(model);
+            }
+        }
+        self.snapshot.weighed = true;
     }
 
-    /// As [`look`](Self::look), but times and speeds may be a little old.
-    pub(crate) fn look_of_late(&mut self, now: f64) {
-        if self.snapshot.seen_of_late < now - LEAST_PAUSE {
-            self.look(now);
-        }
-    }
-
-    /// Looks at a device whose work alone has changed.
-    pub(crate) fn see(&mut self, now: f64, device: usize) {
-        if self.snapshot.seen_of_late > f64::NEG_INFINITY {
-            self.snapshot.views[device] = self.view(now, &self.devices[device]);
-        }
-        self.snapshot.considered = false;
-        self.expect(device);
-    }
-
-    fn view(&self, now: f64, device: &DeviceRecord<T>) -> View {
-        let Snapshot { length, fastest, batches, rates, .. } = self.snapshot;
-        let waiting_since = device.assigned.oldest().or(self.common.oldest()).unwrap_or(now);
-        let view = device.view(waiting_since, &Look { now, length, fastest, batches });
-        let weight = if view.serves && rates > 0.0 { device.rate / rates } else { 0.0 };
-        View { weight, ..view }
+    fn view(&self, now: f64, index: usize, device: &DeviceRecord) -> View {
+        let member = &self.members[index];
+        let waiting_since = member.assigned.oldest().or(self.common.oldest()).unwrap_or(now);
+        member.view(device, (now, waiting_since), &self.snapshot)
     }
 
     /// Has the policy look at what is to be decided by for a device that asks.
@@ -189,74 +173,109 @@ impl<T> Scheduler<T> {
     pub(crate) fn next_turn(&self, device: usize) -> f64 {
         self.snapshot.turns.beside(device).max(LEAST_PAUSE)
     }
+}
 
-    /// Works out the devices' rates in full batches of inputs as long as those of late: a device that
-    /// happens to run small batches is not slower for that.
-    fn weigh(&mut self) {
-        if self.snapshot.weighed {
+impl<T> Scheduler<T> {
+    /// Looks at all devices for a class.
+    pub(crate) fn look(&mut self, now: f64, class: ClassId) {
+        let record = &mut self.classes[class.0];
+        if record.snapshot.seen >= now {
             return;
         }
-        let mut best = 0.0;
-        self.snapshot.fastest = None;
-        for device in &mut self.devices {
-            let model = device.model(None);
-            let tokens = float(device.settings.batch_tokens.max(1));
-            let each = model.marginal(self.snapshot.length);
-            device.rate = tokens / (model.fixed + each * tokens).max(1e-12);
-            if device.settings.speed.coefficients().is_some() && device.rate > best {
-                best = device.rate;
-                self.snapshot.fastest = Some(model);
+        record.weigh();
+        record.snapshot.rates = record.serving(&self.devices).map(|(_, member)| member.rate).sum();
+        let mut views = std::mem::take(&mut record.snapshot.views);
+        views.clear();
+        let devices = self.devices.iter().enumerate();
+        views.extend(devices.map(|(index, device)| record.view(now, index, device)));
+        if self.classes.len() > 1 {
+            for (device, view) in views.iter_mut().enumerate() {
+                view.class_share = self.class_share(device, class);
             }
         }
-        self.snapshot.weighed = true;
+        let snapshot = &mut self.classes[class.0].snapshot;
+        snapshot.views = views;
+        snapshot.seen = now;
+        snapshot.seen_of_late = now;
+        snapshot.considered = false;
+    }
+
+    /// As [`look`](Self::look), but times and speeds may be a little old.
+    pub(crate) fn look_of_late(&mut self, now: f64, class: ClassId) {
+        if self.classes[class.0].snapshot.seen_of_late < now - LEAST_PAUSE {
+            self.look(now, class);
+        }
+    }
+
+    /// Looks at a device whose work alone has changed.
+    pub(crate) fn see(&mut self, now: f64, device: usize) {
+        for class in 0..self.classes.len() {
+            let record = &mut self.classes[class];
+            record.snapshot.backlog_changed();
+            if record.snapshot.seen_of_late > f64::NEG_INFINITY {
+                let class_share = record.snapshot.views[device].class_share;
+                let view = record.view(now, device, &self.devices[device]);
+                record.snapshot.views[device] = View { class_share, ..view };
+            }
+        }
+        self.expect(device);
+    }
+
+    /// Anything may have changed.
+    pub(crate) fn changed(&mut self) {
+        self.classes.iter_mut().for_each(|class| class.snapshot.changed());
+        self.next_stall = f64::NEG_INFINITY;
     }
 
     pub(crate) fn notice_stalls(&mut self, now: f64) {
-        if now <= self.snapshot.next_stall {
+        if now <= self.next_stall {
             return;
         }
         for index in 0..self.devices.len() {
-            let device = &self.devices[index];
-            let stalled = self.stalls_at(device).is_some_and(|at| at < now);
+            let stalled = self.stalls_at(index).is_some_and(|at| at < now);
             if stalled
-                && device.condition.serves()
-                && (self.others_serve(index) || self.is_stuck(device, now))
+                && self.devices[index].condition.serves()
+                && (self.others_serve(index) || self.is_stuck(index, now))
             {
                 let device = &mut self.devices[index];
                 device.condition.take_out(now);
-                device.counters.stalls += 1;
-                self.snapshot.changed();
+                device.stalls += 1;
+                self.changed();
                 self.move_assigned(now, index);
             }
         }
-        let serving = self.devices.iter().filter(|device| device.condition.serves());
-        let stalls = serving.filter_map(|device| self.stalls_at(device));
-        self.snapshot.next_stall = stalls.filter(|&at| at >= now).fold(f64::INFINITY, f64::min);
+        let serving = 0..self.devices.len();
+        let serving = serving.filter(|&index| self.devices[index].condition.serves());
+        let stalls = serving.filter_map(|index| self.stalls_at(index));
+        self.next_stall = stalls.filter(|&at| at >= now).fold(f64::INFINITY, f64::min);
     }
 
     /// Whether a device runs a batch that it will not finish, as far as its speed is known.
-    fn is_stuck(&self, device: &DeviceRecord<T>, now: f64) -> bool {
+    fn is_stuck(&self, index: usize, now: f64) -> bool {
+        let device = &self.devices[index];
+        let Some(class) = device.runs() else { return false };
         let floor = self.settings.stall_floor_alone.as_secs_f64();
-        let stalls_at = device.stalls_at(self.settings.stall_factor, floor);
-        !device.is_idle() && device.is_measured() && stalls_at.is_some_and(|at| at < now)
+        let stalls_at = device.stalls_at(self.settings.stall_factor, floor, None);
+        let measured = self.classes[class.0].members[index].is_measured();
+        measured && stalls_at.is_some_and(|at| at < now)
     }
 
     /// A device's work is another: it may be the next to stall.
-    pub(crate) fn expect(&mut self, device: usize) {
-        let stalls = self.stalls_at(&self.devices[device]).unwrap_or(f64::INFINITY);
-        self.snapshot.next_stall = self.snapshot.next_stall.min(stalls);
+    fn expect(&mut self, device: usize) {
+        let stalls = self.stalls_at(device).unwrap_or(f64::INFINITY);
+        self.next_stall = self.next_stall.min(stalls);
     }
 
     /// When a device could have to be taken out, so that others' work may have to be moved.
     pub(crate) fn next_stall(&self, now: f64) -> f64 {
-        if self.snapshot.next_stall >= now {
-            self.snapshot.next_stall + LEAST_PAUSE
-        } else {
-            f64::INFINITY
-        }
+        if self.next_stall >= now { self.next_stall + LEAST_PAUSE } else { f64::INFINITY }
     }
 
-    pub(crate) fn stalls_at(&self, device: &DeviceRecord<T>) -> Option<f64> {
-        device.stalls_at(self.settings.stall_factor, self.settings.stall_floor.as_secs_f64())
+    pub(crate) fn stalls_at(&self, index: usize) -> Option<f64> {
+        let assigned =
+            self.classes.iter().filter_map(|class| class.members[index].assigned.oldest());
+        let floor = self.settings.stall_floor.as_secs_f64();
+        let oldest = assigned.min_by(f64::total_cmp);
+        self.devices[index].stalls_at(self.settings.stall_factor, floor, oldest)
     }
 }

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use support::{GPU, World, slower};
-use vecmill_scheduler::{JobTerms, Next, Priority, policy};
+use support::{CLASS, GPU, World, slower};
+use vecmill_scheduler::{ClassId, JobTerms, Next, Priority, policy};
 
 #[derive(Debug, Clone)]
 enum Event {
-    Push { lengths: Vec<usize>, bulk: bool, deadline: Option<u64> },
+    Push { second: bool, lengths: Vec<usize>, bulk: bool, deadline: Option<u64> },
     Ask(usize),
     Finish(usize),
     Fail(usize),
@@ -21,6 +21,8 @@ enum Event {
     TakeOut(usize),
     Drain(usize),
     Restore(usize),
+    Serve { device: usize, second: bool },
+    Retire { device: usize, second: bool },
     Policy(usize),
     LoseFirst,
     Check,
@@ -34,8 +36,9 @@ fn event() -> impl Strategy<Value = Event> {
     let lengths = prop::collection::vec(0usize..2000, 0..20);
     let deadline = prop::option::weighted(0.2, 0u64..3000);
     prop_oneof![
-        6 => (lengths, any::<bool>(), deadline)
-            .prop_map(|(lengths, bulk, deadline)| Event::Push { lengths, bulk, deadline }),
+        6 => (any::<bool>(), lengths, any::<bool>(), deadline).prop_map(
+            |(second, lengths, bulk, deadline)| Event::Push { second, lengths, bulk, deadline }
+        ),
         8 => device().prop_map(Event::Ask),
         6 => device().prop_map(Event::Finish),
         3 => device().prop_map(Event::Fail),
@@ -43,6 +46,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => device().prop_map(Event::TakeOut),
         1 => device().prop_map(Event::Drain),
         2 => device().prop_map(Event::Restore),
+        1 => (device(), any::<bool>()).prop_map(|(device, second)| Event::Serve { device, second }),
+        1 => (device(), any::<bool>()).prop_map(|(device, second)| Event::Retire { device, second }),
         1 => (0usize..4).prop_map(Event::Policy),
         1 => prop::bool::weighted(0.2).prop_map(|lost| if lost { Event::LoseFirst } else { Event::Check }),
         1 => Just(Event::Check),
@@ -65,14 +70,19 @@ impl Fates {
     }
 }
 
+/// The first class, or the second, which was added.
+fn class(second: bool) -> ClassId {
+    if second { ClassId::new(1) } else { CLASS }
+}
+
 fn apply(world: &mut World, fates: &mut Fates, event: Event) {
     match event {
-        Event::Push { lengths, bulk, deadline } => {
+        Event::Push { second, lengths, bulk, deadline } => {
             let priority = if bulk { Priority::Bulk } else { Priority::Interactive };
             let deadline = deadline.map(|in_ms| world.now + Duration::from_millis(in_ms));
             let first = fates.pushed;
             fates.pushed += lengths.len() as u64;
-            world.push(JobTerms { priority, deadline }, (first..).zip(lengths));
+            world.push_of(class(second), JobTerms { priority, deadline }, (first..).zip(lengths));
         }
         Event::Ask(device) => {
             if world.devices[device].alive {
@@ -83,7 +93,7 @@ fn apply(world: &mut World, fates: &mut Fates, event: Event) {
         Event::Fail(device) => fates.end(world.fail(device)),
         Event::GiveUp(device) => {
             if let Some(run) = world.end(device) {
-                world.scheduler.gave_up(world.now, device, run.jobs.len());
+                world.scheduler.gave_up(world.now, device, run.class, run.jobs.len());
                 fates.end(run.jobs.iter().map(|job| job.payload));
             }
         }
@@ -92,6 +102,10 @@ fn apply(world: &mut World, fates: &mut Fates, event: Event) {
         }
         Event::Drain(device) => world.scheduler.drain(world.now, device),
         Event::Restore(device) => world.scheduler.restore(device),
+        Event::Serve { device, second } => world.serve(device, class(second)),
+        Event::Retire { device, second } => {
+            world.scheduler.retire(world.now, device, class(second));
+        }
         Event::Policy(number) => {
             let name = policy::names().nth(number).unwrap();
             world.scheduler.set_policy(world.now, policy::by_name(name).unwrap());
@@ -115,15 +129,31 @@ proptest! {
         first in 0usize..4,
         hung in prop::option::of(0..DEVICES),
         drained in any::<bool>(),
+        classes in any::<bool>(),
     ) {
         let truth = [GPU, slower(GPU, 3.0), slower(GPU, 40.0)];
         let mut world = World::known(policy::names().nth(first).unwrap(), &truth);
+        if classes {
+            world.add_class(2.0, 3.0, &[0, 1, 2]);
+        }
         let mut fates = Fates::default();
+        let second = |event: &Event| {
+            matches!(
+                event,
+                Event::Push { second: true, .. }
+                    | Event::Serve { .. }
+                    | Event::Retire { .. }
+            )
+        };
+        let events = events.into_iter().filter(|event| classes || !second(event));
         for event in events {
             apply(&mut world, &mut fates, event);
         }
         // One may have stopped for good, with all that it took. The others do the rest.
         for device in 0..DEVICES {
+            for second in [false, true].into_iter().take(1 + usize::from(classes)) {
+                world.serve(device, class(second));
+            }
             if hung != Some(device) {
                 world.scheduler.restore(device);
             } else {
@@ -146,7 +176,7 @@ proptest! {
         fates.end(world.dropped.iter().copied());
         prop_assert_eq!(fates.ended.len() as u64, fates.pushed);
         prop_assert!(fates.ended.values().all(|&times| times == 1), "{:?}", fates.ended);
-        let statistics = world.scheduler.statistics(world.now);
+        let statistics = world.scheduler.statistics(world.now, CLASS);
         prop_assert!(statistics.iter().all(|device| device.running_tokens == 0));
     }
 

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use support::{GPU, World, measured, slower};
+use support::{CLASS, GPU, World, measured, slower};
 use vecmill_scheduler::{Coefficients, Speed};
 
 /// How far the devices' weights are from what they should be.
@@ -15,7 +15,7 @@ fn off(world: &mut World) -> f64 {
         4096.0 / (model.fixed + model.marginal(78.0) * 4096.0)
     };
     let all: f64 = world.devices.iter().map(|device| full(&device.model)).sum();
-    let statistics = world.scheduler.statistics(world.now);
+    let statistics = world.scheduler.statistics(world.now, CLASS);
     let each = world.devices.iter().zip(statistics);
     each.map(|(device, found)| (found.weight / (full(&device.model) / all) - 1.0).abs())
         .fold(0.0, f64::max)
@@ -39,7 +39,7 @@ proptest! {
         let mut world = World::new(policy, &truth, &believed);
         world.run_load(0.7, Duration::from_secs(80));
         let left = off(&mut world);
-        prop_assert!(left < 0.15, "{left}: {:?}", world.scheduler.statistics(world.now));
+        prop_assert!(left < 0.15, "{left}: {:?}", world.scheduler.statistics(world.now, CLASS));
     }
 }
 
@@ -50,8 +50,8 @@ fn a_device_that_turns_three_times_slower_has_its_share_within_20_batches() {
         world.run_load(0.7, Duration::from_secs(5));
         assert!(off(&mut world) < 0.05, "{policy}");
         world.devices[1].model = slower(GPU, 3.0);
-        let before = world.scheduler.statistics(world.now)[1].batches;
-        while world.scheduler.statistics(world.now)[1].batches < before + 22 {
+        let before = world.scheduler.statistics(world.now, CLASS)[1].batches;
+        while world.scheduler.statistics(world.now, CLASS)[1].batches < before + 22 {
             let end = world.now + Duration::from_millis(2);
             world.run_load(0.7, end);
         }

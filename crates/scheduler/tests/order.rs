@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{GPU, World, slower};
+use support::{CLASS, GPU, World, slower};
 use vecmill_scheduler::{
     Coefficients, Dropped, Full, Health, JobTerms, Next, Priority, Refused, Settings, Size, Speed,
     policy,
@@ -104,22 +104,22 @@ fn a_full_queue_and_a_deadline_that_cannot_be_met_are_refused_at_once() {
     let mut world = World::known("earliest-finish", &[slower(GPU, 100.0)]);
     world.run_load(0.5, Duration::from_secs(5));
     let room = 1_000_000;
-    world.scheduler.admit(world.now, room, None).unwrap();
-    let full = world.scheduler.admit(world.now, 1, None);
+    world.scheduler.admit(world.now, CLASS, room, None).unwrap();
+    let full = world.scheduler.admit(world.now, CLASS, 1, None);
     assert_eq!(full, Err(Refused::Full(Full { admitted: room, capacity: room })));
     world.scheduler.release(room);
     world.push(JobTerms::default(), (0..100).map(|id| (id, 40))); // more than half a second
     let soon = world.now + Duration::from_millis(300);
-    let refused = world.scheduler.admit(world.now, 1, Some(soon)).unwrap_err();
+    let refused = world.scheduler.admit(world.now, CLASS, 1, Some(soon)).unwrap_err();
     assert!(matches!(refused, Refused::TooLate { left, .. } if left.as_millis() == 300));
     let later = world.now + Duration::from_secs(30);
-    world.scheduler.admit(world.now, 1, Some(later)).unwrap();
+    world.scheduler.admit(world.now, CLASS, 1, Some(later)).unwrap();
 }
 
 #[test]
 fn work_that_can_no_longer_be_done_in_time_is_dropped_and_nothing_else_is() {
     let mut world = World::known("earliest-finish", &[GPU]);
-    world.scheduler.ran(world.now, 0, Size::equal(10, 50), Duration::from_millis(2));
+    world.scheduler.ran(world.now, 0, CLASS, Size::equal(10, 50), Duration::from_millis(2));
     world.push(until(100), [(0, 50), (1, 50)]);
     world.push(until(300), [(2, 50)]);
     world.push(JobTerms::default(), [(3, 50)]);
@@ -171,7 +171,7 @@ fn what_waits_for_a_device_that_does_not_move_is_done_by_others() {
     world.devices[0].alive = false;
     world.run(world.now + Duration::from_secs(60), |_| None);
     assert_eq!(world.scheduler.health(0), Health::Out);
-    let statistics = world.scheduler.statistics(world.now)[0];
+    let statistics = world.scheduler.statistics(world.now, CLASS)[0];
     assert_eq!((statistics.stalls, statistics.running_batches), (1, 1));
     assert_eq!(world.done.len() + world.devices[0].running[0].jobs.len(), 21);
     // It moves after all.
@@ -215,7 +215,7 @@ fn what_fails_twice_is_refused() {
 #[test]
 fn a_closed_scheduler_is_over_when_everything_is_answered() {
     let mut world = World::known("earliest-finish", &[GPU]);
-    world.scheduler.admit(world.now, 1, None).unwrap();
+    world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
     world.push(JobTerms::default(), [(0, 50)]);
     world.scheduler.drain(world.now, 0);
     world.scheduler.close();
@@ -231,9 +231,9 @@ fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while(
     let mut world = World::known("earliest-finish", &[GPU, slower(GPU, 3.0)]);
     world.push(JobTerms::default(), [(1, 50), (2, 50)]);
     world.scheduler.drain(world.now, 0);
-    world.scheduler.admit(world.now, 1, None).unwrap();
+    world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
     world.scheduler.drain(world.now, 1);
-    assert_eq!(world.scheduler.admit(world.now, 1, None), Err(Refused::NoDevice));
+    assert_eq!(world.scheduler.admit(world.now, CLASS, 1, None), Err(Refused::NoDevice));
     let patience = Settings::default().no_device_patience;
     for _ in 0..3 {
         // Each time one is restored, the waiting begins anew.
@@ -250,7 +250,7 @@ fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while(
     world.check();
     assert_eq!((&world.dropped[..], world.scheduler.backlog()), (&[1, 2][..], (0, 0)));
     world.scheduler.restore(0);
-    world.scheduler.admit(world.now, 1, None).unwrap();
+    world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
 }
 
 #[test]
@@ -260,11 +260,11 @@ fn what_waits_when_all_devices_are_gone_does_not_wait() {
         world.push(JobTerms::default(), [(1, 50)]);
         world.scheduler.lose(world.now, 0);
         world.check();
-        assert!(world.dropped.is_empty() && world.scheduler.is_served(world.now));
+        assert!(world.dropped.is_empty() && world.scheduler.is_served(world.now, CLASS));
         world.scheduler.lose(world.now, 1);
         world.push(JobTerms::default(), [(2, 50)]);
         world.scheduler.restore(0);
-        assert!(!world.scheduler.is_served(world.now));
+        assert!(!world.scheduler.is_served(world.now, CLASS));
         world.check();
         assert_eq!(world.dropped, [1, 2], "{policy}");
     }
@@ -275,14 +275,14 @@ fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
     let mut world = World::known("earliest-finish", &[GPU, GPU]);
     assert!(world.scheduler.take_out(world.now, 0));
     world.scheduler.drain(world.now, 1);
-    assert!(world.scheduler.is_served(world.now));
+    assert!(world.scheduler.is_served(world.now, CLASS));
     world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
-    assert!(world.scheduler.is_served(world.now));
+    assert!(world.scheduler.is_served(world.now, CLASS));
     world.now += Duration::from_secs(60);
-    assert!(!world.scheduler.is_served(world.now), "it hangs");
+    assert!(!world.scheduler.is_served(world.now, CLASS), "it hangs");
     world.finish(0);
-    assert!(world.scheduler.is_served(world.now));
+    assert!(world.scheduler.is_served(world.now, CLASS));
 }
 
 #[test]
@@ -293,23 +293,23 @@ fn the_only_device_is_out_while_a_batch_on_it_does_not_end() {
     world.push(JobTerms::default(), [(2, 50)]);
     world.now += Duration::from_secs(59);
     world.check();
-    assert!(world.scheduler.is_served(world.now), "it may be busy with something else");
+    assert!(world.scheduler.is_served(world.now, CLASS), "it may be busy with something else");
     world.now += Duration::from_secs(2);
     world.check();
     assert_eq!(world.scheduler.health(0), Health::Out);
-    assert_eq!(world.scheduler.admit(world.now, 1, None), Err(Refused::NoDevice));
+    assert_eq!(world.scheduler.admit(world.now, CLASS, 1, None), Err(Refused::NoDevice));
     world.check();
     world.now += Settings::default().no_device_patience;
     world.check();
     assert_eq!(world.dropped, [2], "what waits hears so");
     world.finish(0);
     assert_eq!(world.scheduler.health(0), Health::Serving);
-    world.scheduler.admit(world.now, 1, None).unwrap();
+    world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
     // A device of which nothing is known may be as slow as that.
     let mut world = World::new("earliest-finish", &[GPU], &[Speed::new()]);
     world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
     world.now += Duration::from_secs(600);
     world.check();
-    assert!(world.scheduler.is_served(world.now));
+    assert!(world.scheduler.is_served(world.now, CLASS));
 }

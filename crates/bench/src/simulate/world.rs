@@ -9,7 +9,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use vecmill_scheduler::{
-    Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings, Size, policy,
+    ClassId, Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings, Size, policy,
 };
 
 use super::device::{Device, Mishap, PREPARATION};
@@ -138,7 +138,7 @@ impl<'a> World<'a> {
                 _ => break,
             }
         }
-        let statistics = self.scheduler.statistics(self.time());
+        let statistics = self.scheduler.statistics(self.time(), ClassId::FIRST);
         self.outcome.finish(self.experiment.window, &statistics);
         self.outcome
     }
@@ -158,7 +158,7 @@ impl<'a> World<'a> {
         self.requests.push(Request { arrived: self.now, left });
         let terms = JobTerms { priority: self.experiment.priority, deadline: None };
         let jobs = lengths.iter().map(|&tokens| Job::new(tokens, id));
-        self.scheduler.push(self.time(), terms, jobs);
+        self.scheduler.push(self.time(), ClassId::FIRST, terms, jobs);
         self.notice();
     }
 
@@ -175,7 +175,7 @@ impl<'a> World<'a> {
             return;
         }
         let took = Duration::from_secs_f64(run.end - run.start);
-        self.scheduler.ran(now, device, run.size, took);
+        self.scheduler.ran(now, device, ClassId::FIRST, run.size, took);
         self.outcome.did(device, run.size, (run.end, self.experiment.window));
         for job in run.jobs.drain(..) {
             let request = &mut self.requests[job.payload as usize];
@@ -206,7 +206,7 @@ impl<'a> World<'a> {
         }
         let now = self.time();
         self.batch.clear();
-        match self.scheduler.next_batch(now, device, 0, |_| true, &mut self.batch) {
+        match self.scheduler.next_batch(now, device, None, |_| true, &mut self.batch) {
             Next::Batch => {
                 self.start(device);
                 true

@@ -48,6 +48,10 @@ impl Policy for EarliestFinish {
         Self::NAME
     }
 
+    fn anew(&self) -> Box<dyn Policy> {
+        Box::new(Self::default())
+    }
+
     fn look(&mut self, backlog: usize, devices: &[View]) {
         let serving = || devices.iter().enumerate().filter(|(_, view)| view.serves);
         let more = |(count, least): (usize, usize), view: &View| (count + 1, least.min(view.limit));

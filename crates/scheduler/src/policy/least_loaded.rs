@@ -16,6 +16,10 @@ impl Policy for LeastLoaded {
         Self::NAME
     }
 
+    fn anew(&self) -> Box<dyn Policy> {
+        Box::new(Self)
+    }
+
     fn assigns(&self) -> bool {
         true
     }

@@ -40,7 +40,9 @@ pub struct View {
     /// What a token costs in full batches: their fixed cost is spread over it.
     pub slope: f64,
     /// Its share of all devices' tokens per second.
-    pub weight: f64,
+    pub share: f64,
+    /// The part of its time that is left by the other classes that it serves and that have work.
+    pub class_share: f64,
     /// Batches that others have run since its speed was measured; the most while that is not known for
     /// sure.
     pub unmeasured: u64,
@@ -64,8 +66,14 @@ impl View {
             (0.0, 0.0)
         } else if first <= self.limit as f64 {
             (first.max(0.0), 1.0 / self.per_token)
-        } else {
+        } else if self.class_share == 1.0 {
             ((time - self.free_in) / self.slope, 1.0 / self.slope)
+        } else {
+            // Behind its first batch come those of other classes.
+            let limit = self.limit as f64;
+            let (left, each) =
+                (time - self.free_in - self.slope * limit, self.class_share / self.slope);
+            (limit + left.max(0.0) * each, each)
         }
     }
 }
@@ -135,6 +143,9 @@ pub enum Take {
 pub trait Policy: fmt::Debug + Send {
     /// What it is called.
     fn name(&self) -> &'static str;
+
+    /// One like it that has seen nothing yet: each class of work has its own.
+    fn anew(&self) -> Box<dyn Policy>;
 
     /// Whether it assigns requests when they arrive.
     fn assigns(&self) -> bool {
@@ -212,7 +223,8 @@ pub(crate) mod tests {
         fixed: 0.001,
         per_token: 1e-6,
         slope: 2e-6,
-        weight: 1.0,
+        share: 1.0,
+        class_share: 1.0,
         unmeasured: 0,
     };
 

@@ -17,6 +17,10 @@ impl Policy for RoundRobin {
         Self::NAME
     }
 
+    fn anew(&self) -> Box<dyn Policy> {
+        Box::new(Self::default())
+    }
+
     fn assigns(&self) -> bool {
         true
     }

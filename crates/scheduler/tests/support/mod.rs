@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use vecmill_scheduler::{
-    Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed,
-    policy,
+    ClassId, Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings,
+    Size, Speed, policy,
 };
+
+pub const CLASS: ClassId = ClassId::FIRST;
 
 /// A device as it really is.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct Truth {
 /// A batch that a device has.
 #[derive(Debug)]
 pub struct Run {
+    pub class: ClassId,
     pub jobs: Vec<Job<u64>>,
     took: Duration,
 }
@@ -37,6 +40,8 @@ pub struct World {
     /// Each job that was answered, by which device and when.
     pub done: Vec<(u64, usize, Duration)>,
     pub dropped: Vec<u64>,
+    /// How many times as long a batch of each class takes.
+    factors: Vec<f64>,
     batch: JobBatch<u64>,
     random: u64,
 }
@@ -70,6 +75,7 @@ impl World {
             devices: truth.iter().map(alive).collect(),
             done: Vec::new(),
             dropped: Vec::new(),
+            factors: vec![1.0],
             batch: JobBatch::new(),
             random: 1,
         }
@@ -82,21 +88,50 @@ impl World {
     }
 
     pub fn push(&mut self, terms: JobTerms, jobs: impl IntoIterator<Item = (u64, usize)>) {
+        self.push_of(CLASS, terms, jobs);
+    }
+
+    pub fn push_of(
+        &mut self,
+        class: ClassId,
+        terms: JobTerms,
+        jobs: impl IntoIterator<Item = (u64, usize)>,
+    ) {
         let jobs: Vec<_> = jobs.into_iter().map(|(id, tokens)| Job::new(tokens, id)).collect();
-        self.scheduler.push(self.now, terms, jobs);
+        self.scheduler.push(self.now, class, terms, jobs);
+    }
+
+    /// Another class, in which a batch takes so many times as long, served by these devices.
+    pub fn add_class(&mut self, weight: f64, factor: f64, devices: &[usize]) -> ClassId {
+        let class = self.scheduler.add_class(weight);
+        self.factors.resize(class.index(), 1.0);
+        self.factors.push(factor);
+        for &device in devices {
+            self.serve(device, class);
+        }
+        class
+    }
+
+    /// A device serves a class; its speed was measured.
+    pub fn serve(&mut self, device: usize, class: ClassId) {
+        let factor = self.factors.get(class.index()).copied().unwrap_or(1.0);
+        let speed = measured(&slower(self.devices[device].model, factor));
+        self.scheduler.serve(device, class, 4096, speed);
     }
 
     /// Has a device ask once.
     pub fn ask(&mut self, device: usize) -> Next {
         self.batch.clear();
-        let next = self.scheduler.next_batch(self.now, device, 0, |_| true, &mut self.batch);
+        let next = self.scheduler.next_batch(self.now, device, None, |_| true, &mut self.batch);
         self.dropped.extend(self.batch.dropped.drain(..).map(|(job, _)| job.payload));
         assert_eq!(next == Next::Batch, !self.batch.jobs.is_empty());
         if next == Next::Batch {
-            let seconds = self.devices[device].model.seconds(self.batch.size());
+            let class = self.batch.class();
+            let factor = self.factors.get(class.index()).copied().unwrap_or(1.0);
+            let seconds = factor * self.devices[device].model.seconds(self.batch.size());
             let jobs = std::mem::take(&mut self.batch.jobs);
             let took = Duration::from_secs_f64(seconds);
-            self.devices[device].running.push_back(Run { jobs, took });
+            self.devices[device].running.push_back(Run { class, jobs, took });
         }
         next
     }
@@ -110,7 +145,7 @@ impl World {
     /// The oldest batch of a device is done.
     pub fn finish(&mut self, device: usize) {
         let Some(run) = self.end(device) else { return };
-        self.scheduler.ran(self.now, device, Size::of(&run.jobs), run.took);
+        self.scheduler.ran(self.now, device, run.class, Size::of(&run.jobs), run.took);
         self.done.extend(run.jobs.iter().map(|job| (job.payload, device, self.now)));
     }
 

@@ -28,7 +28,7 @@ use vecmill_engine::{
     TokenizeRequest, Tokenizer, Trace, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
-use vecmill_scheduler::{DeviceSettings, Scheduler, Speed, policy};
+use vecmill_scheduler::{ClassId, DeviceSettings, Scheduler, Speed, policy};
 use vecmill_server::{Embedder, ModelSlot, ServeError, Server, Settings, Stopped};
 
 pub(crate) const DIMENSIONS: usize = 4;
@@ -259,7 +259,7 @@ impl Embedder for Fake {
             if drained.contains(&device.name) {
                 scheduler.drain(Duration::ZERO, 0);
             }
-            (device.name.clone(), scheduler.statistics(Duration::ZERO)[0])
+            (device.name.clone(), scheduler.statistics(Duration::ZERO, ClassId::FIRST)[0])
         };
         self.info.devices.iter().map(standing).collect()
     }

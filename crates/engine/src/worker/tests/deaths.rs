@@ -114,6 +114,10 @@ impl Policy for Defect {
         "defect"
     }
 
+    fn anew(&self) -> Box<dyn Policy> {
+        Box::new(self.clone())
+    }
+
     fn assigns(&self) -> bool {
         assert!(!self.assigns, "a defect");
         self.assign

@@ -1,0 +1,84 @@
+//! Which class a device takes from: its turn before the policy's.
+//!
+//! Classes for which somebody waits go before those of bulk work alone, unless that has waited long.
+//! Among equals, the one goes first that has had the fewest device-seconds by its weight.
+//!
+//! The choices behind it:
+//!
+//! - Time is what is shared, not tokens or batches: a class of a slow model is not to get more of the
+//!   devices for being slow. It is counted as believed when a batch is taken, and as measured when it
+//!   is done, so that batches under way count too.
+//! - Who had nothing to do has no claim to what others used meanwhile: a class that gets work begins
+//!   with what the busy class that had least has had (start-time fair queueing, P. Goyal, H. Vin and
+//!   H. Cheng, 1996, with the least of the busy classes as the virtual time).
+//! - A class whose policy leaves its work to another device makes way for the next one: no device
+//!   idles for fairness. One that is to have the device soon, behind the batch that it runs, keeps its
+//!   turn.
+//! - With one class nothing of this is looked at.
+
+use crate::class::ClassId;
+use crate::scheduler::Scheduler;
+
+impl<T> Scheduler<T> {
+    /// Puts the classes that a device serves into `order`, whose turn it is first.
+    pub(crate) fn order_classes(&self, now: f64, device: usize, order: &mut Vec<ClassId>) {
+        order.clear();
+        let serves = |class: &ClassId| self.classes[class.0].members[device].serves;
+        order.extend((0..self.classes.len()).map(ClassId).filter(serves));
+        if order.len() > 1 {
+            let aged = now - self.settings.bulk_age.as_secs_f64();
+            let key = |class: &ClassId| {
+                let record = &self.classes[class.0];
+                let assigned = &record.members[device].assigned;
+                let waits =
+                    record.retries || record.common.is_urgent(aged) || assigned.is_urgent(aged);
+                (!waits, record.received)
+            };
+            order.sort_by(|a, b| {
+                let (a, b) = (key(a), key(b));
+                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+            });
+        }
+    }
+
+    /// The part of a device's time that a class gets while others that the device serves are busy.
+    pub(crate) fn class_share(&self, device: usize, class: ClassId) -> f64 {
+        if self.classes.len() == 1 {
+            return 1.0;
+        }
+        let own = self.classes[class.0].weight;
+        let mut all = own;
+        for (index, other) in self.classes.iter().enumerate() {
+            if index != class.0 && other.members[device].serves && self.is_busy(ClassId(index)) {
+                all += other.weight;
+            }
+        }
+        own / all
+    }
+
+    /// A class is about to get work.
+    pub(crate) fn enter(&mut self, class: ClassId) {
+        if self.classes.len() > 1 && !self.is_busy(class) {
+            let record = &mut self.classes[class.0];
+            record.received = record.received.max(self.virtual_time);
+        }
+    }
+
+    /// A class has had so many device-seconds more.
+    pub(crate) fn charge(&mut self, class: ClassId, seconds: f64) {
+        let record = &mut self.classes[class.0];
+        record.had += seconds;
+        if self.classes.len() > 1 {
+            let record = &mut self.classes[class.0];
+            record.received += seconds / record.weight;
+            let busy = (0..self.classes.len()).filter(|&index| self.is_busy(ClassId(index)));
+            let least = busy.map(|index| self.classes[index].received).min_by(f64::total_cmp);
+            self.virtual_time = self.virtual_time.max(least.unwrap_or_default());
+        }
+    }
+
+    fn is_busy(&self, class: ClassId) -> bool {
+        let record = &self.classes[class.0];
+        record.running > 0 || !record.common.is_empty() || record.backlog().0 > 0
+    }
+}
