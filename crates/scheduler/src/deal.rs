@@ -1,5 +1,6 @@
-//! A device asks for work: whose turn it is (`share`), and then, of that class alone: whether it may have some ([`Eligibility`]), from where, how much, and of what
-//! lengths. [`budget_for`] is what the memory that is ready has to say.
+//! A device asks for work: whose turn it is (`share`), and then, of that class alone: whether it may have
+//! some ([`Eligibility`]), from where, how much, and of what lengths. [`budget_for`] is what the memory
+//! that is ready has to say.
 
 use std::time::Duration;
 
@@ -29,6 +30,11 @@ pub enum Next {
 /// How much better than others a device has to be at long inputs, or short ones, to be preferred.
 const ADVANTAGE: f64 = 0.1;
 
+/// A busy device passes a class over, whose turn it is and that leaves its work to others or to later,
+/// only so many seconds before it is done with its batch. Were the place behind that batch given away
+/// at once, a class of long batches could keep a device from one of short batches, or of few inputs.
+const PASS_OVER: f64 = 0.001;
+
 /// Batches after which a device's C is worth acting on.
 const C_KNOWN: u64 = 50;
 
@@ -57,15 +63,8 @@ struct Asks {
 struct Later {
     /// Seconds until then.
     seconds: f64,
-    /// Whether it is sure to get it, while it runs what it has: it has the turn and keeps it, for with
-    /// other classes filling its place each time, little work would wait for ever.
-    here: bool,
-}
-
-impl Later {
-    fn maybe(seconds: f64) -> Self {
-        Self { seconds, here: false }
-    }
+    /// Whether there is something that waits for it.
+    waits: bool,
 }
 
 impl<T> Scheduler<T> {
@@ -91,20 +90,9 @@ impl<T> Scheduler<T> {
             Eligibility::Tried => true,
             Eligibility::Rests { until } => return wait(now, until),
         };
-        let mut again = f64::INFINITY;
         let mut order = std::mem::take(&mut self.order);
         self.order_classes(now, device, &mut order);
-        for &class in &order {
-            let asks = Asks { now, device, class, trial, warm };
-            let later = self.take_of(&asks, &mut wanted, batch);
-            again = again.min(later.seconds);
-            if !batch.jobs.is_empty() {
-                batch.class = class;
-            }
-            if !batch.jobs.is_empty() || later.here {
-                break;
-            }
-        }
+        let again = self.take_in_turn(&order, (now, device, trial, warm), &mut wanted, batch);
         self.order = order;
         if batch.jobs.is_empty() {
             self.devices[device].rests(now + LEAST_PAUSE);
@@ -112,6 +100,33 @@ impl<T> Scheduler<T> {
         }
         self.hand_out(now, device, batch);
         Next::Batch
+    }
+
+    /// The first class of `order` of which the device gets something; if none, says for how many seconds
+    /// that holds.
+    fn take_in_turn(
+        &mut self,
+        order: &[ClassId],
+        (now, device, trial, warm): (f64, usize, bool, Option<Warm>),
+        wanted: &mut impl FnMut(&T) -> bool,
+        batch: &mut JobBatch<T>,
+    ) -> f64 {
+        let mut again = f64::INFINITY;
+        let (mut passed_over, done_at) = (false, self.devices[device].done_at());
+        for &class in order {
+            let early = done_at.map_or(0.0, |at| at - now - PASS_OVER);
+            if passed_over && early > 0.0 {
+                return again.min(early);
+            }
+            let later = self.take_of(&Asks { now, device, class, trial, warm }, wanted, batch);
+            if !batch.jobs.is_empty() {
+                batch.class = class;
+                return again;
+            }
+            again = again.min(later.seconds);
+            passed_over |= later.waits;
+        }
+        again
     }
 
     /// Whether more of the class whose turn it is waits for a device than one batch takes.
@@ -186,7 +201,7 @@ impl<T> Scheduler<T> {
             let later = self.take_waiting(asks, &mut judge, batch);
             return Later { seconds: again.min(later.seconds), ..later };
         }
-        Later::maybe(again)
+        Later { seconds: again, waits: false }
     }
 
     /// What another device failed at, apart from all else, so that an input that devices fail at
@@ -236,15 +251,14 @@ impl<T> Scheduler<T> {
         let source = self.classes[class.0].source(device, trial);
         let backlog = self.classes[class.0].queue(source).tokens();
         if self.classes[class.0].queue(source).is_empty() {
-            return Later::maybe(f64::INFINITY);
+            return Later { seconds: f64::INFINITY, waits: false };
         }
         let limit = self.classes[class.0].members[device].batch_tokens;
         let (skip, tokens) = match self.part(asks, source) {
             Take::Batch { skip, tokens } => (skip, tokens.min(limit)),
             Take::Wait { seconds } => {
-                let here = seconds.is_finite() && !self.devices[device].is_idle();
                 let seconds = seconds.min(self.classes[class.0].next_turn(device));
-                return Later { seconds, here };
+                return Later { seconds, waits: true };
             }
         };
         let full = tokens >= limit && backlog > limit;
@@ -256,7 +270,8 @@ impl<T> Scheduler<T> {
         let record = &mut self.classes[class.0];
         record.queue(source).take(&Wish { skip, budget, limit, lengths }, aged, judge, batch);
         record.snapshot.backlog_changed();
-        Later::maybe(if common { record.next_turn(device) } else { f64::INFINITY })
+        let seconds = if common { record.next_turn(device) } else { f64::INFINITY };
+        Later { seconds, waits: false }
     }
 
     /// How much of it.

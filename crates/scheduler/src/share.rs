@@ -12,8 +12,8 @@
 //!   with what the busy class that had least has had (start-time fair queueing, P. Goyal, H. Vin and
 //!   H. Cheng, 1996, with the least of the busy classes as the virtual time).
 //! - A class whose policy leaves its work to another device makes way for the next one: no device
-//!   idles for fairness. One that is to have the device soon, behind the batch that it runs, keeps its
-//!   turn.
+//!   idles for fairness. But only when the device is nearly done with what it runs: so long it may
+//!   change its mind.
 //! - With one class nothing of this is looked at.
 
 use crate::class::ClassId;

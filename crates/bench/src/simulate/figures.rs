@@ -1,7 +1,7 @@
 //! What came of a simulated run.
 
 use serde::Serialize;
-use vecmill_scheduler::{DeviceStatistics, Size};
+use vecmill_scheduler::{ClassId, DeviceStatistics, Size};
 
 /// The first part of the requests is not counted: queues fill.
 const WARM_UP: f64 = 0.1;
@@ -9,6 +9,7 @@ const WARM_UP: f64 = 0.1;
 /// When a request was answered, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
+    pub(super) class: ClassId,
     /// Its number.
     pub(super) request: u32,
     /// Until a device took the last of its batches.
@@ -41,6 +42,8 @@ pub(super) struct Outcome {
     /// The time that counts.
     seconds: f64,
     pub(super) devices: Vec<Done>,
+    /// Of each class, the device-seconds that it had had when the last request came.
+    pub(super) had: Vec<f64>,
     weights: Vec<f64>,
     mean_errors: Vec<f64>,
 }
@@ -55,6 +58,7 @@ impl Outcome {
             last_done: 0.0,
             seconds: 0.0,
             devices: vec![Done::default(); devices],
+            had: Vec::new(),
             weights: Vec::new(),
             mean_errors: Vec::new(),
         }
@@ -88,9 +92,12 @@ impl Outcome {
         self.devices.iter().map(|device| device.busy / self.seconds).collect()
     }
 
-    pub(super) fn figures(self) -> Figures {
+    /// How long the requests of a class waited and took, or all of them.
+    pub(super) fn times(&self, class: Option<ClassId>) -> Times {
         let first = f64::from(self.requests) * WARM_UP;
-        let counts = |answer: &&Answer| f64::from(answer.request) >= first.floor();
+        let counts = |answer: &&Answer| {
+            f64::from(answer.request) >= first.floor() && class.is_none_or(|it| it == answer.class)
+        };
         let counted = || self.answers.iter().filter(counts);
         let mut latencies: Vec<f32> = counted().map(|answer| answer.latency).collect();
         latencies.sort_unstable_by(f32::total_cmp);
@@ -101,14 +108,24 @@ impl Outcome {
         };
         let all: f64 = latencies.iter().copied().map(f64::from).sum();
         let waited: f64 = counted().map(|answer| f64::from(answer.waited)).sum();
-        let busy = self.busy();
-        let most = busy.iter().copied().fold(0.0, f64::max);
-        let least = busy.iter().copied().fold(f64::INFINITY, f64::min);
-        Figures {
+        Times {
             mean_wait_ms: 1e3 * waited / count as f64,
             mean_ms: 1e3 * all / count as f64,
             p50_ms: 1e3 * at(0.5),
             p99_ms: 1e3 * at(0.99),
+        }
+    }
+
+    pub(super) fn figures(self) -> Figures {
+        let Times { mean_wait_ms, mean_ms, p50_ms, p99_ms } = self.times(None);
+        let busy = self.busy();
+        let most = busy.iter().copied().fold(0.0, f64::max);
+        let least = busy.iter().copied().fold(f64::INFINITY, f64::min);
+        Figures {
+            mean_wait_ms,
+            mean_ms,
+            p50_ms,
+            p99_ms,
             tokens_per_second: self.done.tokens as f64 / self.seconds,
             seconds: self.seconds,
             spread: most - least,
@@ -119,6 +136,16 @@ impl Outcome {
             refused: self.refused,
         }
     }
+}
+
+/// Times of requests.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Times {
+    /// Until the last batch of a request began.
+    pub(super) mean_wait_ms: f64,
+    pub(super) mean_ms: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
 }
 
 /// A run in figures.

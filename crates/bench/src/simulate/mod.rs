@@ -2,11 +2,12 @@
 //! unequal devices, in seconds instead of hours.
 //!
 //! - `world` is the clock and the devices' work, `device` what these really are, `figures` what came
-//!   of it, `report` the table and the picture; `predict` sets what came of a real run beside it.
+//!   of it, `classes` several kinds of work on the same devices, `report` the table and the picture; `predict` sets what came of a real run beside it.
 //!
 //! The choice behind it: the scheduler is a state machine that is handed the time, so that the very
 //! code that serves is what is simulated.
 
+mod classes;
 mod device;
 mod figures;
 mod predict;
@@ -28,6 +29,7 @@ use vecmill_scheduler::{Coefficients, Priority, policy};
 
 use crate::traffic::{Arrival, Mix, Traffic};
 use crate::{Outcome, results};
+use classes::ClassSpec;
 use device::{Device, Mishap, least_makespan};
 use figures::Figures;
 pub(crate) use predict::{PredictArguments, predict};
@@ -62,6 +64,10 @@ pub(crate) struct SimulateArguments {
     /// Policies to compare; all if none is given
     #[arg(long, value_delimiter = ',')]
     policies: Vec<String>,
+    /// Several classes of work at once, each as SLOWER:LOAD[:WEIGHT[:bulk]]: how many times as long its
+    /// batches take as --model says, and the part of all devices' time that its requests need
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',', conflicts_with_all = ["trace", "loads", "mishap", "svg"])]
+    classes: Vec<ClassSpec>,
     /// What happens to the last device: slows-down (threefold, half-way), fails or hangs (in the
     /// third quarter)
     #[arg(long, value_name = "WHAT")]
@@ -177,6 +183,9 @@ pub(crate) fn run(arguments: &SimulateArguments) -> Outcome {
     } else {
         arguments.policies.clone()
     };
+    if !arguments.classes.is_empty() {
+        return classes::run(arguments, &policies);
+    }
     let trace = arguments.trace.as_deref().map(read).transpose()?;
     let begin = Instant::now();
     let (mut rows, mut simulated) = (Vec::new(), 0);

@@ -196,6 +196,7 @@ impl<'a> Prediction<'a> {
         let traffic = self.traffic(measured);
         let experiment = Experiment {
             devices: &self.devices,
+            others: &[],
             policy: &measured.policy,
             seed: self.mix.seed.wrapping_add(measured.repeat as u64),
             requests: u32::try_from(traffic.arrivals.len())?,

@@ -9,7 +9,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use vecmill_scheduler::{
-    ClassId, Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings, Size, policy,
+    ClassId, DeviceSettings, Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings,
+    Size, policy,
 };
 
 use super::device::{Device, Mishap, PREPARATION};
@@ -19,10 +20,21 @@ use crate::traffic::Arrival;
 /// Seconds until a thread that waits for a device's work is awake.
 const AWAKE: f64 = 5e-5;
 
+/// Another class of work: what the devices are to it, in the same order.
+#[derive(Debug, Clone)]
+pub(super) struct OtherClass {
+    pub(super) devices: Vec<Device>,
+    pub(super) weight: f64,
+    pub(super) priority: Priority,
+}
+
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub(super) struct Experiment<'a> {
+    /// The devices, as they are to the first class.
     pub(super) devices: &'a [Device],
+    /// Classes beside the first one.
+    pub(super) others: &'a [OtherClass],
     pub(super) policy: &'a str,
     pub(super) seed: u64,
     /// How many requests come.
@@ -38,6 +50,7 @@ impl Experiment<'_> {
     /// Nothing to do, without an end.
     pub(super) const EMPTY: Self = Self {
         devices: &[],
+        others: &[],
         policy: "",
         seed: 0,
         requests: 0,
@@ -50,6 +63,7 @@ impl Experiment<'_> {
 /// A request on its way.
 #[derive(Debug, Clone, Copy)]
 struct Request {
+    class: ClassId,
     arrived: f64,
     /// Inputs that are not answered.
     left: u32,
@@ -58,6 +72,7 @@ struct Request {
 /// A batch on a device.
 #[derive(Debug)]
 struct Run {
+    class: ClassId,
     jobs: Vec<Job<u32>>,
     size: Size,
     taken: f64,
@@ -99,9 +114,17 @@ impl<'a> World<'a> {
         let devices: Vec<_> =
             experiment.devices.iter().map(|device| device.settings(&mut random)).collect();
         let settings = Settings { capacity: usize::MAX, ..Settings::default() };
+        let mut scheduler = Scheduler::new(settings, policy::by_name(experiment.policy)?, devices);
+        for other in experiment.others {
+            let class = scheduler.add_class(other.weight);
+            for (index, device) in other.devices.iter().enumerate() {
+                let DeviceSettings { batch_tokens, speed, .. } = device.settings(&mut random);
+                scheduler.serve(index, class, batch_tokens, speed);
+            }
+        }
         let worker = |_: &Device| Worker { runs: VecDeque::new(), free_at: 0.0 };
         Ok(Self {
-            scheduler: Scheduler::new(settings, policy::by_name(experiment.policy)?, devices),
+            scheduler,
             random,
             now: 0.0,
             asks: f64::INFINITY,
@@ -116,16 +139,29 @@ impl<'a> World<'a> {
     }
 
     /// Runs until all requests, which come in the order of their times, are answered.
-    pub(super) fn run(mut self, requests: impl Iterator<Item = Arrival>) -> Outcome {
+    pub(super) fn run(self, requests: impl Iterator<Item = Arrival>) -> Outcome {
+        self.run_classes(requests.map(|request| (ClassId::FIRST, request)))
+    }
+
+    /// The same, with the class of each.
+    pub(super) fn run_classes(
+        mut self,
+        requests: impl Iterator<Item = (ClassId, Arrival)>,
+    ) -> Outcome {
         let mut requests = requests.take(self.experiment.requests as usize);
         let mut next = requests.next();
         loop {
             let done = self.events.peek().map_or(f64::INFINITY, |Reverse((at, _))| seconds(*at));
             match next {
-                Some(request) if request.at <= done.min(self.asks) => {
+                Some((class, request)) if request.at <= done.min(self.asks) => {
                     self.now = request.at;
-                    self.arrive(&request.lengths);
+                    self.arrive(class, &request.lengths);
                     next = requests.next();
+                    if next.is_none() {
+                        let classes = self.scheduler.classes();
+                        let had = |class| self.scheduler.class_statistics(class).device_seconds;
+                        self.outcome.had = classes.map(had).collect();
+                    }
                 }
                 _ if done <= self.asks && done.is_finite() => {
                     self.now = done;
@@ -152,13 +188,16 @@ impl<'a> World<'a> {
         self.asks = self.asks.min(self.now + AWAKE);
     }
 
-    fn arrive(&mut self, lengths: &[usize]) {
+    fn arrive(&mut self, class: ClassId, lengths: &[usize]) {
         let id = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
         let left = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
-        self.requests.push(Request { arrived: self.now, left });
-        let terms = JobTerms { priority: self.experiment.priority, deadline: None };
+        self.requests.push(Request { class, arrived: self.now, left });
+        let other =
+            class.index().checked_sub(1).map(|index| self.experiment.others[index].priority);
+        let priority = other.unwrap_or(self.experiment.priority);
+        let terms = JobTerms { priority, deadline: None };
         let jobs = lengths.iter().map(|&tokens| Job::new(tokens, id));
-        self.scheduler.push(self.time(), ClassId::FIRST, terms, jobs);
+        self.scheduler.push(self.time(), class, terms, jobs);
         self.notice();
     }
 
@@ -175,7 +214,7 @@ impl<'a> World<'a> {
             return;
         }
         let took = Duration::from_secs_f64(run.end - run.start);
-        self.scheduler.ran(now, device, ClassId::FIRST, run.size, took);
+        self.scheduler.ran(now, device, run.class, run.size, took);
         self.outcome.did(device, run.size, (run.end, self.experiment.window));
         for job in run.jobs.drain(..) {
             let request = &mut self.requests[job.payload as usize];
@@ -183,6 +222,7 @@ impl<'a> World<'a> {
             if request.left == 0 {
                 let after = |time: f64| (time - request.arrived) as f32;
                 self.outcome.answers.push(Answer {
+                    class: request.class,
                     request: job.payload,
                     taken: after(run.taken),
                     waited: after(run.start),
@@ -221,10 +261,11 @@ impl<'a> World<'a> {
     }
 
     fn start(&mut self, device: usize) {
-        let size = self.batch.size();
+        let (size, class) = (self.batch.size(), self.batch.class());
         let spare = self.spare.pop().unwrap_or_default();
         let jobs = std::mem::replace(&mut self.batch.jobs, spare);
-        let truth = &self.experiment.devices[device];
+        let other = class.index().checked_sub(1).map(|index| &self.experiment.others[index]);
+        let truth = other.map_or(&self.experiment.devices[device], |other| &other.devices[device]);
         let taken = self.now;
         let start = (taken + PREPARATION).max(self.workers[device].free_at);
         let part = start / self.experiment.span;
@@ -236,7 +277,7 @@ impl<'a> World<'a> {
         let fails = trouble && truth.mishap == Some(Mishap::Fails);
         let worker = &mut self.workers[device];
         worker.free_at = end;
-        worker.runs.push_back(Run { jobs, size, taken, start, end, fails });
+        worker.runs.push_back(Run { class, jobs, size, taken, start, end, fails });
         self.events.push(Reverse((nanoseconds(end), device)));
     }
 }
