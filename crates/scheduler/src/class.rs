@@ -211,7 +211,6 @@ impl<T> Member<T> {
             per_token,
             slope: per_token + model.fixed / float(self.batch_tokens.max(1)),
             share: if serves && all.rates > 0.0 { self.rate / all.rates } else { 0.0 },
-            class_share: 1.0,
             unmeasured,
         }
     }

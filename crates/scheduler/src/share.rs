@@ -14,6 +14,9 @@
 //! - A class whose policy leaves its work to another device makes way for the next one: no device
 //!   idles for fairness. But only when the device is nearly done with what it runs: so long it may
 //!   change its mind.
+//! - A policy that plans ahead is not told that a device's time is shared. Scaling rates by a class's
+//!   part was tried in simulation: it changed little on equal devices, and sent work to slow ones that
+//!   fast ones would have had done sooner (`benchmarks/results/2026-11-30-scheduler-classes.md`).
 //! - With one class nothing of this is looked at.
 
 use crate::class::ClassId;
@@ -39,21 +42,6 @@ impl<T> Scheduler<T> {
                 a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
             });
         }
-    }
-
-    /// The part of a device's time that a class gets while others that the device serves are busy.
-    pub(crate) fn class_share(&self, device: usize, class: ClassId) -> f64 {
-        if self.classes.len() == 1 {
-            return 1.0;
-        }
-        let own = self.classes[class.0].weight;
-        let mut all = own;
-        for (index, other) in self.classes.iter().enumerate() {
-            if index != class.0 && other.members[device].serves && self.is_busy(ClassId(index)) {
-                all += other.weight;
-            }
-        }
-        own / all
     }
 
     /// A class is about to get work.

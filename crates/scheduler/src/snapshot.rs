@@ -188,12 +188,7 @@ impl<T> Scheduler<T> {
         views.clear();
         let devices = self.devices.iter().enumerate();
         views.extend(devices.map(|(index, device)| record.view(now, index, device)));
-        if self.classes.len() > 1 {
-            for (device, view) in views.iter_mut().enumerate() {
-                view.class_share = self.class_share(device, class);
-            }
-        }
-        let snapshot = &mut self.classes[class.0].snapshot;
+        let snapshot = &mut record.snapshot;
         snapshot.views = views;
         snapshot.seen = now;
         snapshot.seen_of_late = now;
@@ -213,9 +208,7 @@ impl<T> Scheduler<T> {
             let record = &mut self.classes[class];
             record.snapshot.backlog_changed();
             if record.snapshot.seen_of_late > f64::NEG_INFINITY {
-                let class_share = record.snapshot.views[device].class_share;
-                let view = record.view(now, device, &self.devices[device]);
-                record.snapshot.views[device] = View { class_share, ..view };
+                record.snapshot.views[device] = record.view(now, device, &self.devices[device]);
             }
         }
         self.expect(device);

@@ -41,8 +41,6 @@ pub struct View {
     pub slope: f64,
     /// Its share of all devices' tokens per second.
     pub share: f64,
-    /// The part of its time that is left by the other classes that it serves and that have work.
-    pub class_share: f64,
     /// Batches that others have run since its speed was measured; the most while that is not known for
     /// sure.
     pub unmeasured: u64,
@@ -66,14 +64,8 @@ impl View {
             (0.0, 0.0)
         } else if first <= self.limit as f64 {
             (first.max(0.0), 1.0 / self.per_token)
-        } else if self.class_share == 1.0 {
-            ((time - self.free_in) / self.slope, 1.0 / self.slope)
         } else {
-            // Behind its first batch come those of other classes.
-            let limit = self.limit as f64;
-            let (left, each) =
-                (time - self.free_in - self.slope * limit, self.class_share / self.slope);
-            (limit + left.max(0.0) * each, each)
+            ((time - self.free_in) / self.slope, 1.0 / self.slope)
         }
     }
 }
@@ -224,7 +216,6 @@ pub(crate) mod tests {
         per_token: 1e-6,
         slope: 2e-6,
         share: 1.0,
-        class_share: 1.0,
         unmeasured: 0,
     };
 
