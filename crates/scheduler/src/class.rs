@@ -48,10 +48,12 @@ impl ClassId {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ClassStatistics {
-    /// What it gets of the devices' time, relative to other classes that have work.
+    /// Its part of the devices' time, relative to other classes that have work.
     pub weight: f64,
     /// Seconds that devices took for it, those of all added up.
     pub device_seconds: f64,
+    /// The same, each device's by what it does in one relative to the fastest one: what is shared.
+    pub fastest_seconds: f64,
     /// Inputs that wait for a device.
     pub inputs: usize,
     /// Tokens of these.
@@ -74,7 +76,9 @@ pub(crate) struct ClassRecord<T> {
     pub(crate) weight: f64,
     /// Device-seconds that it has had.
     pub(crate) had: f64,
-    /// The same by its weight, and at least what others had that were busy while it was not.
+    /// The same in those of its fastest device.
+    pub(crate) worth: f64,
+    /// That by its weight, and at least what others had that were busy while it was not.
     pub(crate) received: f64,
     /// Inputs of it that devices have.
     pub(crate) running: usize,
@@ -91,6 +95,7 @@ impl<T> ClassRecord<T> {
             forsaken: None,
             weight,
             had: 0.0,
+            worth: 0.0,
             received: 0.0,
             running: 0,
         }
@@ -128,7 +133,13 @@ impl<T> ClassRecord<T> {
 
     pub(crate) fn statistics(&self) -> ClassStatistics {
         let (inputs, tokens) = self.backlog();
-        ClassStatistics { weight: self.weight, device_seconds: self.had, inputs, tokens }
+        ClassStatistics {
+            weight: self.weight,
+            device_seconds: self.had,
+            fastest_seconds: self.worth,
+            inputs,
+            tokens,
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl<T> Scheduler<T> {
         let fastest = record.fastest();
         let cost = record.members[device].model(fastest).seconds(size);
         self.devices[device].took(now, class, size, cost);
-        self.charge(class, cost);
+        self.charge(class, device, cost);
         self.see(now, device);
     }
 

@@ -240,7 +240,7 @@ impl<T> Scheduler<T> {
         counters.busy += took;
         self.devices[device].condition.succeeded();
         let believed = self.done(now, device, class, size.inputs);
-        self.charge(class, took.as_secs_f64() - believed);
+        self.charge(class, device, took.as_secs_f64() - believed);
         if served {
             self.classes[class.0].snapshot.weights_changed();
             self.see(now, device);
@@ -292,7 +292,7 @@ impl<T> Scheduler<T> {
     /// about it.
     pub fn gave_up(&mut self, now: Duration, device: usize, class: ClassId, inputs: usize) {
         let believed = self.done(now.as_secs_f64(), device, class, inputs);
-        self.charge(class, -believed);
+        self.charge(class, device, -believed);
         self.changed();
     }
 

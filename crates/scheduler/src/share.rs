@@ -8,6 +8,9 @@
 //! - Time is what is shared, not tokens or batches: a class of a slow model is not to get more of the
 //!   devices for being slow. It is counted as believed when a batch is taken, and as measured when it
 //!   is done, so that batches under way count too.
+//! - A second of a device counts by what it does in one, relative to the class's fastest device: a second
+//!   of a processor is not worth one of a GPU. Counted alike, a class that was left the processor seemed
+//!   to have had its part.
 //! - Who had nothing to do has no claim to what others used meanwhile: a class that gets work begins
 //!   with what the busy class that had least has had (start-time fair queueing, P. Goyal, H. Vin and
 //!   H. Cheng, 1996, with the least of the busy classes as the virtual time).
@@ -52,13 +55,17 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// A class has had so many device-seconds more.
-    pub(crate) fn charge(&mut self, class: ClassId, seconds: f64) {
+    /// A class has had so many seconds more of a device.
+    pub(crate) fn charge(&mut self, class: ClassId, device: usize, seconds: f64) {
+        let several = self.classes.len() > 1;
         let record = &mut self.classes[class.0];
         record.had += seconds;
-        if self.classes.len() > 1 {
-            let record = &mut self.classes[class.0];
-            record.received += seconds / record.weight;
+        if several {
+            record.fastest();
+            let (rate, most) = (record.members[device].rate, record.snapshot.most);
+            let worth = seconds * if most > 0.0 { (rate / most).min(1.0) } else { 1.0 };
+            record.worth += worth;
+            record.received += worth / record.weight;
             let busy = (0..self.classes.len()).filter(|&index| self.is_busy(ClassId(index)));
             let least = busy.map(|index| self.classes[index].received).min_by(f64::total_cmp);
             self.virtual_time = self.virtual_time.max(least.unwrap_or_default());

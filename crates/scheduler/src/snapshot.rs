@@ -32,6 +32,8 @@ pub(crate) struct Snapshot {
     pub(crate) views: Vec<View>,
     /// The fastest device's model: what is hoped of one that is not known.
     pub(crate) fastest: Option<Coefficients>,
+    /// Its tokens per second, in full batches.
+    pub(crate) most: f64,
     /// Tokens per second of all devices that serve, in full batches.
     pub(crate) rates: f64,
     /// Whether the rates are those of the speeds that are known now.
@@ -59,6 +61,7 @@ impl Snapshot {
             batches: 0,
             views: Vec::with_capacity(devices),
             fastest: None,
+            most: 0.0,
             rates: 0.0,
             weighed: false,
             seen: f64::NEG_INFINITY,
@@ -142,6 +145,7 @@ impl<T> ClassRecord<T> {
                 self.snapshot.fastest = Some(model);
             }
         }
+        self.snapshot.most = best;
         self.snapshot.weighed = true;
     }
 

@@ -60,7 +60,8 @@ struct ClassFigures {
     load: f64,
     weight: f64,
     bulk: bool,
-    /// Its part of the device-seconds that all classes had had when the last request came.
+    /// Its part of the time that all classes had had when the last request came, in seconds of the
+    /// fastest device.
     share: f64,
     times: Times,
     /// With the devices for itself.
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn a_class_that_needs_less_than_its_part_is_hardly_held_up_by_one_that_wants_all() {
         let figures = figures("1,1", "1:0.2,1:2", "earliest-finish");
-        assert!((figures[0].share - 0.2).abs() < 0.05, "{figures:?}");
+        assert!((figures[0].share - 0.2).abs() < 0.1, "{figures:?}");
         assert!(figures[0].times.p99_ms < 0.1 * figures[1].times.p99_ms, "{figures:?}");
     }
 

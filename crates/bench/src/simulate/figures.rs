@@ -42,7 +42,8 @@ pub(super) struct Outcome {
     /// The time that counts.
     seconds: f64,
     pub(super) devices: Vec<Done>,
-    /// Of each class, the device-seconds that it had had when the last request came.
+    /// Of each class, the time that it had had when the last request came, in seconds of its fastest
+    /// device.
     pub(super) had: Vec<f64>,
     weights: Vec<f64>,
     mean_errors: Vec<f64>,
