@@ -64,7 +64,7 @@ impl Answer {
         inputs: usize,
         terms: JobTerms,
     ) -> Result<(), RequestError> {
-        core.dispatch.admit(inputs, terms)?;
+        core.queue.admit(inputs, terms)?;
         self.room = inputs;
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Answer {
     fn give(&mut self, result: Result<Reply, RequestError>) {
         let Some(deliver) = self.deliver.take() else { return };
         if let Some(core) = self.core.upgrade() {
-            core.dispatch.release(self.room);
+            core.queue.release(self.room);
             core.metrics.answered(self.asked.elapsed(), self.turn, &result);
         }
         deliver(result);

@@ -12,7 +12,6 @@ use vecmill_scheduler::{DeviceSettings, policy};
 
 use crate::core::{Core, Parts};
 use crate::device::{DeviceSpec, MemoryBudget};
-use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::error::StartError;
 use crate::experiment::Experiment;
@@ -22,6 +21,7 @@ use crate::machine::threads;
 use crate::metrics;
 use crate::monitor::Watched;
 use crate::practice;
+use crate::queue::Queue;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
 
@@ -332,7 +332,7 @@ impl Builder {
             tokens_after: after.to_vec(),
             ..self.info(&model, largest, infos)
         };
-        let dispatch = Dispatch::new(self.queue_capacity, policy, devices);
+        let queue = Queue::new(self.queue_capacity, policy, devices);
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });
@@ -346,7 +346,7 @@ impl Builder {
             limits: first.limits(),
             pipeline: model.pipeline,
             default_prompt: self.default_prompt.clone(),
-            dispatch,
+            queue,
             experiment: experiment.clone(),
         });
         core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {

@@ -11,10 +11,10 @@ use vecmill_encoder::{Limits, Scaling, model::Pipeline};
 use vecmill_scheduler::{Job, JobTerms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, Finish};
-use crate::dispatch::Dispatch;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::metrics::Metrics;
+use crate::queue::Queue;
 use crate::request::{Input, Prompt, Request, TokenizeRequest, Truncation};
 use crate::tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer, Tokens};
 
@@ -35,11 +35,11 @@ pub(crate) struct Core {
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    pub(crate) dispatch: Dispatch,
+    pub(crate) queue: Queue,
 }
 
 /// One tokenised input of a request.
-pub(crate) struct Work {
+pub(crate) struct Payload {
     pub(crate) index: usize,
     pub(crate) tokens: Tokens,
     pub(crate) queued: Instant,
@@ -61,7 +61,7 @@ pub(crate) struct Parts {
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
-    pub(crate) dispatch: Dispatch,
+    pub(crate) queue: Queue,
     pub(crate) experiment: Option<Arc<Experiment>>,
 }
 
@@ -75,7 +75,7 @@ impl Core {
             default_prompt: parts.default_prompt,
             limits: parts.limits,
             metrics: Metrics::new(parts.experiment),
-            dispatch: parts.dispatch,
+            queue: parts.queue,
         })
     }
 
@@ -103,7 +103,7 @@ impl Core {
         let finish = self.check(request)?;
         let prompt = self.prompt(&request.prompt)?;
         let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let terms = self.dispatch.terms(request.priority, deadline);
+        let terms = self.queue.terms(request.priority, deadline);
         answer.admit(self, request.inputs.len(), terms)?;
         Ok((finish, Tokenize { prompt, truncation: request.truncation, terms }))
     }
@@ -271,8 +271,8 @@ impl Core {
         let queued = Instant::now();
         let job = |(index, tokens): (usize, Tokens)| {
             let length = tokens.ids.len();
-            Job::new(length, Work { index, tokens, queued, request: Arc::clone(request) })
+            Job::new(length, Payload { index, tokens, queued, request: Arc::clone(request) })
         };
-        self.dispatch.push(terms, inputs.into_iter().map(job));
+        self.queue.push(terms, inputs.into_iter().map(job));
     }
 }

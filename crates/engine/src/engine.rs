@@ -144,7 +144,7 @@ impl Engine {
     /// # Errors
     /// [`RequestError::NoDevice`] or [`RequestError::Stopped`], which a request would get as well.
     pub fn readiness(&self) -> Result<(), RequestError> {
-        self.running.core.dispatch.serves()
+        self.running.core.queue.serves()
     }
 
     /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
@@ -155,16 +155,16 @@ impl Engine {
         let running = &self.running;
         let devices = running.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
-        let dispatch = &running.core.dispatch;
+        let queue = &running.core.queue;
         let scheduling = self.scheduling();
         let states = self.device_states();
-        running.core.metrics.write(out, dispatch.backlog(), scheduling, states, memory)
+        running.core.metrics.write(out, queue.backlog(), scheduling, states, memory)
     }
 
     /// How each device stands with the scheduler, and what it has done.
     pub fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
         let names = self.running.devices.iter().map(|device| device.name().to_owned());
-        names.zip(self.running.core.dispatch.statistics()).collect()
+        names.zip(self.running.core.queue.statistics()).collect()
     }
 
     /// What devices say of themselves, those that do, as of at most some seconds ago.
@@ -177,7 +177,7 @@ impl Engine {
 
     /// The policy by which devices get work.
     pub fn policy(&self) -> &'static str {
-        self.running.core.dispatch.policy()
+        self.running.core.queue.policy()
     }
 
     /// Changes the policy; what waits is dealt out anew.
@@ -185,18 +185,18 @@ impl Engine {
     /// # Errors
     /// If there is none of that name.
     pub fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        self.running.core.dispatch.set_policy(name)
+        self.running.core.queue.set_policy(name)
     }
 
     /// Has a device finish what it has begun and gives it nothing more, even if it is the last;
     /// `false` if there is none of that name.
     pub fn drain(&self, device: &str) -> bool {
-        self.on_device(device, |index| self.running.core.dispatch.drain(index))
+        self.on_device(device, |index| self.running.core.queue.drain(index))
     }
 
     /// Gives a device work again that was drained, or is out; `false` if there is none of that name.
     pub fn restore(&self, device: &str) -> bool {
-        self.on_device(device, |index| self.running.core.dispatch.restore(index))
+        self.on_device(device, |index| self.running.core.queue.restore(index))
     }
 
     fn on_device(&self, name: &str, act: impl FnOnce(usize)) -> bool {
@@ -230,15 +230,15 @@ impl Engine {
 
 impl Running {
     fn shutdown(&self) {
-        self.core.dispatch.close();
+        self.core.queue.close();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // It does not panic; if it did, its requests would be answered, by dropping them.
             let _ = thread.join();
         }
-        self.core.dispatch.finish();
-        let speeds = self.kept.iter().zip(self.core.dispatch.statistics());
+        self.core.queue.finish();
+        let speeds = self.kept.iter().zip(self.core.queue.statistics());
         let speeds = speeds.filter_map(|(kept, now)| match (kept, now.speed, now.batches) {
             (Some(kept), Some(speed), 1..) => Some((kept.clone(), speed)),
             _ => None,

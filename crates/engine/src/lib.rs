@@ -3,7 +3,7 @@
 //! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
 //! threads turn text into ids (`tokenizer`), the queue of `vecmill-scheduler` forms batches, a
 //! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
-//! answer (`answer`). Several devices (`device`) share the queue (`dispatch`).
+//! answer (`answer`). Several devices (`device`) share the queue (`queue`).
 //!
 //! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
 //! - [`plan`] says beforehand what fits a memory budget; [`convert`] writes a model in another number
@@ -34,7 +34,6 @@ pub mod convert;
 mod core;
 mod device;
 pub mod disk;
-mod dispatch;
 mod engine;
 mod error;
 mod experiment;
@@ -45,6 +44,7 @@ mod metrics;
 mod monitor;
 pub mod plan;
 mod practice;
+mod queue;
 mod request;
 mod tokenizer;
 mod traces;

@@ -110,7 +110,7 @@ pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> Sta
     }
     for (place, (one, (_, state))) in watched.iter().zip(&states).enumerate() {
         let free = state.memory.map_or(usize::MAX, |memory| memory.free_bytes);
-        core.dispatch.set_batch_tokens(one.index, one.device.batch_tokens_with(free));
+        core.queue.set_batch_tokens(one.index, one.device.batch_tokens_with(free));
         if let Some((_, before)) = before.get(place) {
             heed_faults(core, one, before, state);
         }
@@ -121,7 +121,7 @@ pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> Sta
 fn heed_faults(core: &Core, one: &Watched, before: &DeviceState, now: &DeviceState) {
     let faults = now.faults_since(before);
     if faults > 0 {
-        let taken_out = core.dispatch.take_out(one.index);
+        let taken_out = core.queue.take_out(one.index);
         let xid = now.xid_errors.and_then(|errors| errors.last);
         let (device, ecc) = (one.device.name(), now.ecc_uncorrected_errors);
         tracing::error!(device, faults, xid, ecc, taken_out, "the hardware has failed");

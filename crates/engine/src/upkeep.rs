@@ -32,7 +32,7 @@ impl Upkeep {
         let work = move || {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let look = || {
-                    core.dispatch.check();
+                    core.queue.check();
                     if let Some(experiment) = &experiment {
                         take_turns(&core, experiment, &devices);
                     }
@@ -47,12 +47,12 @@ impl Upkeep {
 
 fn take_turns(core: &Core, experiment: &Experiment, devices: &[String]) {
     let policy = experiment.policy(experiment.turn());
-    if core.dispatch.policy() != policy
-        && let Err(error) = core.dispatch.set_policy(policy)
+    if core.queue.policy() != policy
+        && let Err(error) = core.queue.set_policy(policy)
     {
         tracing::warn!(%error, "the experiment goes on without a policy");
     }
-    let busy = core.dispatch.statistics().into_iter().map(|device| device.busy);
+    let busy = core.queue.statistics().into_iter().map(|device| device.busy);
     experiment.look(devices.iter().cloned().zip(busy));
 }
 

@@ -1,8 +1,8 @@
 //! A device: a model on a backend, with its memory, on a thread of its own.
 //!
-//! [`shift`] is what that thread does.
+//! [`device_loop`] is what that thread does.
 
-mod shift;
+mod device_loop;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Statistics};
 use crate::core::Core;
 use crate::metrics::Snapshot;
 use crate::traces::RefusalTraces;
-use shift::Shift;
+use device_loop::DeviceLoop;
 
 /// How long a batch, with all that it is split into, waits for memory.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -144,7 +144,7 @@ pub(crate) trait Worker: Send + Sync {
 
 impl<B: Backend> Worker for Device<B> {
     fn work(&self, core: &Core, index: usize) {
-        Shift::new(self, core, index).work();
+        DeviceLoop::new(self, core, index).work();
     }
 
     fn try_out(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EncodeError> {
@@ -220,7 +220,7 @@ pub(crate) fn spawn(
     std::thread::Builder::new().name(name).spawn(move || {
         let work = AssertUnwindSafe(|| device.work(&core, index));
         if catch_unwind(work).is_err() {
-            let _ = catch_unwind(AssertUnwindSafe(|| core.dispatch.lose(index)));
+            let _ = catch_unwind(AssertUnwindSafe(|| core.queue.lose(index)));
             let device = device.name();
             tracing::error!(device, "the device's thread panicked and is gone: please report this");
         }

@@ -20,10 +20,10 @@ use vecmill_scheduler::{DeviceSettings, Speed};
 
 use super::*;
 use crate::core::Parts;
-use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::error::RequestError;
 use crate::info::Info;
+use crate::queue::Queue;
 use crate::request::{Input, Prompt, Reply, Request};
 use crate::tokenizer::Tokenizer;
 
@@ -84,7 +84,7 @@ impl Rig {
             limits,
             pipeline: model.pipeline,
             default_prompt: Prompt::None,
-            dispatch: dispatch(&devices, setup.policy),
+            queue: queue(&devices, setup.policy),
             experiment: None,
         });
         Self { core, devices, trials, threads: Vec::new() }
@@ -129,7 +129,7 @@ impl Rig {
 
     /// Waits until everything that was asked for has been tokenised.
     fn queued(&self, inputs: usize) {
-        wait_until(|| self.core.dispatch.backlog().0 >= inputs);
+        wait_until(|| self.core.queue.backlog().0 >= inputs);
     }
 
     fn statistics(&self) -> Statistics {
@@ -145,22 +145,22 @@ impl Rig {
         let mut text = String::new();
         let devices = self.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
-        let dispatch = &self.core.dispatch;
+        let queue = &self.core.queue;
         let names = self.devices.iter().map(|device| device.name().to_owned());
-        let scheduling = names.zip(dispatch.statistics()).collect();
-        self.core.metrics.write(&mut text, dispatch.backlog(), scheduling, states, memory).unwrap();
+        let scheduling = names.zip(queue.statistics()).collect();
+        self.core.metrics.write(&mut text, queue.backlog(), scheduling, states, memory).unwrap();
         text
     }
 }
 
-fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>], policy: Box<dyn Policy>) -> Dispatch {
+fn queue(devices: &[Arc<Device<Tried<CpuBackend>>>], policy: Box<dyn Policy>) -> Queue {
     let settings = |device: &Arc<Device<_>>| DeviceSettings {
         batch_tokens: device.batch_tokens(),
         in_flight: 8, // how many there are is the trials' business
         speed: Speed::new(),
     };
     let devices = devices.iter().map(|device| (device.name().to_owned(), settings(device)));
-    Dispatch::new(10_000, policy, devices.collect())
+    Queue::new(10_000, policy, devices.collect())
 }
 
 fn device(
@@ -181,7 +181,7 @@ fn device(
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.core.dispatch.close();
+        self.core.queue.close();
         for thread in self.threads.drain(..) {
             thread.join().unwrap();
         }

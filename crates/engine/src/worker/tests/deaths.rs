@@ -185,7 +185,7 @@ fn what_a_device_that_is_gone_leaves_others_do() {
     wait_until(|| rig.metrics().contains("device_health{device=\"one\",state=\"gone\"} 1"));
     rig.start_device(1);
     assert_eq!(vectors(answer.recv_timeout(DEADLINE).unwrap()).len(), 8);
-    assert_eq!(rig.core.dispatch.serves(), Ok(()));
+    assert_eq!(rig.core.queue.serves(), Ok(()));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_device_that_hangs_at_the_end_of_a_batch_does_not_hold_the_others_up() {
     let first = rig.ask(2);
     rig.queued(2);
     rig.start_device(0);
-    wait_until(|| rig.core.dispatch.backlog().0 == 0);
+    wait_until(|| rig.core.queue.backlog().0 == 0);
     rig.start_device(1);
     assert_eq!(vectors(rig.ask(2).recv_timeout(DEADLINE).unwrap()).len(), 2);
     gate.open(1);

@@ -186,7 +186,7 @@ fn every_request_is_answered_whatever_fails() {
     }
     assert!(right > 0 && refused > 0, "{right} right, {refused} refused");
     // What is left of refused requests is dropped on the way.
-    wait_until(|| rig.core.dispatch.backlog() == (0, 0));
+    wait_until(|| rig.core.queue.backlog() == (0, 0));
 }
 
 #[test]

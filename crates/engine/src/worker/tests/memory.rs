@@ -107,9 +107,9 @@ fn batches_are_even_where_that_saves_memory() {
     rig.queued(100);
     let take = |warm| {
         let mut batch = vecmill_scheduler::JobBatch::new();
-        assert!(rig.core.dispatch.next_batch(0, || warm, &mut batch));
+        assert!(rig.core.queue.next_batch(0, || warm, &mut batch));
         let size = batch.size();
-        rig.core.dispatch.ran(0, size, Duration::from_millis(1));
+        rig.core.queue.ran(0, size, Duration::from_millis(1));
         size.tokens
     };
     assert_eq!(take(2_000), 2_000, "two batches either way");

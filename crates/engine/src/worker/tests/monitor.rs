@@ -77,7 +77,7 @@ fn batches_are_planned_for_what_others_leave() {
         let memory = MemoryUse { free_bytes: bytes, used_bytes: 100 * MIB, own_bytes: None };
         readings[0].lock().unwrap().memory = Some(memory);
         look(&rig.core, &mut watched, &vec![]);
-        rig.core.dispatch.statistics()[0].batch_tokens
+        rig.core.queue.statistics()[0].batch_tokens
     };
     assert_eq!(free(64 * MIB), BATCH_TOKENS, "as much as the budget is");
     let (less, least) = (free(8 * MIB), free(0));

@@ -64,7 +64,7 @@ fn the_next_batch_starts_before_the_last_one_is_collected() {
         rig.queued(6);
         rig.start();
         wait_until(|| starts.get() == in_flight);
-        assert_eq!(rig.core.dispatch.backlog().0, 6 - in_flight);
+        assert_eq!(rig.core.queue.backlog().0, 6 - in_flight);
         wait_until(|| rig.statistics().leased_bytes == 0); // slabs are back before the results
         gate.open(1);
         wait_until(|| starts.get() == in_flight + 1);
@@ -113,7 +113,7 @@ fn what_was_started_is_answered_when_the_engine_closes() {
     rig.queued(5);
     rig.start();
     wait_until(|| starts.get() == 2);
-    rig.core.dispatch.close();
+    rig.core.queue.close();
     gate.open(5);
     assert_eq!(vectors(answer.recv().unwrap()).len(), 5);
 }

@@ -25,13 +25,13 @@ use vecmill_scheduler::{Failed, Job, Size};
 
 use super::Device;
 use crate::answer::Part;
-use crate::core::{Core, Work};
+use crate::core::{Core, Payload};
 use crate::error::RequestError;
 use crate::metrics::{Outcome, Ran};
 use crate::request::Embedding;
 
 /// A device at work for an engine.
-pub(super) struct Shift<'a, B: Backend> {
+pub(super) struct DeviceLoop<'a, B: Backend> {
     device: &'a Device<B>,
     core: &'a Core,
     /// The device's number in the engine.
@@ -42,35 +42,35 @@ pub(super) struct Shift<'a, B: Backend> {
 
 /// Jobs that the device has taken. Dropped with any left, as a panic does, it has failed at them.
 struct Taken<'s, 'a, B: Backend> {
-    shift: &'s Shift<'a, B>,
-    jobs: Vec<Job<Work>>,
+    device_loop: &'s DeviceLoop<'a, B>,
+    jobs: Vec<Job<Payload>>,
 }
 
 impl<B: Backend> Taken<'_, '_, B> {
     /// The jobs, for whom answers them.
-    fn into_jobs(mut self) -> Vec<Job<Work>> {
+    fn into_jobs(mut self) -> Vec<Job<Payload>> {
         std::mem::take(&mut self.jobs)
     }
 
     /// Parts with the second half of the jobs.
     fn split_off(&mut self) -> Self {
         let jobs = self.jobs.split_off(self.jobs.len() / 2);
-        Self { shift: self.shift, jobs }
+        Self { device_loop: self.device_loop, jobs }
     }
 }
 
 impl<B: Backend> Drop for Taken<'_, '_, B> {
     fn drop(&mut self) {
-        let (shift, jobs) = (self.shift, std::mem::take(&mut self.jobs));
+        let (device_loop, jobs) = (self.device_loop, std::mem::take(&mut self.jobs));
         let inputs = jobs.len();
         if inputs == 0 {
             return;
         }
         // A panic must not leave a drop. If there is another, the jobs answer by being dropped, and the
         // device has its place back.
-        let fail = || shift.failed(jobs, &EncodeError::panicked(), Duration::ZERO);
+        let fail = || device_loop.failed(jobs, &EncodeError::panicked(), Duration::ZERO);
         if catch_unwind(AssertUnwindSafe(fail)).is_err() {
-            let give_up = || shift.core.dispatch.gave_up(shift.index, inputs);
+            let give_up = || device_loop.core.queue.gave_up(device_loop.index, inputs);
             let _ = catch_unwind(AssertUnwindSafe(give_up));
         }
     }
@@ -83,7 +83,7 @@ struct InFlight<'s, 'a, B: Backend> {
     batch: Started<B>,
 }
 
-impl<'a, B: Backend> Shift<'a, B> {
+impl<'a, B: Backend> DeviceLoop<'a, B> {
     pub(super) fn new(device: &'a Device<B>, core: &'a Core, index: usize) -> Self {
         Self { device, core, index, last_done: Mutex::new(Instant::now()) }
     }
@@ -128,8 +128,8 @@ impl<'a, B: Backend> Shift<'a, B> {
     fn start_batches<'s>(&'s self, then: &dyn Fn(InFlight<'s, 'a, B>)) {
         let warm = || self.device.warm_tokens();
         let mut batch = vecmill_scheduler::JobBatch::new();
-        while self.core.dispatch.next_batch(self.index, warm, &mut batch) {
-            let taken = Taken { shift: self, jobs: std::mem::take(&mut batch.jobs) };
+        while self.core.queue.next_batch(self.index, warm, &mut batch) {
+            let taken = Taken { device_loop: self, jobs: std::mem::take(&mut batch.jobs) };
             batch.clear();
             let deadline = Instant::now() + self.device.patience;
             self.guarded(|| self.start(taken, deadline, then));
@@ -172,7 +172,7 @@ impl<'a, B: Backend> Shift<'a, B> {
             Ok(rows) => {
                 self.count(&taken.jobs, Outcome::Ok, took);
                 let size = Size::of(&taken.jobs);
-                if let Some(predicted) = self.core.dispatch.ran(self.index, size, took) {
+                if let Some(predicted) = self.core.queue.ran(self.index, size, took) {
                     let device = &self.device.name;
                     self.core.metrics.predicted(device, took.as_secs_f64(), predicted);
                 }
@@ -184,15 +184,15 @@ impl<'a, B: Backend> Shift<'a, B> {
 
     /// Has `jobs` tried once more if the device failed, and otherwise says why not. Whatever is only
     /// told comes last.
-    fn failed(&self, jobs: Vec<Job<Work>>, error: &EncodeError, took: Duration) {
+    fn failed(&self, jobs: Vec<Job<Payload>>, error: &EncodeError, took: Duration) {
         let (inputs, last) = (jobs.len(), jobs.iter().any(Job::failed_before));
         let blamed = blames_device(error);
         let outcome = if blamed && !last { Outcome::Retried } else { Outcome::Failed };
         self.count(&jobs, outcome, took);
         let Failed { refused, taken_out } = if blamed {
-            self.core.dispatch.failed(self.index, jobs)
+            self.core.queue.failed(self.index, jobs)
         } else {
-            self.core.dispatch.gave_up(self.index, inputs);
+            self.core.queue.gave_up(self.index, inputs);
             Failed { refused: jobs, taken_out: false }
         };
         let answered = refused.len();
@@ -212,7 +212,7 @@ impl<'a, B: Backend> Shift<'a, B> {
     }
 
     /// What the caller of one of the inputs is told.
-    fn refusal(&self, work: &Work, error: &EncodeError) -> RequestError {
+    fn refusal(&self, work: &Payload, error: &EncodeError) -> RequestError {
         let index = work.index;
         match error {
             &EncodeError::Memory(LeaseError::TooLarge { needed, available }) => {
@@ -222,7 +222,7 @@ impl<'a, B: Backend> Shift<'a, B> {
                 RequestError::NoMemory {
                     device: self.device.name.clone(),
                     reason: error.to_string(),
-                    retry_after: self.core.dispatch.backlog_time(),
+                    retry_after: self.core.queue.backlog_time(),
                 }
             }
             &EncodeError::UnknownToken { token, vocabulary } => {
@@ -237,7 +237,7 @@ impl<'a, B: Backend> Shift<'a, B> {
         }
     }
 
-    fn answer(&self, jobs: Vec<Job<Work>>, rows: &[f32], started: Instant, done: Instant) {
+    fn answer(&self, jobs: Vec<Job<Payload>>, rows: &[f32], started: Instant, done: Instant) {
         let inference = done.saturating_duration_since(started);
         // The encoder has seen to it that there is a row for each; were there none, whoever waits for it
         // would hear that it was lost.
@@ -261,7 +261,7 @@ impl<'a, B: Backend> Shift<'a, B> {
         }
     }
 
-    fn count(&self, jobs: &[Job<Work>], outcome: Outcome, took: Duration) {
+    fn count(&self, jobs: &[Job<Payload>], outcome: Outcome, took: Duration) {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let ran = Ran {
             outcome,
@@ -294,6 +294,6 @@ fn blames_device(error: &EncodeError) -> bool {
     }
 }
 
-fn tokens(jobs: &[Job<Work>]) -> usize {
+fn tokens(jobs: &[Job<Payload>]) -> usize {
     jobs.iter().map(|job| job.tokens).sum()
 }

@@ -14,7 +14,7 @@ use vecmill_scheduler::{
     Next, Refused, Scheduler, Settings, Size, Warm,
 };
 
-use crate::core::Work;
+use crate::core::Payload;
 use crate::error::RequestError;
 
 /// How often it is looked whether everything is answered, where no event tells.
@@ -24,8 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const CLASS: ClassId = ClassId::FIRST;
 
 /// Accepted inputs and the devices that they wait for.
-pub(crate) struct Dispatch {
-    scheduler: Mutex<Scheduler<Work>>,
+pub(crate) struct Queue {
+    scheduler: Mutex<Scheduler<Payload>>,
     /// The devices' names.
     names: Vec<String>,
     /// Inputs that have been answered, and whose room the scheduler does not know to be free yet.
@@ -36,7 +36,7 @@ pub(crate) struct Dispatch {
     began: Instant,
 }
 
-impl Dispatch {
+impl Queue {
     /// For at most `capacity` inputs.
     pub(crate) fn new(
         capacity: usize,
@@ -99,7 +99,7 @@ impl Dispatch {
         }
     }
 
-    fn no_device(&self, scheduler: &Scheduler<Work>) -> RequestError {
+    fn no_device(&self, scheduler: &Scheduler<Payload>) -> RequestError {
         let devices = self.names.iter().enumerate();
         let standing =
             devices.map(|(index, name)| (name.clone(), scheduler.health(index))).collect();
@@ -116,7 +116,7 @@ impl Dispatch {
         self.changed.notify_all();
     }
 
-    pub(crate) fn push(&self, terms: JobTerms, jobs: impl IntoIterator<Item = Job<Work>>) {
+    pub(crate) fn push(&self, terms: JobTerms, jobs: impl IntoIterator<Item = Job<Payload>>) {
         self.lock().push(self.now(), CLASS, terms, jobs);
         self.changed.notify_all();
     }
@@ -129,7 +129,7 @@ impl Dispatch {
         &self,
         device: usize,
         plan: impl Fn() -> usize,
-        batch: &mut JobBatch<Work>,
+        batch: &mut JobBatch<Payload>,
     ) -> bool {
         let mut scheduler = self.lock();
         let mut warm = None;
@@ -142,7 +142,7 @@ impl Dispatch {
                 scheduler = self.lock();
             }
             let now = self.now();
-            let wanted = |work: &Work| work.request.wanted();
+            let wanted = |work: &Payload| work.request.wanted();
             let next = scheduler.next_batch(now, device, warm.take(), wanted, batch);
             if !batch.dropped.is_empty() {
                 drop(scheduler);
@@ -177,7 +177,7 @@ impl Dispatch {
     }
 
     /// Has what a device failed at tried once more, or says that it has been.
-    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<Work>>) -> Failed<Work> {
+    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<Payload>>) -> Failed<Payload> {
         let failed = self.lock().failed(self.now(), device, jobs);
         self.changed.notify_all();
         failed
@@ -274,7 +274,7 @@ impl Dispatch {
     }
 
     /// Tells the callers of what was dropped, without the lock.
-    fn let_go(&self, batch: &mut JobBatch<Work>) {
+    fn let_go(&self, batch: &mut JobBatch<Payload>) {
         for (job, why) in batch.dropped.drain(..) {
             match why {
                 Dropped::Unwanted => {} // going, it tells by itself
@@ -287,7 +287,7 @@ impl Dispatch {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scheduler<Work>> {
+    fn lock(&self) -> MutexGuard<'_, Scheduler<Payload>> {
         let mut scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner);
         match self.answered.swap(0, Ordering::AcqRel) {
             0 => {}
