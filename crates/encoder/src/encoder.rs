@@ -18,7 +18,7 @@ use crate::program::{Fusion, Program};
 /// One encoder serves any number of threads, each batch on a slab of its own.
 #[derive(Debug)]
 pub struct Encoder<B: Backend> {
-    backend: B,
+    backend: Arc<B>,
     network: Network<B>,
     limits: Limits,
     /// The largest shape that plans are rounded up to.
@@ -99,7 +99,7 @@ impl<L: Lower> Encoder<PaperBackend<L>> {
         let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
         let network = Network::load(&mut counting, model, pooling, &|_, _| {})?;
         let weights = counting.plan;
-        Ok(Self::of(PaperBackend::new(lowering), network, model, weights))
+        Ok(Self::of(Arc::new(PaperBackend::new(lowering)), network, model, weights))
     }
 }
 
@@ -117,16 +117,30 @@ impl<B: Backend> Encoder<B> {
         pool: &Pool<B::Source>,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, LoadError> {
+        Self::load_beside(Arc::new(backend), model, pooling, pool, progress)
+    }
+
+    /// The same, onto a backend that other models may be on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_beside(
+        backend: Arc<B>,
+        model: &Model,
+        pooling: Option<Pooling>,
+        pool: &Pool<B::Source>,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self, LoadError> {
         let plan = Encoder::on_paper(backend.lowering().clone(), model, pooling)?.weights;
         let mapped = pool.reserve(plan.mapped_granules())?;
         let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
         let network = load_weights(pool, &plan, |into| {
-            Network::load(&mut Loading { backend: &backend, into }, model, pooling, progress)
+            Network::load(&mut Loading { backend: &*backend, into }, model, pooling, progress)
         })?;
         Ok(Self { _mapped: Some(mapped), ..Self::of(backend, network, model, plan) })
     }
 
-    fn of(backend: B, network: Network<B>, model: &Model, weights: WeightPlan) -> Self {
+    fn of(backend: Arc<B>, network: Network<B>, model: &Model, weights: WeightPlan) -> Self {
         let config = &model.config;
         let limits = Limits {
             vocabulary: config.vocabulary,
@@ -152,6 +166,11 @@ impl<B: Backend> Encoder<B> {
         &self.backend
     }
 
+    /// The same, for another model to be loaded onto it.
+    pub fn shared_backend(&self) -> Arc<B> {
+        Arc::clone(&self.backend)
+    }
+
     /// Where the weights lie.
     pub fn weights(&self) -> &WeightPlan {
         &self.weights
@@ -171,13 +190,13 @@ impl<B: Backend> Encoder<B> {
 
     /// The plan of this very shape, made anew.
     pub fn plan_exactly(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape, Fusion::Of(shape)).plan()
+        self.network.program(&*self.backend, shape, Fusion::Of(shape)).plan()
     }
 
     /// The most that a batch of `shape` takes, whatever operations are one kernel with a few tokens
     /// more or fewer.
     pub(crate) fn costliest(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape, Fusion::Costliest).plan()
+        self.network.program(&*self.backend, shape, Fusion::Costliest).plan()
     }
 
     /// The shape that plans of batches such as this are for.
@@ -193,7 +212,7 @@ impl<B: Backend> Encoder<B> {
     /// As the plan of its bucket says.
     fn program(&self, shape: Shape) -> Program<'_, B> {
         let fusion = Fusion::Of(self.bucket(shape));
-        self.network.program(&self.backend, shape, fusion)
+        self.network.program(&*self.backend, shape, fusion)
     }
 
     /// Whether a batch of `shape` can run as `plan` says.

@@ -19,6 +19,7 @@ use vecmill_scheduler::JobTerms;
 use crate::core::Core;
 use crate::error::RequestError;
 use crate::experiment::Turn;
+use crate::models::Open;
 use crate::request::{Embedding, Keep, Reply, Timings};
 
 /// Takes a request's answer to its caller.
@@ -34,6 +35,8 @@ pub(crate) struct Answer {
     turn: Option<Turn>,
     /// Inputs that it has room for in the queue.
     room: usize,
+    /// The model, which stays at least until then.
+    model: Option<Open>,
     given_up: Arc<AtomicBool>,
     /// Gone once the answer is given.
     deliver: Option<Deliver>,
@@ -47,6 +50,7 @@ impl Answer {
             asked: Instant::now(),
             turn: core.metrics.turn(),
             room: 0,
+            model: None,
             given_up: Arc::default(),
             deliver: Some(deliver),
         }
@@ -61,11 +65,13 @@ impl Answer {
     pub(crate) fn admit(
         &mut self,
         core: &Core,
+        model: Open,
         inputs: usize,
         terms: JobTerms,
     ) -> Result<(), RequestError> {
-        core.queue.admit(inputs, terms)?;
+        core.queue.admit(model.class, inputs, terms)?;
         self.room = inputs;
+        self.model = Some(model);
         Ok(())
     }
 
@@ -224,6 +230,7 @@ mod tests {
             asked: Instant::now(),
             turn: None,
             room: 0,
+            model: None,
             given_up: Arc::default(),
             deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
         };

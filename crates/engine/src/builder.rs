@@ -5,25 +5,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Model, ModelError, Pooling};
+use vecmill_encoder::model::{DType, Pipeline};
+use vecmill_encoder::{Limits, Model, ModelError, Pooling};
 use vecmill_memory::{GiveBack, PoolSettings};
-use vecmill_scheduler::{DeviceSettings, policy};
+use vecmill_scheduler::{ClassId, DeviceSettings, policy};
 
 use crate::core::{Core, Parts};
 use crate::device::{DeviceSpec, MemoryBudget};
-use crate::engine::Engine;
+use crate::engine::{Engine, Loader};
 use crate::error::StartError;
 use crate::experiment::Experiment;
 use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
 use crate::info::{Device, Info};
 use crate::machine::threads;
 use crate::metrics;
+use crate::models::{Models, Served};
 use crate::monitor::Watched;
 use crate::practice;
 use crate::queue::Queue;
 use crate::request::Prompt;
 use crate::tokenizer::Tokenizer;
+
+/// The class of the first model's work.
+const CLASS: ClassId = ClassId::FIRST;
 
 /// Configures and starts an [`Engine`].
 ///
@@ -39,7 +43,8 @@ use crate::tokenizer::Tokenizer;
 /// ```
 #[derive(Clone)]
 pub struct Builder {
-    model: ModelRef,
+    /// None stands for the default one alone.
+    models: Vec<ModelRef>,
     pub(crate) cache: Option<PathBuf>,
     hub_token: Option<String>,
     pub(crate) pooling: Option<Pooling>,
@@ -66,7 +71,7 @@ type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            model: ModelRef::default(),
+            models: Vec::new(),
             cache: None,
             hub_token: None,
             pooling: None,
@@ -105,15 +110,20 @@ fn both<A: Send, B>(
 impl fmt::Debug for Builder {
     // The hub token is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("model", &self.model).finish_non_exhaustive()
+        f.debug_struct("Builder").field("models", &self.models).finish_non_exhaustive()
     }
 }
 
 impl Builder {
-    /// The model to run; the default is `sentence-transformers/all-MiniLM-L6-v2`.
+    /// A model to run; given several times, they share the devices, and the first is the one that
+    /// requests are for that name none. The default is `sentence-transformers/all-MiniLM-L6-v2` alone.
+    ///
+    /// [`pooling`](Self::pooling) and [`default_prompt`](Self::default_prompt) are the first one's; others
+    /// do as their files say.
     #[must_use]
-    pub fn model(self, model: ModelRef) -> Self {
-        Self { model, ..self }
+    pub fn model(mut self, model: ModelRef) -> Self {
+        self.models.push(model);
+        self
     }
 
     /// Where fetched models are kept (default: the user's cache folder).
@@ -255,6 +265,9 @@ impl Builder {
     /// [`StartError`] says what is missing or wrong and what to do.
     pub fn start(self) -> Result<Engine, StartError> {
         let engine = self.start_in(&self.fetch()?)?;
+        for model in self.models.iter().skip(1) {
+            engine.load(model.clone())?;
+        }
         (self.progress)(Stage::Ready);
         Ok(engine)
     }
@@ -263,7 +276,7 @@ impl Builder {
     pub(crate) fn fetch(&self) -> Result<PathBuf, FetchError> {
         let fetcher =
             Fetcher::new(self.cache.clone(), self.hub_token.clone(), self.progress.clone());
-        fetcher.fetch(&self.model)
+        fetcher.fetch(&self.first())
     }
 
     /// Opens the model in `folder` for what is the same whichever pooling is chosen when it is
@@ -292,6 +305,7 @@ impl Builder {
         )
         .map_err(StartError::Thread)?;
         let (mut workers, mut infos, mut speeds, mut kept) = (vec![], vec![], vec![], vec![]);
+        let mut places = vec![];
         let mut watched = vec![];
         let devices = devices?;
         model.check_unchanged()?;
@@ -305,11 +319,9 @@ impl Builder {
             infos.push(device.info);
             speeds.push(device.speed);
             kept.push(device.kept);
+            places.push(device.place);
         }
-        let Some(first) = workers.first() else {
-            let reason = "expected at least one, found none".into();
-            return Err(StartError::Setting { setting: "device", reason });
-        };
+        let first = workers.first().ok_or_else(no_device)?;
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .num_threads(self.tokenization_workers)
             .thread_name(|index| format!("tokenize-{index}"))
@@ -318,7 +330,7 @@ impl Builder {
             .build()
             .map_err(|error| StartError::Thread(std::io::Error::other(error)))?;
         let devices = workers.iter().zip(speeds).map(|(device, speed)| {
-            let (batch_tokens, in_flight) = (device.batch_tokens(), device.in_flight());
+            let (batch_tokens, in_flight) = (device.batch_tokens(CLASS), device.in_flight());
             let settings = DeviceSettings { batch_tokens, in_flight, speed };
             (device.name().to_owned(), settings)
         });
@@ -336,24 +348,41 @@ impl Builder {
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });
-        let texts = practice::texts(&tokenizer, first.limits().vocabulary)?;
+        let limits = first.limits(CLASS).ok_or_else(no_device)?;
+        let texts = practice::texts(&tokenizer, limits.vocabulary)?;
         for (device, opened) in workers.iter().zip(&info.devices) {
-            practice::practise(device.as_ref(), &opened.dtype, &texts)?;
+            practice::practise(device.name(), &opened.dtype, &texts, |texts| {
+                device.try_out(CLASS, texts).map_err(|error| error.to_string())
+            })?;
         }
+        let served = self.served(CLASS, tokenizer, model.pipeline, limits)?;
         let core = Core::new(Parts {
-            tokenizer,
+            models: Models::with(served),
             tokenizers,
-            limits: first.limits(),
-            pipeline: model.pipeline,
-            default_prompt: self.default_prompt.clone(),
             queue,
             experiment: experiment.clone(),
         });
-        core.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
+        let loader = Some(Loader { builder: self.clone(), places });
+        Engine::run(core, info, workers, kept, watched, experiment, loader)
+            .map_err(StartError::Thread)
+    }
+
+    /// The model as requests see it.
+    pub(crate) fn served(
+        &self,
+        class: ClassId,
+        tokenizer: Tokenizer,
+        pipeline: Pipeline,
+        limits: Limits,
+    ) -> Result<Served, StartError> {
+        let (name, _) = self.model_name();
+        let how = (pipeline, self.default_prompt.clone());
+        let served = Served::new((name, class), tokenizer, how, limits);
+        served.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
             setting: "default prompt",
             reason: error.to_string(),
         })?;
-        Engine::run(core, info, workers, kept, watched, experiment).map_err(StartError::Thread)
+        Ok(served)
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {
@@ -402,17 +431,32 @@ impl Builder {
         }
     }
 
+    fn first(&self) -> ModelRef {
+        self.models.first().cloned().unwrap_or_default()
+    }
+
+    /// The same settings for another model, which is loaded later.
+    pub(crate) fn for_model(&self, model: ModelRef) -> Self {
+        let (models, default_prompt) = (vec![model], Prompt::Default);
+        Self { models, default_prompt, pooling: None, ..self.clone() }
+    }
+
     /// The model's id or folder, and its revision.
     pub(crate) fn model_name(&self) -> (String, Option<String>) {
-        match &self.model {
+        match &self.first() {
             ModelRef::Hub { id, revision } => (id.clone(), revision.clone()),
             ModelRef::Folder(folder) => (folder.display().to_string(), None),
         }
     }
 }
 
+pub(crate) fn no_device() -> StartError {
+    let reason = "expected at least one, found none".into();
+    StartError::Setting { setting: "device", reason }
+}
+
 /// Opens the model in `folder`, whose user chose `pooling`, and says what its files leave open.
-fn open_model(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
+pub(crate) fn open_model(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
     let model = Model::open_as(folder, pooling)?;
     for warning in &model.warnings {
         tracing::warn!("{warning}");

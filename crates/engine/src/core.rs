@@ -7,16 +7,17 @@ use std::time::Instant;
 
 use rayon::ThreadPool;
 use tokio::sync::{Semaphore, oneshot};
-use vecmill_encoder::{Limits, Scaling, model::Pipeline};
+use vecmill_encoder::Scaling;
 use vecmill_scheduler::{Job, JobTerms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, Finish};
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::metrics::Metrics;
+use crate::models::{Models, Open, Served};
 use crate::queue::Queue;
-use crate::request::{Input, Prompt, Request, TokenizeRequest, Truncation};
-use crate::tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer, Tokens};
+use crate::request::{Input, Request, TokenizeRequest, Truncation};
+use crate::tokenizer::{TOKENS_LIMIT, Tokenized, Tokens};
 
 /// Inputs that are tokenised as one task: a large request reaches the device in parts, early.
 const INPUTS_PER_TASK: usize = 32;
@@ -27,13 +28,10 @@ const TOKENIZED_AT_ONCE: usize = 512;
 
 /// Shared by the engine's handles, its tokenising threads and its device workers.
 pub(crate) struct Core {
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) models: Models,
     pub(crate) tokenizers: ThreadPool,
     /// A place for each list of tokens that may be made or held at once.
     listings: Arc<Semaphore>,
-    pub(crate) pipeline: Pipeline,
-    pub(crate) default_prompt: Prompt,
-    pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) queue: Queue,
 }
@@ -49,6 +47,7 @@ pub(crate) struct Payload {
 /// How a request's inputs become tokens, and on which terms these wait.
 #[derive(Clone)]
 struct Tokenize {
+    model: Arc<Served>,
     prompt: Arc<str>,
     truncation: Truncation,
     terms: JobTerms,
@@ -56,11 +55,8 @@ struct Tokenize {
 
 /// The parts of a [`Core`] that its builder chooses.
 pub(crate) struct Parts {
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) models: Models,
     pub(crate) tokenizers: ThreadPool,
-    pub(crate) pipeline: Pipeline,
-    pub(crate) default_prompt: Prompt,
-    pub(crate) limits: Limits,
     pub(crate) queue: Queue,
     pub(crate) experiment: Option<Arc<Experiment>>,
 }
@@ -68,12 +64,9 @@ pub(crate) struct Parts {
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            tokenizer: parts.tokenizer,
+            models: parts.models,
             listings: Arc::new(Semaphore::new(parts.tokenizers.current_num_threads())),
             tokenizers: parts.tokenizers,
-            pipeline: parts.pipeline,
-            default_prompt: parts.default_prompt,
-            limits: parts.limits,
             metrics: Metrics::new(parts.experiment),
             queue: parts.queue,
         })
@@ -82,9 +75,20 @@ impl Core {
     /// Checks a request, makes room for it and starts tokenising. `deliver` gets its vectors or the
     /// error, whatever happens.
     pub(crate) fn submit(self: &Arc<Self>, request: Request, deliver: Deliver) -> Caller {
+        let open = self.models.open(request.model.as_deref());
+        self.submit_to(open, request, deliver)
+    }
+
+    /// The same, of a model that may not be ready for others yet.
+    pub(crate) fn submit_to(
+        self: &Arc<Self>,
+        open: Result<Open, RequestError>,
+        request: Request,
+        deliver: Deliver,
+    ) -> Caller {
         let mut answer = Answer::new(self, deliver);
         let caller = answer.caller();
-        match self.accept(&request, &mut answer) {
+        match open.and_then(|open| self.accept(open, &request, &mut answer)) {
             Ok((finish, how)) => {
                 let accepted = Accepted::new(request.inputs.len(), finish, request.keep, answer);
                 self.tokenize_all(request.inputs, &how, &accepted);
@@ -97,74 +101,17 @@ impl Core {
     /// Checks a request and makes room for it.
     fn accept(
         &self,
+        open: Open,
         request: &Request,
         answer: &mut Answer,
     ) -> Result<(Finish, Tokenize), RequestError> {
-        let finish = self.check(request)?;
-        let prompt = self.prompt(&request.prompt)?;
+        let model = Arc::clone(&open);
+        let finish = check(&model, request)?;
+        let prompt = model.prompt(&request.prompt)?;
         let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let terms = self.queue.terms(request.priority, deadline);
-        answer.admit(self, request.inputs.len(), terms)?;
-        Ok((finish, Tokenize { prompt, truncation: request.truncation, terms }))
-    }
-
-    fn check(&self, request: &Request) -> Result<Finish, RequestError> {
-        if request.inputs.is_empty() {
-            return Err(RequestError::NoInputs);
-        }
-        let row = self.limits.dimensions;
-        let available = self.pipeline.truncate.map_or(row, |kept| kept.min(row));
-        let dimensions = request.dimensions.unwrap_or(available);
-        if dimensions == 0 || dimensions > available {
-            return Err(RequestError::Dimensions { asked: dimensions, available });
-        }
-        let known = self.limits.vocabulary;
-        for (index, input) in request.inputs.iter().enumerate() {
-            let empty = match input {
-                Input::Text(text) => text.is_empty(),
-                Input::Tokens(tokens) => tokens.is_empty(),
-            };
-            if empty {
-                return Err(RequestError::EmptyInput { index });
-            }
-            let Input::Tokens(tokens) = input else { continue };
-            if let Some(&token) = tokens.iter().find(|&&token| token as usize >= known) {
-                let last = u32::try_from(known - 1).unwrap_or(u32::MAX);
-                return Err(RequestError::UnknownToken { index, token, last });
-            }
-        }
-        let scaling = match request.normalize.unwrap_or(self.pipeline.normalize) {
-            false => Scaling::AsIs,
-            // By itself a model normalises before it cuts; what a request asks for comes after.
-            true if request.normalize.is_none() && request.dimensions.is_none() => Scaling::Whole,
-            true => Scaling::Kept,
-        };
-        Ok(Finish { dimensions, scaling })
-    }
-
-    /// The text that goes in front of each input.
-    pub(crate) fn prompt(&self, prompt: &Prompt) -> Result<Arc<str>, RequestError> {
-        let prompt = match prompt {
-            Prompt::Default => &self.default_prompt,
-            other => other,
-        };
-        let named = |name: &String| {
-            self.pipeline.prompts.get(name).map(String::as_str).ok_or_else(|| {
-                let known = self.pipeline.prompts.keys().cloned().collect();
-                RequestError::UnknownPrompt { name: name.clone(), known }
-            })
-        };
-        let text = match prompt {
-            Prompt::None => "",
-            Prompt::Text(text) => text,
-            Prompt::Named(name) => named(name)?,
-            Prompt::Default => self.pipeline.default_prompt.as_ref().map_or(Ok(""), named)?,
-        };
-        if text.is_empty() || self.pipeline.pool_prompt {
-            Ok(text.into())
-        } else {
-            Err(RequestError::PromptNotPooled)
-        }
+        answer.admit(self, open, request.inputs.len(), terms)?;
+        Ok((finish, Tokenize { model, prompt, truncation: request.truncation, terms }))
     }
 
     /// Tokenises inputs, at once or in tasks of some.
@@ -191,22 +138,22 @@ impl Core {
         request: TokenizeRequest,
         answer: oneshot::Sender<Result<Tokenized, RequestError>>,
     ) {
-        let started = self.prompt(&request.prompt).and_then(|prompt| {
+        let started = self.models.open(None).and_then(|model| {
+            let prompt = model.prompt(&request.prompt)?;
             let places = self.tokenizers.current_num_threads();
             let busy = |_| RequestError::TokenizersBusy { places };
-            Ok((prompt, Arc::clone(&self.listings).try_acquire_owned().map_err(busy)?))
+            Ok((model, prompt, Arc::clone(&self.listings).try_acquire_owned().map_err(busy)?))
         });
-        let (prompt, place) = match started {
+        let (model, prompt, place) = match started {
             Ok(started) => started,
             Err(error) => {
                 let _ = answer.send(Err(error)); // the caller may have gone away
                 return;
             }
         };
-        let core = Arc::clone(self);
         self.tokenizers.spawn(move || {
             let wanted = || !answer.is_closed();
-            let tokenizer = &core.tokenizer;
+            let tokenizer = &model.tokenizer;
             // A panic on a tokenising thread would end the process.
             let list = || tokenizer.list_while(request, &prompt, TOKENS_LIMIT, wanted);
             let listed = catch_unwind(AssertUnwindSafe(list)).unwrap_or(Err(RequestError::Lost));
@@ -222,11 +169,11 @@ impl Core {
                 return Ok(());
             }
             let started = Instant::now();
-            let tokenize = |(index, input)| Ok((index, self.caught(index, input, how)?));
+            let tokenize = |(index, input)| Ok((index, caught(index, input, how)?));
             let tokens = inputs.into_iter().map(tokenize).collect::<Result<Vec<_>, _>>()?;
             self.metrics.tokenization.observe(started.elapsed().as_secs_f64());
             request.tokenized();
-            self.push(tokens, how.terms, request);
+            self.push(tokens, how, request);
             Ok(())
         });
         match catch_unwind(work) {
@@ -236,43 +183,78 @@ impl Core {
         }
     }
 
-    /// The tokens of an input. A tokenizer's regular expressions are not ours: they may panic.
-    fn caught(&self, index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
-        let tokens = catch_unwind(AssertUnwindSafe(|| self.tokens(index, input, how)));
-        tokens.unwrap_or_else(|_| {
-            Err(RequestError::Tokenizer { index, reason: "the tokenizer panicked".into() })
-        })
-    }
-
-    fn tokens(&self, index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
-        let (prompt, truncation) = (&how.prompt, how.truncation);
-        let tokens = match input {
-            Input::Tokens(ids) => self.tokenizer.limit(index, ids, truncation)?,
-            Input::Text(text) if prompt.is_empty() => {
-                self.tokenizer.encode(index, &text, truncation)?
-            }
-            Input::Text(text) => {
-                self.tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?
-            }
-        };
-        // Only possible with a tokenizer that adds nothing and drops what it doesn't know.
-        if tokens.ids.is_empty() {
-            return Err(RequestError::EmptyInput { index });
-        }
-        // Only possible where the tokenizer's file has tokens that the weights know nothing of.
-        let rows = self.limits.vocabulary;
-        if let Some(&token) = tokens.ids.iter().find(|&&token| token as usize >= rows) {
-            return Err(RequestError::NoEmbedding { index, token, rows });
-        }
-        Ok(tokens)
-    }
-
-    fn push(&self, inputs: Vec<(usize, Tokens)>, terms: JobTerms, request: &Arc<Accepted>) {
+    fn push(&self, inputs: Vec<(usize, Tokens)>, how: &Tokenize, request: &Arc<Accepted>) {
         let queued = Instant::now();
         let job = |(index, tokens): (usize, Tokens)| {
             let length = tokens.ids.len();
             Job::new(length, Payload { index, tokens, queued, request: Arc::clone(request) })
         };
-        self.queue.push(terms, inputs.into_iter().map(job));
+        self.queue.push(how.model.class, how.terms, inputs.into_iter().map(job));
     }
+}
+
+/// What a request wants of its vectors, if it is one that the model can answer.
+fn check(model: &Served, request: &Request) -> Result<Finish, RequestError> {
+    if request.inputs.is_empty() {
+        return Err(RequestError::NoInputs);
+    }
+    let row = model.limits.dimensions;
+    let available = model.pipeline.truncate.map_or(row, |kept| kept.min(row));
+    let dimensions = request.dimensions.unwrap_or(available);
+    if dimensions == 0 || dimensions > available {
+        return Err(RequestError::Dimensions { asked: dimensions, available });
+    }
+    let known = model.limits.vocabulary;
+    for (index, input) in request.inputs.iter().enumerate() {
+        let empty = match input {
+            Input::Text(text) => text.is_empty(),
+            Input::Tokens(tokens) => tokens.is_empty(),
+        };
+        if empty {
+            return Err(RequestError::EmptyInput { index });
+        }
+        let Input::Tokens(tokens) = input else { continue };
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= known) {
+            let last = u32::try_from(known - 1).unwrap_or(u32::MAX);
+            return Err(RequestError::UnknownToken { index, token, last });
+        }
+    }
+    let scaling = match request.normalize.unwrap_or(model.pipeline.normalize) {
+        false => Scaling::AsIs,
+        // By itself a model normalises before it cuts; what a request asks for comes after.
+        true if request.normalize.is_none() && request.dimensions.is_none() => Scaling::Whole,
+        true => Scaling::Kept,
+    };
+    Ok(Finish { dimensions, scaling })
+}
+
+/// The tokens of an input. A tokenizer's regular expressions are not ours: they may panic.
+fn caught(index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
+    let tokens = catch_unwind(AssertUnwindSafe(|| tokens(index, input, how)));
+    tokens.unwrap_or_else(|_| {
+        Err(RequestError::Tokenizer { index, reason: "the tokenizer panicked".into() })
+    })
+}
+
+fn tokens(index: usize, input: Input, how: &Tokenize) -> Result<Tokens, RequestError> {
+    let (prompt, truncation) = (&how.prompt, how.truncation);
+    let tokens = match input {
+        Input::Tokens(ids) => how.model.tokenizer.limit(index, ids, truncation)?,
+        Input::Text(text) if prompt.is_empty() => {
+            how.model.tokenizer.encode(index, &text, truncation)?
+        }
+        Input::Text(text) => {
+            how.model.tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?
+        }
+    };
+    // Only possible with a tokenizer that adds nothing and drops what it doesn't know.
+    if tokens.ids.is_empty() {
+        return Err(RequestError::EmptyInput { index });
+    }
+    // Only possible where the tokenizer's file has tokens that the weights know nothing of.
+    let rows = how.model.limits.vocabulary;
+    if let Some(&token) = tokens.ids.iter().find(|&&token| token as usize >= rows) {
+        return Err(RequestError::NoEmbedding { index, token, rows });
+    }
+    Ok(tokens)
 }

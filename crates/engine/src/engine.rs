@@ -1,30 +1,39 @@
-//! The handle to a running model.
+//! The handle to running models.
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use vecmill_backend_cuda::DeviceState;
+use vecmill_encoder::LoadError;
 use vecmill_memory::Statistics;
 use vecmill_memory::trace::Trace;
-use vecmill_scheduler::DeviceStatistics;
 use vecmill_scheduler::policy::UnknownPolicy;
+use vecmill_scheduler::{ClassId, DeviceStatistics, Speed};
 
 use crate::answer::GiveUpOnDrop;
-use crate::builder::Builder;
+use crate::builder::{Builder, no_device, open_model};
 use crate::core::Core;
-use crate::device::KeptSpeed;
-use crate::error::RequestError;
+use crate::device::{KeptSpeed, Loading, Place};
+use crate::error::{RequestError, StartError};
 use crate::experiment::Experiment;
+use crate::fetch::ModelRef;
 use crate::info::Info;
+use crate::models::{Changing, ModelStatus, Open, Served};
 use crate::monitor::{Monitor, Watched};
-use crate::request::{Reply, Request, TokenizeRequest};
-use crate::tokenizer::Tokenized;
+use crate::practice;
+use crate::request::{Input, Prompt, Reply, Request, TokenizeRequest};
+use crate::tokenizer::{Tokenized, Tokenizer};
 use crate::upkeep::Upkeep;
 use crate::worker::{self, Worker};
 
-/// A running model. Clones share it; when the last one is dropped, it shuts down.
+/// How often it is looked whether a model's requests are answered.
+const DRAINED: Duration = Duration::from_millis(1);
+
+/// Running models. Clones share them; when the last one is dropped, it
+/// shuts down.
 #[derive(Clone)]
 pub struct Engine {
     running: Arc<Running>,
@@ -34,11 +43,20 @@ struct Running {
     core: Arc<Core>,
     info: Info,
     devices: Vec<Arc<dyn Worker>>,
-    /// Where each device's speed is kept, if anywhere.
-    kept: Vec<Option<KeptSpeed>>,
+    /// Where the speed of each model on each device is kept, if anywhere.
+    kept: Mutex<Vec<(ClassId, usize, KeptSpeed)>>,
+    /// What other models are loaded by.
+    loader: Option<Loader>,
+    changing: Changing,
     threads: Mutex<Vec<JoinHandle<()>>>,
     upkeep: Mutex<Option<Upkeep>>,
     monitor: Mutex<Option<Monitor>>,
+}
+
+/// What models are loaded by after the start.
+pub(crate) struct Loader {
+    pub(crate) builder: Builder,
+    pub(crate) places: Vec<Place>,
 }
 
 impl fmt::Debug for Engine {
@@ -60,13 +78,18 @@ impl Engine {
         kept: Vec<Option<KeptSpeed>>,
         watched: Vec<Watched>,
         experiment: Option<Arc<Experiment>>,
+        loader: Option<Loader>,
     ) -> std::io::Result<Self> {
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
         let upkeep = Upkeep::start(Arc::clone(&core), experiment, names)?;
         let upkeep = Mutex::new(Some(upkeep));
         let monitor = Mutex::new(Some(Monitor::start(Arc::clone(&core), watched)?));
         let threads = Mutex::default();
-        let running = Running { core, info, devices, kept, threads, upkeep, monitor };
+        let kept = kept.into_iter().enumerate();
+        let kept = kept.filter_map(|(index, kept)| Some((ClassId::FIRST, index, kept?))).collect();
+        let (kept, changing) = (Mutex::new(kept), Changing::default());
+        let running =
+            Running { core, info, devices, kept, loader, changing, threads, upkeep, monitor };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -133,7 +156,36 @@ impl Engine {
         receiver.blocking_recv().unwrap_or(Err(RequestError::Stopped))
     }
 
-    /// About the model and its limits.
+    /// Loads another model beside those that are there, whose batches go on meanwhile, and returns the
+    /// name that requests call it by. Where memory does not suffice, models that have no work and are not
+    /// [pinned](Self::pin) make way, the least recently used first. Blocks until it is ready.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong with it, or what memory is lacking; all is as before then, but
+    /// for models that have made way.
+    pub fn load(&self, model: ModelRef) -> Result<String, StartError> {
+        self.running.load(model)
+    }
+
+    /// Takes a model off all devices, once the requests that it has are answered, and gives its memory
+    /// back; `false` if none of that name is ready. Blocks until then.
+    pub fn unload(&self, model: &str) -> bool {
+        let _alone = self.running.changing.begin();
+        self.running.unload(model)
+    }
+
+    /// Whether a model may make way for others (it may, unless it was pinned); `false` if there is none
+    /// of that name.
+    pub fn pin(&self, model: &str, pinned: bool) -> bool {
+        self.running.core.models.pin(model, pinned)
+    }
+
+    /// The models, in the order in which they were loaded.
+    pub fn models(&self) -> Vec<ModelStatus> {
+        self.running.core.models.status()
+    }
+
+    /// About the first model and its limits.
     pub fn info(&self) -> &Info {
         &self.running.info
     }
@@ -144,7 +196,8 @@ impl Engine {
     /// # Errors
     /// [`RequestError::NoDevice`] or [`RequestError::Stopped`], which a request would get as well.
     pub fn readiness(&self) -> Result<(), RequestError> {
-        self.running.core.queue.serves()
+        let core = &self.running.core;
+        core.queue.serves(&core.models.ready())
     }
 
     /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
@@ -229,6 +282,147 @@ impl Engine {
 }
 
 impl Running {
+    fn load(&self, model: ModelRef) -> Result<String, StartError> {
+        let Some(Loader { builder, places }) = &self.loader else {
+            let reason = "this engine was made of devices that load no other".into();
+            return Err(StartError::Setting { setting: "model", reason });
+        };
+        let _alone = self.changing.begin();
+        let models = &self.core.models;
+        let builder = builder.for_model(model);
+        let (name, _) = builder.model_name();
+        let class = models.begin(&name)?.unwrap_or_else(|| self.core.queue.add_class());
+        match self.load_as(&builder, class, places) {
+            Ok(served) => {
+                models.finish(&served);
+                Ok(name)
+            }
+            Err(error) => {
+                self.leave_devices(class);
+                models.remove(&name, class);
+                Err(error)
+            }
+        }
+    }
+
+    fn load_as(
+        &self,
+        builder: &Builder,
+        class: ClassId,
+        places: &[Place],
+    ) -> Result<Arc<Served>, StartError> {
+        let model = open_model(&builder.fetch()?, builder.pooling)?;
+        let tokenizer = Tokenizer::open(&model.folder, &model.pipeline, model.max_input_tokens())?;
+        let mut speeds = Vec::new();
+        for (index, (device, place)) in self.devices.iter().zip(places).enumerate() {
+            let loading = Loading { builder, model: &model, place };
+            speeds.push(loop {
+                match device.load((index, class), &self.core, &loading) {
+                    Ok(speed) => break speed,
+                    Err(error) => self.make_way(error)?,
+                }
+            });
+        }
+        model.check_unchanged()?;
+        let first = self.devices.first().and_then(|device| device.limits(class));
+        let limits = first.ok_or_else(no_device)?;
+        let texts = practice::texts(&tokenizer, limits.vocabulary)?;
+        let served = Arc::new(builder.served(class, tokenizer, model.pipeline, limits)?);
+        for (index, (place, speed)) in places.iter().zip(&speeds).enumerate() {
+            self.practise((index, place), &served, speed, &texts)?;
+        }
+        for (index, (device, speed)) in self.devices.iter().zip(speeds).enumerate() {
+            self.core.queue.serve(index, class, device.batch_tokens(class), speed);
+            let kept = builder.kept_speed(&places[index]);
+            self.kept().extend(kept.map(|kept| (class, index, kept)));
+        }
+        Ok(served)
+    }
+
+    /// Has a device embed practice texts with a model that is new on it. They go through the queue: the
+    /// device's own thread is the one that computes, and may be the only one that can.
+    fn practise(
+        &self,
+        (index, place): (usize, &Place),
+        served: &Arc<Served>,
+        speed: &Speed,
+        texts: &[Vec<u32>],
+    ) -> Result<(), StartError> {
+        let (queue, device) = (&self.core.queue, &self.devices[index]);
+        let embed = |ids: &Vec<u32>| {
+            let (sender, receiver) = mpsc::sync_channel(1);
+            let deliver = Box::new(move |result| {
+                let _ = sender.send(result);
+            });
+            let inputs = vec![Input::Tokens(ids.clone())];
+            let request = Request { inputs, prompt: Prompt::None, ..Request::default() };
+            self.core.submit_to(Ok(Open::of(served)), request, deliver);
+            match receiver.recv().unwrap_or(Err(RequestError::Lost)) {
+                Ok(reply) => Ok(reply.embeddings.into_iter().flat_map(|it| it.vector).collect()),
+                Err(RequestError::NotFinite { .. }) => Ok(vec![f32::NAN]),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        queue.serve(index, served.class, device.batch_tokens(served.class), speed.clone());
+        let practised = practice::practise(device.name(), &place.info.dtype, texts, |texts| {
+            texts.iter().map(embed).collect()
+        });
+        queue.retire(index, served.class);
+        practised
+    }
+
+    /// Unloads a model if memory was lacking and one may go; else that remains the error.
+    fn make_way(&self, error: StartError) -> Result<(), StartError> {
+        let lacking = matches!(
+            error,
+            StartError::Budget(_) | StartError::Memory(_) | StartError::Load(LoadError::Memory(_))
+        );
+        match self.core.models.least_used().filter(|_| lacking) {
+            Some(name) => {
+                tracing::info!(model = name, "it makes way for another model");
+                self.unload(&name);
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    fn unload(&self, name: &str) -> bool {
+        let Some(served) = self.core.models.drain(name) else { return false };
+        while served.has_work() {
+            std::thread::park_timeout(DRAINED);
+        }
+        self.keep_speeds(|class| class == served.class);
+        self.kept().retain(|(class, _, _)| *class != served.class);
+        self.leave_devices(served.class);
+        self.core.models.remove(name, served.class);
+        true
+    }
+
+    fn leave_devices(&self, class: ClassId) {
+        for (index, device) in self.devices.iter().enumerate() {
+            self.core.queue.retire(index, class);
+            device.unload((index, class), &self.core);
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<(ClassId, usize, KeptSpeed)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what was learned of devices' speeds at some classes.
+    fn keep_speeds(&self, wanted: impl Fn(ClassId) -> bool) {
+        let kept = self.kept();
+        let known = kept.iter().filter(|(class, _, _)| wanted(*class));
+        let speeds = known.filter_map(|(class, index, kept)| {
+            let now = *self.core.queue.statistics_of(*class).get(*index)?;
+            Some((kept.clone(), now.speed.filter(|_| now.batches > 0)?))
+        });
+        let speeds = speeds.collect();
+        drop(kept);
+        KeptSpeed::write_all(speeds);
+    }
+
     fn shutdown(&self) {
         self.core.queue.close();
         let threads =
@@ -238,12 +432,7 @@ impl Running {
             let _ = thread.join();
         }
         self.core.queue.finish();
-        let speeds = self.kept.iter().zip(self.core.queue.statistics());
-        let speeds = speeds.filter_map(|(kept, now)| match (kept, now.speed, now.batches) {
-            (Some(kept), Some(speed), 1..) => Some((kept.clone(), speed)),
-            _ => None,
-        });
-        KeptSpeed::write_all(speeds.collect());
+        self.keep_speeds(|_| true);
         drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {

@@ -86,6 +86,20 @@ pub enum RequestError {
         /// Dimensions that the model has.
         available: usize,
     },
+    /// No model of this name is loaded.
+    #[error("there is no model '{name}': {}", known_models(known))]
+    UnknownModel {
+        /// The name asked for.
+        name: String,
+        /// The models that are loaded.
+        known: Vec<String>,
+    },
+    /// The model is being loaded.
+    #[error("the model '{name}' is being loaded: try again in a moment")]
+    ModelLoading {
+        /// Its name.
+        name: String,
+    },
     /// The named prompt does not exist.
     #[error("the model has no prompt '{name}': {}", known_prompts(known))]
     UnknownPrompt {
@@ -199,6 +213,7 @@ impl RequestError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Busy { .. }
+            | Self::ModelLoading { .. }
             | Self::NoDevice { .. }
             | Self::NoMemory { .. }
             | Self::TokenizersBusy { .. }
@@ -234,7 +249,7 @@ impl RequestError {
                 Some(*retry_after)
             }
             Self::NoDevice { .. } => Some(NO_DEVICE_RETRY),
-            Self::TokenizersBusy { .. } => Some(Duration::from_secs(1)),
+            Self::TokenizersBusy { .. } | Self::ModelLoading { .. } => Some(Duration::from_secs(1)),
             Self::TooLate { predicted, left } => Some(predicted.saturating_sub(*left)),
             _ => None,
         }
@@ -252,6 +267,14 @@ fn or_too_large(format: &str) -> String {
     match format {
         "float32" | "bfloat16" => String::new(),
         _ => format!(", or too large for {format}: try bfloat16 or float32 (--dtype)"),
+    }
+}
+
+fn known_models(known: &[String]) -> String {
+    if known.is_empty() {
+        "none is loaded".into()
+    } else {
+        format!("loaded are {}", known.join(", "))
     }
 }
 

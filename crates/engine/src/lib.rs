@@ -41,6 +41,7 @@ pub mod fetch;
 mod info;
 pub mod machine;
 mod metrics;
+mod models;
 mod monitor;
 pub mod plan;
 mod practice;
@@ -56,6 +57,7 @@ pub use device::{DeviceSpec, DeviceSpecError, MemoryBudget};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{Device, Info};
+pub use models::{ModelState, ModelStatus};
 pub use request::{
     Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
     Truncation,

@@ -110,7 +110,9 @@ pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> Sta
     }
     for (place, (one, (_, state))) in watched.iter().zip(&states).enumerate() {
         let free = state.memory.map_or(usize::MAX, |memory| memory.free_bytes);
-        core.queue.set_batch_tokens(one.index, one.device.batch_tokens_with(free));
+        for (class, tokens) in one.device.batch_tokens_with(free) {
+            core.queue.set_batch_tokens(one.index, class, tokens);
+        }
         if let Some((_, before)) = before.get(place) {
             heed_faults(core, one, before, state);
         }

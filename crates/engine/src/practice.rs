@@ -7,7 +7,6 @@
 use crate::error::{RequestError, StartError};
 use crate::request::Truncation;
 use crate::tokenizer::Tokenizer;
-use crate::worker::Worker;
 
 /// What every model should make something of.
 const TEXTS: [&str; 3] = ["Hello, world!", "good morning", "1 2 3"];
@@ -40,12 +39,12 @@ pub(crate) fn texts(tokenizer: &Tokenizer, rows: usize) -> Result<Vec<Vec<u32>>,
 
 /// Has a device, which computes in `format`, embed them: some of the vectors must be finite.
 pub(crate) fn practise(
-    device: &dyn Worker,
+    name: &str,
     format: &str,
     texts: &[Vec<u32>],
+    embed: impl FnOnce(&[Vec<u32>]) -> Result<Vec<Vec<f32>>, String>,
 ) -> Result<(), StartError> {
-    let name = device.name();
-    let vectors = device.try_out(texts).map_err(|error| StartError::NoDevice {
+    let vectors = embed(texts).map_err(|error| StartError::NoDevice {
         device: name.to_owned(),
         reason: format!("the practice texts failed: {error}"),
     })?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vecmill_scheduler::policy::{self, Policy, UnknownPolicy};
 use vecmill_scheduler::{
     ClassId, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, JobBatch, JobTerms,
-    Next, Refused, Scheduler, Settings, Size, Warm,
+    Next, Refused, Scheduler, Settings, Size, Speed, Warm,
 };
 
 use crate::core::Payload;
@@ -19,9 +19,6 @@ use crate::error::RequestError;
 
 /// How often it is looked whether everything is answered, where no event tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// All work is of one model.
-const CLASS: ClassId = ClassId::FIRST;
 
 /// Accepted inputs and the devices that they wait for.
 pub(crate) struct Queue {
@@ -72,29 +69,34 @@ impl Queue {
         JobTerms { priority, deadline: deadline.map(|deadline| self.time_of(deadline)) }
     }
 
-    /// Makes room for `inputs`, all or none.
-    pub(crate) fn admit(&self, inputs: usize, terms: JobTerms) -> Result<(), RequestError> {
+    /// Makes room for `inputs` of a class, all or none.
+    pub(crate) fn admit(
+        &self,
+        class: ClassId,
+        inputs: usize,
+        terms: JobTerms,
+    ) -> Result<(), RequestError> {
         let mut scheduler = self.lock();
         if scheduler.is_closed() {
             return Err(RequestError::Stopped);
         }
         let now = self.now();
-        scheduler.admit(now, CLASS, inputs, terms.deadline).map_err(|refused| match refused {
+        scheduler.admit(now, class, inputs, terms.deadline).map_err(|refused| match refused {
             Refused::Full(Full { admitted, .. }) => RequestError::Busy {
                 waiting: admitted,
-                retry_after: scheduler.backlog_time(now, CLASS),
+                retry_after: scheduler.backlog_time(now, class),
             },
             Refused::NoDevice => self.no_device(&scheduler),
             Refused::TooLate { predicted, left } => RequestError::TooLate { predicted, left },
         })
     }
 
-    /// What a request would hear that is not served by any device; `Ok` if one serves.
-    pub(crate) fn serves(&self) -> Result<(), RequestError> {
+    /// What a request would hear that is not served by any device; `Ok` if one serves any of the classes.
+    pub(crate) fn serves(&self, classes: &[ClassId]) -> Result<(), RequestError> {
         let scheduler = self.lock();
         match () {
             () if scheduler.is_closed() => Err(RequestError::Stopped),
-            () if scheduler.is_served(self.now(), CLASS) => Ok(()),
+            () if classes.iter().any(|&class| scheduler.is_served(self.now(), class)) => Ok(()),
             () => Err(self.no_device(&scheduler)),
         }
     }
@@ -116,19 +118,24 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    pub(crate) fn push(&self, terms: JobTerms, jobs: impl IntoIterator<Item = Job<Payload>>) {
-        self.lock().push(self.now(), CLASS, terms, jobs);
+    pub(crate) fn push(
+        &self,
+        class: ClassId,
+        terms: JobTerms,
+        jobs: impl IntoIterator<Item = Job<Payload>>,
+    ) {
+        self.lock().push(self.now(), class, terms, jobs);
         self.changed.notify_all();
     }
 
     /// Waits for work and moves a batch for a device into `batch`, which is empty; `plan` says how many
-    /// tokens fit the memory that it has ready. `false` when the device's work is over.
+    /// tokens of a class fit the memory that it has ready. `false` when the device's work is over.
     ///
     /// Planning takes long: it is done without the lock, and only where the answer matters.
     pub(crate) fn next_batch(
         &self,
         device: usize,
-        plan: impl Fn() -> usize,
+        plan: impl Fn(ClassId) -> usize,
         batch: &mut JobBatch<Payload>,
     ) -> bool {
         let mut scheduler = self.lock();
@@ -138,7 +145,7 @@ impl Queue {
                 && let Some(class) = scheduler.backlogged(self.now(), device)
             {
                 drop(scheduler);
-                warm = Some(Warm { class, tokens: plan() });
+                warm = Some(Warm { class, tokens: plan(class) });
                 scheduler = self.lock();
             }
             let now = self.now();
@@ -170,8 +177,14 @@ impl Queue {
 
     /// Learns from a batch, or a part of one, that a device has run. Says how many seconds it was
     /// believed to take, if anything was known.
-    pub(crate) fn ran(&self, device: usize, size: Size, took: Duration) -> Option<f64> {
-        let predicted = self.lock().ran(self.now(), device, CLASS, size, took);
+    pub(crate) fn ran(
+        &self,
+        device: usize,
+        class: ClassId,
+        size: Size,
+        took: Duration,
+    ) -> Option<f64> {
+        let predicted = self.lock().ran(self.now(), device, class, size, took);
         self.changed.notify_all();
         predicted
     }
@@ -184,8 +197,8 @@ impl Queue {
     }
 
     /// So many inputs that a device had taken will not be run, for no fault of its own.
-    pub(crate) fn gave_up(&self, device: usize, inputs: usize) {
-        self.lock().gave_up(self.now(), device, CLASS, inputs);
+    pub(crate) fn gave_up(&self, device: usize, class: ClassId, inputs: usize) {
+        self.lock().gave_up(self.now(), device, class, inputs);
         self.changed.notify_all();
     }
 
@@ -222,9 +235,26 @@ impl Queue {
         taken_out
     }
 
-    /// The most tokens that a device's batches may have from now on.
-    pub(crate) fn set_batch_tokens(&self, device: usize, tokens: usize) {
-        self.lock().set_batch_tokens(device, CLASS, tokens);
+    /// The most tokens that a device's batches of a class may have from now on.
+    pub(crate) fn set_batch_tokens(&self, device: usize, class: ClassId, tokens: usize) {
+        self.lock().set_batch_tokens(device, class, tokens);
+    }
+
+    /// Another class of work, which no device serves yet.
+    pub(crate) fn add_class(&self) -> ClassId {
+        self.lock().add_class(1.0)
+    }
+
+    /// A device serves a class from now on.
+    pub(crate) fn serve(&self, device: usize, class: ClassId, batch_tokens: usize, speed: Speed) {
+        self.lock().serve(device, class, batch_tokens, speed);
+        self.changed.notify_all();
+    }
+
+    /// A device begins no more batches of a class.
+    pub(crate) fn retire(&self, device: usize, class: ClassId) {
+        self.lock().retire(self.now(), device, class);
+        self.changed.notify_all();
     }
 
     /// A device shall finish what it has begun, and get nothing more.
@@ -261,16 +291,26 @@ impl Queue {
         self.lock().backlog()
     }
 
-    /// When what waits now will probably be done.
-    pub(crate) fn backlog_time(&self) -> Duration {
+    /// When what waits now of a class will probably be done.
+    pub(crate) fn backlog_time(&self, class: ClassId) -> Duration {
         let now = self.now();
-        self.lock().backlog_time(now, CLASS)
+        self.lock().backlog_time(now, class)
     }
 
-    /// Of each device.
+    /// Of each device, for a class.
+    pub(crate) fn statistics_of(&self, class: ClassId) -> Vec<DeviceStatistics> {
+        let now = self.now();
+        self.lock().statistics(now, class)
+    }
+
+    /// Of each device: what it is to the first class that it serves, and what it has done for all.
     pub(crate) fn statistics(&self) -> Vec<DeviceStatistics> {
         let now = self.now();
-        self.lock().statistics(now, CLASS)
+        let mut scheduler = self.lock();
+        let classes: Vec<ClassId> = scheduler.classes().collect();
+        let each = classes.into_iter().map(|class| scheduler.statistics(now, class));
+        each.reduce(|all, more| all.into_iter().zip(more).map(|(a, b)| a.and(&b)).collect())
+            .unwrap_or_default()
     }
 
     /// Tells the callers of what was dropped, without the lock.

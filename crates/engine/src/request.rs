@@ -89,6 +89,8 @@ impl Eq for Keep {}
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
+    /// The model that is asked, by its name; the engine's first one if none is given.
+    pub model: Option<String>,
     /// What to embed; the reply has one embedding for each, in the same order.
     pub inputs: Vec<Input>,
     /// What happens to inputs that are too long.

@@ -341,6 +341,27 @@ pub struct DeviceStatistics {
     pub retried: u64,
 }
 
+impl DeviceStatistics {
+    /// What the device is to both of two classes: what it has done is added up, and what is known of its
+    /// speed is the first one's that it serves.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let known = if self.serves || !other.serves { self } else { other };
+        Self {
+            serves: self.serves || other.serves,
+            assigned_tokens: self.assigned_tokens + other.assigned_tokens,
+            batches: self.batches + other.batches,
+            inputs: self.inputs + other.inputs,
+            tokens: self.tokens + other.tokens,
+            busy: self.busy + other.busy,
+            failures: self.failures + other.failures,
+            moved: self.moved + other.moved,
+            retried: self.retried + other.retried,
+            ..*known
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

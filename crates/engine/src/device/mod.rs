@@ -25,7 +25,7 @@ use crate::fetch::{Stage, cache_folder};
 use crate::info;
 use crate::monitor::Sensors;
 use crate::traces::RefusalTraces;
-use crate::worker::{self, Worker};
+use crate::worker::{self, Resident, Worker};
 use spec::parts_like;
 
 pub(crate) use kept::KeptSpeed;
@@ -45,6 +45,8 @@ pub(crate) struct Opened {
     pub(crate) kept: Option<KeptSpeed>,
     /// What it can say about itself, if anything.
     pub(crate) sensors: Option<Sensors>,
+    /// What other models are loaded onto it by.
+    pub(crate) place: Place,
 }
 
 /// Tokens of the inputs for which batches are sized.
@@ -65,6 +67,81 @@ struct Terms {
     warm_up: Duration,
     /// Where its driver takes memory beside the budget.
     free_memory: Option<FreeMemory>,
+}
+
+/// What is the same of a device for all models that are loaded onto it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) info: info::Device,
+    /// What beside name and number format its speed depends on.
+    hardware: String,
+    /// Tokens of a batch from which on it gets no faster.
+    batch_tokens: usize,
+    /// How long practising may take.
+    warm_up: Duration,
+}
+
+/// A model that is about to be loaded onto a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loading<'a> {
+    /// Its settings.
+    pub(crate) builder: &'a Builder,
+    pub(crate) model: &'a Model,
+    pub(crate) place: &'a Place,
+}
+
+impl Loading<'_> {
+    /// The largest batch of it in a device's memory, beside weights whose bytes are known before any is
+    /// read.
+    pub(crate) fn fit(
+        &self,
+        lowering: impl Lower,
+        budget_bytes: usize,
+        in_flight: usize,
+    ) -> Result<Fit, StartError> {
+        let budget = (budget_bytes, self.place.batch_tokens);
+        self.builder.fit_in(self.model, lowering, budget, in_flight)
+    }
+
+    /// Loads it, and says what is known of its speed there. With
+    /// `patience` for memory that batches of other models have, it is loaded beside them: a device at
+    /// work is not warmed up.
+    pub(crate) fn load<B: Backend>(
+        &self,
+        backend: &Arc<B>,
+        pool: &Pool<B::Source>,
+        fit: &Fit,
+        patience: Option<Duration>,
+    ) -> Result<(Resident<B>, Speed), StartError> {
+        let &Self { builder, model, place } = self;
+        let loading = |done, total| (builder.progress)(Stage::Loading { done, total });
+        let encoder =
+            Encoder::load_beside(Arc::clone(backend), model, builder.pooling, pool, &loading)?;
+        let encoder = encoder.with_largest(fit.largest);
+        // What fits on paper must be there: the longest input's memory is taken once, and given
+        // back, because memory follows use.
+        let longest = fit.largest.longest;
+        let longest = Shape { tokens: longest, sequences: 1, longest };
+        let bytes = encoder.plan(longest).peak_bytes();
+        drop(pool.lease_waiting(
+            bytes,
+            &encoder.backend().stream(),
+            patience.unwrap_or_default(),
+        )?);
+        let kept = builder.kept_speed(place).as_ref().and_then(KeptSpeed::read);
+        let mut speed = kept.map_or_else(Speed::new, Speed::kept);
+        if patience.is_none() && (builder.warm_up || builder.batch_latency.is_some()) {
+            let (name, most) = (&place.info.name, fit.largest.tokens);
+            for Practised { shape, took } in
+                builder.practise(name, &encoder, pool, most, place.warm_up)?
+            {
+                let each = shape.tokens / shape.sequences.max(1);
+                speed.observe(Size::equal(shape.sequences, each), took);
+            }
+        }
+        let batch_tokens = builder.batch_tokens(&speed, fit.largest);
+        Ok((Resident::new(encoder, batch_tokens), speed))
+    }
 }
 
 impl Builder {
@@ -138,30 +215,13 @@ impl Builder {
         backend: B,
         terms: Terms,
     ) -> Result<Opened, StartError> {
-        let name = info.name.as_str();
-        let lowering = backend.lowering().clone();
-        let fit = self.fit_on(model, lowering, &terms, backend.in_flight())?;
-        let Terms { budget_bytes, warm_up, free_memory, .. } = terms;
+        let Terms { budget_bytes, batch_tokens, warm_up, free_memory } = terms;
+        let place = Place { info, hardware: hardware.to_owned(), batch_tokens, warm_up };
+        let loading = Loading { builder: self, model, place: &place };
+        let fit = loading.fit(backend.lowering().clone(), budget_bytes, backend.in_flight())?;
         let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
-        let loading = |done, total| (self.progress)(Stage::Loading { done, total });
-        let encoder = Encoder::load(backend, model, self.pooling, &pool, &loading)?;
-        let encoder = encoder.with_largest(fit.largest);
-        // What fits on paper must be there: the longest input's memory is taken once, and given
-        // back, because memory follows use.
-        let longest = fit.largest.longest;
-        let longest = Shape { tokens: longest, sequences: 1, longest };
-        drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
-        let kept = self.kept_speed(&info, hardware);
-        let mut speed =
-            kept.as_ref().and_then(KeptSpeed::read).map_or_else(Speed::new, Speed::kept);
-        if self.warm_up || self.batch_latency.is_some() {
-            for Practised { shape, took } in
-                self.practise(name, &encoder, &pool, fit.largest.tokens, warm_up)?
-            {
-                let each = shape.tokens / shape.sequences.max(1);
-                speed.observe(Size::equal(shape.sequences, each), took);
-            }
-        }
+        let (resident, speed) = loading.load(&Arc::new(backend), &pool, &fit, None)?;
+        let kept = self.kept_speed(&place);
         pool.trim();
         if let Some(FreeMemory { before, now }) = free_memory
             && let Some(free) = now()
@@ -169,11 +229,10 @@ impl Builder {
             let Statistics { reserved_bytes, held_bytes, .. } = pool.statistics();
             pool.note_driver(before.saturating_sub(free + reserved_bytes + held_bytes));
         }
-        let batch_tokens = self.batch_tokens(&speed, fit.largest);
         let traces = self.refusal_traces.clone().map(RefusalTraces::new);
-        let device = worker::Device::new(name, encoder, pool, batch_tokens, traces);
+        let device = worker::Device::new(&place.info.name, resident, pool, traces);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
-        Ok(Opened { worker, info, speed, kept, sensors: None })
+        Ok(Opened { worker, info: place.info.clone(), speed, kept, sensors: None, place })
     }
 
     /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with
@@ -187,8 +246,8 @@ impl Builder {
         }
     }
 
-    fn kept_speed(&self, info: &info::Device, hardware: &str) -> Option<KeptSpeed> {
-        let info::Device { name, dtype, .. } = info;
+    pub(crate) fn kept_speed(&self, place: &Place) -> Option<KeptSpeed> {
+        let Place { info: info::Device { name, dtype, .. }, hardware, .. } = place;
         let folder = cache_folder(self.cache.as_deref())?.join("speeds");
         let (model, revision) = self.model_name();
         let revision = revision.unwrap_or_default();
@@ -222,7 +281,16 @@ impl Builder {
         terms: &Terms,
         in_flight: usize,
     ) -> Result<Fit, StartError> {
-        let &Terms { budget_bytes, batch_tokens, .. } = terms;
+        self.fit_in(model, lowering, (terms.budget_bytes, terms.batch_tokens), in_flight)
+    }
+
+    fn fit_in(
+        &self,
+        model: &Model,
+        lowering: impl Lower,
+        (budget_bytes, batch_tokens): (usize, usize),
+        in_flight: usize,
+    ) -> Result<Fit, StartError> {
         let longest_input = model.max_input_tokens();
         let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
         let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };

@@ -15,15 +15,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Backend, Batch, EncodeError, Started, finish};
 use vecmill_memory::{Cause, LeaseError, Remedy};
-use vecmill_scheduler::{Failed, Job, Size};
+use vecmill_scheduler::{ClassId, Failed, Job, Size};
 
-use super::Device;
+use super::{Device, Resident, not_here};
 use crate::answer::Part;
 use crate::core::{Core, Payload};
 use crate::error::RequestError;
@@ -43,6 +43,7 @@ pub(super) struct DeviceLoop<'a, B: Backend> {
 /// Jobs that the device has taken. Dropped with any left, as a panic does, it has failed at them.
 struct Taken<'s, 'a, B: Backend> {
     device_loop: &'s DeviceLoop<'a, B>,
+    class: ClassId,
     jobs: Vec<Job<Payload>>,
 }
 
@@ -55,22 +56,23 @@ impl<B: Backend> Taken<'_, '_, B> {
     /// Parts with the second half of the jobs.
     fn split_off(&mut self) -> Self {
         let jobs = self.jobs.split_off(self.jobs.len() / 2);
-        Self { device_loop: self.device_loop, jobs }
+        Self { device_loop: self.device_loop, class: self.class, jobs }
     }
 }
 
 impl<B: Backend> Drop for Taken<'_, '_, B> {
     fn drop(&mut self) {
-        let (device_loop, jobs) = (self.device_loop, std::mem::take(&mut self.jobs));
+        let (device_loop, class) = (self.device_loop, self.class);
+        let jobs = std::mem::take(&mut self.jobs);
         let inputs = jobs.len();
         if inputs == 0 {
             return;
         }
         // A panic must not leave a drop. If there is another, the jobs answer by being dropped, and the
         // device has its place back.
-        let fail = || device_loop.failed(jobs, &EncodeError::panicked(), Duration::ZERO);
+        let fail = || device_loop.failed(class, jobs, &EncodeError::panicked(), Duration::ZERO);
         if catch_unwind(AssertUnwindSafe(fail)).is_err() {
-            let give_up = || device_loop.core.queue.gave_up(device_loop.index, inputs);
+            let give_up = || device_loop.core.queue.gave_up(device_loop.index, class, inputs);
             let _ = catch_unwind(AssertUnwindSafe(give_up));
         }
     }
@@ -79,6 +81,7 @@ impl<B: Backend> Drop for Taken<'_, '_, B> {
 /// A batch that the device works on.
 struct InFlight<'s, 'a, B: Backend> {
     taken: Taken<'s, 'a, B>,
+    resident: Arc<Resident<B>>,
     started: Instant,
     batch: Started<B>,
 }
@@ -91,7 +94,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     /// Runs batches until the device's work is over.
     pub(super) fn work(&self) {
         // Entering the backend's threads once, for good, saves two changes of thread per batch.
-        let backend = self.device.encoder.backend();
+        let backend = &self.device.backend;
         let Some(queued) = backend.in_flight().checked_sub(2) else {
             return backend.run_batch(|| self.start_batches(&|batch| self.collect(batch)));
         };
@@ -126,13 +129,17 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     }
 
     fn start_batches<'s>(&'s self, then: &dyn Fn(InFlight<'s, 'a, B>)) {
-        let warm = || self.device.warm_tokens();
+        let warm = |class| self.device.warm_tokens(class);
         let mut batch = vecmill_scheduler::JobBatch::new();
         while self.core.queue.next_batch(self.index, warm, &mut batch) {
-            let taken = Taken { device_loop: self, jobs: std::mem::take(&mut batch.jobs) };
+            let (class, jobs) = (batch.class(), std::mem::take(&mut batch.jobs));
+            let taken = Taken { device_loop: self, class, jobs };
             batch.clear();
             let deadline = Instant::now() + self.device.patience;
-            self.guarded(|| self.start(taken, deadline, then));
+            match self.device.resident(class) {
+                Some(resident) => self.guarded(|| self.start(taken, &resident, deadline, then)),
+                None => self.failed(class, taken.into_jobs(), &not_here(), Duration::ZERO),
+            }
         }
     }
 
@@ -141,26 +148,33 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     fn start<'s>(
         &'s self,
         mut taken: Taken<'s, 'a, B>,
+        resident: &Arc<Resident<B>>,
         deadline: Instant,
         then: &dyn Fn(InFlight<'s, 'a, B>),
     ) {
         let batch: Batch = taken.jobs.iter().map(|job| &job.payload.tokens.ids).collect();
         let started = Instant::now();
-        match self.device.start(&batch, deadline) {
-            Ok(batch) => then(InFlight { taken, started, batch }),
+        match self.device.start(&resident.encoder, &batch, deadline) {
+            Ok(batch) => {
+                let resident = Arc::clone(resident);
+                then(InFlight { taken, resident, started, batch });
+            }
             Err(error) if splits(&error) && taken.jobs.len() > 1 => {
                 self.count(&taken.jobs, Outcome::Split, started.elapsed());
                 let second = taken.split_off();
-                self.start(taken, deadline, then);
-                self.start(second, deadline, then);
+                self.start(taken, resident, deadline, then);
+                self.start(second, resident, deadline, then);
             }
-            Err(error) => self.failed(taken.into_jobs(), &error, started.elapsed()),
+            Err(error) => {
+                self.failed(taken.class, taken.into_jobs(), &error, started.elapsed());
+            }
         }
     }
 
     /// Waits for a batch and answers.
-    fn collect(&self, InFlight { taken, started, batch }: InFlight<'_, 'a, B>) {
-        let result = self.device.collect(batch);
+    fn collect(&self, InFlight { taken, resident, started, batch }: InFlight<'_, 'a, B>) {
+        let result = resident.encoder.collect(batch);
+        let class = taken.class;
         let done = Instant::now();
         // The device takes batches one after the other: until the one before was done, it had not
         // begun with this one.
@@ -172,19 +186,21 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             Ok(rows) => {
                 self.count(&taken.jobs, Outcome::Ok, took);
                 let size = Size::of(&taken.jobs);
-                if let Some(predicted) = self.core.queue.ran(self.index, size, took) {
+                if let Some(predicted) = self.core.queue.ran(self.index, class, size, took) {
                     let device = &self.device.name;
                     self.core.metrics.predicted(device, took.as_secs_f64(), predicted);
                 }
-                self.answer(taken.into_jobs(), &rows, started, done);
+                let dimensions = resident.encoder.limits().dimensions;
+                drop(resident);
+                self.answer(taken.into_jobs(), rows.chunks_exact(dimensions), (started, done));
             }
-            Err(error) => self.failed(taken.into_jobs(), &error, took),
+            Err(error) => self.failed(class, taken.into_jobs(), &error, took),
         }
     }
 
     /// Has `jobs` tried once more if the device failed, and otherwise says why not. Whatever is only
     /// told comes last.
-    fn failed(&self, jobs: Vec<Job<Payload>>, error: &EncodeError, took: Duration) {
+    fn failed(&self, class: ClassId, jobs: Vec<Job<Payload>>, error: &EncodeError, took: Duration) {
         let (inputs, last) = (jobs.len(), jobs.iter().any(Job::failed_before));
         let blamed = blames_device(error);
         let outcome = if blamed && !last { Outcome::Retried } else { Outcome::Failed };
@@ -192,12 +208,12 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         let Failed { refused, taken_out } = if blamed {
             self.core.queue.failed(self.index, jobs)
         } else {
-            self.core.queue.gave_up(self.index, inputs);
+            self.core.queue.gave_up(self.index, class, inputs);
             Failed { refused: jobs, taken_out: false }
         };
         let answered = refused.len();
         for job in refused {
-            job.payload.request.fail(self.refusal(&job.payload, error));
+            job.payload.request.fail(self.refusal(class, &job.payload, error));
         }
         let device = &self.device.name;
         if blamed {
@@ -212,7 +228,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     }
 
     /// What the caller of one of the inputs is told.
-    fn refusal(&self, work: &Payload, error: &EncodeError) -> RequestError {
+    fn refusal(&self, class: ClassId, work: &Payload, error: &EncodeError) -> RequestError {
         let index = work.index;
         match error {
             &EncodeError::Memory(LeaseError::TooLarge { needed, available }) => {
@@ -222,7 +238,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
                 RequestError::NoMemory {
                     device: self.device.name.clone(),
                     reason: error.to_string(),
-                    retry_after: self.core.queue.backlog_time(),
+                    retry_after: self.core.queue.backlog_time(class),
                 }
             }
             &EncodeError::UnknownToken { token, vocabulary } => {
@@ -237,11 +253,15 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         }
     }
 
-    fn answer(&self, jobs: Vec<Job<Payload>>, rows: &[f32], started: Instant, done: Instant) {
+    fn answer<'r>(
+        &self,
+        jobs: Vec<Job<Payload>>,
+        rows: impl Iterator<Item = &'r [f32]>,
+        (started, done): (Instant, Instant),
+    ) {
         let inference = done.saturating_duration_since(started);
         // The encoder has seen to it that there is a row for each; were there none, whoever waits for it
         // would hear that it was lost.
-        let rows = rows.chunks_exact(self.device.encoder.limits().dimensions);
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
             self.core.metrics.waited(&self.device.name, queue.as_secs_f64());

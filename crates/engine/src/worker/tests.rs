@@ -23,10 +23,12 @@ use crate::core::Parts;
 use crate::engine::Engine;
 use crate::error::RequestError;
 use crate::info::Info;
+use crate::models::{Models, Served};
 use crate::queue::Queue;
 use crate::request::{Input, Prompt, Reply, Request};
 use crate::tokenizer::Tokenizer;
 
+const CLASS: ClassId = ClassId::FIRST;
 const MIB: usize = 1 << 20;
 const BATCH_TOKENS: usize = 16_384;
 const INPUT_TOKENS: usize = 40;
@@ -76,14 +78,16 @@ impl Rig {
         let devices: Vec<_> =
             devices.map(|(name, trial)| device(name, &model, trial, &mut setup)).collect();
         let max_tokens = model.max_input_tokens();
-        let mut limits = devices[0].limits();
+        let mut limits = devices[0].limits(CLASS).unwrap();
         limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
         let core = Core::new(Parts {
-            tokenizer: Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
+            models: Models::with(Served::new(
+                ("model".to_owned(), CLASS),
+                Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
+                (model.pipeline, Prompt::None),
+                limits,
+            )),
             tokenizers: rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap(),
-            limits,
-            pipeline: model.pipeline,
-            default_prompt: Prompt::None,
             queue: queue(&devices, setup.policy),
             experiment: None,
         });
@@ -117,7 +121,7 @@ impl Rig {
         let devices = self.devices.iter().map(|device| device.clone() as Arc<dyn Worker>);
         let kept = self.devices.iter().map(|_| None).collect();
         let core = Arc::clone(&self.core);
-        Engine::run(core, Info::default(), devices.collect(), kept, Vec::new(), None).unwrap()
+        Engine::run(core, Info::default(), devices.collect(), kept, Vec::new(), None, None).unwrap()
     }
 
     fn ask(&self, inputs: usize) -> Receiver<Answer> {
@@ -155,7 +159,7 @@ impl Rig {
 
 fn queue(devices: &[Arc<Device<Tried<CpuBackend>>>], policy: Box<dyn Policy>) -> Queue {
     let settings = |device: &Arc<Device<_>>| DeviceSettings {
-        batch_tokens: device.batch_tokens(),
+        batch_tokens: device.batch_tokens(CLASS),
         in_flight: 8, // how many there are is the trials' business
         speed: Speed::new(),
     };
@@ -175,7 +179,8 @@ fn device(
     let encoder = Encoder::load(backend, model, None, &weights, &|_, _| {}).unwrap();
     let (tokens, longest) = (setup.batch_tokens, model.max_input_tokens());
     let encoder = encoder.with_largest(Shape { tokens, sequences: tokens, longest });
-    let device = Device::new(name, encoder, pool, tokens, setup.traces.take()).unwrap();
+    let resident = Resident::new(encoder, tokens);
+    let device = Device::new(name, resident, pool, setup.traces.take()).unwrap();
     Arc::new(device.with_patience(setup.patience))
 }
 

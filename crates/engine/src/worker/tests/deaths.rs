@@ -185,7 +185,7 @@ fn what_a_device_that_is_gone_leaves_others_do() {
     wait_until(|| rig.metrics().contains("device_health{device=\"one\",state=\"gone\"} 1"));
     rig.start_device(1);
     assert_eq!(vectors(answer.recv_timeout(DEADLINE).unwrap()).len(), 8);
-    assert_eq!(rig.core.queue.serves(), Ok(()));
+    assert_eq!(rig.core.queue.serves(&[CLASS]), Ok(()));
 }
 
 #[test]

@@ -107,9 +107,9 @@ fn batches_are_even_where_that_saves_memory() {
     rig.queued(100);
     let take = |warm| {
         let mut batch = vecmill_scheduler::JobBatch::new();
-        assert!(rig.core.queue.next_batch(0, || warm, &mut batch));
+        assert!(rig.core.queue.next_batch(0, |_| warm, &mut batch));
         let size = batch.size();
-        rig.core.queue.ran(0, size, Duration::from_millis(1));
+        rig.core.queue.ran(0, CLASS, size, Duration::from_millis(1));
         size.tokens
     };
     assert_eq!(take(2_000), 2_000, "two batches either way");
@@ -117,12 +117,12 @@ fn batches_are_even_where_that_saves_memory() {
     assert!(answer.recv().unwrap().is_err(), "its inputs were dropped");
 
     let rig = Rig::of(Setup::default());
-    assert_eq!(rig.device().warm_tokens(), 0, "nothing is held yet");
+    assert_eq!(rig.device().warm_tokens(CLASS), 0, "nothing is held yet");
     drop(rig.device().pool.lease(6 * MIB, &()).unwrap());
-    let warm = rig.device().warm_tokens();
+    let warm = rig.device().warm_tokens(CLASS);
     let needs = |tokens| {
         let shape = Shape { tokens, sequences: tokens, longest: 128 };
-        rig.device().encoder.plan(shape).peak_bytes()
+        rig.device().resident(CLASS).unwrap().encoder.plan(shape).peak_bytes()
     };
     assert!(needs(warm) <= 6 * MIB && warm > 1_000 && warm < BATCH_TOKENS, "{warm}");
 }

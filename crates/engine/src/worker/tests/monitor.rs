@@ -82,7 +82,7 @@ fn batches_are_planned_for_what_others_leave() {
     assert_eq!(free(64 * MIB), BATCH_TOKENS, "as much as the budget is");
     let (less, least) = (free(8 * MIB), free(0));
     assert!(least < less && less < BATCH_TOKENS, "{least} {less}");
-    assert_eq!(least, rig.core.limits.max_tokens, "any one input fits");
+    assert_eq!(least, rig.device().limits(CLASS).unwrap().max_tokens, "any one input fits");
     assert_eq!(free(64 * MIB), BATCH_TOKENS, "it is back");
 
     free(8 * MIB);
