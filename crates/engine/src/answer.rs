@@ -80,14 +80,15 @@ impl Answer {
         self.give(result);
     }
 
-    /// Makes room for other requests, counts this one and tells its caller, in this order: whoever has
-    /// heard an answer can ask again, and finds it in the metrics.
+    /// Makes room for other requests, counts this one, lets its model go and tells its caller, in this
+    /// order: whoever has heard an answer can ask again, and finds it in the metrics.
     fn give(&mut self, result: Result<Reply, RequestError>) {
         let Some(deliver) = self.deliver.take() else { return };
         if let Some(core) = self.core.upgrade() {
             core.queue.release(self.room);
             core.metrics.answered(self.asked.elapsed(), self.turn, &result);
         }
+        self.model = None;
         deliver(result);
     }
 
