@@ -7,11 +7,13 @@
 //! - [`ab`] compares scheduling policies on a running engine, for `vecmill ab`.
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
 //!   of realistic `lengths`; `tokenize` measures tokenising alone.
+//! - `digest` says in a line each what is computed and planned, for comparing two builds.
 //! - `simulate` has vecmill's scheduler deal with simulated devices, under each of its policies.
 //! - `traffic` is the requests of both: made ones, or those of a trace.
 //! - `results` says where a figure came from.
 
 pub mod ab;
+mod digest;
 mod encode;
 mod latency;
 mod lengths;
@@ -55,6 +57,8 @@ enum Command {
     Pressure(pressure::PressureArguments),
     /// Time an encoder alone: tokens on the host to vectors on the host
     Encode(encode::EncodeArguments),
+    /// What models compute and how batches are planned, as digests to compare two builds by
+    Digest(digest::DigestArguments),
     /// Load a server's /v1/embeddings and tell rate, latency and where the time goes
     Load(load::LoadArguments),
     /// Compare the scheduler's policies on simulated devices
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Replay(arguments) => replays::run(&arguments),
         Command::Pressure(arguments) => pressure::run(&arguments),
         Command::Encode(arguments) => encode::run(&arguments),
+        Command::Digest(arguments) => digest::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Predict(arguments) => simulate::predict(&arguments),
