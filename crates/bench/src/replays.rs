@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
-use vecmill_memory::replay::{Manager, Naive, Options, Pooled, Report, compare};
+use vecmill_memory::replay::{Manager, Naive, Options, Pooled, Report, WatchedPool, compare};
 use vecmill_memory::trace::{Trace, What};
 use vecmill_memory::{PoolSettings, SimulatedDevice};
 
@@ -101,8 +101,8 @@ fn on_paper(traces: &Traces) -> Result<Measured, Box<dyn Error>> {
     let device = || SimulatedDevice::new(BUDGET);
     let (mut tensors, mut batches) = (Naive::new(device()), Naive::new(device()));
     let (whole, streams) = (device(), device());
-    let streams = move |_| streams.stream();
-    let mut pool = Pooled::new(whole, BUDGET, PoolSettings::default(), streams);
+    let pool = WatchedPool::new(whole, BUDGET, PoolSettings::default());
+    let mut pool = Pooled::new(&pool, move |_| streams.stream());
     let need = peak_live(&traces.tensors);
     let mut rows = vec![tensor_row(&traces.tensors, &mut tensors, need)];
     let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
@@ -127,7 +127,8 @@ fn on_gpu(traces: &Traces, device: &Device, plain: u64) -> Result<Measured, Box<
     let mut batches = Naive::new(PlainSource::new(device));
     let streams: Vec<_> = (0..64).map(|_| device.stream()).collect::<Result<_, _>>()?;
     let stream = move |number: u32| streams[number as usize % streams.len()].clone();
-    let mut pool = Pooled::new(MappedSource::new(device)?, BUDGET, PoolSettings::default(), stream);
+    let pool = WatchedPool::new(MappedSource::new(device)?, BUDGET, PoolSettings::default());
+    let mut pool = Pooled::new(&pool, stream);
     let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
     Ok((rows, picture))
 }

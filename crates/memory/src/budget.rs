@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
-    /// Slabs, fallback and reservations together: the one number that is checked.
+    /// Slabs and reservations together: the one number that is checked.
     committed: AtomicUsize,
     reserved: AtomicUsize,
     peak_held: AtomicUsize,

@@ -36,7 +36,6 @@
 
 mod budget;
 mod class;
-mod heap;
 mod plan;
 mod plan_cache;
 mod pool;
@@ -47,12 +46,11 @@ mod source;
 mod sync;
 pub mod trace;
 
-pub use heap::{Heap, HeapStatistics, ResizeError, Span, StaleSpan};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
 pub use plan_cache::{PlanCache, PlanCacheStatistics};
 pub use pool::{
-    Extra, GiveBack, Keeper, LatencyBucket, Lease, LeaseError, LeaseId, Leases, Maintained, Pool,
-    PoolSettings, Remedy, Reservation, StaleLease, Statistics,
+    GiveBack, Keeper, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings,
+    Remedy, Reservation, Statistics,
 };
 pub use region::Region;
 pub use ring::{Claim, Ring, RingStatistics, StaleClaim};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vecmill_memory::replay::{
-    Comparison, Manager, Naive, Options, PerTensor, Pooled, Report, compare, replay,
+    Comparison, Manager, Naive, Options, PerTensor, Pooled, Report, WatchedPool, compare, replay,
 };
 use vecmill_memory::trace::{Event, Trace, What};
 use vecmill_memory::{GiveBack, PoolSettings, SimulatedDevice};
@@ -74,7 +74,8 @@ fn sample_path() -> PathBuf {
 /// that each had for itself.
 fn all_three(trace: &Trace, bytes: usize) -> (Comparison, [SimulatedDevice; 3]) {
     let devices = [(); 3].map(|()| SimulatedDevice::new(bytes));
-    let mut pool = pool(&devices[0], bytes);
+    let pool = pool(&devices[0], bytes);
+    let mut pool = pooled(&pool, &devices[0]);
     let mut naive = Naive::new(devices[1].clone());
     let mut direct = PerTensor::new(devices[2].clone());
     let options = Options { budget: Some(bytes), ..Options::default() };
@@ -83,11 +84,18 @@ fn all_three(trace: &Trace, bytes: usize) -> (Comparison, [SimulatedDevice; 3]) 
 }
 
 /// A pool that gives back what it has not needed for a second.
-fn pool(device: &SimulatedDevice, budget: usize) -> Pooled<SimulatedDevice> {
+fn pool(device: &SimulatedDevice, budget: usize) -> WatchedPool<SimulatedDevice> {
     let give_back = GiveBack::After(Duration::from_secs(1));
     let settings = PoolSettings { give_back, ..PoolSettings::default() };
-    let streams = device.clone();
-    Pooled::new(device.clone(), budget, settings, move |_| streams.stream())
+    WatchedPool::new(device.clone(), budget, settings)
+}
+
+fn pooled<'p>(
+    pool: &'p WatchedPool<SimulatedDevice>,
+    device: &SimulatedDevice,
+) -> Pooled<'p, SimulatedDevice> {
+    let device = device.clone();
+    Pooled::new(pool, move |_| device.stream())
 }
 
 fn through(trace: &Trace, manager: &mut dyn Manager) -> Report {
@@ -164,7 +172,7 @@ fn the_pool_gives_back_while_nothing_happens() {
     let end = Event { nanoseconds: 60 * SECOND, what: What::Refuse { stream: 0, bytes: 1 } };
     trace.events.push(end);
     let device = SimulatedDevice::new(GIB);
-    let report = through(&trace, &mut pool(&device, GIB));
+    let report = through(&trace, &mut pooled(&pool(&device, GIB), &device));
     assert!(report.peak_held_bytes >= 6 * 64 * MIB);
     assert_eq!(report.end_held_bytes, 0);
     assert_eq!(device.taken_bytes(), 0);
@@ -179,7 +187,8 @@ fn a_refused_lease_is_counted_and_its_return_passed_over() {
     let direct = through(&trace(&leases), &mut PerTensor::new(SimulatedDevice::new(24 * MIB)));
     assert_eq!((direct.leases, direct.refusals, direct.refusals_with_room), (3, 1, 0));
     let device = SimulatedDevice::new(24 * MIB);
-    let pool = through(&trace(&leases), &mut pool(&device, 24 * MIB));
+    let pool = pool(&device, 24 * MIB);
+    let pool = through(&trace(&leases), &mut pooled(&pool, &device));
     assert_eq!((pool.leases, pool.refusals), (3, 1), "20 MiB beside nothing, then no room for 12");
 }
 

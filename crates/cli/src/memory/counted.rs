@@ -7,14 +7,14 @@ use vecmill_memory::replay::{Manager, Placed, Refused, Usage};
 const STEP: u64 = 4096;
 
 /// A manager that moves a bar.
-pub(super) struct Counted {
-    manager: Box<dyn Manager>,
+pub(super) struct Counted<'m> {
+    manager: Box<dyn Manager + 'm>,
     bar: ProgressBar,
     calls: u64,
 }
 
-impl Counted {
-    pub(super) fn new(manager: Box<dyn Manager>, bar: ProgressBar) -> Self {
+impl<'m> Counted<'m> {
+    pub(super) fn new(manager: Box<dyn Manager + 'm>, bar: ProgressBar) -> Self {
         Self { manager, bar, calls: 0 }
     }
 
@@ -26,7 +26,7 @@ impl Counted {
     }
 }
 
-impl Manager for Counted {
+impl Manager for Counted<'_> {
     fn name(&self) -> &str {
         self.manager.name()
     }

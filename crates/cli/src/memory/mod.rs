@@ -11,7 +11,9 @@ use std::io::{self, BufRead, BufReader, Write, stdin};
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanCount;
-use vecmill_memory::replay::{Comparison, Manager, Naive, Options, PerTensor, Pooled, compare};
+use vecmill_memory::replay::{
+    Comparison, Manager, Naive, Options, PerTensor, Pooled, WatchedPool, compare,
+};
 use vecmill_memory::trace::Trace;
 use vecmill_memory::{PoolSettings, SimulatedDevice};
 
@@ -66,39 +68,36 @@ fn read(path: &Path) -> Result<Trace, Failure> {
 
 fn compared(trace: &Trace, arguments: &ReplayArguments, progress: &Progress) -> Comparison {
     let budget = arguments.budget.map(|budget| budget.0);
+    let memory = budget.unwrap_or(BOUNDLESS);
     let settings = PoolSettings { give_back: arguments.give_back.0, ..PoolSettings::default() };
-    let mut managers: Vec<Box<dyn Manager>> = Vec::new();
+    let device = SimulatedDevice::new(memory);
+    let pool = WatchedPool::new(device.clone(), memory, settings);
+    // Memory that is taken by itself, as the others do, stays as large as it is.
+    let fixed = || SimulatedDevice::new(memory).in_place(false);
+    let mut managers: Vec<Box<dyn Manager + '_>> = Vec::new();
     let mut chosen: Vec<Policy> = Vec::new();
     for &policy in &arguments.policy {
-        if !chosen.contains(&policy) {
-            chosen.push(policy);
-            managers.push(manager(policy, budget.unwrap_or(BOUNDLESS), settings.clone()));
+        if chosen.contains(&policy) {
+            continue;
         }
+        chosen.push(policy);
+        let device = device.clone();
+        managers.push(match policy {
+            Policy::Pool => Box::new(Pooled::new(&pool, move |_| device.stream())),
+            Policy::Naive => Box::new(Naive::new(fixed())),
+            Policy::Direct => Box::new(PerTensor::new(fixed())),
+        });
     }
     let options = Options { budget, ..Options::default() };
     let events = trace.events.len() * managers.len();
     let bar = progress.of_events(events as u64, events >= MANY_EVENTS);
-    let mut counted: Vec<Counted> =
+    let mut counted: Vec<Counted<'_>> =
         managers.into_iter().map(|manager| Counted::new(manager, bar.clone())).collect();
     let mut managers: Vec<&mut dyn Manager> =
         counted.iter_mut().map(|manager| manager as &mut dyn Manager).collect();
     let comparison = compare(trace, &mut managers, &options);
     bar.finish_and_clear();
     comparison
-}
-
-/// A way of managing a simulated device that has so much memory.
-fn manager(policy: Policy, budget: usize, settings: PoolSettings) -> Box<dyn Manager> {
-    let device = SimulatedDevice::new(budget);
-    match policy {
-        Policy::Pool => {
-            let streams = device.clone();
-            Box::new(Pooled::new(device, budget, settings, move |_| streams.stream()))
-        }
-        // Memory that is taken by itself, as these two do, stays as large as it is.
-        Policy::Naive => Box::new(Naive::new(device.in_place(false))),
-        Policy::Direct => Box::new(PerTensor::new(device.in_place(false))),
-    }
 }
 
 fn write(

@@ -51,7 +51,7 @@ pub use addresses::{AddressMap, Piece};
 pub use direct::PerTensor;
 pub use manager::{Manager, Placed, Refused, Usage};
 pub use naive::Naive;
-pub use pooled::Pooled;
+pub use pooled::{Pooled, WatchedPool};
 pub use report::Report;
 pub use run::replay;
 pub use series::{Sample, Series};
