@@ -2,8 +2,8 @@
 //!
 //! - `workload` simulates a service's traffic; `record` turns it into memory traces, of whole
 //!   batches and of single tensors, with the plans of a `sketch` of a model.
-//! - `latency`, `replays` and `pressure` measure the memory pool on a GPU, beside the driver's
-//!   own allocators.
+//! - `replay` runs such traces through the memory pool and other ways of managing memory; `latency`
+//!   and `pressure` measure the pool on a GPU.
 //! - [`ab`] compares scheduling policies on a running engine, for `vecmill ab`.
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
 //!   of realistic `lengths`; `tokenize` measures tokenising alone.
@@ -16,10 +16,9 @@ mod encode;
 mod latency;
 mod lengths;
 mod load;
-mod managers;
 mod pressure;
 mod record;
-mod replays;
+mod replay;
 mod results;
 mod simulate;
 mod sketch;
@@ -49,8 +48,8 @@ enum Command {
     Trace(record::TraceArguments),
     /// Time lease and return on a GPU, beside cuMemAllocAsync and cuMemAlloc
     Latency(latency::LatencyArguments),
-    /// Run traces through the pool and the usual ways of managing a GPU's memory
-    Replay(replays::ReplayArguments),
+    /// Run a trace, or a simulated day, through the pool and other ways of managing memory
+    Replay(replay::ReplayArguments),
     /// Ten minutes of random sizes, spikes to the budget and a neighbour that takes the rest
     Pressure(pressure::PressureArguments),
     /// Time an encoder alone: tokens on the host to vectors on the host
@@ -74,7 +73,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Trace(arguments) => record::run(&arguments),
         Command::Latency(arguments) => latency::run(&arguments),
-        Command::Replay(arguments) => replays::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Pressure(arguments) => pressure::run(&arguments),
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),

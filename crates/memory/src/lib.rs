@@ -40,7 +40,6 @@ mod plan;
 mod plan_cache;
 mod pool;
 mod region;
-pub mod replay;
 mod ring;
 mod source;
 mod sync;

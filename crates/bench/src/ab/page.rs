@@ -5,8 +5,8 @@
 
 use std::fmt::Write;
 
-use vecmill_memory::replay::draw::svg::escape;
-use vecmill_memory::replay::draw::{COLOURS, FAINT, INK, MUTED};
+use crate::replay::draw::svg::escape;
+use crate::replay::draw::{COLOURS, FAINT, INK, MUTED};
 
 use super::metric::{EFFICIENCY, MAKESPAN, Metric, P99, SPREAD, THROUGHPUT, WAITING};
 use super::plots;

@@ -1,8 +1,8 @@
 //! The plots of a report, each an SVG of its own.
 
-use vecmill_memory::replay::draw::axis::{Marks, Scale, draw_below, draw_left};
-use vecmill_memory::replay::draw::svg::{Anchor, Area, Font, Path, Svg};
-use vecmill_memory::replay::draw::{COLOURS, FAINT, INK, NAME, SMALL};
+use crate::replay::draw::axis::{Marks, Scale, draw_below, draw_left};
+use crate::replay::draw::svg::{Anchor, Area, Font, Path, Svg};
+use crate::replay::draw::{COLOURS, FAINT, INK, NAME, SMALL};
 
 use super::bootstrap;
 use super::figures::{Figures, NINES, nines};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::{Comparison, Report};
 use serde::Serialize;
-use vecmill_memory::replay::{Comparison, Report};
 use vecmill_memory::trace::Trace;
 
 #[derive(Serialize)]
@@ -43,7 +43,7 @@ struct Policy<'a> {
 }
 
 /// What `comparison` says of `trace`.
-pub(super) fn json<'a>(trace: &Trace, comparison: &'a Comparison) -> Json<'a> {
+pub(super) fn of<'a>(trace: &Trace, comparison: &'a Comparison) -> Json<'a> {
     Json {
         trace: Replayed {
             events: trace.events.len(),

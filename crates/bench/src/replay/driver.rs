@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::{Manager, Placed, Refused, Usage};
 use vecmill_backend_cuda::{
     CudaStream, Device, OrderedBlock, PlainBlock, PlainSource, StreamOrderedSource,
 };
-use vecmill_memory::replay::{Manager, Placed, Refused, Usage};
 use vecmill_memory::{Source, SourceError};
 
 use crate::record::TENSORS_PER_BATCH;

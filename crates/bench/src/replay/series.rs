@@ -2,13 +2,13 @@
 
 /// Bytes at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Asked for by the leases that are out.
-    pub requested_bytes: usize,
+    pub(crate) requested_bytes: usize,
     /// Handed out to them.
-    pub leased_bytes: usize,
+    pub(crate) leased_bytes: usize,
     /// Taken from the device.
-    pub held_bytes: usize,
+    pub(crate) held_bytes: usize,
 }
 
 impl Sample {
@@ -23,11 +23,11 @@ impl Sample {
 
 /// Samples over time in bins of equal length, each with the highest values that were reached in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Series {
+pub(crate) struct Series {
     /// How long a bin is, in nanoseconds.
-    pub bin_nanoseconds: u64,
+    pub(crate) bin_nanoseconds: u64,
     /// The bins' highest values, earliest first.
-    pub bins: Vec<Sample>,
+    pub(crate) bins: Vec<Sample>,
     last: Sample,
 }
 

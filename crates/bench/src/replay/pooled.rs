@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::manager::{Manager, Placed, Refused, Usage};
 use super::naive::round;
 use super::watched::{Blocks, Watched};
-use crate::pool::{Lease, Pool, PoolSettings};
-use crate::source::Source;
+use vecmill_memory::Source;
+use vecmill_memory::{Lease, Pool, PoolSettings};
 
 /// A [`Pool`] for a replay. Its clock is the trace's, whatever the source. What it holds is counted
 /// where the source hands it out, not by the pool itself.
-pub struct WatchedPool<S: Source> {
+pub(crate) struct WatchedPool<S: Source> {
     pool: Pool<Watched<S>>,
     blocks: Arc<Blocks>,
     now: Arc<AtomicU64>,
@@ -21,7 +21,7 @@ pub struct WatchedPool<S: Source> {
 
 impl<S: Source> WatchedPool<S> {
     /// An empty pool over `source`.
-    pub fn new(source: S, budget: usize, settings: PoolSettings) -> Self {
+    pub(crate) fn new(source: S, budget: usize, settings: PoolSettings) -> Self {
         let now = Arc::new(AtomicU64::new(0));
         let source = Watched::new(source, Arc::clone(&now));
         let blocks = source.blocks();
@@ -35,7 +35,7 @@ impl<S: Source> WatchedPool<S> {
 
 /// A pool as batches use it: slabs under a budget, kept ready and given back by what the trace asks
 /// for.
-pub struct Pooled<'p, S: Source> {
+pub(crate) struct Pooled<'p, S: Source> {
     watched: &'p WatchedPool<S>,
     stream: Box<dyn FnMut(u32) -> S::Stream>,
     streams: HashMap<u32, S::Stream>,
@@ -45,16 +45,10 @@ pub struct Pooled<'p, S: Source> {
 
 impl<'p, S: Source> Pooled<'p, S> {
     /// Leases of `pool`. `stream` makes the stream for each number in the trace.
-    ///
-    /// ```
-    /// use vecmill_memory::replay::{Pooled, WatchedPool};
-    /// use vecmill_memory::{PoolSettings, SimulatedDevice};
-    ///
-    /// let device = SimulatedDevice::new(1 << 30);
-    /// let pool = WatchedPool::new(device.clone(), 1 << 30, PoolSettings::default());
-    /// let pooled = Pooled::new(&pool, move |_| device.stream());
-    /// ```
-    pub fn new(pool: &'p WatchedPool<S>, stream: impl FnMut(u32) -> S::Stream + 'static) -> Self {
+    pub(crate) fn new(
+        pool: &'p WatchedPool<S>,
+        stream: impl FnMut(u32) -> S::Stream + 'static,
+    ) -> Self {
         Self {
             watched: pool,
             stream: Box::new(stream),

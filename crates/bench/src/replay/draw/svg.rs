@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// Which end of a text is where it is put.
 #[derive(Debug, Clone, Copy)]
-pub enum Anchor {
+pub(crate) enum Anchor {
     /// Its left end.
     Start,
     /// Its middle.
@@ -15,49 +15,49 @@ pub enum Anchor {
 
 /// A text's look.
 #[derive(Debug, Clone, Copy)]
-pub struct Font {
+pub(crate) struct Font {
     /// Pixels.
-    pub size: u32,
+    pub(crate) size: u32,
     /// Whether it is heavy.
-    pub bold: bool,
+    pub(crate) bold: bool,
     /// Its colour, as CSS has it.
-    pub colour: &'static str,
+    pub(crate) colour: &'static str,
 }
 
 /// A rectangle.
 #[derive(Debug, Clone, Copy)]
-pub struct Area {
+pub(crate) struct Area {
     /// Its left edge.
-    pub x: f64,
+    pub(crate) x: f64,
     /// Its upper edge.
-    pub y: f64,
+    pub(crate) y: f64,
     /// From left to right.
-    pub width: f64,
+    pub(crate) width: f64,
     /// From top to bottom.
-    pub height: f64,
+    pub(crate) height: f64,
 }
 
 impl Area {
     /// Its right edge.
-    pub fn right(self) -> f64 {
+    pub(crate) fn right(self) -> f64 {
         self.x + self.width
     }
 
     /// Its lower edge.
-    pub fn bottom(self) -> f64 {
+    pub(crate) fn bottom(self) -> f64 {
         self.y + self.height
     }
 }
 
 /// A picture being drawn. Writing to a string can't fail, so results of `write!` are dropped.
 #[derive(Debug, Default)]
-pub struct Svg {
+pub(crate) struct Svg {
     body: String,
 }
 
 impl Svg {
     /// A straight line; `dashed` lines are thicker.
-    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
         let dash = if dashed { r#" stroke-width="1.5" stroke-dasharray="6 4""# } else { "" };
         let _ = writeln!(
             self.body,
@@ -70,7 +70,7 @@ impl Svg {
     }
 
     /// A text, with one of its ends at a place.
-    pub fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
+    pub(crate) fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
@@ -87,14 +87,14 @@ impl Svg {
     }
 
     /// A filled shape; `look` is further attributes.
-    pub fn path(&mut self, path: &Path, fill: &str, look: &str) {
+    pub(crate) fn path(&mut self, path: &Path, fill: &str, look: &str) {
         if !path.0.is_empty() {
             let _ = writeln!(self.body, r#"<path d="{}" fill="{fill}"{look}/>"#, path.0);
         }
     }
 
     /// The whole file, `title` for readers who hear it.
-    pub fn finish(self, width: f64, height: f64, title: &str) -> String {
+    pub(crate) fn finish(self, width: f64, height: f64, title: &str) -> String {
         let (title, width, height) = (escape(title), Short(width), Short(height));
         format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif">
@@ -109,31 +109,31 @@ impl Svg {
 
 /// A shape's outline. Many shapes of one colour in one path take a third of the space.
 #[derive(Debug, Default)]
-pub struct Path(String);
+pub(crate) struct Path(String);
 
 impl Path {
     /// Begins an outline.
-    pub fn start(&mut self, x: f64, y: f64) {
+    pub(crate) fn start(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "M{} {}", Short(x), Short(y));
     }
 
     /// A line to the left or right.
-    pub fn across(&mut self, x: f64) {
+    pub(crate) fn across(&mut self, x: f64) {
         let _ = write!(self.0, "H{}", Short(x));
     }
 
     /// A line up or down.
-    pub fn up_or_down(&mut self, y: f64) {
+    pub(crate) fn up_or_down(&mut self, y: f64) {
         let _ = write!(self.0, "V{}", Short(y));
     }
 
     /// A line to a place.
-    pub fn to(&mut self, x: f64, y: f64) {
+    pub(crate) fn to(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "L{} {}", Short(x), Short(y));
     }
 
     /// A circle's outline.
-    pub fn circle(&mut self, x: f64, y: f64, radius: f64) {
+    pub(crate) fn circle(&mut self, x: f64, y: f64, radius: f64) {
         self.start(x - radius, y);
         for width in [2.0 * radius, -2.0 * radius] {
             let _ = write!(self.0, "a{r} {r} 0 1 0 {} 0", Short(width), r = Short(radius));
@@ -142,12 +142,12 @@ impl Path {
     }
 
     /// A line to where the outline began.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.0.push('z');
     }
 
     /// A rectangle's outline.
-    pub fn rectangle(&mut self, area: Area) {
+    pub(crate) fn rectangle(&mut self, area: Area) {
         self.start(area.x, area.y);
         self.across(area.right());
         self.up_or_down(area.bottom());
@@ -168,7 +168,7 @@ impl std::fmt::Display for Short {
 }
 
 /// Text that can't be taken for markup.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

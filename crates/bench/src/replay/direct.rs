@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use super::manager::{Manager, Placed, Refused, Usage};
 use super::naive::round;
-use crate::source::Source;
+use vecmill_memory::Source;
 
 /// Takes each lease's memory from the source and gives it back right after: what a program does
 /// that calls the driver for each tensor.
 #[derive(Debug)]
-pub struct PerTensor<S: Source> {
+pub(crate) struct PerTensor<S: Source> {
     source: S,
     live: HashMap<u64, (S::Block, usize)>,
     held: usize,
@@ -17,7 +17,7 @@ pub struct PerTensor<S: Source> {
 
 impl<S: Source> PerTensor<S> {
     /// A manager that holds nothing, and takes what `source` gives.
-    pub fn new(source: S) -> Self {
+    pub(crate) fn new(source: S) -> Self {
         Self { source, live: HashMap::new(), held: 0 }
     }
 }

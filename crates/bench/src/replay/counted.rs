@@ -1,7 +1,7 @@
 //! How far a replay is.
 
+use super::{Manager, Placed, Refused, Usage};
 use indicatif::ProgressBar;
-use vecmill_memory::replay::{Manager, Placed, Refused, Usage};
 
 /// Calls between two looks at the bar: so many that what is measured does not notice.
 const STEP: u64 = 4096;

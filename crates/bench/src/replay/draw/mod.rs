@@ -9,10 +9,10 @@
 //! written by hand because it is little.
 
 mod addresses;
-pub mod axis;
+pub(crate) mod axis;
 mod legend;
 mod occupancy;
-pub mod svg;
+pub(crate) mod svg;
 
 use std::time::Duration;
 
@@ -23,26 +23,27 @@ use axis::Marks;
 use svg::{Anchor, Area, Font, Svg};
 
 /// The colour of lines and names.
-pub const INK: &str = "#22272e";
+pub(crate) const INK: &str = "#22272e";
 /// The colour of explanations.
-pub const MUTED: &str = "#57606a";
+pub(crate) const MUTED: &str = "#57606a";
 /// The colour of lines in the background.
-pub const FAINT: &str = "#e7eaee";
+pub(crate) const FAINT: &str = "#e7eaee";
 const ASKED: &str = "#3d4b63";
 const ROUNDED: &str = "#8fa6c8";
 const IDLE: &str = "#d5dae1";
 const BUDGET: &str = "#b3261e";
 
 /// Colours that people with any kind of colour vision tell apart, from Okabe and Ito's palette.
-pub const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
+pub(crate) const COLOURS: [&str; 6] =
+    ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
 
 const TITLE: Font = Font { size: 20, bold: true, colour: INK };
 const HEADING: Font = Font { size: 15, bold: true, colour: INK };
 /// The font of a panel's name.
-pub const NAME: Font = Font { size: 14, bold: true, colour: INK };
+pub(crate) const NAME: Font = Font { size: 14, bold: true, colour: INK };
 const TEXT: Font = Font { size: 13, bold: false, colour: MUTED };
 /// The font of marks and explanations.
-pub const SMALL: Font = Font { size: 12, bold: false, colour: MUTED };
+pub(crate) const SMALL: Font = Font { size: 12, bold: false, colour: MUTED };
 
 const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 28.0;

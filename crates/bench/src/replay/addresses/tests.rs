@@ -1,5 +1,5 @@
 use super::*;
-use crate::trace::Event;
+use vecmill_memory::trace::Event;
 
 fn placed(address: u64, bytes: usize, lease: Option<u64>) -> Placed {
     Placed { address, bytes, lease }

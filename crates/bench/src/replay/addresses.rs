@@ -4,34 +4,34 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::manager::Placed;
-use crate::trace::{Event, Trace, What};
+use vecmill_memory::trace::{Event, Trace, What};
 
 /// What a manager held where, during a part of a trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AddressMap {
+pub(crate) struct AddressMap {
     /// When the part begins, in nanoseconds since the trace's first event.
-    pub from: u64,
+    pub(crate) from: u64,
     /// When it ends.
-    pub to: u64,
+    pub(crate) to: u64,
     /// Whether it is the whole trace.
-    pub complete: bool,
+    pub(crate) complete: bool,
     /// Everything held in that time, in order of its end.
-    pub pieces: Vec<Piece>,
+    pub(crate) pieces: Vec<Piece>,
 }
 
 /// A piece of memory for as long as its use did not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Its first byte on the device.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Its size.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// The stream and the bytes asked for of the lease that had it; `None` while it was idle.
-    pub lease: Option<(u32, usize)>,
+    pub(crate) lease: Option<(u32, usize)>,
     /// Since when, in nanoseconds since the trace's first event.
-    pub from: u64,
+    pub(crate) from: u64,
     /// Until when.
-    pub to: u64,
+    pub(crate) to: u64,
 }
 
 /// The events to map: all, or of a trace with more than `leases` leases that many around the moment
@@ -52,7 +52,7 @@ pub(super) fn window(trace: &Trace, leases: usize) -> std::ops::Range<usize> {
             What::Return { id } => {
                 requested = requested.saturating_sub(live.remove(&id).unwrap_or(0));
             }
-            What::Refuse { .. } => {}
+            _ => {}
         }
     }
     if total <= leases {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::source::{Source, SourceError};
+use vecmill_memory::{Source, SourceError};
 
 /// Passes everything on to a source, keeps a list of the blocks that are out, and tells the time
 /// that it was told.

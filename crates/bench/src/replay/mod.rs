@@ -1,4 +1,4 @@
-//! A recorded trace run through several ways of managing memory, to see what each makes of it.
+//! `vecmill-bench replay`: a recorded trace run through several ways of managing memory, to see what each makes of it.
 //!
 //! - [`Manager`] is a way of managing memory: [`Pooled`] is vecmill's pool, [`Naive`] the pool that
 //!   many services write, [`PerTensor`] none at all.
@@ -8,31 +8,16 @@
 //! The choice behind it: time is the trace's, not the clock's. A day is replayed in seconds and
 //! gives the same figures each time, on a device that exists only as numbers; only the time that
 //! the manager's own calls take is measured.
-//!
-//! ```
-//! use vecmill_memory::HostSource;
-//! use vecmill_memory::replay::{Naive, Options, PerTensor, compare};
-//! use vecmill_memory::trace::Trace;
-//!
-//! let text = "nanoseconds,event,id,stream,bytes
-//! 0,lease,1,0,3000000
-//! 1000,return,1,,
-//! 2000,lease,2,0,9000000
-//! 3000,return,2,,
-//! ";
-//! let trace = Trace::read(text.as_bytes())?;
-//! let (mut naive, mut direct) = (Naive::new(HostSource), PerTensor::new(HostSource));
-//! let comparison = compare(&trace, &mut [&mut naive, &mut direct], &Options::default());
-//! assert_eq!(comparison.reports[0].end_held_bytes, 14 << 20, "it kept the first buffer too");
-//! assert_eq!(comparison.reports[1].end_held_bytes, 0);
-//! println!("{}", comparison.table());
-//! # Ok::<(), vecmill_memory::trace::TraceError>(())
-//! ```
 
 mod addresses;
+mod command;
+mod counted;
+mod day;
 mod direct;
-pub mod draw;
+pub(crate) mod draw;
+mod driver;
 mod histogram;
+mod json;
 mod manager;
 mod naive;
 mod pooled;
@@ -45,29 +30,28 @@ mod watched;
 
 use std::time::Duration;
 
-use crate::trace::{Trace, What};
+use vecmill_memory::trace::{Trace, What};
 
-pub use addresses::{AddressMap, Piece};
-pub use direct::PerTensor;
-pub use manager::{Manager, Placed, Refused, Usage};
-pub use naive::Naive;
-pub use pooled::{Pooled, WatchedPool};
-pub use report::Report;
-pub use run::replay;
-pub use series::{Sample, Series};
+pub(crate) use command::{ReplayArguments, run};
+use direct::PerTensor;
+use manager::{Manager, Placed, Refused, Usage};
+use naive::Naive;
+use pooled::{Pooled, WatchedPool};
+use report::Report;
+use run::replay;
 
 /// How a trace is replayed and drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Trace time between two calls of [`Manager::tick`] (default: 100 ms).
-    pub tick: Duration,
+    pub(crate) tick: Duration,
     /// The budget to draw as a line. It limits nothing: managers have limits of their own.
-    pub budget: Option<usize>,
+    pub(crate) budget: Option<usize>,
     /// Most moments that the curves of the picture keep (default: 2,000).
-    pub points: usize,
+    pub(crate) points: usize,
     /// Most leases in the map of addresses: of a longer trace it shows those around the moment when
     /// most was asked for (default: 600).
-    pub map_leases: usize,
+    pub(crate) map_leases: usize,
 }
 
 impl Default for Options {
@@ -78,31 +62,35 @@ impl Default for Options {
 
 /// What several managers made of one trace.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// A report for each manager, in the order in which they were given.
-    pub reports: Vec<Report>,
+    pub(crate) reports: Vec<Report>,
     /// The trace's length in nanoseconds.
-    pub nanoseconds: u64,
+    pub(crate) nanoseconds: u64,
     /// The streams that leases are for, in ascending order.
-    pub streams: Vec<u32>,
+    pub(crate) streams: Vec<u32>,
     /// The budget to draw.
-    pub budget: Option<usize>,
+    pub(crate) budget: Option<usize>,
 }
 
 impl Comparison {
     /// The reports side by side as text, a line for each figure and a column for each manager.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         table::of(&self.reports)
     }
 
     /// The reports as one SVG picture: what was held over time, and where each lease lay.
-    pub fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         draw::comparison(self)
     }
 }
 
 /// Runs `trace` through each of the managers.
-pub fn compare(trace: &Trace, managers: &mut [&mut dyn Manager], options: &Options) -> Comparison {
+pub(crate) fn compare(
+    trace: &Trace,
+    managers: &mut [&mut dyn Manager],
+    options: &Options,
+) -> Comparison {
     let reports = managers.iter_mut().map(|manager| replay(trace, &mut **manager, options));
     let reports = reports.collect();
     let mut streams: Vec<u32> = Vec::new();
@@ -115,3 +103,6 @@ pub fn compare(trace: &Trace, managers: &mut [&mut dyn Manager], options: &Optio
     }
     Comparison { reports, nanoseconds: trace.nanoseconds(), streams, budget: options.budget }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use super::manager::{Manager, Placed, Refused, Usage};
-use crate::class::GRANULE;
-use crate::source::Source;
+use vecmill_memory::Source;
+
+/// Sources give memory in multiples of this.
+const GRANULE: usize = 2 << 20;
 
 /// A list of buffers: a lease takes the first free one that is large enough, whole, or else a new
 /// one of its own size. No buffer is ever given back.
 #[derive(Debug)]
-pub struct Naive<S: Source> {
+pub(crate) struct Naive<S: Source> {
     source: S,
     buffers: Vec<Buffer<S::Block>>,
     live: HashMap<u64, usize>,
@@ -26,7 +28,7 @@ struct Buffer<B> {
 
 impl<S: Source> Naive<S> {
     /// A manager without buffers, which takes what `source` gives.
-    pub fn new(source: S) -> Self {
+    pub(crate) fn new(source: S) -> Self {
         Self { source, buffers: Vec::new(), live: HashMap::new(), held: 0, leased: 0 }
     }
 }

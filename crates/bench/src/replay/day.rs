@@ -1,43 +1,22 @@
-//! One day's traffic through the pool and the usual ways of managing a GPU's memory, on the GPU.
+//! One day's traffic through the pool and the usual ways of managing a GPU's memory.
 
 use std::error::Error;
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use serde::Serialize;
-use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
-use vecmill_memory::replay::{Manager, Naive, Options, Pooled, Report, WatchedPool, compare};
+use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource};
 use vecmill_memory::trace::{Trace, What};
-use vecmill_memory::{PoolSettings, SimulatedDevice};
+use vecmill_memory::{PoolSettings, SimulatedDevice, SourceError};
 
-use crate::managers::{PlainCalls, StreamOrdered, Warm};
+use super::command::name;
+use super::driver::{PlainCalls, StreamOrdered, Warm};
+use super::{Manager, Naive, Options, Pooled, Report, WatchedPool, compare};
 use crate::record::{Day, TENSORS_PER_BATCH, Traces};
 use crate::{Outcome, results};
 
-/// Arguments of `vecmill-bench replay`.
-#[derive(Debug, Args)]
-pub(crate) struct ReplayArguments {
-    #[command(flatten)]
-    day: Day,
-    /// The GPU's number, or `simulated`
-    #[arg(long, default_value = "0")]
-    device: String,
-    /// Batches of the day that go through cuMemAlloc, which takes long
-    #[arg(long, default_value_t = 500)]
-    plain_batches: u64,
-    /// File to write the figures to, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// File for a picture of the pool beside the naive one
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
-}
-
 /// What a manager made of the day.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     manager: String,
     asked_per: &'static str,
     batches: u64,
@@ -65,39 +44,35 @@ struct Row {
     p99: Duration,
 }
 
-/// Runs them all.
-pub(crate) fn run(arguments: &ReplayArguments) -> Outcome {
-    let traces = Traces::record(&arguments.day)?;
-    let simulated = arguments.device == "simulated";
-    let (rows, picture, name) = if simulated {
-        let (rows, picture) = on_paper(&traces)?;
-        (rows, picture, SIMULATED.to_owned())
-    } else {
-        let device = Device::open(arguments.device.parse()?)?;
-        let (rows, picture) = on_gpu(&traces, &device, arguments.plain_batches)?;
-        (rows, picture, device.info().name.clone())
-    };
-    results::line(&format!(
-        "{}, {} batches, on {name}\n",
-        arguments.day.model.name(),
-        arguments.day.batches
-    ))?;
-    print(&rows)?;
-    if let Some(file) = &arguments.svg {
-        fs::write(file, picture)?;
-    }
-    results::write(arguments.json.as_deref(), &name, &rows)
+/// What the managers made of the day, and a picture of the pool beside the naive one.
+pub(super) struct Measured {
+    pub(super) rows: Vec<Row>,
+    pub(super) picture: String,
 }
 
-const SIMULATED: &str = "simulated device";
+/// Runs them all, on the GPU or on a device of numbers, and prints a table. `plain_batches` go through
+/// cuMemAlloc.
+pub(super) fn run(
+    day: &Day,
+    gpu: Option<&Device>,
+    plain_batches: u64,
+) -> Result<Measured, Box<dyn Error>> {
+    let traces = Traces::record(day)?;
+    let measured = match gpu {
+        None => on_paper(&traces),
+        Some(device) => on_gpu(&traces, device, plain_batches)?,
+    };
+    let (model, name) = (day.model.name(), name(gpu));
+    results::line(&format!("{model}, {} batches, on {name}\n", day.batches))?;
+    print(&measured.rows)?;
+    Ok(measured)
+}
 
 /// Far more than any day needs: what is compared is what managers take, not what they lack.
 const BUDGET: usize = 32 << 30;
 
-type Measured = (Vec<Row>, String);
-
 /// The pool against the naive one, on a device of numbers.
-fn on_paper(traces: &Traces) -> Result<Measured, Box<dyn Error>> {
+fn on_paper(traces: &Traces) -> Measured {
     let device = || SimulatedDevice::new(BUDGET);
     let (mut tensors, mut batches) = (Naive::new(device()), Naive::new(device()));
     let (whole, streams) = (device(), device());
@@ -106,7 +81,7 @@ fn on_paper(traces: &Traces) -> Result<Measured, Box<dyn Error>> {
     let need = peak_live(&traces.tensors);
     let mut rows = vec![tensor_row(&traces.tensors, &mut tensors, need)];
     let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
-    Ok((rows, picture))
+    Measured { rows, picture }
 }
 
 fn on_gpu(traces: &Traces, device: &Device, plain: u64) -> Result<Measured, Box<dyn Error>> {
@@ -125,12 +100,19 @@ fn on_gpu(traces: &Traces, device: &Device, plain: u64) -> Result<Measured, Box<
         device.synchronize()?;
     }
     let mut batches = Naive::new(PlainSource::new(device));
-    let streams: Vec<_> = (0..64).map(|_| device.stream()).collect::<Result<_, _>>()?;
-    let stream = move |number: u32| streams[number as usize % streams.len()].clone();
+    let stream = streams(device)?;
     let pool = WatchedPool::new(MappedSource::new(device)?, BUDGET, PoolSettings::default());
     let mut pool = Pooled::new(&pool, stream);
     let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
-    Ok((rows, picture))
+    Ok(Measured { rows, picture })
+}
+
+/// A stream of the GPU for each number in a trace.
+pub(super) fn streams(
+    device: &Device,
+) -> Result<impl FnMut(u32) -> CudaStream + 'static, SourceError> {
+    let streams: Vec<_> = (0..64).map(|_| device.stream()).collect::<Result<_, _>>()?;
+    Ok(move |number: u32| streams[number as usize % streams.len()].clone())
 }
 
 /// The managers that are asked once per batch, and the picture of both.
@@ -259,7 +241,7 @@ mod tests {
     /// The pool beside the pool that many services write, asked tensor by tensor as they are.
     fn pool_and_naive(model: Size) -> (Row, Row) {
         let day = Day { model, batches: 10_000, streams: 3, seed: 1 };
-        let (mut rows, _) = on_paper(&Traces::record(&day).unwrap()).unwrap();
+        let mut rows = on_paper(&Traces::record(&day).unwrap()).rows;
         let naive = rows.remove(0);
         let pool = rows.into_iter().find(|row| row.manager == "pool").unwrap();
         assert_eq!((naive.manager.as_str(), naive.asked_per), ("naive", "tensor"));

@@ -3,7 +3,7 @@
 /// A way of managing a device's memory.
 ///
 /// Times are nanoseconds since the trace began, and never go back from one call to the next.
-pub trait Manager {
+pub(crate) trait Manager {
     /// What reports and pictures call it.
     fn name(&self) -> &str;
 
@@ -37,21 +37,21 @@ pub trait Manager {
 
 /// How much memory a manager holds and uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Bytes taken from the device and not given back.
-    pub held_bytes: usize,
+    pub(crate) held_bytes: usize,
     /// Bytes of these that nobody else can have while the leases last: at least what was asked for.
-    pub leased_bytes: usize,
+    pub(crate) leased_bytes: usize,
     /// Bytes held and not leased.
-    pub free_bytes: usize,
+    pub(crate) free_bytes: usize,
     /// The largest lease that the free bytes would serve as they lie.
-    pub largest_free_bytes: usize,
+    pub(crate) largest_free_bytes: usize,
 }
 
 impl Usage {
     /// The part of the free bytes that one lease can't have because they lie apart, from 0 to 1:
     /// `1 - largest_free / free`, and 0 when nothing is free.
-    pub fn external_fragmentation(&self) -> f64 {
+    pub(crate) fn external_fragmentation(&self) -> f64 {
         if self.free_bytes == 0 {
             return 0.0;
         }
@@ -61,23 +61,23 @@ impl Usage {
 
 /// A piece of memory that a manager holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     /// Its first byte on the device.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Its size.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// The lease that has it, if any.
-    pub lease: Option<u64>,
+    pub(crate) lease: Option<u64>,
 }
 
 /// A manager had no memory for a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{manager} gives no {bytes} bytes: {reason}")]
-pub struct Refused {
+pub(crate) struct Refused {
     /// The manager's name.
-    pub manager: String,
+    pub(crate) manager: String,
     /// Bytes asked for.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// Why, in the manager's words.
-    pub reason: String,
+    pub(crate) reason: String,
 }

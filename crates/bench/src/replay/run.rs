@@ -10,7 +10,7 @@ use super::histogram::Histogram;
 use super::manager::{Manager, Usage};
 use super::report::Report;
 use super::series::{Sample, Series};
-use crate::trace::{Trace, What};
+use vecmill_memory::trace::{Trace, What};
 
 /// Most ticks between two events. A longer silence is cut short, so that a clock that jumps does
 /// not keep a replay busy for years.
@@ -21,7 +21,7 @@ const MAX_TICKS: u32 = 100_000;
 /// Events are taken in their order. A lease that the manager refuses is counted, and its return is
 /// passed over. Refusals in the trace are passed over too: how long such a lease would have lasted
 /// isn't known.
-pub fn replay(trace: &Trace, manager: &mut dyn Manager, options: &Options) -> Report {
+pub(crate) fn replay(trace: &Trace, manager: &mut dyn Manager, options: &Options) -> Report {
     let start = trace.events.first().map_or(0, |event| event.nanoseconds);
     let mut run = Run::new(trace, manager, options);
     for (index, event) in trace.events.iter().enumerate() {
@@ -31,7 +31,7 @@ pub fn replay(trace: &Trace, manager: &mut dyn Manager, options: &Options) -> Re
         match event.what {
             What::Lease { id, stream, bytes } => run.lease(id, stream, bytes),
             What::Return { id } => run.give_back(id),
-            What::Refuse { .. } => {}
+            _ => {}
         }
         run.sample();
     }
@@ -207,7 +207,6 @@ impl<'a> Run<'a> {
         };
         Report {
             name: self.manager.name().to_owned(),
-            events: events as u64,
             leases: totals.leases,
             refusals: totals.refusals,
             refusals_with_room: totals.refusals_with_room,
