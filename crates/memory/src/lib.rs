@@ -53,7 +53,4 @@ pub use pool::{
 };
 pub use region::Region;
 pub use ring::{Claim, Ring, RingStatistics, StaleClaim};
-pub use source::{
-    Cause, DriverCall, Fault, HostBlock, HostSource, SimulatedBlock, SimulatedDevice,
-    SimulatedEvent, SimulatedStream, Source, SourceError, Violation,
-};
+pub use source::{Cause, HostBlock, HostSource, Source, SourceError};

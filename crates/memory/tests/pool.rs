@@ -4,10 +4,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use vecmill_memory::{
-    GiveBack, HostSource, Lease, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice,
-    SimulatedStream, Source,
-};
+use vecmill_memory::{GiveBack, HostSource, Lease, LeaseError, Pool, PoolSettings, Remedy, Source};
+use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
 const MIB: usize = 1 << 20;
 const MILLISECOND: u64 = 1_000_000;

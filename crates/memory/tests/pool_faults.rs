@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use vecmill_memory::{Cause, DriverCall, Fault, GiveBack, Remedy, SimulatedDevice, Source};
+use vecmill_memory::{Cause, GiveBack, Remedy, Source};
+use vecmill_testing::simulated::{DriverCall, Fault, SimulatedDevice};
 
 use support::{MIB, SECOND, assert_innocent, pool};
 

@@ -7,9 +7,8 @@ mod support;
 use std::time::Duration;
 
 use vecmill_memory::trace::What;
-use vecmill_memory::{
-    GiveBack, Lease, Pool, PoolSettings, SimulatedDevice, SimulatedStream, Source,
-};
+use vecmill_memory::{GiveBack, Lease, Pool, PoolSettings, Source};
+use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
 use support::{MIB, SECOND, assert_innocent, pool, pool_over, work};
 

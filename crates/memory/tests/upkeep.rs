@@ -5,9 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use vecmill_memory::{
-    Cause, Fault, GiveBack, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice, Source,
-};
+use vecmill_memory::{Cause, GiveBack, LeaseError, Pool, PoolSettings, Remedy, Source};
+use vecmill_testing::simulated::{Fault, SimulatedDevice};
 
 use support::{MIB, SECOND, pool, work};
 

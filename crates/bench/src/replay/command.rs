@@ -14,7 +14,8 @@ use clap::{Args, ValueEnum};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
 use vecmill_memory::trace::Trace;
-use vecmill_memory::{GiveBack, PoolSettings, SimulatedDevice, Source};
+use vecmill_memory::{GiveBack, PoolSettings, Source};
+use vecmill_testing::simulated::SimulatedDevice;
 
 use super::counted::Counted;
 use super::units::bytes;

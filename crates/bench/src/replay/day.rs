@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource};
 use vecmill_memory::trace::{Trace, What};
-use vecmill_memory::{PoolSettings, SimulatedDevice, SourceError};
+use vecmill_memory::{PoolSettings, SourceError};
+use vecmill_testing::simulated::SimulatedDevice;
 
 use super::command::name;
 use super::driver::{PlainCalls, StreamOrdered, Warm};

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use vecmill_memory::trace::Event;
-use vecmill_memory::{GiveBack, PoolSettings, SimulatedDevice};
+use vecmill_memory::{GiveBack, PoolSettings};
+use vecmill_testing::simulated::SimulatedDevice;
 
 use super::*;
 

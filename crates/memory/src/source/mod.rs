@@ -1,21 +1,17 @@
 //! Where a pool gets its memory, and how it learns that work on that memory has finished.
 //!
-//! - [`Source`] is the contract; [`HostSource`] is this machine's main memory, [`SimulatedDevice`]
-//!   a device that exists only as numbers, on which everything about pools is tested.
+//! - [`Source`] is the contract; [`HostSource`] is this machine's main memory. Everything about pools
+//!   is tested on a device that exists only as numbers, in the crate `testing`.
 //! - [`SourceError`] says what the source refused and whether trying again can help.
 //!
 //! The choice behind it: a source is mechanism, the pool is policy. A source never caches, and the
 //! pool never waits: it asks whether an event has passed, or has the device wait for it.
 
 mod host;
-mod simulated;
 
 use std::fmt::Debug;
 
 pub use host::{HostBlock, HostSource};
-pub use simulated::{
-    DriverCall, Fault, SimulatedBlock, SimulatedDevice, SimulatedEvent, SimulatedStream, Violation,
-};
 
 /// Memory that can be taken and given back in blocks, on a device that works through streams.
 ///

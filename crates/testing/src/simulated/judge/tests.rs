@@ -1,8 +1,8 @@
 //! That the judge is not blind: each kind of misuse is seen, and proper use is not.
 
 use super::Violation;
-use crate::source::simulated::{SimulatedBlock, SimulatedDevice};
-use crate::source::{Cause, Source};
+use crate::simulated::{SimulatedBlock, SimulatedDevice};
+use vecmill_memory::{Cause, Source};
 
 const PAGE: usize = 2 << 20;
 

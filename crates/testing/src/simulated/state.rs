@@ -13,7 +13,7 @@ use super::call::{ByCall, Costs, DriverCall};
 use super::clock::Clock;
 use super::faults::{Fault, Faults};
 use super::judge::Judge;
-use crate::source::{Cause, SourceError};
+use vecmill_memory::{Cause, SourceError};
 
 /// What errors call the device.
 pub(super) const NAME: &str = "simulated device";

@@ -25,8 +25,8 @@ pub use call::DriverCall;
 pub use faults::Fault;
 pub use judge::Violation;
 
-use super::{Source, SourceError};
 use state::State;
+use vecmill_memory::{Source, SourceError};
 
 /// The smallest piece of memory that can be mapped.
 const GRANULARITY: usize = 2 << 20;
@@ -34,7 +34,8 @@ const GRANULARITY: usize = 2 << 20;
 /// A simulated device. Clones are the same device.
 ///
 /// ```
-/// use vecmill_memory::{SimulatedDevice, Source};
+/// use vecmill_memory::Source;
+/// use vecmill_testing::simulated::SimulatedDevice;
 ///
 /// # fn main() -> Result<(), vecmill_memory::SourceError> {
 /// let device = SimulatedDevice::new(1 << 30);

@@ -4,7 +4,7 @@
 //! whether it fails.
 
 use super::DriverCall;
-use crate::source::Cause;
+use vecmill_memory::Cause;
 
 /// Something that goes wrong, for [`SimulatedDevice::inject`](super::SimulatedDevice::inject).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

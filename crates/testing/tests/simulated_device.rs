@@ -1,12 +1,13 @@
 //! The simulated device: its clocks, its memory, its faults and what they leave behind.
 //!
-//! That its judge is not blind is tested in `src/source/simulated/judge/tests.rs`, each kind of
+//! That its judge is not blind is tested in `src/simulated/judge/tests.rs`, each kind of
 //! fault in `faults/tests.rs` there.
 
 #![expect(clippy::unwrap_used, reason = "a test says what must hold by panicking")]
 
 use proptest::prelude::*;
-use vecmill_memory::{Cause, Fault, SimulatedBlock, SimulatedDevice, Source, SourceError};
+use vecmill_memory::{Cause, Source, SourceError};
+use vecmill_testing::simulated::{Fault, SimulatedBlock, SimulatedDevice};
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 2 * MIB;

@@ -1,8 +1,8 @@
 //! Each fault strikes the calls that it is meant for, when it is meant to.
 
 use super::Fault;
-use crate::source::simulated::{DriverCall, SimulatedBlock, SimulatedDevice};
-use crate::source::{Cause, Source};
+use crate::simulated::{DriverCall, SimulatedBlock, SimulatedDevice};
+use vecmill_memory::{Cause, Source};
 
 const PAGE: usize = 2 << 20;
 
