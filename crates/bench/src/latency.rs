@@ -7,9 +7,10 @@ use clap::Args;
 use quanta::Clock;
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource, StreamOrderedSource};
+use vecmill_lab::results;
 use vecmill_memory::{Pool, Source};
 
-use crate::{Outcome, results};
+use crate::Outcome;
 
 const MIB: usize = 1 << 20;
 

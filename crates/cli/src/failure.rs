@@ -4,10 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use vecmill_bench::ab::{AbError, TraceError as RequestTraceError};
 use vecmill_engine::convert::ConvertError;
 use vecmill_engine::disk::NoRoom;
 use vecmill_engine::{RequestError, StartError};
+use vecmill_lab::ab::AbError;
+use vecmill_lab::traffic::TraceError as RequestTraceError;
+
 use vecmill_server::ServeError;
 
 use crate::plan::TooSmall;

@@ -13,17 +13,18 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
+use vecmill_lab::results;
+use vecmill_lab::units::bytes;
 use vecmill_memory::trace::Trace;
 use vecmill_memory::{GiveBack, PoolSettings, Source};
 use vecmill_testing::simulated::SimulatedDevice;
 
 use super::counted::Counted;
-use super::units::bytes;
 use super::{
     Comparison, Manager, Naive, Options, PerTensor, Pooled, WatchedPool, compare, day, json,
 };
+use crate::Outcome;
 use crate::record::Day;
-use crate::{Outcome, results};
 
 /// The budget where none is given: more memory than any device has.
 const BOUNDLESS: usize = 1 << 40;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource};
+use vecmill_lab::results;
 use vecmill_memory::trace::{Trace, What};
 use vecmill_memory::{PoolSettings, SourceError};
 use vecmill_testing::simulated::SimulatedDevice;
@@ -12,8 +13,8 @@ use vecmill_testing::simulated::SimulatedDevice;
 use super::command::name;
 use super::driver::{PlainCalls, StreamOrdered, Warm};
 use super::{Manager, Naive, Options, Pooled, Report, WatchedPool, compare};
+use crate::Outcome;
 use crate::record::{Day, TENSORS_PER_BATCH, Traces};
-use crate::{Outcome, results};
 
 /// What a manager made of the day.
 #[derive(Debug, Serialize)]

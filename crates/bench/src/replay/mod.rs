@@ -16,7 +16,6 @@ mod day;
 mod direct;
 pub(crate) mod draw;
 mod driver;
-mod histogram;
 mod json;
 mod manager;
 mod naive;
@@ -25,7 +24,6 @@ mod report;
 mod run;
 mod series;
 mod table;
-mod units;
 mod watched;
 
 use std::time::Duration;

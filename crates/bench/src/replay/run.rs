@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use vecmill_lab::histogram::Histogram;
+use vecmill_memory::trace::{Trace, What};
+
 use super::Options;
 use super::addresses::{self, Watch};
-use super::histogram::Histogram;
 use super::manager::{Manager, Usage};
 use super::report::Report;
 use super::series::{Sample, Series};
-use vecmill_memory::trace::{Trace, What};
 
 /// Most ticks between two events. A longer silence is cut short, so that a clock that jumps does
 /// not keep a replay busy for years.
@@ -107,7 +108,7 @@ impl<'a> Run<'a> {
             next_tick: 0,
             requested: 0,
             totals: Totals { peak_internal: 1.0, ..Totals::default() },
-            costs: Histogram::new(),
+            costs: Histogram::default(),
             series: Series::new(trace.nanoseconds(), options.points),
             watch: Watch::default(),
             window: addresses::window(trace, options.map_leases),

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use vecmill_lab::units::{bytes, count, percent, time};
+
 use super::report::Report;
-use super::units::{bytes, count, percent, time};
 
 /// A line of the table: what it is called, and what it says of a report.
 type Line = (&'static str, fn(&Report) -> String);

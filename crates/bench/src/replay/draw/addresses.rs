@@ -1,8 +1,9 @@
 //! Where each lease lay, and for how long.
 
+use vecmill_lab::svg::axis::{Marks, Scale, draw_below, draw_left};
+use vecmill_lab::svg::{Area, Path, Svg};
+
 use super::super::addresses::{AddressMap, Arrangement, Piece};
-use super::axis::{Marks, Scale, draw_below, draw_left};
-use super::svg::{Area, Path, Svg};
 use super::{COLOURS, Frame, IDLE};
 
 /// Pieces narrower than this on average are drawn without gaps, which would hide them.

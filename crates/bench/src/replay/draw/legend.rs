@@ -1,8 +1,9 @@
 //! What the colours mean.
 
+use vecmill_lab::svg::{Anchor, Area, Path, Svg};
+use vecmill_lab::units::{bytes, count};
+
 use super::super::Comparison;
-use super::super::units::{bytes, count};
-use super::svg::{Anchor, Area, Path, Svg};
 use super::{ASKED, BUDGET, COLOURS, Frame, IDLE, MARGIN, ROUNDED, TEXT, WIDTH};
 
 const BOX: f64 = 14.0;

@@ -1,49 +1,30 @@
 //! A comparison as a picture: what each manager held over time, and where each lease lay in it.
 //!
-//! - [`svg`] writes shapes, [`axis`] scales and their marks; other reports draw with them, too.
 //! - `occupancy` draws the curves, `addresses` the maps, `legend` says what their colours mean;
 //!   this file arranges them: a column for each manager, all with the same scales, so that heights
 //!   can be compared across.
-//!
-//! The choice behind it: one file of plain SVG, which a browser shows and a document embeds,
-//! written by hand because it is little.
 
 mod addresses;
-pub(crate) mod axis;
 mod legend;
 mod occupancy;
-pub(crate) mod svg;
 
 use std::time::Duration;
 
-use super::addresses::{Arrangement, arrange};
-use super::units::{bytes, count, time};
-use super::{Comparison, Report};
-use axis::Marks;
-use svg::{Anchor, Area, Font, Svg};
+use vecmill_lab::svg::axis::Marks;
+use vecmill_lab::svg::{Anchor, Area, COLOURS, Font, INK, MUTED, NAME, SMALL, Svg};
+use vecmill_lab::units::{bytes, count, time};
 
-/// The colour of lines and names.
-pub(crate) const INK: &str = "#22272e";
-/// The colour of explanations.
-pub(crate) const MUTED: &str = "#57606a";
-/// The colour of lines in the background.
-pub(crate) const FAINT: &str = "#e7eaee";
+use super::addresses::{Arrangement, arrange};
+use super::{Comparison, Report};
+
 const ASKED: &str = "#3d4b63";
 const ROUNDED: &str = "#8fa6c8";
 const IDLE: &str = "#d5dae1";
 const BUDGET: &str = "#b3261e";
 
-/// Colours that people with any kind of colour vision tell apart, from Okabe and Ito's palette.
-pub(crate) const COLOURS: [&str; 6] =
-    ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
-
 const TITLE: Font = Font { size: 20, bold: true, colour: INK };
 const HEADING: Font = Font { size: 15, bold: true, colour: INK };
-/// The font of a panel's name.
-pub(crate) const NAME: Font = Font { size: 14, bold: true, colour: INK };
 const TEXT: Font = Font { size: 13, bold: false, colour: MUTED };
-/// The font of marks and explanations.
-pub(crate) const SMALL: Font = Font { size: 12, bold: false, colour: MUTED };
 
 const WIDTH: f64 = 1280.0;
 const MARGIN: f64 = 28.0;

@@ -1,9 +1,10 @@
 //! How much was asked for, handed out and held, over time.
 
+use vecmill_lab::svg::axis::{Marks, Scale, draw_below, draw_left};
+use vecmill_lab::svg::{Area, Path, Svg};
+
 use super::super::report::Report;
 use super::super::series::{Sample, Series};
-use super::axis::{Marks, Scale, draw_below, draw_left};
-use super::svg::{Area, Path, Svg};
 use super::{ASKED, BUDGET, Frame, IDLE, INK, ROUNDED};
 
 /// One of a sample's values.

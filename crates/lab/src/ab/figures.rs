@@ -13,55 +13,70 @@ pub(super) const NINES: usize = 3;
 
 /// What one pass showed. Times are in seconds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Figures {
-    pub(crate) policy: String,
-    pub(crate) repeat: usize,
+pub struct Figures {
+    /// The policy of its arm.
+    pub policy: String,
+    /// Which of that arm's passes it is, from 0.
+    pub repeat: usize,
     /// Seconds that count.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// Requests that were due in them.
-    pub(crate) requests: usize,
-    pub(crate) refused: usize,
-    pub(crate) failed: usize,
+    pub requests: usize,
+    /// Those that the engine had no room for.
+    pub refused: usize,
+    /// Those that a device failed at.
+    pub failed: usize,
     /// Given up: their latencies are lower bounds.
-    pub(crate) unanswered: usize,
-    pub(crate) tokens_per_second: f64,
-    pub(crate) requests_per_second: f64,
-    pub(crate) mean_latency: f64,
-    pub(crate) p50: f64,
-    pub(crate) p95: f64,
-    pub(crate) p99: f64,
-    pub(crate) mean_waiting: f64,
+    pub unanswered: usize,
+    /// Tokens of what was answered in time, per second.
+    pub tokens_per_second: f64,
+    /// Requests that were answered in time, per second.
+    pub requests_per_second: f64,
+    /// The mean latency, from when a request was due.
+    pub mean_latency: f64,
+    /// The latency that half of the requests did not exceed.
+    pub p50: f64,
+    /// That of 95 of 100.
+    pub p95: f64,
+    /// That of 99 of 100.
+    pub p99: f64,
+    /// How long a request waited for a device, on average.
+    pub mean_waiting: f64,
     /// How much too late requests were sent: above a millisecond the generator could not keep up.
-    pub(crate) p99_late: f64,
-    pub(crate) devices: Vec<DeviceFigures>,
+    pub p99_late: f64,
+    /// What each device did, in the order of the engine.
+    pub devices: Vec<DeviceFigures>,
     /// Largest less smallest busy share of the devices.
-    pub(crate) spread: f64,
+    pub spread: f64,
     /// Standard deviation of the devices' busy shares relative to their mean.
-    pub(crate) variation: f64,
+    pub variation: f64,
     /// Tokens per second relative to the sum of the devices' own speeds, for work that came all at once.
-    pub(crate) efficiency: Option<f64>,
+    pub efficiency: Option<f64>,
     /// Latencies at rising percentiles, evenly spaced in nines.
-    pub(crate) curve: Vec<f64>,
+    pub curve: Vec<f64>,
 }
 
 /// What one device did in a pass.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct DeviceFigures {
-    pub(crate) name: String,
+pub struct DeviceFigures {
+    /// The device.
+    pub name: String,
     /// The part of the time that it was at work.
-    pub(crate) busy_share: f64,
-    pub(crate) tokens: u64,
-    pub(crate) batches: u64,
+    pub busy_share: f64,
+    /// Tokens of the batches that ended.
+    pub tokens: u64,
+    /// Batches that ended.
+    pub batches: u64,
     /// The busy share in each slice of the pass.
-    pub(crate) busy_shares: Vec<f64>,
+    pub busy_shares: Vec<f64>,
     /// What the scheduler had learned of its speed in the end.
     #[serde(default)]
-    pub(crate) learned: Option<Learned>,
+    pub learned: Option<Learned>,
 }
 
 impl Figures {
     /// Of requests that were due, or answered, from the second `from` to the second `to`.
-    pub(crate) fn new(sent: &[Sent], work: Vec<Work>, (from, to): (f64, f64)) -> Self {
+    pub fn new(sent: &[Sent], work: Vec<Work>, (from, to): (f64, f64)) -> Self {
         let due: Vec<&Sent> = sent.iter().filter(|sent| sent.at >= from).collect();
         let in_time =
             |sent: &&Sent| sent.fate == Fate::Answered && (from..=to).contains(&sent.answered());

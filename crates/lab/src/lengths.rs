@@ -13,11 +13,11 @@ const MEDIAN: f64 = 40.0;
 const SPREAD: f64 = 0.92;
 
 /// A text has a word between the tokens that begin and end it.
-pub(crate) const SHORTEST: usize = 3;
+pub const SHORTEST: usize = 3;
 
 /// Lengths of texts, the tokens that begin and end them included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lengths {
+pub enum Lengths {
     /// Lognormal.
     Mixed,
     /// So many tokens each.
@@ -26,7 +26,7 @@ pub(crate) enum Lengths {
 
 impl Lengths {
     /// The next length, at most `longest`.
-    pub(crate) fn draw(self, longest: usize, random: &mut fastrand::Rng) -> usize {
+    pub fn draw(self, longest: usize, random: &mut fastrand::Rng) -> usize {
         let tokens = match self {
             Self::Mixed => lognormal(random),
             Self::Equal(tokens) => tokens,

@@ -1,10 +1,32 @@
-//! The few shapes of SVG that pictures are made of.
+//! Pictures: the few shapes of SVG that they are made of, and their looks.
+//!
+//! [`axis`] has scales and their marks.
+//!
+//! The choice behind it: one file of plain SVG, which a browser shows and a document embeds, written by
+//! hand because it is little.
+
+pub mod axis;
 
 use std::fmt::Write;
 
+/// The colour of lines and names.
+pub const INK: &str = "#22272e";
+/// The colour of explanations.
+pub const MUTED: &str = "#57606a";
+/// The colour of lines in the background.
+pub const FAINT: &str = "#e7eaee";
+
+/// Colours that people with any kind of colour vision tell apart, from Okabe and Ito's palette.
+pub const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
+
+/// The font of a panel's name.
+pub const NAME: Font = Font { size: 14, bold: true, colour: INK };
+/// The font of marks and explanations.
+pub const SMALL: Font = Font { size: 12, bold: false, colour: MUTED };
+
 /// Which end of a text is where it is put.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Anchor {
+pub enum Anchor {
     /// Its left end.
     Start,
     /// Its middle.
@@ -15,49 +37,49 @@ pub(crate) enum Anchor {
 
 /// A text's look.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Font {
+pub struct Font {
     /// Pixels.
-    pub(crate) size: u32,
+    pub size: u32,
     /// Whether it is heavy.
-    pub(crate) bold: bool,
+    pub bold: bool,
     /// Its colour, as CSS has it.
-    pub(crate) colour: &'static str,
+    pub colour: &'static str,
 }
 
 /// A rectangle.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Area {
+pub struct Area {
     /// Its left edge.
-    pub(crate) x: f64,
+    pub x: f64,
     /// Its upper edge.
-    pub(crate) y: f64,
+    pub y: f64,
     /// From left to right.
-    pub(crate) width: f64,
+    pub width: f64,
     /// From top to bottom.
-    pub(crate) height: f64,
+    pub height: f64,
 }
 
 impl Area {
     /// Its right edge.
-    pub(crate) fn right(self) -> f64 {
+    pub fn right(self) -> f64 {
         self.x + self.width
     }
 
     /// Its lower edge.
-    pub(crate) fn bottom(self) -> f64 {
+    pub fn bottom(self) -> f64 {
         self.y + self.height
     }
 }
 
 /// A picture being drawn. Writing to a string can't fail, so results of `write!` are dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Svg {
+pub struct Svg {
     body: String,
 }
 
 impl Svg {
     /// A straight line; `dashed` lines are thicker.
-    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
+    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, dashed: bool) {
         let dash = if dashed { r#" stroke-width="1.5" stroke-dasharray="6 4""# } else { "" };
         let _ = writeln!(
             self.body,
@@ -70,7 +92,7 @@ impl Svg {
     }
 
     /// A text, with one of its ends at a place.
-    pub(crate) fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
+    pub fn text(&mut self, at: (f64, f64), anchor: Anchor, font: Font, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
@@ -87,14 +109,14 @@ impl Svg {
     }
 
     /// A filled shape; `look` is further attributes.
-    pub(crate) fn path(&mut self, path: &Path, fill: &str, look: &str) {
+    pub fn path(&mut self, path: &Path, fill: &str, look: &str) {
         if !path.0.is_empty() {
             let _ = writeln!(self.body, r#"<path d="{}" fill="{fill}"{look}/>"#, path.0);
         }
     }
 
     /// The whole file, `title` for readers who hear it.
-    pub(crate) fn finish(self, width: f64, height: f64, title: &str) -> String {
+    pub fn finish(self, width: f64, height: f64, title: &str) -> String {
         let (title, width, height) = (escape(title), Short(width), Short(height));
         format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif">
@@ -109,31 +131,31 @@ impl Svg {
 
 /// A shape's outline. Many shapes of one colour in one path take a third of the space.
 #[derive(Debug, Default)]
-pub(crate) struct Path(String);
+pub struct Path(String);
 
 impl Path {
     /// Begins an outline.
-    pub(crate) fn start(&mut self, x: f64, y: f64) {
+    pub fn start(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "M{} {}", Short(x), Short(y));
     }
 
     /// A line to the left or right.
-    pub(crate) fn across(&mut self, x: f64) {
+    pub fn across(&mut self, x: f64) {
         let _ = write!(self.0, "H{}", Short(x));
     }
 
     /// A line up or down.
-    pub(crate) fn up_or_down(&mut self, y: f64) {
+    pub fn up_or_down(&mut self, y: f64) {
         let _ = write!(self.0, "V{}", Short(y));
     }
 
     /// A line to a place.
-    pub(crate) fn to(&mut self, x: f64, y: f64) {
+    pub fn to(&mut self, x: f64, y: f64) {
         let _ = write!(self.0, "L{} {}", Short(x), Short(y));
     }
 
     /// A circle's outline.
-    pub(crate) fn circle(&mut self, x: f64, y: f64, radius: f64) {
+    pub fn circle(&mut self, x: f64, y: f64, radius: f64) {
         self.start(x - radius, y);
         for width in [2.0 * radius, -2.0 * radius] {
             let _ = write!(self.0, "a{r} {r} 0 1 0 {} 0", Short(width), r = Short(radius));
@@ -142,12 +164,12 @@ impl Path {
     }
 
     /// A line to where the outline began.
-    pub(crate) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.0.push('z');
     }
 
     /// A rectangle's outline.
-    pub(crate) fn rectangle(&mut self, area: Area) {
+    pub fn rectangle(&mut self, area: Area) {
         self.start(area.x, area.y);
         self.across(area.right());
         self.up_or_down(area.bottom());
@@ -168,7 +190,7 @@ impl std::fmt::Display for Short {
 }
 
 /// Text that can't be taken for markup.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

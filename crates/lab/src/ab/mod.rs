@@ -31,14 +31,13 @@ mod report;
 mod run;
 mod table;
 
+pub use capacity::{Capacity, DeviceCapacity};
 pub use error::AbError;
 pub use experiment::{Experiment, Load};
-pub(crate) use figures::Figures;
-pub(crate) use generator::{Fate, Sent};
-pub(crate) use metric::{MAKESPAN, MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
-pub(crate) use observer::{Learned, Work};
-pub(crate) use record::{DeviceLimits, MadeOf, Record, RecordError, Requests};
+pub use figures::{DeviceFigures, Figures};
+pub use generator::{Fate, Sent};
+pub use metric::{MAKESPAN, MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
+pub use observer::{Learned, Work};
+pub use record::{DeviceLimits, MadeOf, Record, RecordError, Requests};
 pub use report::Report;
 pub use run::{Step, run};
-
-pub use crate::traffic::{Mix, TraceError, Traffic};

@@ -14,12 +14,13 @@ const LIMIT: u64 = 1 << 30;
 
 /// What a device takes at most.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct DeviceLimits {
-    pub(crate) name: String,
+pub struct DeviceLimits {
+    /// The device.
+    pub name: String,
     /// Tokens of a batch.
-    pub(crate) batch_tokens: usize,
+    pub batch_tokens: usize,
     /// Batches before it has finished one.
-    pub(crate) in_flight: usize,
+    pub in_flight: usize,
 }
 
 impl From<(String, DeviceStatistics)> for DeviceLimits {
@@ -30,53 +31,71 @@ impl From<(String, DeviceStatistics)> for DeviceLimits {
 
 /// The requests of a pass.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Requests {
+pub struct Requests {
     /// `None` if they came all at once.
-    pub(crate) per_second: Option<f64>,
+    pub per_second: Option<f64>,
     /// The part of made ones that have many inputs, and the most tokens of an input.
-    pub(crate) large: f64,
-    pub(crate) longest: usize,
+    pub large: f64,
+    /// The most tokens of an input.
+    pub longest: usize,
     /// Whether they were not made.
-    pub(crate) of_trace: bool,
+    pub of_trace: bool,
 }
 
 /// An experiment as its file tells it.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Record {
-    pub(crate) policies: Vec<String>,
-    pub(crate) seed: u64,
-    pub(crate) warm_up_seconds: f64,
-    pub(crate) capacity: Option<Capacity>,
-    pub(crate) passes: Vec<Figures>,
+pub struct Record {
+    /// The arms.
+    pub policies: Vec<String>,
+    /// What requests were made from.
+    pub seed: u64,
+    /// What of each pass was dropped.
+    pub warm_up_seconds: f64,
+    /// What the devices could do, where that was measured.
+    pub capacity: Option<Capacity>,
+    /// The passes in their order.
+    pub passes: Vec<Figures>,
     /// What files of earlier versions don't have.
     #[serde(flatten)]
-    pub(crate) made_of: Option<MadeOf>,
+    pub made_of: Option<MadeOf>,
 }
 
 /// What an experiment was made of.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct MadeOf {
-    pub(crate) drain_seconds: f64,
-    pub(crate) requests: Requests,
-    pub(crate) devices: Vec<DeviceLimits>,
+pub struct MadeOf {
+    /// How long answers were waited for beyond the last request.
+    pub drain_seconds: f64,
+    /// The requests of each pass.
+    pub requests: Requests,
+    /// The devices, in the order of the engine.
+    pub devices: Vec<DeviceLimits>,
 }
 
 /// Why a file of an experiment can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RecordError {
+pub enum RecordError {
+    /// The system has not given it.
     #[error("it can't be read: {0}")]
     Read(#[from] io::Error),
+    /// It is of something else.
     #[error("expected the figures of vecmill ab --json: {0}")]
     Json(#[from] serde_json::Error),
+    /// A policy that it names was never tried.
     #[error("it has no passes of {0}: expected some of each policy")]
     NoPasses(String),
+    /// Its passes are not of the same devices.
     #[error("expected as many devices in each pass, found {found} beside {expected}")]
-    Devices { expected: usize, found: usize },
+    Devices {
+        /// Those of the first pass.
+        expected: usize,
+        /// Those of another.
+        found: usize,
+    },
 }
 
 impl Record {
     /// Reads what `vecmill ab --json` has written.
-    pub(crate) fn read(path: &Path) -> Result<Self, RecordError> {
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct File {
             figures: Record,
@@ -96,7 +115,7 @@ impl Record {
     }
 
     /// The passes of a policy.
-    pub(crate) fn passes_of(&self, policy: &str) -> impl Iterator<Item = &Figures> {
+    pub fn passes_of(&self, policy: &str) -> impl Iterator<Item = &Figures> {
         self.passes.iter().filter(move |pass| pass.policy == policy)
     }
 }

@@ -11,10 +11,13 @@ use serde::Serialize;
 
 /// Where figures come from.
 #[derive(Debug, Serialize)]
-pub(crate) struct Origin {
-    pub(crate) command: String,
-    pub(crate) processor: Option<String>,
-    pub(crate) unix_seconds: u64,
+pub struct Origin {
+    /// The command line, without the folder of the program.
+    pub command: String,
+    /// What the system calls the processor, where it tells.
+    pub processor: Option<String>,
+    /// When, in seconds since 1970.
+    pub unix_seconds: u64,
 }
 
 /// A result as it is kept.
@@ -28,7 +31,7 @@ struct Result<'a, T> {
 
 impl Origin {
     /// Of figures that were made just now.
-    pub(crate) fn now() -> Self {
+    pub fn now() -> Self {
         let unix_seconds =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         Self { command: command(), processor: processor(), unix_seconds }
@@ -36,7 +39,7 @@ impl Origin {
 }
 
 /// Writes `figures` to `file`, if there is one.
-pub(crate) fn write<T: Serialize>(
+pub fn write<T: Serialize>(
     file: Option<&Path>,
     device: &str,
     figures: &T,
@@ -47,7 +50,7 @@ pub(crate) fn write<T: Serialize>(
 }
 
 /// `figures` as they are kept.
-pub(crate) fn json<T: Serialize>(device: &str, figures: &T) -> serde_json::Result<String> {
+pub fn json<T: Serialize>(device: &str, figures: &T) -> serde_json::Result<String> {
     let result = Result { device, origin: Origin::now(), figures };
     Ok(serde_json::to_string_pretty(&result)? + "\n")
 }
@@ -70,34 +73,34 @@ fn processor() -> Option<String> {
 }
 
 /// Prints a line of a table.
-pub(crate) fn line(text: &str) -> io::Result<()> {
+pub fn line(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
 /// Says what belongs to no result.
-pub(crate) fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}"); // nobody is left to be told
 }
 
 /// Says what went wrong.
-pub(crate) fn complain(error: &dyn Error) {
+pub fn complain(error: &dyn Error) {
     let _ = writeln!(io::stderr().lock(), "error: {error}"); // nobody is left to be told
 }
 
 /// The whole part of a number; 0 of one below that.
-pub(crate) fn whole(value: f64) -> u64 {
+pub fn whole(value: f64) -> u64 {
     #[expect(clippy::cast_sign_loss, reason = "such casts saturate")]
     let whole = value as u64;
     whole
 }
 
 /// A number of things for people: `12,500`.
-pub(crate) fn count(things: usize) -> String {
+pub fn count(things: usize) -> String {
     HumanCount(things as u64).to_string()
 }
 
 /// A number for people: three digits or more, `0.125`, `12.5`, `12,500`.
-pub(crate) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "–".into();
     }
@@ -111,7 +114,7 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 /// The values below which so many per cent of the samples lie. Sorts the samples.
-pub(crate) fn percentile(samples: &mut [u64], per_cent: f64) -> u64 {
+pub fn percentile(samples: &mut [u64], per_cent: f64) -> u64 {
     samples.sort_unstable();
     let index = whole(samples.len() as f64 * per_cent / 100.0) as usize;
     samples.get(index.min(samples.len().saturating_sub(1))).copied().unwrap_or(0)

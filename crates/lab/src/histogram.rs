@@ -8,17 +8,20 @@ const STEPS: usize = 1 << STEPS_LOG2;
 
 /// Counts durations in buckets that grow with what they hold.
 #[derive(Debug)]
-pub(super) struct Histogram {
+pub struct Histogram {
     counts: Vec<u64>,
     total: u64,
 }
 
-impl Histogram {
-    pub(super) fn new() -> Self {
+impl Default for Histogram {
+    fn default() -> Self {
         Self { counts: vec![0; bucket(u64::MAX) + 1], total: 0 }
     }
+}
 
-    pub(super) fn add(&mut self, duration: Duration) {
+impl Histogram {
+    /// Counts one more.
+    pub fn add(&mut self, duration: Duration) {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         if let Some(count) = self.counts.get_mut(bucket(nanoseconds)) {
             *count += 1;
@@ -28,7 +31,7 @@ impl Histogram {
 
     /// The duration that `percent` of those added don't exceed, to within its bucket; zero when
     /// none were added.
-    pub(super) fn percentile(&self, percent: u64) -> Duration {
+    pub fn percentile(&self, percent: u64) -> Duration {
         let wanted = (self.total.saturating_mul(percent)).div_ceil(100);
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate() {
@@ -72,7 +75,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_the_durations() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         assert_eq!(histogram.percentile(50), Duration::ZERO);
         for micros in 1..=100 {
             histogram.add(Duration::from_micros(micros));

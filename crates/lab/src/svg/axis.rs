@@ -1,12 +1,11 @@
 //! Scales, and the marks that make them readable.
 
-use super::super::units::{GIB, MIB};
-use super::svg::{Anchor, Area, Font, Svg};
-use super::{FAINT, INK, SMALL};
+use super::{Anchor, Area, FAINT, Font, INK, SMALL, Svg};
+use crate::units::{GIB, MIB};
 
 /// Maps values to a side of an area.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scale {
+pub struct Scale {
     low: f64,
     high: f64,
     at_low: f64,
@@ -15,17 +14,17 @@ pub(crate) struct Scale {
 
 impl Scale {
     /// A scale along the lower edge of `area`.
-    pub(crate) fn across(area: Area, low: f64, high: f64) -> Self {
+    pub fn across(area: Area, low: f64, high: f64) -> Self {
         Self { low, high, at_low: area.x, at_high: area.right() }
     }
 
     /// A scale up the left edge of `area`, from 0.
-    pub(crate) fn up(area: Area, high: f64) -> Self {
+    pub fn up(area: Area, high: f64) -> Self {
         Self { low: 0.0, high, at_low: area.bottom(), at_high: area.y }
     }
 
     /// Where `value` is.
-    pub(crate) fn at(&self, value: f64) -> f64 {
+    pub fn at(&self, value: f64) -> f64 {
         let part = (value - self.low) / (self.high - self.low).max(f64::MIN_POSITIVE);
         self.at_low + part.clamp(0.0, 1.0) * (self.at_high - self.at_low)
     }
@@ -33,7 +32,7 @@ impl Scale {
 
 /// Marks on a scale, at multiples of a step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Marks {
+pub struct Marks {
     step: f64,
     unit: f64,
     name: &'static str,
@@ -41,7 +40,7 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// Marks for bytes from 0 to `high`: about five, at round numbers of MiB or GiB.
-    pub(crate) fn bytes(high: f64) -> Self {
+    pub fn bytes(high: f64) -> Self {
         let (unit, name) = if high >= 2.0 * GIB { (GIB, "GiB") } else { (MIB, "MiB") };
         let mut step = MIB;
         while high / step > 6.0 {
@@ -51,7 +50,7 @@ impl Marks {
     }
 
     /// Marks for a time of `nanoseconds`: about `wanted`, at round numbers of a unit that suits it.
-    pub(crate) fn time(nanoseconds: f64, wanted: f64) -> Self {
+    pub fn time(nanoseconds: f64, wanted: f64) -> Self {
         let units = [
             (3.6e12, "hours"),
             (60e9, "minutes"),
@@ -65,17 +64,17 @@ impl Marks {
     }
 
     /// Marks from 0 to `high`: about `wanted`, at round numbers of `unit`.
-    pub(crate) fn numbers(high: f64, wanted: f64, unit: &'static str) -> Self {
+    pub fn numbers(high: f64, wanted: f64, unit: &'static str) -> Self {
         Self { step: round_step(high / wanted), unit: 1.0, name: unit }
     }
 
     /// What the marks count.
-    pub(crate) fn unit(&self) -> &'static str {
+    pub fn unit(&self) -> &'static str {
         self.name
     }
 
     /// The first multiple of the step at or above `value`.
-    pub(crate) fn above(&self, value: f64) -> f64 {
+    pub fn above(&self, value: f64) -> f64 {
         (value / self.step - 1e-9).ceil() * self.step
     }
 
@@ -110,7 +109,7 @@ fn decimals(step: f64) -> usize {
 }
 
 /// Draws lines across `area` at each mark, with labels to its left.
-pub(crate) fn draw_left(svg: &mut Svg, area: Area, marks: Marks, high: f64) {
+pub fn draw_left(svg: &mut Svg, area: Area, marks: Marks, high: f64) {
     let scale = Scale::up(area, high);
     for (value, label) in marks.labels(0.0, high) {
         let y = scale.at(value);
@@ -122,7 +121,7 @@ pub(crate) fn draw_left(svg: &mut Svg, area: Area, marks: Marks, high: f64) {
 }
 
 /// Draws an axis below `area`.
-pub(crate) fn draw_below(svg: &mut Svg, area: Area, marks: Marks, low: f64, high: f64) {
+pub fn draw_below(svg: &mut Svg, area: Area, marks: Marks, low: f64, high: f64) {
     let scale = Scale::across(area, low, high);
     svg.line((area.x, area.bottom()), (area.right(), area.bottom()), INK, false);
     for (value, label) in marks.labels(low, high) {

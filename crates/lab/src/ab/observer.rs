@@ -30,11 +30,15 @@ pub(super) struct Counters {
 
 /// What the scheduler has learned of a device's speed: seconds, and how far they are off on average.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Learned {
-    pub(crate) fixed: f64,
-    pub(crate) per_token: f64,
-    pub(crate) per_square: f64,
-    pub(crate) mean_error: f64,
+pub struct Learned {
+    /// Of a batch, however small.
+    pub fixed: f64,
+    /// Of each token beyond that.
+    pub per_token: f64,
+    /// Of each token squared of a sequence.
+    pub per_square: f64,
+    /// By how much the batches' times were off, relative to them.
+    pub mean_error: f64,
 }
 
 impl Learned {
@@ -87,19 +91,21 @@ pub(super) fn observe<R>(
 
 /// What a device did between the first look and `until`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Work {
-    pub(crate) name: String,
+pub struct Work {
+    /// The device.
+    pub name: String,
     /// Tokens of the batches that ended.
-    pub(crate) tokens: u64,
-    pub(crate) batches: u64,
+    pub tokens: u64,
+    /// Batches that ended.
+    pub batches: u64,
     /// The part of the time that it was at work, between each look and the next.
-    pub(crate) shares: Vec<f64>,
+    pub shares: Vec<f64>,
     /// The same over all of it.
-    pub(crate) share: f64,
+    pub share: f64,
     /// Tokens per second while it was at work.
-    pub(crate) speed: f64,
+    pub speed: f64,
     /// What the scheduler had learned of its speed in the end.
-    pub(crate) learned: Option<Learned>,
+    pub learned: Option<Learned>,
 }
 
 /// What each device did, between the first look and the last one that is not after `until`.

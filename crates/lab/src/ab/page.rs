@@ -5,14 +5,13 @@
 
 use std::fmt::Write;
 
-use crate::replay::draw::svg::escape;
-use crate::replay::draw::{COLOURS, FAINT, INK, MUTED};
-
 use super::metric::{EFFICIENCY, MAKESPAN, Metric, P99, SPREAD, THROUGHPUT, WAITING};
 use super::plots;
 use super::report::{Report, Verdict};
 use super::table::{heading, line};
 use crate::results::number;
+use crate::svg::escape;
+use crate::svg::{COLOURS, FAINT, INK, MUTED};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --back: #ffffff; --card: #f7f8fa; --ink: #22272e; --muted: #57606a; --faint: #e7eaee;

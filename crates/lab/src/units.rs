@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 const KIB: f64 = 1024.0;
-pub(super) const MIB: f64 = KIB * KIB;
-pub(super) const GIB: f64 = MIB * KIB;
+/// Bytes of a mebibyte.
+pub const MIB: f64 = KIB * KIB;
+/// Bytes of a gibibyte.
+pub const GIB: f64 = MIB * KIB;
 
 /// `bytes` with three digits or so, for example `812 MiB`.
-pub(super) fn bytes(bytes: f64) -> String {
+pub fn bytes(bytes: f64) -> String {
     let (value, unit) = match bytes {
         _ if bytes >= GIB => (bytes / GIB, "GiB"),
         _ if bytes >= MIB => (bytes / MIB, "MiB"),
@@ -18,7 +20,7 @@ pub(super) fn bytes(bytes: f64) -> String {
 }
 
 /// A duration with three digits or so, for example `1.25 µs`.
-pub(super) fn time(duration: Duration) -> String {
+pub fn time(duration: Duration) -> String {
     let nanoseconds = duration.as_secs_f64() * 1e9;
     let (value, unit) = match nanoseconds {
         _ if nanoseconds >= 1e9 => (nanoseconds / 1e9, "s"),
@@ -30,12 +32,12 @@ pub(super) fn time(duration: Duration) -> String {
 }
 
 /// A part of a whole, from 0 to 1, for example `12.5 %`.
-pub(super) fn percent(part: f64) -> String {
+pub fn percent(part: f64) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
 /// A number with its thousands set apart.
-pub(super) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -17,19 +17,24 @@ const STEP: f64 = 0.05;
 
 /// What devices do that never have to wait for work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Capacity {
-    pub(crate) tokens_per_second: f64,
-    pub(crate) devices: Vec<DeviceCapacity>,
+pub struct Capacity {
+    /// The sum of all devices.
+    pub tokens_per_second: f64,
+    /// What each does beside the others.
+    pub devices: Vec<DeviceCapacity>,
 }
 
 /// What one of them does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct DeviceCapacity {
-    pub(crate) name: String,
-    pub(crate) tokens_per_second: f64,
-    pub(crate) busy_share: f64,
+pub struct DeviceCapacity {
+    /// The device.
+    pub name: String,
+    /// Tokens per second, all its time counted.
+    pub tokens_per_second: f64,
+    /// The part of the time that it was at work.
+    pub busy_share: f64,
     /// Tokens per second while it is at work.
-    pub(crate) own_speed: f64,
+    pub own_speed: f64,
 }
 
 /// What a device does alone, and beside the others.

@@ -25,7 +25,8 @@ const REST: Duration = Duration::from_secs(120);
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
+    /// With its vectors.
     Answered,
     /// The engine had no room for it.
     Refused,
@@ -37,22 +38,24 @@ pub(crate) enum Fate {
 
 /// A request that was sent. Times are in seconds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sent {
+pub struct Sent {
     /// When it was due.
-    pub(crate) at: f64,
+    pub at: f64,
     /// How much later it was sent.
-    pub(crate) late: f64,
+    pub late: f64,
     /// From when it was due until it was answered or given up.
-    pub(crate) latency: f64,
+    pub latency: f64,
     /// How long it waited for a device; all the time if it got none.
-    pub(crate) waiting: f64,
-    pub(crate) tokens: usize,
-    pub(crate) fate: Fate,
+    pub waiting: f64,
+    /// Tokens of all its inputs.
+    pub tokens: usize,
+    /// How it ended.
+    pub fate: Fate,
 }
 
 impl Sent {
     /// When it was answered or given up.
-    pub(crate) fn answered(&self) -> f64 {
+    pub fn answered(&self) -> f64 {
         self.at + self.latency
     }
 }

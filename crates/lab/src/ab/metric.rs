@@ -4,14 +4,19 @@ use super::figures::Figures;
 
 /// A figure of a pass.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Metric {
-    pub(crate) name: &'static str,
-    pub(crate) unit: &'static str,
-    pub(crate) more_is_better: bool,
-    pub(crate) of: fn(&Figures) -> f64,
+pub struct Metric {
+    /// What reports call it.
+    pub name: &'static str,
+    /// What it is counted in.
+    pub unit: &'static str,
+    /// Whether the arm with the higher figure is the better one.
+    pub more_is_better: bool,
+    /// How it is read from a pass.
+    pub of: fn(&Figures) -> f64,
 }
 
-pub(crate) const THROUGHPUT: Metric = Metric {
+/// Tokens that were answered in time.
+pub const THROUGHPUT: Metric = Metric {
     name: "throughput",
     unit: "tokens/s",
     more_is_better: true,
@@ -23,11 +28,15 @@ const REQUESTS: Metric = Metric {
     more_is_better: true,
     of: |pass| pass.requests_per_second,
 };
-pub(crate) const MEAN: Metric = milliseconds("mean latency", |pass| pass.mean_latency * 1e3);
-pub(crate) const P50: Metric = milliseconds("p50 latency", |pass| pass.p50 * 1e3);
+/// The mean latency.
+pub const MEAN: Metric = milliseconds("mean latency", |pass| pass.mean_latency * 1e3);
+/// The median latency.
+pub const P50: Metric = milliseconds("p50 latency", |pass| pass.p50 * 1e3);
 const P95: Metric = milliseconds("p95 latency", |pass| pass.p95 * 1e3);
-pub(crate) const P99: Metric = milliseconds("p99 latency", |pass| pass.p99 * 1e3);
-pub(crate) const WAITING: Metric = milliseconds("mean waiting", |pass| pass.mean_waiting * 1e3);
+/// The latency that 99 of 100 requests kept.
+pub const P99: Metric = milliseconds("p99 latency", |pass| pass.p99 * 1e3);
+/// The mean time that a request waited for a device.
+pub const WAITING: Metric = milliseconds("mean waiting", |pass| pass.mean_waiting * 1e3);
 pub(super) const SPREAD: Metric = Metric {
     name: "spread of busy shares",
     unit: "points",
@@ -40,7 +49,8 @@ const VARIATION: Metric = Metric {
     more_is_better: false,
     of: |pass| pass.variation * 100.0,
 };
-pub(crate) const MAKESPAN: Metric =
+/// How long work that came all at once took.
+pub const MAKESPAN: Metric =
     Metric { name: "makespan", unit: "s", more_is_better: false, of: |pass| pass.seconds };
 pub(super) const EFFICIENCY: Metric = Metric {
     name: "efficiency",

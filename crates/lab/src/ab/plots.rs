@@ -1,13 +1,12 @@
 //! The plots of a report, each an SVG of its own.
 
-use crate::replay::draw::axis::{Marks, Scale, draw_below, draw_left};
-use crate::replay::draw::svg::{Anchor, Area, Font, Path, Svg};
-use crate::replay::draw::{COLOURS, FAINT, INK, NAME, SMALL};
-
 use super::bootstrap;
 use super::figures::{Figures, NINES, nines};
 use super::observer::divided;
 use super::report::Report;
+use crate::svg::axis::{Marks, Scale, draw_below, draw_left};
+use crate::svg::{Anchor, Area, Font, Path, Svg};
+use crate::svg::{COLOURS, FAINT, INK, NAME, SMALL};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 330.0;

@@ -28,15 +28,16 @@ pub struct Mix {
 
 /// A request to be sent.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Arrival {
+pub struct Arrival {
     /// Seconds after the start.
-    pub(crate) at: f64,
+    pub at: f64,
     /// Tokens of each input.
-    pub(crate) lengths: Vec<usize>,
+    pub lengths: Vec<usize>,
 }
 
 impl Arrival {
-    pub(crate) fn tokens(&self) -> usize {
+    /// Tokens of all inputs.
+    pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
 }
@@ -44,13 +45,14 @@ impl Arrival {
 /// Requests in the order of their times.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Traffic {
-    pub(crate) arrivals: Vec<Arrival>,
+    /// Each request, the earliest first.
+    pub arrivals: Vec<Arrival>,
 }
 
 impl Mix {
     /// The same requests for the same seed and repeat, without end; each is due after the last by a
     /// time that is 1 on average.
-    pub(crate) fn requests(self, repeat: u64) -> impl Iterator<Item = Arrival> {
+    pub fn requests(self, repeat: u64) -> impl Iterator<Item = Arrival> {
         let mut random = fastrand::Rng::with_seed(self.seed.wrapping_add(repeat));
         let mut at = 0.0;
         std::iter::from_fn(move || {
@@ -62,7 +64,7 @@ impl Mix {
     }
 
     /// Tokens of a request, on average over many.
-    pub(crate) fn mean_tokens(self) -> f64 {
+    pub fn mean_tokens(self) -> f64 {
         const MANY: usize = 100_000;
         let tokens: usize = self.requests(0).take(MANY).map(|request| request.tokens()).sum();
         tokens as f64 / MANY as f64
@@ -77,28 +79,29 @@ impl Traffic {
     }
 
     /// So many requests, all due at once.
-    pub(crate) fn bulk(mix: Mix, repeat: u64, requests: usize) -> Self {
+    pub fn bulk(mix: Mix, repeat: u64, requests: usize) -> Self {
         let due = mix.requests(repeat).map(|request| Arrival { at: 0.0, ..request });
         Self { arrivals: due.take(requests).collect() }
     }
 
     /// When the last request is due.
-    pub(crate) fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         self.arrivals.last().map_or(0.0, |request| request.at)
     }
 
-    pub(crate) fn tokens(&self) -> usize {
+    /// Tokens of all requests.
+    pub fn tokens(&self) -> usize {
         self.arrivals.iter().map(Arrival::tokens).sum()
     }
 
     /// The same requests in such a time that they are so many in a second.
-    pub(crate) fn of_requests(self, per_second: f64) -> Self {
+    pub fn of_requests(self, per_second: f64) -> Self {
         let requests = self.arrivals.len() as f64;
         self.lasting(requests / per_second)
     }
 
     /// The same requests in such a time that they have so many tokens in a second.
-    pub(crate) fn of_tokens(self, per_second: f64) -> Self {
+    pub fn of_tokens(self, per_second: f64) -> Self {
         let tokens = self.tokens() as f64;
         self.lasting(tokens / per_second)
     }
@@ -113,7 +116,7 @@ impl Traffic {
     }
 
     /// The requests with inputs cut to a model's limit.
-    pub(crate) fn cut(mut self, longest: usize) -> Self {
+    pub fn cut(mut self, longest: usize) -> Self {
         let lengths = self.arrivals.iter_mut().flat_map(|request| &mut request.lengths);
         lengths.for_each(|length| *length = longest.min(*length));
         self
