@@ -35,22 +35,19 @@
 //! ```
 
 mod budget;
-mod class;
+mod host;
 mod plan;
 mod plan_cache;
 mod pool;
-mod region;
-mod ring;
 mod source;
 mod sync;
 pub mod trace;
 
+pub use host::{HostBlock, HostSource};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
 pub use plan_cache::{PlanCache, PlanCacheStatistics};
 pub use pool::{
     GiveBack, Keeper, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings,
-    Remedy, Reservation, Statistics,
+    Region, Remedy, Reservation, Statistics,
 };
-pub use region::Region;
-pub use ring::{Claim, Ring, RingStatistics, StaleClaim};
-pub use source::{Cause, HostBlock, HostSource, Source, SourceError};
+pub use source::{Cause, Source, SourceError};

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use super::slot::Slab;
 use super::state::{State, Status};
 use super::{LeaseError, Owned, Shared};
-use crate::class::{GRANULE, class_bytes, class_of};
+use crate::budget::{GRANULE, class_bytes, class_of};
 use crate::source::{Cause, Source, SourceError};
 
 /// Why memory was not obtained.

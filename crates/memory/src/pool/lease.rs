@@ -5,7 +5,7 @@ use std::fmt;
 use super::Shared;
 use super::slot::Slab;
 use super::state::{State, Status};
-use crate::class::GRANULE;
+use crate::budget::GRANULE;
 use crate::source::{Source, SourceError};
 
 /// The right to one slab. Dropping it returns the slab to the pool, also while unwinding.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::counts::{BUCKETS, bound};
 use super::state::{State, Status};
 use super::{Pool, Shared};
-use crate::class::GRANULE;
+use crate::budget::GRANULE;
 use crate::source::{Source, SourceError};
 
 /// A pool's state at one moment. All sizes are in bytes.

@@ -11,7 +11,7 @@ use super::prediction::Demand;
 use super::state::{State, Status};
 use super::tally::Passed;
 use super::{GiveBack, Owned, Pool, Shared};
-use crate::class::GRANULE;
+use crate::budget::GRANULE;
 use crate::source::{Cause, Source};
 
 /// What has been learned.

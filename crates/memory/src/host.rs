@@ -3,14 +3,11 @@
 //! Mapped rather than taken from the heap: a slab that is dropped goes straight back to the system,
 //! and pages that a batch never touches are never resident.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::MmapMut;
-#[cfg(not(miri))]
-use quanta::Clock;
 
-use super::{Cause, Source, SourceError};
+use crate::source::{Cause, Source, SourceError};
 
 /// Main memory, mapped anonymously and zeroed by the system.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,26 +85,6 @@ impl Source for HostSource {
     fn poison(&self, block: &mut HostBlock) {
         block.bytes_mut().fill(0xff);
     }
-}
-
-/// Nanoseconds since the first call in this process.
-#[cfg(not(miri))]
-#[inline]
-pub(super) fn monotonic_nanoseconds() -> u64 {
-    static CLOCK: LazyLock<(Clock, u64)> = LazyLock::new(|| {
-        let clock = Clock::new();
-        let start = clock.raw();
-        (clock, start)
-    });
-    let (clock, start) = &*CLOCK;
-    clock.delta_as_nanos(*start, clock.raw())
-}
-
-/// The same for Miri, which does not know the instructions that `quanta` uses.
-#[cfg(miri)]
-pub(super) fn monotonic_nanoseconds() -> u64 {
-    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
-    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Asks for 2 MiB pages, without which large matrices miss the processor's address cache. A system

@@ -1,17 +1,17 @@
 //! Where a pool gets its memory, and how it learns that work on that memory has finished.
 //!
-//! - [`Source`] is the contract; [`HostSource`] is this machine's main memory. Everything about pools
-//!   is tested on a device that exists only as numbers, in the crate `testing`.
+//! - [`Source`] is the contract. This machine's main memory is one ([`HostSource`](crate::HostSource));
+//!   everything about pools is tested on a device that exists only as numbers, in the crate `testing`.
 //! - [`SourceError`] says what the source refused and whether trying again can help.
 //!
 //! The choice behind it: a source is mechanism, the pool is policy. A source never caches, and the
 //! pool never waits: it asks whether an event has passed, or has the device wait for it.
 
-mod host;
-
 use std::fmt::Debug;
+use std::sync::LazyLock;
 
-pub use host::{HostBlock, HostSource};
+#[cfg(not(miri))]
+use quanta::Clock;
 
 /// Memory that can be taken and given back in blocks, on a device that works through streams.
 ///
@@ -105,7 +105,7 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// Nanoseconds since some moment before the first call; never goes back.
     #[inline]
     fn now(&self) -> u64 {
-        host::monotonic_nanoseconds()
+        monotonic_nanoseconds()
     }
 
     /// Bytes that the device could still give, where it can tell: other processes take from it too.
@@ -175,4 +175,24 @@ fn advice(cause: Cause) -> &'static str {
         Cause::Lost => "; the device must be started anew",
         Cause::Unsupported | Cause::Failed => "",
     }
+}
+
+/// Nanoseconds since the first call in this process.
+#[cfg(not(miri))]
+#[inline]
+fn monotonic_nanoseconds() -> u64 {
+    static CLOCK: LazyLock<(Clock, u64)> = LazyLock::new(|| {
+        let clock = Clock::new();
+        let start = clock.raw();
+        (clock, start)
+    });
+    let (clock, start) = &*CLOCK;
+    clock.delta_as_nanos(*start, clock.raw())
+}
+
+/// The same for Miri, which does not know the instructions that `quanta` uses.
+#[cfg(miri)]
+fn monotonic_nanoseconds() -> u64 {
+    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

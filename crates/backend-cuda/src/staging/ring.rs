@@ -10,13 +10,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::plan::ALIGNMENT;
+use vecmill_memory::ALIGNMENT;
 
 /// A contiguous range of a [`Ring`], until it's released.
 ///
 /// It's plain data: dropping it releases nothing, and a copy goes stale when the range is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Claim {
+pub(crate) struct Claim {
     offset: usize,
     bytes: usize,
     /// Ascending, and never twice in a process: another ring's claim is stale here.
@@ -25,12 +25,12 @@ pub struct Claim {
 
 impl Claim {
     /// The distance in bytes from the start of the buffer, a multiple of 64.
-    pub fn offset(&self) -> usize {
+    pub(crate) fn offset(&self) -> usize {
         self.offset
     }
 
     /// The size in bytes that was asked for.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }
@@ -42,25 +42,25 @@ impl Claim {
     "the claim of {bytes} bytes at offset {offset} isn't live in this ring: it was released before \
      or belongs to another ring; release each claim once, where it was made"
 )]
-pub struct StaleClaim {
+pub(crate) struct StaleClaim {
     /// The claim's offset.
-    pub offset: usize,
+    pub(crate) offset: usize,
     /// The claim's size.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// A ring's state and counts since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RingStatistics {
+pub(crate) struct RingStatistics {
     /// The bytes that can be claimed: the buffer's, rounded down to 64.
-    pub capacity_bytes: usize,
+    pub(crate) capacity_bytes: usize,
     /// Bytes that can't be claimed now: live claims rounded up to 64, claims that wait for older
     /// ones, and what was skipped at the end of the buffer.
-    pub used_bytes: usize,
+    pub(crate) used_bytes: usize,
     /// The highest value that `used_bytes` has had.
-    pub peak_used_bytes: usize,
+    pub(crate) peak_used_bytes: usize,
     /// Claims refused.
-    pub refused_claims: u64,
+    pub(crate) refused_claims: u64,
 }
 
 #[derive(Debug)]
@@ -72,26 +72,8 @@ struct Entry {
 }
 
 /// First-in, first-out space accounting for a staging buffer.
-///
-/// ```
-/// use vecmill_memory::Ring;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut ring = Ring::new(4096);
-/// let first = ring.claim(1000).ok_or("full")?;
-/// let second = ring.claim(3072).ok_or("full")?;
-/// assert_eq!((first.offset(), second.offset()), (0, 1024));
-/// assert!(ring.claim(64).is_none());
-///
-/// ring.release(second)?; // waits for the older one
-/// assert!(ring.claim(64).is_none());
-/// ring.release(first)?;
-/// assert!(ring.claim(4096).is_some());
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Debug)]
-pub struct Ring {
+pub(crate) struct Ring {
     capacity: usize,
     /// Where the next claim starts, unless it must wrap around.
     head: usize,
@@ -105,7 +87,7 @@ pub struct Ring {
 
 impl Ring {
     /// A ring over a buffer of `capacity` bytes.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity - capacity % ALIGNMENT,
             head: 0,
@@ -120,7 +102,7 @@ impl Ring {
     ///
     /// `None` when it doesn't fit now: release older claims first. An empty ring has room for its
     /// whole capacity.
-    pub fn claim(&mut self, bytes: usize) -> Option<Claim> {
+    pub(crate) fn claim(&mut self, bytes: usize) -> Option<Claim> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Some((offset, rounded, skipped)) = self.place(bytes) else {
             self.refused += 1;
@@ -140,7 +122,7 @@ impl Ring {
     /// # Errors
     ///
     /// The claim isn't live in this ring: it was released before, or another ring made it.
-    pub fn release(&mut self, claim: Claim) -> Result<(), StaleClaim> {
+    pub(crate) fn release(&mut self, claim: Claim) -> Result<(), StaleClaim> {
         let stale = StaleClaim { offset: claim.offset, bytes: claim.bytes };
         let position = self.entries.binary_search_by_key(&claim.id, |entry| entry.id);
         let entry = position.ok().and_then(|position| self.entries.get_mut(position));
@@ -156,7 +138,7 @@ impl Ring {
     }
 
     /// The ring's state and counts.
-    pub fn statistics(&self) -> RingStatistics {
+    pub(crate) fn statistics(&self) -> RingStatistics {
         RingStatistics {
             capacity_bytes: self.capacity,
             used_bytes: self.used,
@@ -179,6 +161,18 @@ impl Ring {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_younger_range_waits_for_the_older_one() {
+        let mut ring = Ring::new(4096);
+        let [first, second] = [1000, 3072].map(|bytes| ring.claim(bytes).unwrap());
+        assert_eq!((first.offset(), second.offset()), (0, 1024));
+        assert!(ring.claim(64).is_none());
+        ring.release(second).unwrap();
+        assert!(ring.claim(64).is_none());
+        ring.release(first).unwrap();
+        assert!(ring.claim(4096).is_some());
+    }
 
     #[test]
     fn a_claim_wraps_around_when_the_tail_is_too_short() {
