@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use vecmill_lab::results;
 use vecmill_memory::Plan;
-use vecmill_memory::trace::{Event, Trace, What};
+use vecmill_memory::recording::{Event, Recording, What};
 
 use crate::Outcome;
 use crate::sketch::{BATCH_TOKENS, Sketch};
@@ -75,8 +75,8 @@ impl Size {
 /// A day's traces.
 #[derive(Debug)]
 pub(crate) struct Traces {
-    pub(crate) batches: Trace,
-    pub(crate) tensors: Trace,
+    pub(crate) batches: Recording,
+    pub(crate) tensors: Recording,
 }
 
 impl Traces {
@@ -104,7 +104,7 @@ impl Traces {
     }
 }
 
-fn trace(runs: &[Run], mut add: impl FnMut(&Run, u64, &mut Vec<(u64, What)>)) -> Trace {
+fn trace(runs: &[Run], mut add: impl FnMut(&Run, u64, &mut Vec<(u64, What)>)) -> Recording {
     let mut events = Vec::new();
     for (run, id) in runs.iter().zip(1..) {
         add(run, id, &mut events);
@@ -112,7 +112,7 @@ fn trace(runs: &[Run], mut add: impl FnMut(&Run, u64, &mut Vec<(u64, What)>)) ->
     // Stable, and a tensor's return comes before the next step's leases: frameworks free first.
     events.sort_by_key(|(at, what)| (*at, !matches!(what, What::Return { .. })));
     let event = |(nanoseconds, what)| Event { nanoseconds, what };
-    Trace { events: events.into_iter().map(event).collect(), lost: 0 }
+    Recording { events: events.into_iter().map(event).collect(), lost: 0 }
 }
 
 /// The tensors of a batch, each taken at its first step and given back behind its last one.

@@ -39,15 +39,15 @@ mod host;
 mod plan;
 mod plan_cache;
 mod pool;
+pub mod recording;
 mod source;
 mod sync;
-pub mod trace;
 
 pub use host::{HostBlock, HostSource};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
 pub use plan_cache::{PlanCache, PlanCacheStatistics};
 pub use pool::{
-    GiveBack, Keeper, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings,
-    Region, Remedy, Reservation, Statistics,
+    GiveBack, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings, Region,
+    Remedy, Reservation, Statistics, Trimmer,
 };
 pub use source::{Cause, Source, SourceError};

@@ -315,12 +315,12 @@ fn patience_ends_in_a_busy_error() {
 
 #[test]
 fn the_trace_tells_what_was_leased_and_refused() {
-    use vecmill_memory::trace::What;
+    use vecmill_memory::recording::What;
     let pool = Pool::new(HostSource, 8 * MIB);
     drop(pool.lease(3 * MIB, &()).unwrap());
     let held = pool.lease(7 * MIB, &()).unwrap();
     pool.lease(4 * MIB, &()).unwrap_err();
-    let trace = pool.trace();
+    let trace = pool.recording();
     let kinds: Vec<_> = trace
         .events
         .iter()

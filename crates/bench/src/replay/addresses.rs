@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::manager::Placed;
-use vecmill_memory::trace::{Event, Trace, What};
+use vecmill_memory::recording::{Event, Recording, What};
 
 /// What a manager held where, during a part of a trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) struct Piece {
 
 /// The events to map: all, or of a trace with more than `leases` leases that many around the moment
 /// when most was asked for. As a range of indices.
-pub(super) fn window(trace: &Trace, leases: usize) -> std::ops::Range<usize> {
+pub(super) fn window(trace: &Recording, leases: usize) -> std::ops::Range<usize> {
     let (mut live, mut requested, mut highest) = (HashMap::new(), 0usize, 0);
     let (mut total, mut peak) = (0, 0);
     for event in &trace.events {

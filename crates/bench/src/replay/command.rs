@@ -15,7 +15,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
 use vecmill_lab::results;
 use vecmill_lab::units::bytes;
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 use vecmill_memory::{GiveBack, PoolSettings, Source};
 use vecmill_testing::simulated::SimulatedDevice;
 
@@ -175,7 +175,7 @@ pub(super) fn name(gpu: Option<&Device>) -> String {
     gpu.map_or_else(|| "simulated device".to_owned(), |device| device.info().name.clone())
 }
 
-fn read(path: &Path) -> Result<Trace, Box<dyn Error>> {
+fn read(path: &Path) -> Result<Recording, Box<dyn Error>> {
     let input: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(stdin().lock())
     } else {
@@ -183,12 +183,12 @@ fn read(path: &Path) -> Result<Trace, Box<dyn Error>> {
         let file = file.map_err(|error| format!("{} can't be read: {error}", path.display()))?;
         Box::new(BufReader::with_capacity(1 << 16, file))
     };
-    Trace::read(input).map_err(|error| format!("{}: {error}", path.display()).into())
+    Recording::read(input).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
 /// The ways that were asked for, compared on the device that was.
 fn compared(
-    trace: &Trace,
+    trace: &Recording,
     arguments: &ReplayArguments,
 ) -> Result<(Comparison, String), Box<dyn Error>> {
     let (comparison, gpu) = match arguments.device {
@@ -213,7 +213,7 @@ fn compared(
 
 /// Compares the pool over `source`, and the others each over a source of `fixed` blocks.
 fn compared_on<S: Source, F: Source>(
-    trace: &Trace,
+    trace: &Recording,
     arguments: &ReplayArguments,
     source: S,
     stream: impl FnMut(u32) -> S::Stream + 'static,
@@ -264,7 +264,7 @@ fn bar(events: usize) -> ProgressBar {
 }
 
 /// What was replayed, in a line.
-fn heading(trace: &Trace, comparison: &Comparison) -> String {
+fn heading(trace: &Recording, comparison: &Comparison) -> String {
     let events = HumanCount(trace.events.len() as u64);
     let seconds = comparison.nanoseconds as f64 / 1e9;
     let streams = comparison.streams.len();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource};
 use vecmill_lab::results;
-use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::recording::{Recording, What};
 use vecmill_memory::{PoolSettings, SourceError};
 use vecmill_testing::simulated::SimulatedDevice;
 
@@ -135,7 +135,7 @@ fn batch_rows(
     compared.svg()
 }
 
-fn tensor_row(trace: &Trace, manager: &mut dyn Manager, need: usize) -> Row {
+fn tensor_row(trace: &Recording, manager: &mut dyn Manager, need: usize) -> Row {
     let mut manager = Warm::new(manager, leases(trace).count() as u64 / 2);
     let compared = compare(trace, &mut [&mut manager], &Options::default());
     of(&compared.reports[0], "tensor", need, batches_of_tensors(trace), manager.calls())
@@ -193,7 +193,7 @@ fn print(rows: &[Row]) -> Outcome {
 }
 
 /// The most bytes live at once.
-fn peak_live(trace: &Trace) -> usize {
+fn peak_live(trace: &Recording) -> usize {
     let mut sizes = std::collections::HashMap::new();
     let (mut live, mut peak) = (0, 0);
     for event in &trace.events {
@@ -210,29 +210,29 @@ fn peak_live(trace: &Trace) -> usize {
     peak
 }
 
-fn leases(trace: &Trace) -> impl Iterator<Item = u64> {
+fn leases(trace: &Recording) -> impl Iterator<Item = u64> {
     trace.events.iter().filter_map(|event| match event.what {
         What::Lease { id, .. } => Some(id),
         _ => None,
     })
 }
 
-fn batches_in(trace: &Trace) -> u64 {
+fn batches_in(trace: &Recording) -> u64 {
     leases(trace).count() as u64
 }
 
-fn batches_of_tensors(trace: &Trace) -> u64 {
+fn batches_of_tensors(trace: &Recording) -> u64 {
     leases(trace).map(|id| id / TENSORS_PER_BATCH).max().unwrap_or(0)
 }
 
 /// The tensors of the first `batches` batches.
-fn first_batches(trace: &Trace, batches: u64) -> Trace {
+fn first_batches(trace: &Recording, batches: u64) -> Recording {
     let belongs = |id: u64| id / TENSORS_PER_BATCH <= batches;
     let kept = trace.events.iter().filter(|event| match event.what {
         What::Lease { id, .. } | What::Return { id } => belongs(id),
         _ => false,
     });
-    Trace { events: kept.copied().collect(), lost: 0 }
+    Recording { events: kept.copied().collect(), lost: 0 }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Comparison, Report};
 use serde::Serialize;
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 
 #[derive(Serialize)]
 pub(super) struct Json<'a> {
@@ -43,7 +43,7 @@ struct Policy<'a> {
 }
 
 /// What `comparison` says of `trace`.
-pub(super) fn of<'a>(trace: &Trace, comparison: &'a Comparison) -> Json<'a> {
+pub(super) fn of<'a>(trace: &Recording, comparison: &'a Comparison) -> Json<'a> {
     Json {
         trace: Replayed {
             events: trace.events.len(),

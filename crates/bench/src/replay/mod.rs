@@ -2,7 +2,7 @@
 //!
 //! - [`Manager`] is a way of managing memory: [`Pooled`] is vecmill's pool, [`Naive`] the pool that
 //!   many services write, [`PerTensor`] none at all.
-//! - [`compare`] runs a [`Trace`] through them and returns a [`Comparison`]: a [`Report`] each, a
+//! - [`compare`] runs a [`Recording`] through them and returns a [`Comparison`]: a [`Report`] each, a
 //!   table for the terminal and a picture.
 //!
 //! The choice behind it: time is the trace's, not the clock's. A day is replayed in seconds and
@@ -28,7 +28,7 @@ mod watched;
 
 use std::time::Duration;
 
-use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::recording::{Recording, What};
 
 pub(crate) use command::{ReplayArguments, run};
 use direct::PerTensor;
@@ -41,7 +41,7 @@ use run::replay;
 /// How a trace is replayed and drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Trace time between two calls of [`Manager::tick`] (default: 100 ms).
+    /// Recording time between two calls of [`Manager::tick`] (default: 100 ms).
     pub(crate) tick: Duration,
     /// The budget to draw as a line. It limits nothing: managers have limits of their own.
     pub(crate) budget: Option<usize>,
@@ -85,7 +85,7 @@ impl Comparison {
 
 /// Runs `trace` through each of the managers.
 pub(crate) fn compare(
-    trace: &Trace,
+    trace: &Recording,
     managers: &mut [&mut dyn Manager],
     options: &Options,
 ) -> Comparison {

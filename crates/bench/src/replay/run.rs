@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use vecmill_lab::histogram::Histogram;
-use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::recording::{Recording, What};
 
 use super::Options;
 use super::addresses::{self, Watch};
@@ -22,7 +22,7 @@ const MAX_TICKS: u32 = 100_000;
 /// Events are taken in their order. A lease that the manager refuses is counted, and its return is
 /// passed over. Refusals in the trace are passed over too: how long such a lease would have lasted
 /// isn't known.
-pub(crate) fn replay(trace: &Trace, manager: &mut dyn Manager, options: &Options) -> Report {
+pub(crate) fn replay(trace: &Recording, manager: &mut dyn Manager, options: &Options) -> Report {
     let start = trace.events.first().map_or(0, |event| event.nanoseconds);
     let mut run = Run::new(trace, manager, options);
     for (index, event) in trace.events.iter().enumerate() {
@@ -98,7 +98,7 @@ impl Mean {
 }
 
 impl<'a> Run<'a> {
-    fn new(trace: &Trace, manager: &'a mut dyn Manager, options: &Options) -> Self {
+    fn new(trace: &Recording, manager: &'a mut dyn Manager, options: &Options) -> Self {
         Self {
             calls_before: manager.driver_calls(),
             usage: manager.usage(),
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
 
     fn lease(&mut self, id: u64, stream: u32, bytes: usize) {
         if self.live.contains_key(&id) {
-            return; // not from a trace that was read: see `Trace::read`
+            return; // not from a trace that was read: see `Recording::read`
         }
         let calls = total(&self.manager.driver_calls());
         let begun = Instant::now();

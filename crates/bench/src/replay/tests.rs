@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use vecmill_memory::trace::Event;
+use vecmill_memory::recording::Event;
 use vecmill_memory::{GiveBack, PoolSettings};
 use vecmill_testing::simulated::SimulatedDevice;
 
@@ -40,7 +40,7 @@ const BURSTS: [(u64, u64, u64); 7] =
     [(40, 4, 16), (60, 6, 40), (30, 4, 12), (70, 12, 90), (30, 4, 12), (40, 40, 120), (30, 4, 16)];
 
 /// What a server with three streams does in 20 seconds: up to two batches in flight on each.
-fn sample() -> Trace {
+fn sample() -> Recording {
     let mut numbers = Numbers(20_250_807);
     let (mut events, mut id, mut now) = (Vec::new(), 0, 0);
     for (batches, low, high) in BURSTS {
@@ -62,7 +62,7 @@ fn sample() -> Trace {
         now += numbers.between(300, 1500) * MILLISECOND;
     }
     events.sort_by_key(|event| event.nanoseconds);
-    Trace { events, lost: 0 }
+    Recording { events, lost: 0 }
 }
 
 fn sample_path() -> PathBuf {
@@ -71,7 +71,7 @@ fn sample_path() -> PathBuf {
 
 /// What the pool, the naive one and none made of `trace`, and the devices with `bytes` of memory
 /// that each had for itself.
-fn all_three(trace: &Trace, bytes: usize) -> (Comparison, [SimulatedDevice; 3]) {
+fn all_three(trace: &Recording, bytes: usize) -> (Comparison, [SimulatedDevice; 3]) {
     let devices = [(); 3].map(|()| SimulatedDevice::new(bytes));
     let pool = pool(&devices[0], bytes);
     let mut pool = pooled(&pool, &devices[0]);
@@ -97,12 +97,12 @@ fn pooled<'p>(
     Pooled::new(pool, move |_| device.stream())
 }
 
-fn through(trace: &Trace, manager: &mut dyn Manager) -> Report {
+fn through(trace: &Recording, manager: &mut dyn Manager) -> Report {
     replay(trace, manager, &Options::default())
 }
 
 /// A trace of leases (begin, end and bytes), named by their place in the list.
-fn trace(leases: &[(u64, u64, usize)]) -> Trace {
+fn trace(leases: &[(u64, u64, usize)]) -> Recording {
     let mut events = Vec::new();
     for (id, &(begin, end, bytes)) in (0..).zip(leases) {
         let lease = What::Lease { id, stream: 0, bytes };
@@ -110,7 +110,7 @@ fn trace(leases: &[(u64, u64, usize)]) -> Trace {
         events.push(Event { nanoseconds: end, what: What::Return { id } });
     }
     events.sort_by_key(|event| event.nanoseconds);
-    Trace { events, lost: 0 }
+    Recording { events, lost: 0 }
 }
 
 /// Makes the committed sample anew: `cargo test -p vecmill-bench replay -- --ignored`.
@@ -123,7 +123,7 @@ fn write_sample() {
 #[test]
 fn the_committed_sample_is_what_the_generator_makes() {
     let text = std::fs::read(sample_path()).unwrap();
-    let trace = Trace::read(&text[..]).unwrap();
+    let trace = Recording::read(&text[..]).unwrap();
     assert!(trace == sample(), "run the ignored test `write_sample`");
 }
 
@@ -230,7 +230,7 @@ fn hostile_traces_come_to_an_end() {
     }
     assert!(!comparison.svg().contains("NaN") && !comparison.svg().contains("inf"));
     let lease = |id| Event { nanoseconds: 9, what: What::Lease { id, stream: 0, bytes: MIB } };
-    let mut wrong = Trace { events: vec![lease(1), lease(1)], lost: 0 };
+    let mut wrong = Recording { events: vec![lease(1), lease(1)], lost: 0 };
     wrong.events.push(Event { nanoseconds: 2, what: What::Return { id: 7 } });
     let report = through(&wrong, &mut Naive::new(SimulatedDevice::new(GIB)));
     assert_eq!(report.leases, 1, "what no recorder writes is passed over");
@@ -238,7 +238,7 @@ fn hostile_traces_come_to_an_end() {
 
 #[test]
 fn a_trace_without_events_has_a_report_and_a_picture() {
-    let (comparison, _) = all_three(&Trace::default(), GIB);
+    let (comparison, _) = all_three(&Recording::default(), GIB);
     assert_eq!(comparison.reports[0].warm_ratio(), 1.0);
     assert!(comparison.svg().ends_with("</svg>\n") && !comparison.svg().contains("NaN"));
 }
@@ -273,7 +273,7 @@ fn a_picture_of_a_long_trace_stays_small() {
 }
 
 /// Traces of up to 40 leases that overlap at will.
-fn traces() -> impl Strategy<Value = Trace> {
+fn traces() -> impl Strategy<Value = Recording> {
     let lease = (0..50u64, 1..20u64, 1..100usize);
     prop::collection::vec(lease, 1..40).prop_map(|leases| {
         let scaled = |(begin, length, size): &(u64, u64, usize)| {

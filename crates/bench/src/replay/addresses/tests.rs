@@ -1,5 +1,5 @@
 use super::*;
-use vecmill_memory::trace::Event;
+use vecmill_memory::recording::Event;
 
 fn placed(address: u64, bytes: usize, lease: Option<u64>) -> Placed {
     Placed { address, bytes, lease }
@@ -12,13 +12,13 @@ fn map(pieces: &[(u64, usize, u64, u64)]) -> AddressMap {
 }
 
 /// Leases one after the other, of which that of `peak` is the largest.
-fn trace(leases: u64, peak: u64) -> Trace {
+fn trace(leases: u64, peak: u64) -> Recording {
     let events = (0..leases).flat_map(|id| {
         let bytes = if id == peak { 2 } else { 1 };
         let lease = Event { nanoseconds: id, what: What::Lease { id, stream: 0, bytes } };
         [lease, Event { nanoseconds: id, what: What::Return { id } }]
     });
-    Trace { events: events.collect(), lost: 0 }
+    Recording { events: events.collect(), lost: 0 }
 }
 
 #[test]
