@@ -1,8 +1,8 @@
 //! vecmill's experiments, each a command that prints a table and writes its figures as JSON.
 //!
-//! - `workload` simulates a service's traffic; `record` turns it into memory traces, of whole
+//! - `workload` simulates a service's traffic; `record` turns it into recordings of memory, of whole
 //!   batches and of single tensors, with the plans of a `sketch` of a model.
-//! - `replay` runs such traces through the memory pool and other ways of managing memory; `latency`
+//! - `replay` runs such recordings through the memory pool and other ways of managing memory; `latency`
 //!   and `pressure` measure the pool on a GPU.
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
 //!   `tokenize` measures tokenising alone.
@@ -40,11 +40,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write the memory traces of a simulated service: of batches and of tensors
+    /// Write recordings of a simulated service's memory: of batches and of tensors
     Trace(record::TraceArguments),
     /// Time lease and return on a GPU, beside cuMemAllocAsync and cuMemAlloc
     Latency(latency::LatencyArguments),
-    /// Run a trace, or a simulated day, through the pool and other ways of managing memory
+    /// Run a recording, or a simulated day, through the pool and other ways of managing memory
     Replay(replay::ReplayArguments),
     /// Ten minutes of random sizes, spikes to the budget and a neighbour that takes the rest
     Pressure(pressure::PressureArguments),
