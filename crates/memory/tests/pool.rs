@@ -149,6 +149,17 @@ fn overlap_would_be_noticed() {
     assert_apart(&[one, two]);
 }
 
+/// Devices' threads share pools, and a batch may end on another thread than the one it began on.
+#[test]
+fn pools_are_shared_and_leases_are_sent() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Pool<HostSource>>();
+    sent::<Lease<'_, HostSource>>();
+    shared::<vecmill_memory::Statistics>();
+    shared::<LeaseError>();
+}
+
 #[test]
 fn a_returned_slab_serves_the_next_lease() {
     let pool = Pool::new(HostSource, 64 * MIB);

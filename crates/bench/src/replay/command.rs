@@ -1,7 +1,7 @@
 //! `vecmill-bench replay`: what was asked of a device's memory, and what ways of managing it make of
 //! that.
 //!
-//! What is asked is a recording's leases or, without one, those of a simulated [`day`](super::day).
+//! What is asked is a recording's leases or, without one, those of a simulated [`day`].
 
 use std::error::Error;
 use std::fs::{self, File};

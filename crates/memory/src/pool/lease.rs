@@ -22,6 +22,7 @@ thread_local! {
 /// On a device that works while the host goes on, a lease may be returned as soon as its last work
 /// is in the stream: [`record`](Self::record) marks that point (dropping does it otherwise), and
 /// whoever gets the slab next has its stream wait for it.
+#[must_use = "dropping a lease gives the slab back"]
 pub struct Lease<'a, S: Source> {
     pool: &'a Shared<S>,
     slot: usize,

@@ -10,6 +10,7 @@ use crate::source::{Source, SourceError};
 
 /// A pool's state at one moment. All sizes are in bytes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Statistics {
     /// The most that the pool may hold and reserve.
     pub budget_bytes: usize,
@@ -70,6 +71,7 @@ pub struct Statistics {
 
 /// Leases by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leases {
     /// Served by an idle slab.
     pub warm: u64,
@@ -83,6 +85,7 @@ pub struct Leases {
 
 /// Leases that took at most so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatencyBucket {
     /// The upper bound in nanoseconds; the last bucket has none.
     pub at_most: Option<u64>,

@@ -25,6 +25,7 @@ pub(super) struct Learned {
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Maintained {
     /// Bytes given back to the source.
     pub given_back_bytes: usize,
@@ -77,6 +78,7 @@ impl<S: Source> Pool<S> {
 
 /// A thread that maintains a pool; dropping it ends the thread.
 #[derive(Debug)]
+#[must_use = "dropping a trimmer ends it"]
 pub struct Trimmer {
     stop: Arc<(Mutex<bool>, Condvar)>,
     thread: Option<JoinHandle<()>>,
