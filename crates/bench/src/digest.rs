@@ -19,11 +19,12 @@ use vecmill_backend_cuda::{CudaBackend, CudaLowering};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Backend, Batch, Encoder, Lower, Model, Shape};
 use vecmill_engine::{Tokenizer, Truncation};
+use vecmill_lab::results;
 use vecmill_memory::{Plan, Pool};
 
 use crate::encode::{Dtype, open};
 use crate::record::Size;
-use crate::{Outcome, results, sketch, tokenize};
+use crate::{Outcome, sketch, tokenize};
 
 /// Arguments of `vecmill-bench digest`.
 #[derive(Debug, Args)]
