@@ -17,27 +17,29 @@ mod backend;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod contract;
 pub mod e4m3;
-mod encoder;
-mod fit;
-mod forward;
+mod graph;
 pub mod model;
-mod paper;
+mod old;
+mod plain;
 mod program;
 mod relative;
-mod warm_up;
+mod weight;
+mod weights;
 
-pub use backend::{
-    AddNorm, Attention, Backend, BackendError, Between, Buffer, Copies, Embed, EmbeddingTensors,
-    FeedForward, Indices, Linear, LinearAddNorm, LinearShape, LinearTensors, Lower,
-    NarrowPrecision, NormTensors, Normalize, Pool, Precision, RegionWriter, Sequences, Slab,
-    StackTensors, Stored, Stream, WEIGHT_ALIGNMENT, Weight, WeightPlan, Workspace, load_weights,
-};
+pub use backend::{BackendError, NarrowPrecision, Precision};
 pub use batch::{Batch, Shape};
-pub use encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
-pub use fit::{Demand, Fit, FitError, SlabSize, fit};
-pub use forward::LoadError;
 pub use model::{Activation, Model, ModelError, Pooling, TensorView};
-pub use paper::PaperBackend;
+pub use old::backend::{
+    AddNorm, Attention, Backend, Between, Buffer, Copies, Embed, EmbeddingTensors, FeedForward,
+    Indices, Linear, LinearAddNorm, LinearShape, LinearTensors, Lower, NormTensors, Normalize,
+    Pool, Sequences, Slab, StackTensors, Stream, Weight, Workspace,
+};
+pub use old::encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
+pub use old::fit::{Demand, Fit, FitError, SlabSize, fit};
+pub use old::forward::LoadError;
+pub use old::paper::PaperBackend;
+pub use old::warm_up::Practised;
 pub use relative::biases_by_distance;
-pub use warm_up::Practised;
+pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, load_weights};

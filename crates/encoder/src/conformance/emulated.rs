@@ -11,13 +11,14 @@ use half::{bf16, f16};
 use vecmill_memory::{HostBlock, HostSource};
 
 use super::reference;
-use crate::backend::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
-    Linear, LinearAddNorm, LinearShape, Lower, NormTensors, Normalize, Pool, Precision,
-    RegionWriter, Sequences, StackTensors, Stored, Weight, WeightPlan,
-};
 use crate::e4m3;
 use crate::model::{Activation, DType, Pooling, TensorView};
+use crate::old::backend::{
+    AddNorm, Attention, Backend, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
+    Linear, LinearAddNorm, LinearShape, Lower, NormTensors, Normalize, Pool, Precision,
+    RegionWriter, Sequences, StackTensors, Weight, WeightPlan,
+};
+use crate::weights::Stored;
 
 /// What an emulated backend does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

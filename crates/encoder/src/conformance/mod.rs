@@ -20,8 +20,8 @@ mod whole;
 
 use vecmill_memory::LeaseError;
 
-use crate::backend::{Backend, BackendError};
 use crate::model::{Activation, Pooling, Poolings};
+use crate::old::backend::{Backend, BackendError};
 use stage::Stage;
 
 pub use trial::{Trial, Tried, TriedSource};

@@ -11,14 +11,14 @@ use vecmill_memory::{Lease, Pool};
 
 use super::reference::{self, Bounded, Matrix};
 use super::{Backend, Failure};
-use crate::backend::{
+use crate::e4m3;
+use crate::model::{Poolings, TensorView};
+use crate::old::backend::{
     self, AddNorm, Attention, BackendError, Buffer, Copies, Embed, EmbeddingTensors, Indices,
     Lower, NormTensors, RegionWriter, Sequences, Slab, StackTensors, Weight, WeightPlan, Workspace,
     load_weights,
 };
-use crate::e4m3;
-use crate::model::{Poolings, TensorView};
-use crate::program::Projection;
+use crate::old::program::Projection;
 
 const EPSILON: f32 = 1e-5;
 const SLAB_BYTES: usize = 64 << 20;

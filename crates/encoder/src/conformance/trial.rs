@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vecmill_memory::{Cause, Source, SourceError};
 
-use crate::backend::{
+use crate::batch::Shape;
+use crate::model::TensorView;
+use crate::old::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
     Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, RegionWriter, Slab,
     StackTensors, Stream,
 };
-use crate::batch::Shape;
-use crate::model::TensorView;
 
 /// What a backend goes through. Clones share it.
 #[derive(Debug, Clone, Default)]

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use vecmill_memory::Pool;
 
 use super::{Backend, Failure};
-use crate::backend::Precision;
 use crate::batch::Batch;
-use crate::encoder::{Encoder, Scaling, finish};
 use crate::model::Model;
+use crate::old::backend::Precision;
+use crate::old::encoder::{Encoder, Scaling, finish};
 
 const BUDGET: usize = 1 << 30;
 

@@ -7,11 +7,11 @@ use super::super::reference::{self, Bounded, Matrix};
 use super::super::{Backend, Failure};
 use super::linear::Layer;
 use super::{Stage, reference_norm};
-use crate::backend::{
+use crate::model::Activation;
+use crate::old::backend::{
     Between, Buffer, Copies, FeedForward, LinearAddNorm, LinearTensors, Lower, NormTensors,
     Normalize, StackTensors,
 };
-use crate::model::Activation;
 
 /// Tensors of a projection and of the block behind it.
 struct Tensors {

@@ -5,12 +5,12 @@ use std::slice;
 use super::super::reference::{self, Bounded, Matrix};
 use super::super::{Backend, Failure};
 use super::{Stage, row, rows};
-use crate::backend::{
+use crate::model::Activation;
+use crate::old::backend::{
     Between, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors, Lower, NormTensors,
     Precision, StackTensors,
 };
-use crate::model::Activation;
-use crate::program::Projection;
+use crate::old::program::Projection;
 
 /// A linear layer's parameters, for the reference.
 pub(super) struct Layer {

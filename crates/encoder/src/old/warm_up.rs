@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use vecmill_memory::Pool;
 
-use crate::backend::{Backend, Lower};
 use crate::batch::{Batch, Shape};
-use crate::encoder::{EncodeError, Encoder};
-use crate::forward::SequenceRows;
+use crate::old::backend::{Backend, Lower};
+use crate::old::encoder::{EncodeError, Encoder};
+use crate::old::forward::SequenceRows;
 
 /// Tokens of a sequence, where the model takes as many: a paragraph.
 const USUAL_LENGTH: usize = 128;
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::model::{DType, Model};
-    use crate::paper::tests::Sizes;
+    use crate::old::paper::tests::Sizes;
 
     #[test]
     fn sizes_double_up_to_the_largest_and_the_longest_come_last() {

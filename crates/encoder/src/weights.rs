@@ -1,9 +1,10 @@
 //! Where a model's weights lie: one region, whose every offset is known before anything is read.
 //!
-//! - [`WeightPlan`] has the places that a [`Lower`](super::Lower) named.
+//! - [`WeightPlan`] has the places that a [`Lower`](crate::contract::Lower) named.
 //! - [`RegionWriter`] hands them out, one after the other, while a model is loaded; [`Stored`] is
 //!   one of them, to be read once all are written.
-//! - [`load_weights`] does both for whoever loads, and finds every place used.
+//! - [`load_weights`] does both for whoever loads, and finds every place used. [`Weights`] are then
+//!   found by their numbers.
 //!
 //! The choice behind it: a place is asked for with its size, and both sides must say the same.
 //! So what is loaded is what was planned, to the byte, or loading fails.
@@ -13,7 +14,8 @@ use std::sync::{Arc, OnceLock};
 
 use vecmill_memory::{HostBlock, LeaseError, Plan, Pool, Region, Source};
 
-use super::BackendError;
+use crate::backend::BackendError;
+use crate::graph::WeightId;
 
 /// What places in a region start at multiples of: what matrix multiplication on GPUs wants.
 pub const WEIGHT_ALIGNMENT: usize = 256;
@@ -63,6 +65,34 @@ impl WeightPlan {
 
 fn granules(bytes: usize) -> usize {
     bytes.checked_next_multiple_of(Plan::GRANULE).unwrap_or(bytes)
+}
+
+/// What was loaded, by the number of the [weight that stands for it](crate::graph::Op::weight).
+#[derive(Debug)]
+pub struct Weights<W>(Vec<Option<W>>);
+
+impl<W> Weights<W> {
+    /// Room for so many weights.
+    pub fn new(count: usize) -> Self {
+        Self((0..count).map(|_| None).collect())
+    }
+
+    /// Keeps what was loaded.
+    pub fn keep(&mut self, weight: WeightId, loaded: W) {
+        self.0[weight.index()] = Some(loaded);
+    }
+
+    /// What was loaded.
+    ///
+    /// # Errors
+    /// When nothing was.
+    pub fn get(&self, weight: WeightId) -> Result<&W, BackendError> {
+        let loaded = self.0.get(weight.index()).and_then(Option::as_ref);
+        loaded.ok_or_else(|| {
+            let reason = "its weights were not loaded: please report this".into();
+            BackendError { operation: "a step", reason }
+        })
+    }
 }
 
 /// A region that is being filled.
@@ -180,7 +210,7 @@ mod tests {
     use vecmill_memory::HostSource;
 
     use super::*;
-    use crate::forward::LoadError;
+    use crate::old::forward::LoadError;
 
     fn plan() -> WeightPlan {
         let mut plan = WeightPlan::default();

@@ -9,8 +9,8 @@ use super::*;
 use vecmill_memory::Plan;
 
 use crate::model::DType;
-use crate::paper::PaperBackend;
-use crate::paper::tests::Sizes;
+use crate::old::paper::PaperBackend;
+use crate::old::paper::tests::Sizes;
 
 fn model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);

@@ -13,9 +13,9 @@ use std::fmt::Debug;
 use super::operations::{
     Buffer, Copies, EmbeddingTensors, LinearTensors, NormTensors, StackTensors,
 };
-use super::weights::WeightPlan;
 use crate::e4m3;
 use crate::model::TensorView;
+use crate::weights::WeightPlan;
 
 /// The sizes of a linear layer, of one or of several that are stacked as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! What fits a memory budget, found on paper: no weight is read and no device is asked.
 
-use crate::backend::Lower;
 use crate::batch::{MAX_BATCH_TOKENS, Shape};
-use crate::encoder::Encoder;
-use crate::forward::LoadError;
 use crate::model::{Model, Pooling};
+use crate::old::backend::Lower;
+use crate::old::encoder::Encoder;
+use crate::old::forward::LoadError;
 
 /// Batches whose slabs are worth knowing, in tokens.
 const SIZES: [usize; 6] = [512, 2048, 8192, 16_384, 32_768, 65_536];

@@ -8,12 +8,12 @@ use std::slice;
 
 use vecmill_memory::LeaseError;
 
-use crate::backend::{
-    Backend, EmbeddingTensors, LinearTensors, NormTensors, RegionWriter, Slab, StackTensors,
-};
 use crate::batch::Shape;
 use crate::model::{Activation, Model, ModelError, Poolings};
-use crate::program::{Fusion, Layers, Program, Projection};
+use crate::old::backend::{
+    Backend, EmbeddingTensors, LinearTensors, NormTensors, RegionWriter, Slab, StackTensors,
+};
+use crate::old::program::{Fusion, Layers, Program, Projection};
 use crate::{BackendError, TensorView};
 
 /// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.

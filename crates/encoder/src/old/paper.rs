@@ -8,12 +8,12 @@
 
 use vecmill_memory::{HostBlock, HostSource};
 
-use crate::backend::{
+use crate::model::{DType, TensorView};
+use crate::old::backend::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
     Lower, NormTensors, Pool, Precision, RegionWriter, StackTensors, Weight, WeightPlan,
 };
-use crate::forward::Load;
-use crate::model::{DType, TensorView};
+use crate::old::forward::Load;
 
 /// A backend that only takes sizes.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl<L: Lower> Backend for PaperBackend<L> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::backend::LinearShape;
+    use crate::old::backend::LinearShape;
 
     /// What takes memory, where it does.
     #[derive(Debug, Clone, Copy)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use vecmill_memory::{LeaseError, Plan, PlanCache, PlanCacheStatistics, Pool, Reservation};
 
-use crate::backend::{Backend, BackendError, Lower, WeightPlan, load_weights};
 use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
-use crate::fit::last_where;
-use crate::forward::{LoadError, Loading, Network, SequenceRows};
 use crate::model::{Model, Pooling, Poolings};
-use crate::paper::{Counting, PaperBackend};
-use crate::program::{Fusion, Program};
+use crate::old::backend::{Backend, BackendError, Lower, WeightPlan, load_weights};
+use crate::old::fit::last_where;
+use crate::old::forward::{LoadError, Loading, Network, SequenceRows};
+use crate::old::paper::{Counting, PaperBackend};
+use crate::old::program::{Fusion, Program};
 
 /// A model, loaded onto a backend.
 ///

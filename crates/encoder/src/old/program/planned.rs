@@ -5,11 +5,11 @@ use std::sync::Arc;
 use vecmill_memory::{Lease, Plan};
 
 use super::{Layers, Program, Scratch, Step, Value, index_bytes};
-use crate::backend::{
+use crate::batch::{Batch, IndexLayout, Shape};
+use crate::old::backend::{
     Attention, Backend, BackendError, Between, Buffer, Copies, Embed, FeedForward, Indices, Linear,
     LinearAddNorm, Lower, Normalize, Pool, Sequences, Slab, Workspace,
 };
-use crate::batch::{Batch, IndexLayout, Shape};
 
 /// A program whose values have their places in a slab.
 #[derive(Debug)]
