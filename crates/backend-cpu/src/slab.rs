@@ -2,36 +2,13 @@
 
 use std::ops::Range;
 
-use vecmill_encoder::{BackendError, Buffer, Indices, Workspace};
+use vecmill_encoder::BackendError;
 use vecmill_memory::HostBlock;
 
 const FLOAT: usize = size_of::<f32>();
 
-/// Where something lies in the slab, counted in 4-byte elements.
-pub(crate) trait Place {
-    fn range(self) -> Range<usize>;
-}
-
-impl Place for Buffer {
-    fn range(self) -> Range<usize> {
-        self.offset / FLOAT..self.offset / FLOAT + self.elements()
-    }
-}
-
-impl Place for Indices {
-    fn range(self) -> Range<usize> {
-        self.offset / FLOAT..self.offset / FLOAT + self.length
-    }
-}
-
-impl Place for Workspace {
-    fn range(self) -> Range<usize> {
-        self.offset / FLOAT..(self.offset + self.bytes) / FLOAT
-    }
-}
-
-/// The slab's memory at each of the places, which must not overlap: that they don't is the plan's
-/// promise, and it is checked here.
+/// The slab's memory at each of the ranges of bytes, which must not overlap: that they don't is the
+/// plan's promise, and it is checked here.
 pub(crate) fn views<'a, const N: usize>(
     slab: &'a mut HostBlock,
     operation: &'static str,
@@ -40,10 +17,21 @@ pub(crate) fn views<'a, const N: usize>(
     let floats: &mut [f32] = bytemuck::try_cast_slice_mut(slab.bytes_mut())
         .map_err(|error| BackendError { operation, reason: error.to_string() })?;
     let length = floats.len();
+    let places = places.map(|Range { start, end }| start / FLOAT..end / FLOAT);
     floats.get_disjoint_mut(places).map_err(|error| BackendError {
         operation,
         reason: format!("its operands do not fit a slab of {length} elements: {error}"),
     })
+}
+
+/// The slab's memory at one range of bytes.
+pub(crate) fn view<'a>(
+    slab: &'a mut HostBlock,
+    operation: &'static str,
+    bytes: Range<usize>,
+) -> Result<&'a mut [f32], BackendError> {
+    let nothing = 0..0;
+    views(slab, operation, [bytes, nothing]).map(|[view, _]| view)
 }
 
 /// Indices are stored in the same 4-byte elements.

@@ -165,6 +165,8 @@ pub struct Node {
 pub struct Graph {
     nodes: Vec<Node>,
     values: Vec<ValueShape>,
+    /// How often each value is read.
+    reads: Vec<usize>,
     weights: Vec<WeightShape>,
     outputs: Vec<ValueId>,
     layers: usize,
@@ -207,8 +209,8 @@ impl Graph {
     }
 
     /// The operation that computes `value`.
-    pub fn producer(&self, value: ValueId) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.output == value)
+    pub fn producer(&self, value: ValueId) -> &Node {
+        &self.nodes[value.0] // each computes one
     }
 
     /// The operations that read `value`, in order.
@@ -219,8 +221,7 @@ impl Graph {
     /// Whether nothing but one operation reads `value`, once, so that a kernel that computes both need
     /// not keep it.
     pub fn is_read_once(&self, value: ValueId) -> bool {
-        let reads = self.nodes.iter().flat_map(|node| &node.inputs).filter(|&&read| read == value);
-        reads.count() == 1 && !self.outputs.contains(&value)
+        self.reads[value.0] == 1 && !self.outputs.contains(&value)
     }
 
     /// The nodes that read weights which no node before them reads: what each of them reads is loaded
@@ -253,8 +254,14 @@ pub struct GraphBuilder {
 impl GraphBuilder {
     /// Of a model of so many layers.
     pub fn new(layers: usize) -> Self {
-        let (nodes, values, weights, outputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let graph = Graph { nodes, values, weights, outputs, layers };
+        let graph = Graph {
+            nodes: Vec::new(),
+            values: Vec::new(),
+            reads: Vec::new(),
+            weights: Vec::new(),
+            outputs: Vec::new(),
+            layers,
+        };
         Self { graph, weights: Vec::new(), layer: None }
     }
 
@@ -322,6 +329,8 @@ impl GraphBuilder {
 
     fn node(&mut self, op: Op, inputs: Vec<ValueId>, shape: ValueShape) -> ValueId {
         self.graph.values.push(shape);
+        self.graph.reads.push(0);
+        inputs.iter().for_each(|input| self.graph.reads[input.0] += 1);
         let output = ValueId(self.graph.values.len() - 1);
         self.graph.nodes.push(Node { op, inputs, output, layer: self.layer });
         output

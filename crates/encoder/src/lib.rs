@@ -19,12 +19,20 @@ mod batch;
 pub mod conformance;
 pub mod contract;
 pub mod e4m3;
+mod encoder;
+mod fit;
+mod forward;
 mod graph;
 pub mod model;
 mod old;
 mod plain;
+mod prepared;
 mod program;
 mod relative;
+#[cfg(test)]
+mod sizes;
+mod tasks;
+mod warm_up;
 mod weight;
 mod weights;
 

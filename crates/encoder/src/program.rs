@@ -322,3 +322,76 @@ impl Places<'_> {
 fn index_bytes(count: usize) -> usize {
     count * size_of::<u32>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::GraphBuilder;
+    use crate::model::{Activation, TensorView};
+    use crate::weight::{Linear, Weight};
+
+    const SHAPE: Shape = Shape { tokens: 100, sequences: 3, longest: 50 };
+
+    fn step(reads: &[ValueId], writes: &[ValueId], scratch: usize) -> Step<()> {
+        let (reads, writes) = (reads.to_vec(), writes.to_vec());
+        Step { kernel: (), reads, writes, scratch, reads_batch: false }
+    }
+
+    /// A chain of layers of 16 columns.
+    fn chain(layers: usize) -> Graph {
+        let weight = TensorView::from_f32("w", &[16, 16], vec![0.0; 256]).unwrap();
+        let layer = Linear { weight: Weight::Tensor(weight), bias: None };
+        let mut graph = GraphBuilder::new(1);
+        let mut value = graph.embed(&layer.weight, &layer.weight, None);
+        for _ in 0..layers {
+            value = graph.linear(value, &layer, Activation::Identity);
+        }
+        graph.finish(vec![value]).0
+    }
+
+    #[test]
+    fn values_live_until_they_are_read_last_and_planes_lie_behind_each_other() {
+        let graph = chain(2);
+        let mut program = Program::new(&graph, RowBound::Bucket(SHAPE));
+        let [a, b, c] = [0, 1, 2].map(ValueId);
+        for (value, planes) in [(a, vec![3, 5]), (b, vec![64]), (c, vec![64])] {
+            program.keep(value, planes);
+        }
+        program.push(step(&[], &[a], 0));
+        program.push(step(&[a], &[b], 1000));
+        program.push(step(&[b], &[c], 0));
+        let placed = program.place();
+        let lives: Vec<_> = placed.plan().buffers().iter().map(|buffer| &buffer.steps).collect();
+        assert_eq!(lives, [&(0..=0), &(0..=1), &(1..=2), &(1..=1), &(2..=3)]);
+        let (first, second) = (placed.plane(a, 0, SHAPE), placed.plane(a, 1, SHAPE));
+        assert_eq!((first.rows, first.bytes().len(), second.bytes().len()), (100, 300, 500));
+        assert_eq!(second.offset, first.offset + 320);
+        let places = placed.at(1, SHAPE);
+        assert_eq!((places.scratch().len(), places.planes(a)), (1000, 2));
+        let fewer = Shape { tokens: 7, ..SHAPE };
+        assert_eq!(placed.at(2, fewer).plane(b, 0).rows, 7);
+        assert_eq!(placed.at(2, fewer).starts().len(), 16);
+    }
+
+    #[test]
+    fn what_no_step_has_takes_no_memory_and_what_is_shared_takes_it_once() {
+        let graph = chain(3);
+        let mut program = Program::new(&graph, RowBound::UpTo(SHAPE));
+        let [a, b, c, d] = [0, 1, 2, 3].map(ValueId);
+        program.keep(a, vec![64]);
+        program.push(step(&[], &[a], 0));
+        program.share(c, a);
+        program.push(step(&[a], &[c], 0)); // in place, and b is fused away
+        program.keep(d, vec![64]);
+        program.push(step(&[c], &[d], 0));
+        let placed = program.place();
+        assert_eq!(placed.plan().buffers().len(), 3);
+        assert_eq!(program.steps()[2].reads, [a]);
+        assert!(program.planes(b).planes.is_empty() && program.planes(c).planes == [64]);
+        let more = program.value(Rows::Sequences, vec![8]);
+        program.push(step(&[d], &[more], 0));
+        program.replace_output(d, more);
+        assert_eq!(program.outputs().collect::<Vec<_>>(), [more]);
+        assert_eq!(program.place().plane(more, 0, SHAPE).bytes().len(), 24);
+    }
+}
