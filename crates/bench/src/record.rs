@@ -9,12 +9,13 @@ use std::io::BufWriter;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use vecmill_lab::results;
 use vecmill_memory::Plan;
 use vecmill_memory::trace::{Event, Trace, What};
 
+use crate::Outcome;
 use crate::sketch::{BATCH_TOKENS, Sketch};
 use crate::workload::{Run, Workload};
-use crate::{Outcome, results};
 
 /// Ids of a batch's tensors follow each other from its number times this on.
 pub(crate) const TENSORS_PER_BATCH: u64 = 1 << 16;

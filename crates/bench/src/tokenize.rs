@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use vecmill_engine::{RequestError, Tokenizer, Truncation, disk};
+use vecmill_lab::results;
+use vecmill_lab::results::number;
 
+use crate::Outcome;
 use crate::load::processor_seconds;
-use crate::results::number;
 use crate::texts::TextKind;
-use crate::{Outcome, results};
 
 /// Texts that are made, enough that none comes twice soon.
 const TEXTS: usize = 16_384;

@@ -47,7 +47,7 @@ pub fn traces(data: &[u8]) {
         }
         Err(error) => short(&error),
     }
-    if let Err(error) = vecmill_bench::ab::Traffic::read(data) {
+    if let Err(error) = vecmill_lab::traffic::Traffic::read(data) {
         short(&error);
     }
 }

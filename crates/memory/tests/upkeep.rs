@@ -3,13 +3,10 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use vecmill_memory::{
-    Cause, Fault, GiveBack, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice, Source,
-};
+use vecmill_memory::{Cause, GiveBack, LeaseError, Pool, PoolSettings, Remedy, Source};
+use vecmill_testing::simulated::{Fault, SimulatedDevice};
 
 use support::{MIB, SECOND, pool, work};
 
@@ -94,20 +91,6 @@ fn a_neighbour_that_takes_the_memory_is_survived() {
     assert_eq!(pool.statistics().refused_with_room, 0);
 }
 
-#[test]
-fn helpers_are_asked_before_a_lease_is_refused() {
-    let (device, stream, pool) = pool(GiveBack::Never);
-    device.neighbour_takes(900 * MIB);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let called = Arc::clone(&asked);
-    pool.on_pressure(move |bytes| {
-        called.store(bytes, Ordering::SeqCst);
-        device.neighbour_gives(300 * MIB);
-    });
-    assert!(pool.lease(200 * MIB, &stream).is_ok());
-    assert_eq!(asked.load(Ordering::SeqCst), 200 * MIB);
-}
-
 /// A busy little scene that calls the source in every way; panics only where the pool is wrong.
 fn scenario(device: &SimulatedDevice, pool: &Pool<SimulatedDevice>) {
     let streams = [device.stream(), device.stream()];
@@ -123,11 +106,7 @@ fn scenario(device: &SimulatedDevice, pool: &Pool<SimulatedDevice>) {
                 Some(lease)
             })
             .collect();
-        let extra = pool.extra(MIB, &streams[0]).ok();
-        if let Some(lease) = leases.first() {
-            drop(lease.spill(100));
-        }
-        drop((leases, extra));
+        drop(leases);
         device.advance(SECOND);
         pool.maintain();
         if round == 2 {

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vecmill_encoder::{Backend, Batch, Encoder, Started};
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results::percentile;
 use vecmill_memory::{Pool, Statistics};
-
-use crate::lengths::Lengths;
-use crate::results::percentile;
 
 /// Batches of the same kind that take turns, so that none finds its own numbers in a cache.
 const BATCHES: usize = 4;

@@ -14,10 +14,11 @@ use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::{CudaBackend, Device};
 use vecmill_encoder::model::DType;
 use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape};
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results;
 use vecmill_memory::Pool;
 
-use crate::lengths::Lengths;
-use crate::{Outcome, results};
+use crate::Outcome;
 use measure::{Bench, Latency, Throughput};
 
 /// Arguments of `vecmill-bench encode`.

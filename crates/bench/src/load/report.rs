@@ -3,12 +3,12 @@
 use std::io;
 
 use serde::Serialize;
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results::{self, percentile, whole};
 
 use super::client::Tally;
 use super::server::Stage;
 use super::{LoadArguments, Look};
-use crate::lengths::Lengths;
-use crate::results::{self, percentile, whole};
 
 const NANOSECONDS_PER_MS: f64 = 1e6;
 

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, MappedSource};
+use vecmill_lab::results;
 use vecmill_memory::{LeaseError, Pool, Remedy};
-
-use crate::results;
 
 const MIB: usize = 1 << 20;
 

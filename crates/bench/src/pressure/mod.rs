@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vecmill_backend_cuda::{Device, MappedSource};
+use vecmill_lab::results;
 use vecmill_memory::{GiveBack, Pool, PoolSettings};
 
-use crate::{Outcome, results};
+use crate::Outcome;
 use load::Load;
 use verdict::{Sample, Verdict};
 

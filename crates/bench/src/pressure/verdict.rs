@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
+use vecmill_lab::results;
 use vecmill_memory::Statistics;
 
 use super::load::Answers;
-use crate::results;
 
 /// Memory at one moment.
 #[derive(Debug, Clone, Copy)]

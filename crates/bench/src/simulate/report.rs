@@ -125,7 +125,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, groups: &[&[&Row]], top: f64) {
         top + 12.0,
         panel.title
     );
-    for power in 0..=crate::results::whole(most) {
+    for power in 0..=vecmill_lab::results::whole(most) {
         let value = 10f64.powf(power as f64);
         let _ = write!(
             svg,

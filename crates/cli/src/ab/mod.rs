@@ -1,6 +1,6 @@
 //! `vecmill ab`: policies compared on this machine's devices, under a load of one's own.
 //!
-//! [`arguments`] is its command line. The experiment and its report are those of `vecmill_bench::ab`.
+//! [`arguments`] is its command line. The experiment and its report are those of [`vecmill_lab::ab`].
 
 pub(crate) mod arguments;
 
@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::Path;
 
-use vecmill_bench::ab::{self, Experiment, Load, Mix, Report, Traffic};
+use vecmill_lab::ab::{self, Experiment, Load, Report};
+use vecmill_lab::traffic::{Mix, Traffic};
 
 use crate::failure::Failure;
 use crate::logging;

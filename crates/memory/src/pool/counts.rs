@@ -32,8 +32,6 @@ pub(super) struct Refused {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) grown: AtomicU64,
-    pub(super) fallback: AtomicU64,
-    pub(super) spilled: AtomicU64,
     pub(super) waited: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) refused_with_room: AtomicU64,
@@ -55,14 +53,6 @@ impl Counts {
 
     pub(super) fn grown(&self) {
         Self::one(&self.grown);
-    }
-
-    pub(super) fn fallback(&self) {
-        Self::one(&self.fallback);
-    }
-
-    pub(super) fn spilled(&self) {
-        Self::one(&self.spilled);
     }
 
     pub(super) fn waited(&self) {

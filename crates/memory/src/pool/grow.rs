@@ -4,16 +4,15 @@
 //! the number of batches at once, not the variety of their sizes. Where it can't, the largest idle
 //! slab is replaced.
 //!
-//! The ladder, when the source refuses: take no more than needed → give idle slabs back → give the
-//! fallback's unused end back → ask helpers → say so, for the caller to split the batch or wait.
+//! The ladder, when the source refuses: take no more than needed → give idle slabs back → say so, for
+//! the caller to split the batch or wait.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::slot::Slab;
 use super::state::{State, Status};
 use super::{LeaseError, Owned, Shared};
-use crate::class::{GRANULE, class_bytes, class_of};
+use crate::budget::{GRANULE, class_bytes, class_of};
 use crate::source::{Cause, Source, SourceError};
 
 /// Why memory was not obtained.
@@ -37,24 +36,16 @@ impl<S: Source> Shared<S> {
             Ok(owned) => return Ok(owned),
             Err(refusal) => refusal,
         };
-        let rungs: [&dyn Fn(); 4] = [
-            &|| {}, // take no more than needed
-            &|| {
-                self.retire_all_idle();
-            },
-            &|| {
-                self.trim_fallback();
-            },
-            &|| self.call_helpers(needed),
-        ];
         let mut leased = 0;
-        for rung in rungs {
+        for give_idle_back in [false, true] {
             if let Refusal::Source(error) = &refusal
                 && error.cause != Cause::Exhausted
             {
                 break;
             }
-            rung();
+            if give_idle_back {
+                self.retire_all_idle();
+            }
             // A batch may have come back meanwhile.
             if let Some(owned) = self.claim_warm(needed / GRANULE) {
                 return Ok(owned);
@@ -82,7 +73,8 @@ impl<S: Source> Shared<S> {
         if !self.source.resizes_in_place() {
             return self.slab_bytes(needed);
         }
-        let larger = |state: &State| state.is_out() && state.granules * GRANULE >= needed;
+        let larger =
+            |state: &State| state.status == Status::Leased && state.granules * GRANULE >= needed;
         let rank = self.live_slots().map(|slot| slot.word.read()).filter(larger).count();
         // Policy only: if the learning is under way just now, do without.
         let usual = self.upkeep.try_lock().ok().and_then(|upkeep| upkeep.usual(rank));
@@ -176,7 +168,7 @@ impl<S: Source> Shared<S> {
     /// Takes `bytes` of the budget, giving idle slabs back for it if it must.
     fn commit(&self, bytes: usize) -> Result<(), Refusal> {
         while !self.budget.commit(bytes) {
-            if self.retire_largest_idle() == 0 && self.trim_fallback() == 0 {
+            if self.retire_largest_idle() == 0 {
                 return Err(Refusal::Budget);
             }
         }
@@ -289,42 +281,8 @@ impl<S: Source> Shared<S> {
     }
 
     pub(super) fn trim(&self) -> usize {
-        let trimmed = self.retire_all_idle() + self.trim_fallback();
+        let trimmed = self.retire_all_idle();
         self.counts.trimmed();
         trimmed
-    }
-
-    fn call_helpers(&self, bytes: usize) {
-        for helper in self.helpers.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            helper(bytes);
-        }
-    }
-
-    pub(super) fn prepare(&self, sizes: &[usize]) -> Result<(), LeaseError> {
-        let mut ready = Vec::new();
-        for &bytes in sizes {
-            let granules = self.granules(bytes);
-            let owned = granules.and_then(|granules| match self.claim_warm(granules) {
-                Some(owned) => Ok(owned),
-                None => self.grow(granules * GRANULE),
-            });
-            match owned {
-                Ok(owned) => ready.push(owned),
-                Err(error) => {
-                    self.put_back(&ready);
-                    return Err(error);
-                }
-            }
-        }
-        self.put_back(&ready);
-        Ok(())
-    }
-
-    /// Makes slots that this thread has leased, without handing them out, idle again.
-    pub(super) fn put_back(&self, ready: &[Owned]) {
-        for &owned in ready {
-            self.publish(owned, Status::Idle, owned.state.granules);
-        }
-        self.waiting.wake();
     }
 }

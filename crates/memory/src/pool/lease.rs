@@ -3,12 +3,9 @@
 use std::fmt;
 
 use super::Shared;
-use super::error::StaleLease;
-use super::fallback::Extra;
 use super::slot::Slab;
 use super::state::{State, Status};
-use crate::LeaseError;
-use crate::class::GRANULE;
+use crate::budget::GRANULE;
 use crate::source::{Source, SourceError};
 
 /// The right to one slab. Dropping it returns the slab to the pool, also while unwinding.
@@ -23,16 +20,6 @@ pub struct Lease<'a, S: Source> {
     slab: Option<Box<Slab<S>>>, // taken only when it ends
     planned: usize,
     recorded: bool,
-}
-
-/// Names a lease across threads and callbacks.
-///
-/// A name is good for one use: a lease that has been returned, or taken up elsewhere, is told from
-/// the one that has the same slab now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LeaseId {
-    slot: usize,
-    generation: u32,
 }
 
 impl<'a, S: Source> Lease<'a, S> {
@@ -72,11 +59,6 @@ impl<'a, S: Source> Lease<'a, S> {
         self.planned
     }
 
-    /// Its name, by which another thread can [`attach`](crate::Pool::attach) it once detached.
-    pub fn id(&self) -> LeaseId {
-        LeaseId { slot: self.slot, generation: self.state.generation }
-    }
-
     /// Checks that the work stays inside what was planned: `end` is the furthest byte it uses.
     /// An overrun is counted, and stops debug builds.
     ///
@@ -104,28 +86,6 @@ impl<'a, S: Source> Lease<'a, S> {
         Ok(&slab.event)
     }
 
-    /// Memory beside the slab for what the plan did not foresee: counted as spilled.
-    ///
-    /// # Errors
-    /// As for [`Pool::lease`](crate::Pool::lease).
-    pub fn spill(&self, bytes: usize) -> Result<Extra<'a, S>, LeaseError> {
-        let stream = self.slab().stream.clone();
-        let extra = self.pool.extra(bytes, stream.map(|(stream, _)| stream))?;
-        self.pool.counts.spilled();
-        Ok(extra)
-    }
-
-    /// Parks the lease in the pool, still leased, until its name is attached again.
-    pub fn detach(mut self) -> LeaseId {
-        let id = self.id();
-        if let Some(slab) = self.slab.take() {
-            let slot = &self.pool.slots[self.slot];
-            slot.put(slab);
-            slot.word.publish(State { status: Status::Detached, ..self.state });
-        }
-        id
-    }
-
     #[inline]
     fn finish(&mut self, mut slab: Box<Slab<S>>) {
         let mut status = Status::Idle;
@@ -148,22 +108,6 @@ impl<'a, S: Source> Lease<'a, S> {
     }
 }
 
-impl<S: Source> Shared<S> {
-    pub(super) fn attach(&self, id: LeaseId) -> Result<Lease<'_, S>, StaleLease> {
-        let LeaseId { slot, generation } = id;
-        let stale = StaleLease { slot, generation };
-        let place = self.slots.get(slot).ok_or(stale)?;
-        let seen = place.word.read();
-        if seen.status != Status::Detached || seen.generation != generation {
-            return Err(stale);
-        }
-        // Under the next generation: of two who have the name, one gets the slab.
-        let state = place.word.lease(seen).ok_or(stale)?;
-        let Some(slab) = place.take() else { unreachable!("a detached slot has its slab") };
-        Ok(Lease::new(self, slot, state, slab, place.tally.bytes()))
-    }
-}
-
 impl<S: Source> Drop for Lease<'_, S> {
     fn drop(&mut self) {
         if let Some(slab) = self.slab.take() {
@@ -175,7 +119,7 @@ impl<S: Source> Drop for Lease<'_, S> {
 impl<S: Source> fmt::Debug for Lease<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("id", &self.id())
+            .field("slot", &self.slot)
             .field("bytes", &self.bytes())
             .field("planned", &self.planned)
             .finish_non_exhaustive()

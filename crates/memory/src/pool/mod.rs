@@ -3,8 +3,7 @@
 //! - [`Pool`] leases ([`Lease`]), waits, trims and reports ([`Statistics`]).
 //! - `state` and `slot`: who owns which slab, in one atomic word each. `tally`: what was leased when.
 //! - `grow`: when no idle slab fits, up to the ladder that gives way under pressure.
-//! - `fallback`: small pieces that no plan foresaw. `upkeep` and `prediction`: what is kept ready and
-//!   what is given back.
+//! - `upkeep` and `prediction`: what is kept ready and what is given back.
 //!
 //! The choice behind it: a lease of a slab that is there is one compare-and-swap, its return
 //! one exchange, and neither asks the device for anything. All that takes time (growing, giving
@@ -13,10 +12,10 @@
 
 mod counts;
 mod error;
-mod fallback;
 mod grow;
 mod lease;
 mod prediction;
+mod region;
 mod settings;
 mod slot;
 mod state;
@@ -29,26 +28,24 @@ mod waiting;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
 use crate::budget::Budget;
-use crate::class::GRANULE;
-use crate::region::Region;
+use crate::budget::GRANULE;
 use crate::source::{Cause, Source};
 use counts::Counts;
-use fallback::Fallback;
 use slot::Slot;
 use state::{MOST_GRANULES, State, Status};
 use upkeep::Upkeep;
 use waiting::Waiting;
 
 pub use crate::budget::Reservation;
-pub use error::{LeaseError, Remedy, StaleLease};
-pub use fallback::Extra;
-pub use lease::{Lease, LeaseId};
+pub use error::{LeaseError, Remedy};
+pub use lease::Lease;
+pub use region::Region;
 pub use settings::{GiveBack, PoolSettings};
 pub use statistics::{LatencyBucket, Leases, Statistics};
 pub use upkeep::{Keeper, Maintained};
@@ -60,9 +57,6 @@ thread_local! {
     /// The slot that this thread had last: its words are in this core's cache.
     static LAST: Cell<usize> = const { Cell::new(0) };
 }
-
-/// Somebody who can give memory back when asked for so many bytes.
-type Helper = Box<dyn Fn(usize) + Send + Sync>;
 
 /// A pool of slabs over a [`Source`]. Clones share the same slabs.
 ///
@@ -91,8 +85,6 @@ pub(super) struct Shared<S: Source> {
     streams: Mutex<Vec<S::Stream>>,
     counts: Counts,
     waiting: Waiting,
-    fallback: Mutex<Fallback<S>>,
-    helpers: RwLock<Vec<Helper>>,
     upkeep: Mutex<Upkeep>,
     /// What the device's driver has taken beside the pool.
     driver_bytes: OnceLock<usize>,
@@ -129,8 +121,6 @@ impl<S: Source> Pool<S> {
             streams: Mutex::default(),
             counts: Counts::default(),
             waiting: Waiting::default(),
-            fallback: Mutex::new(Fallback::new()),
-            helpers: RwLock::default(),
             upkeep: Mutex::new(Upkeep::new(SLOTS, settings.give_back.period(), now)),
             driver_bytes: OnceLock::new(),
             source,
@@ -175,22 +165,6 @@ impl<S: Source> Pool<S> {
         result.inspect_err(|error| shared.refused(bytes, stream, error))
     }
 
-    /// Takes up a lease that was [detached](Lease::detach).
-    ///
-    /// # Errors
-    /// [`StaleLease`] when it has been returned or taken up already.
-    pub fn attach(&self, id: LeaseId) -> Result<Lease<'_, S>, StaleLease> {
-        self.shared.attach(id)
-    }
-
-    /// A small piece of memory that no plan foresaw, out of the fallback heap.
-    ///
-    /// # Errors
-    /// As for [`lease`](Self::lease).
-    pub fn extra(&self, bytes: usize, stream: &S::Stream) -> Result<Extra<'_, S>, LeaseError> {
-        self.shared.extra(bytes, Some(stream.clone()))
-    }
-
     /// Sets `bytes` of the budget aside for memory that lives outside the pool. Idle slabs make way
     /// for it.
     ///
@@ -230,23 +204,8 @@ impl<S: Source> Pool<S> {
         let _ = self.shared.driver_bytes.set(bytes);
     }
 
-    /// Makes slabs of these sizes ready, largest first, as far as the budget goes.
-    ///
-    /// # Errors
-    /// [`LeaseError`] of the first that can't be had.
-    pub fn prepare(&self, sizes: &[usize]) -> Result<(), LeaseError> {
-        self.shared.prepare(sizes)
-    }
-
-    /// Has `helper` called with a number of bytes when the source runs dry, to give back what it
-    /// can of other memory of the same device.
-    pub fn on_pressure(&self, helper: impl Fn(usize) + Send + Sync + 'static) {
-        let helpers = &self.shared.helpers;
-        helpers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(helper));
-    }
-
-    /// Gives all idle slabs and the unused end of the fallback heap back to the source, and returns
-    /// how many bytes that were. What the device still works on stays.
+    /// Gives all idle slabs back to the source, and returns how many bytes that were. What the
+    /// device still works on stays.
     pub fn trim(&self) -> usize {
         self.shared.trim()
     }
@@ -379,7 +338,10 @@ impl<S: Source> Shared<S> {
     /// Bytes of the slabs that batches hold.
     fn leased_bytes(&self) -> usize {
         let leased = self.live_slots().map(|slot| slot.word.read());
-        leased.filter(|state| state.is_out()).map(|state| state.granules * GRANULE).sum()
+        leased
+            .filter(|state| state.status == Status::Leased)
+            .map(|state| state.granules * GRANULE)
+            .sum()
     }
 }
 
@@ -396,16 +358,13 @@ impl<S: Source> Drop for Shared<S> {
             if let Some(mut slab) = slot.take() {
                 if let Some((stream, _)) = &slab.stream {
                     if slot.word.read().status != Status::Idle {
-                        // Detached or quarantined: its end has not been marked yet.
+                        // Quarantined: its end has not been marked yet.
                         let _ = self.source.record(&mut slab.event, stream);
                     }
                     let _ = self.source.wait_on_host(&slab.event); // a lost device runs nothing
                 }
                 let _ = self.source.release(slab.block); // nobody is left to be told
             }
-        }
-        if let Some(block) = self.fallback().close(&self.source) {
-            let _ = self.source.release(block);
         }
     }
 }

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::tally::Passed;
-use crate::class::{CLASSES, class_of};
+use crate::budget::{CLASSES, class_of};
 
 const WINDOWS: usize = 8;
 

@@ -2,8 +2,7 @@
 //!
 //! The word holds what a lease must know (the status and how much memory there is), so that reading
 //! it and claiming it is a single compare-and-swap, and a generation that each lease advances: a
-//! claim by somebody who looked before another lease came and went fails, and a stale lease is told
-//! from the live one.
+//! claim by somebody who looked before another lease came and went fails.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -21,8 +20,6 @@ pub(super) enum Status {
     Claimed = 3,
     /// A slab whose last work can't be told to have finished: not used again.
     Quarantined = 4,
-    /// As leased, but parked here by its batch.
-    Detached = 5,
 }
 
 /// A reading of a slot's word.
@@ -41,12 +38,6 @@ pub(super) const MOST_GRANULES: usize = (1 << 24) - 1;
 const GRANULES: u64 = MOST_GRANULES as u64;
 
 impl State {
-    /// Whether a batch has the slab.
-    #[inline]
-    pub(super) fn is_out(self) -> bool {
-        matches!(self.status, Status::Leased | Status::Detached)
-    }
-
     const EMPTY: Self = Self { status: Status::Empty, granules: 0, generation: 0 };
 
     #[inline]
@@ -62,7 +53,6 @@ impl State {
             2 => Status::Leased,
             3 => Status::Claimed,
             4 => Status::Quarantined,
-            5 => Status::Detached,
             _ => Status::Empty,
         };
         let (granules, generation) = (((word >> 8) & GRANULES) as usize, (word >> 32) as u32);
@@ -86,7 +76,7 @@ impl Word {
         State::unpack(self.0.load(Ordering::Acquire))
     }
 
-    /// Moves from `seen`, idle or detached, to leased, under the next generation.
+    /// Moves from `seen`, which is idle, to leased, under the next generation.
     #[inline]
     pub(super) fn lease(&self, seen: State) -> Option<State> {
         let generation = seen.generation.wrapping_add(1);
@@ -125,14 +115,9 @@ mod tests {
 
     #[test]
     fn a_word_holds_what_was_put_in() {
-        for status in [
-            Status::Empty,
-            Status::Idle,
-            Status::Leased,
-            Status::Claimed,
-            Status::Quarantined,
-            Status::Detached,
-        ] {
+        for status in
+            [Status::Empty, Status::Idle, Status::Leased, Status::Claimed, Status::Quarantined]
+        {
             for granules in [0, 1, 4096, (1 << 24) - 1] {
                 for generation in [0, 7, u32::MAX] {
                     let state = State { status, granules, generation };
@@ -218,31 +203,6 @@ mod loom_tests {
             assert_eq!(last.status, Status::Idle, "whatever happened, it came back");
             assert_eq!(last.generation as usize, leases, "each lease is counted");
             assert_eq!(*slot.uses.lock().unwrap(), leases + last.granules - 2);
-        });
-    }
-
-    #[test]
-    fn a_detached_lease_is_taken_up_once() {
-        loom::model(|| {
-            let slot = Slot::idle();
-            let state = slot.word.lease(slot.word.read()).unwrap();
-            let detached = State { status: Status::Detached, ..state };
-            slot.word.publish(detached);
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
-                    let slot = Arc::clone(&slot);
-                    loom::thread::spawn(move || {
-                        let Some(state) = slot.word.lease(detached) else { return 0 };
-                        slot.own();
-                        slot.word.publish(State { status: Status::Idle, ..state });
-                        1
-                    })
-                })
-                .collect();
-            let stranger = usize::from(slot.lease_and_return());
-            let taken: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-            assert_eq!(taken, 1);
-            assert_eq!(*slot.uses.lock().unwrap(), taken + stranger);
         });
     }
 }

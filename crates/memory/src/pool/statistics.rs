@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::counts::{BUCKETS, bound};
 use super::state::{State, Status};
 use super::{Pool, Shared};
-use crate::class::GRANULE;
-use crate::heap::HeapStatistics;
+use crate::budget::GRANULE;
 use crate::source::{Source, SourceError};
 
 /// A pool's state at one moment. All sizes are in bytes.
@@ -16,7 +15,7 @@ pub struct Statistics {
     pub budget_bytes: usize,
     /// Set aside outside slabs, for weights.
     pub reserved_bytes: usize,
-    /// Slabs and fallback heap that the pool has of the source.
+    /// Slabs that the pool has of the source.
     pub held_bytes: usize,
     /// What the device's driver has taken beside all of this, outside the budget; if somebody
     /// [measured](Pool::note_driver) it.
@@ -37,8 +36,6 @@ pub struct Statistics {
     pub mappable_bytes: usize,
     /// Slabs, leased or idle.
     pub slabs: usize,
-    /// The fallback heap.
-    pub fallback: HeapStatistics,
     /// Leases so far.
     pub leases: Leases,
     /// Refusals although enough was free.
@@ -78,10 +75,6 @@ pub struct Leases {
     pub warm: u64,
     /// Served by a slab that was made or grown for it.
     pub grown: u64,
-    /// Pieces beside the plans.
-    pub fallback: u64,
-    /// Those of them that a batch needed beyond its plan.
-    pub spilled: u64,
     /// Served after waiting for another lease.
     pub waited: u64,
     /// Not served.
@@ -157,7 +150,6 @@ impl<S: Source> Shared<S> {
         let idle_bytes = idle.iter().sum();
         let (counts, latency_nanoseconds) = self.counts.latency();
         let budget = &self.budget;
-        let fallback = self.fallback().statistics();
         let free_budget = budget.available().saturating_sub(budget.held());
         let counters = &self.counts;
         Statistics {
@@ -166,19 +158,16 @@ impl<S: Source> Shared<S> {
             reserved_bytes: budget.reserved(),
             held_bytes: budget.held(),
             peak_held_bytes: budget.peak_held(),
-            leased_bytes: sizes(&|state| state.is_out()).iter().sum(),
+            leased_bytes: sizes(&|state| state.status == Status::Leased).iter().sum(),
             requested_bytes: self.live_slots().map(|slot| slot.tally.bytes()).sum(),
             peak_requested_bytes: upkeep.demand.peak(),
             idle_bytes,
             largest_idle_bytes: idle.iter().copied().max().unwrap_or(0),
             mappable_bytes: idle_bytes + free_budget,
             slabs: sizes(&|state| state.granules > 0).len(),
-            fallback,
             leases: Leases {
                 warm: self.live_slots().map(|slot| slot.tally.warm()).sum(),
                 grown: read(&counters.grown),
-                fallback: read(&counters.fallback),
-                spilled: read(&counters.spilled),
                 waited: read(&counters.waited),
                 refused: read(&counters.refused),
             },

@@ -11,7 +11,7 @@ use super::prediction::Demand;
 use super::state::{State, Status};
 use super::tally::Passed;
 use super::{GiveBack, Owned, Pool, Shared};
-use crate::class::GRANULE;
+use crate::budget::GRANULE;
 use crate::source::{Cause, Source};
 
 /// What has been learned.
@@ -117,16 +117,12 @@ impl<S: Source> Shared<S> {
         let mut done = Maintained { recovered: self.recover(), ..Maintained::default() };
         let busy = !recent.is_empty();
         let rank = |sizes: &[usize], rank: usize| sizes.get(rank).copied().unwrap_or(0);
-        if let GiveBack::After(period) = self.settings.give_back {
+        if self.settings.give_back != GiveBack::Never {
             let keep = |index| {
                 let expected = if busy && self.settings.predict { rank(&usual, index) } else { 0 };
                 rank(&recent, index).max(expected)
             };
             done.given_back_bytes = self.give_back_beyond(keep);
-            let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
-            if now.saturating_sub(self.fallback().last_used()) > period {
-                done.given_back_bytes += self.trim_fallback();
-            }
         }
         if busy && self.settings.predict {
             done.made_ready_bytes = self.make_ready(&usual);
@@ -244,7 +240,8 @@ impl<S: Source> Shared<S> {
             // Where the source refuses, demand itself will find out whether it really must.
             let Ok(owned) = owned else { break };
             made += bytes;
-            self.put_back(&[owned]);
+            self.publish(owned, Status::Idle, owned.state.granules);
+            self.waiting.wake();
         }
         made
     }

@@ -54,7 +54,7 @@ pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
     json(trimmed.into_iter().map(|(device, bytes)| Trimmed { device, bytes }).collect())
 }
 
-/// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill memory replay`.
+/// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill-bench replay`.
 pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
