@@ -2,7 +2,7 @@
 //! the last backend has a lowering.
 
 pub use crate::backend::{Backend, Kernel, Lower, Slab, Stream};
-pub use crate::encoder::{EncodeError, Encoder, Limits, LoadError, Started};
+pub use crate::encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
 pub use crate::fit::{Ask, Fit, FitError, SlabSize, fit};
 pub use crate::graph::{
     Graph, GraphBuilder, Node, Op, RelativeBias, Rows, ValueId, ValueShape, WeightId, WeightShape,

@@ -188,37 +188,27 @@ impl<B: Backend> Encoder<B> {
         self.check(batch)?;
         let exact = batch.shape();
         let prepared = self.programs.get(exact);
-        let shape = if self.backend.pads(exact) { prepared.program.shape() } else { exact };
+        let shape = if self.backend.pads(exact) { prepared.program().shape() } else { exact };
         let bytes = prepared.plan().peak_bytes();
         let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;
-        let fetched = self.backend.enter(|| self.run(&prepared, batch, shape, &mut lease))?;
+        let fetched = self.backend.enter(|| self.run(&prepared, (batch, shape), &mut lease))?;
         Ok(Started { fetched, elements: batch.sequences() * self.limits.dimensions })
     }
 
-    /// Runs all steps for `batch`, padded to `shape`, and starts bringing its rows to the host.
+    /// Runs all steps, and starts bringing the batch's rows to the host.
     fn run(
         &self,
-        Prepared { program, placed }: &Prepared<Kernel<B>>,
-        batch: &Batch,
-        shape: Shape,
+        prepared: &Prepared<Kernel<B>>,
+        (batch, shape): (&Batch, Shape),
         lease: &mut Lease<'_, B::Source>,
     ) -> Result<B::Fetched, BackendError> {
-        lease.check_use(placed.plan().peak_bytes());
-        let slab = lease.block_mut();
-        let indices = batch.indices(shape, self.limits.position_offset);
-        self.backend.copy_in(slab, &indices, placed.indices())?;
-        self.backend.repeat(slab, shape, |slab| {
-            let mut steps = program.steps().iter().enumerate();
-            steps.try_for_each(|(index, step)| {
-                self.backend.run(&self.weights, step, &placed.at(index, shape), slab)
-            })
-        })?;
-        let Some(output) = program.outputs().next() else {
+        let packed = (batch, self.limits.position_offset, shape);
+        prepared.run(&self.backend, &self.weights, packed, lease)?;
+        let Some(rows) = prepared.output(0, shape) else {
             let reason = "its program has no output: please report this".into();
             return Err(BackendError { operation: "the forward pass", reason });
         };
-        let rows = Place { rows: batch.sequences(), ..placed.plane(output, 0, shape) };
-        self.backend.fetch(slab, rows)
+        self.backend.fetch(lease.block_mut(), Place { rows: batch.sequences(), ..rows })
     }
 
     /// Waits for a batch that was started. The result has a row per sequence, pooled and projected
@@ -263,8 +253,12 @@ impl<B: Backend> Encoder<B> {
     }
 }
 
-/// Loads what `graph` reads of weights, each into its place.
-pub(crate) fn load_graph<B: Backend>(
+/// Loads what `graph` reads of `tensors`, its weights by their numbers, each into its place. `progress` is
+/// told layers done and in all.
+///
+/// # Errors
+/// When the device fails.
+pub fn load_graph<B: Backend>(
     backend: &B,
     graph: &Graph,
     tensors: &[Weight],

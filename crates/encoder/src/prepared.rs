@@ -10,17 +10,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vecmill_memory::Plan;
+use vecmill_memory::{Lease, Plan};
 
-use crate::backend::Lower;
-use crate::batch::{MAX_BATCH_TOKENS, Shape};
+use crate::backend::{Backend, BackendError, Lower};
+use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
 use crate::fit::last_where;
 use crate::forward;
 use crate::graph::{Graph, Op, Rows};
 use crate::model::{Model, ModelError, Pooling};
-use crate::program::{Placed, Program, RowBound};
+use crate::program::{Place, Placed, Program, RowBound};
 use crate::weight::Weight;
-use crate::weights::WeightPlan;
+use crate::weights::{WeightPlan, Weights};
 
 /// Programs that are kept: at about 20 KB for one of twelve layers, 20 MB.
 const CAPACITY: usize = 1024;
@@ -28,11 +28,17 @@ const CAPACITY: usize = 1024;
 /// A program, and where its values lie.
 #[derive(Debug)]
 pub struct Prepared<K> {
-    pub(crate) program: Program<K>,
-    pub(crate) placed: Placed,
+    program: Program<K>,
+    placed: Placed,
 }
 
 impl<K> Prepared<K> {
+    /// Of `program`, all of whose steps are there.
+    pub fn of(program: Program<K>) -> Self {
+        let placed = program.place();
+        Self { program, placed }
+    }
+
     /// The steps.
     pub fn program(&self) -> &Program<K> {
         &self.program
@@ -41,6 +47,39 @@ impl<K> Prepared<K> {
     /// Every buffer's offset and the peak.
     pub fn plan(&self) -> &Plan {
         self.placed.plan()
+    }
+
+    /// Runs all steps for `batch`, padded to `shape`, which the program holds. The lease is told how far
+    /// they reach into it.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn run<B: Backend>(
+        &self,
+        backend: &B,
+        weights: &Weights<B::Weight>,
+        (batch, position_offset, shape): (&Batch, u32, Shape),
+        lease: &mut Lease<'_, B::Source>,
+    ) -> Result<(), BackendError>
+    where
+        B::Lower: Lower<Kernel = K>,
+    {
+        let Self { program, placed } = self;
+        lease.check_use(placed.plan().peak_bytes());
+        let slab = lease.block_mut();
+        backend.copy_in(slab, &batch.indices(shape, position_offset), placed.indices())?;
+        backend.repeat(slab, shape, |slab| {
+            let mut steps = program.steps().iter().enumerate();
+            steps.try_for_each(|(index, step)| {
+                backend.run(weights, step, &placed.at(index, shape), slab)
+            })
+        })
+    }
+
+    /// The rows of an output, for a batch of `shape`: in the order of the graph's outputs.
+    pub fn output(&self, index: usize, shape: Shape) -> Option<Place> {
+        let output = self.program.outputs().nth(index)?;
+        Some(self.placed.plane(output, 0, shape))
     }
 }
 
@@ -145,9 +184,7 @@ impl<L: Lower> Programs<L> {
 
     /// A program for these rows, made anew.
     pub fn make(&self, rows: RowBound) -> Prepared<L::Kernel> {
-        let program = self.lowering.lower(&self.graph, rows);
-        let placed = program.place();
-        Prepared { program, placed }
+        Prepared::of(self.lowering.lower(&self.graph, rows))
     }
 
     /// The most that a batch of `shape` takes, whatever operations are one kernel with a few tokens

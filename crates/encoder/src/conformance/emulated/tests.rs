@@ -2,8 +2,9 @@
 
 use super::super::{operations, whole};
 use super::{Defect, Emulated};
+use crate::backend::{NarrowPrecision, Precision};
 use crate::model::DType;
-use crate::old::backend::{Backend, NarrowPrecision, Precision};
+use crate::old::backend::Backend;
 
 const FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3];
 

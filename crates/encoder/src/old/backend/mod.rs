@@ -17,7 +17,7 @@ use std::fmt::Debug;
 
 use vecmill_memory::Source;
 
-pub(crate) use crate::backend::{BackendError, NarrowPrecision, Precision};
+pub(crate) use crate::backend::{BackendError, Precision};
 use crate::batch::Shape;
 use crate::model::TensorView;
 pub(crate) use crate::weights::{RegionWriter, WeightPlan, load_weights};
