@@ -19,8 +19,8 @@ use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module};
 use crate::error::{DriverError, LaunchError};
 use crate::gemm::Format;
+use crate::row_order::Sweeps;
 use crate::stream::CudaStream;
-use crate::sweeps::Sweeps;
 use attention::Attention;
 pub(crate) use attention::MIXES;
 #[cfg(test)]

@@ -6,8 +6,6 @@ use std::sync::{Arc, Mutex};
 use vecmill_encoder::model::DType;
 use vecmill_memory::{Cause, SourceError};
 
-use super::CudaBackend;
-use super::ways::Ways;
 use crate::compiler::Compiler;
 use crate::device::Device;
 use crate::error::Unavailable;
@@ -15,9 +13,11 @@ use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::Graphs;
 use crate::kernels::Kernels;
 use crate::lower::CudaLowering;
+use crate::row_order::Sweeps;
+use crate::run::CudaBackend;
+use crate::run::Ways;
 use crate::source::CudaSource;
 use crate::staging::StagingRing;
-use crate::sweeps::Sweeps;
 
 /// Pinned memory for indices and vectors of the batches in flight, and the least that is tried where
 /// the host doesn't have that much: what finds no room goes around it.
@@ -104,7 +104,7 @@ fn staging(device: &Device) -> Result<StagingRing, SourceError> {
 }
 
 /// What a device lacks to compute in `format`, and what to do.
-pub(super) fn missing(
+pub(crate) fn missing(
     format: Format,
     fp8: bool,
     (major, minor): (u32, u32),

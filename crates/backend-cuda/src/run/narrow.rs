@@ -158,8 +158,8 @@ fn lost(row: &[f32], scale: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::open::missing;
     use super::*;
+    use crate::open::missing;
 
     fn error(row: &[f32], scale: f32) -> f32 {
         let back = |value: f32| e4m3::to_f32(e4m3::from_f32(value * scale)) / scale;

@@ -40,7 +40,7 @@ enum Way {
 
 /// What was measured.
 #[derive(Debug, Default)]
-pub(super) struct Ways {
+pub(crate) struct Ways {
     tuning: AtomicBool,
     faster: Mutex<HashMap<Size, Way>>,
 }

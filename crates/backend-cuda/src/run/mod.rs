@@ -10,7 +10,7 @@ mod deferred;
 mod fetch;
 mod linear;
 mod narrow;
-mod open;
+
 mod ways;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,15 +30,15 @@ use crate::gemm::{Format, Gemm, HopperGemm};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, NormOperands, Packed};
 use crate::lower::{CudaLowering, WORKSPACE_ALIGNMENT};
+use crate::row_order::Sweeps;
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::StagingRing;
 use crate::stream::CudaStream;
-use crate::sweeps::Sweeps;
 use crate::weights::{Loader, Tensor};
 pub use fetch::CudaFetched;
 pub use linear::CudaLinear;
-pub use open::OpenError;
-use ways::Ways;
+
+pub(crate) use ways::Ways;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
 /// kernels faster than the device runs them.
@@ -50,18 +50,18 @@ const IN_FLIGHT: usize = 2;
 /// The encoder's operations on one GPU, in one number format.
 #[derive(Debug)]
 pub struct CudaBackend {
-    device: Device,
-    source: CudaSource,
-    stream: CudaStream,
-    lowering: CudaLowering,
-    kernels: Kernels,
-    gemm: Gemm,
+    pub(crate) device: Device,
+    pub(crate) source: CudaSource,
+    pub(crate) stream: CudaStream,
+    pub(crate) lowering: CudaLowering,
+    pub(crate) kernels: Kernels,
+    pub(crate) gemm: Gemm,
     /// Where the device and the format allow it.
-    hopper: Option<HopperGemm>,
-    ways: Ways,
-    sweeps: Sweeps,
-    staging: Mutex<StagingRing>,
-    graphs: Graphs,
+    pub(crate) hopper: Option<HopperGemm>,
+    pub(crate) ways: Ways,
+    pub(crate) sweeps: Sweeps,
+    pub(crate) staging: Mutex<StagingRing>,
+    pub(crate) graphs: Graphs,
 }
 
 /// A layer normalisation's parameters on the device.
