@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use pulp::Arch;
-use vecmill_encoder::{Activation, BackendError, RegionWriter, Stored, biases_by_distance};
+use vecmill_encoder::{BackendError, RegionWriter, Stored, biases_by_distance};
 use vecmill_memory::HostBlock;
+use vecmill_model::Activation;
 
 use crate::math::softmax;
 use crate::matmul::{Multiply, panel_width};

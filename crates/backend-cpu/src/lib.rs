@@ -28,9 +28,10 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    NormTensors, Pool, Precision, RegionWriter, StackTensors, TensorView, model::DType,
+    NormTensors, Pool, Precision, RegionWriter, StackTensors,
 };
 use vecmill_memory::{HostBlock, HostSource};
+use vecmill_model::{DType, TensorView};
 
 pub use attention::RelativeBias;
 pub use lower::CpuLowering;

@@ -1,9 +1,8 @@
 //! What the CPU's operations take of memory, known without its threads.
 
 use pulp::Arch;
-use vecmill_encoder::{
-    EmbeddingTensors, LinearShape, Lower, NormTensors, TensorView, Weight, WeightPlan,
-};
+use vecmill_encoder::{EmbeddingTensors, LinearShape, Lower, NormTensors, Weight, WeightPlan};
+use vecmill_model::TensorView;
 
 use crate::{attention, matmul};
 

@@ -1,10 +1,8 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
-use vecmill_encoder::model::Poolings;
-use vecmill_encoder::{
-    BackendError, EmbeddingTensors, NormTensors, Pooling, RegionWriter, Stored, TensorView,
-};
+use vecmill_encoder::{BackendError, EmbeddingTensors, NormTensors, RegionWriter, Stored};
 use vecmill_memory::HostBlock;
+use vecmill_model::{Pooling, Poolings, TensorView};
 
 use crate::math::sum;
 

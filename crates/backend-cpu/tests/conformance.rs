@@ -3,7 +3,7 @@
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_encoder::Precision;
 use vecmill_encoder::conformance::{self, Trial, Tried};
-use vecmill_encoder::model::DType;
+use vecmill_model::DType;
 
 #[test]
 fn every_operation_is_within_rounding_of_the_reference() {

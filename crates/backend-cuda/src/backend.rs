@@ -15,13 +15,13 @@ mod ways;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vecmill_encoder::model::DType;
 use vecmill_encoder::{
     AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, FeedForward,
     Indices, Linear, LinearAddNorm, NormTensors, Normalize, Pool, Precision, RegionWriter,
-    Sequences, Shape, StackTensors, TensorView, Workspace, biases_by_distance,
+    Sequences, Shape, StackTensors, Workspace, biases_by_distance,
 };
 use vecmill_memory::{Cause, Source, SourceError};
+use vecmill_model::{DType, TensorView};
 
 use crate::device::Device;
 use crate::driver::{DeviceSpan, Graph};

@@ -11,8 +11,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vecmill_encoder::model::Poolings;
-use vecmill_encoder::{Activation, Pooling};
+use vecmill_model::{Activation, Pooling, Poolings};
 
 use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
 use crate::device::Device;

@@ -1,9 +1,9 @@
 //! What a GPU's operations take of memory, known without the GPU.
 
-use vecmill_encoder::model::DType;
 use vecmill_encoder::{
-    EmbeddingTensors, LinearShape, Lower, NormTensors, StackTensors, TensorView, Weight, WeightPlan,
+    EmbeddingTensors, LinearShape, Lower, NormTensors, StackTensors, Weight, WeightPlan,
 };
+use vecmill_model::{DType, TensorView};
 
 use crate::gemm::{Bucket, Format, HopperGemm, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};
@@ -153,7 +153,7 @@ impl Lower for CudaLowering {
 mod tests {
     use std::collections::HashMap;
 
-    use vecmill_encoder::Activation;
+    use vecmill_model::Activation;
 
     use super::*;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use vecmill_backend_cuda::{CudaBackend, Device};
 use vecmill_encoder::conformance;
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Batch, Encoder, Model};
+use vecmill_encoder::{Backend, Batch, Encoder};
 use vecmill_memory::{Pool, Source};
+use vecmill_model::{DType, Model};
 
 /// The first device, used by one test at a time.
 fn alone() -> MutexGuard<'static, ()> {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use support::{MODELS, Sizes, write_model};
 use vecmill_backend_cuda::{CudaBackend, CudaLowering, Device, Sensors, devices};
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Batch, Demand, Encoder, Model, Pooling, fit};
+use vecmill_encoder::{Backend, Batch, Demand, Encoder, fit};
 use vecmill_memory::Pool;
+use vecmill_model::{DType, Model, Pooling};
 
 const MIB: usize = 1 << 20;
 const FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3];

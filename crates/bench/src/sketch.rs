@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use vecmill_encoder::{Encoder, Lower, Model, PaperBackend, Shape, Weight, WeightPlan};
+use vecmill_encoder::{Encoder, Lower, PaperBackend, Shape, Weight, WeightPlan};
 use vecmill_memory::Plan;
+use vecmill_model::Model;
 
 use crate::record::Size;
 

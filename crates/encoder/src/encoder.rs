@@ -9,9 +9,9 @@ use crate::backend::{Backend, BackendError, Lower, WeightPlan, load_weights};
 use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
 use crate::fit::last_where;
 use crate::forward::{LoadError, Loading, Network, SequenceRows};
-use crate::model::{Model, Pooling, Poolings};
 use crate::paper::{Counting, PaperBackend};
 use crate::program::{Fusion, Program};
+use vecmill_model::{Model, Pooling, Poolings};
 
 /// A model, loaded onto a backend.
 ///

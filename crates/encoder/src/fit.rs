@@ -4,7 +4,7 @@ use crate::backend::Lower;
 use crate::batch::{MAX_BATCH_TOKENS, Shape};
 use crate::encoder::Encoder;
 use crate::forward::LoadError;
-use crate::model::{Model, Pooling};
+use vecmill_model::{Model, Pooling};
 
 /// Batches whose slabs are worth knowing, in tokens.
 const SIZES: [usize; 6] = [512, 2048, 8192, 16_384, 32_768, 65_536];

@@ -8,13 +8,13 @@ use std::slice;
 
 use vecmill_memory::LeaseError;
 
+use crate::BackendError;
 use crate::backend::{
     Backend, EmbeddingTensors, LinearTensors, NormTensors, RegionWriter, Slab, StackTensors,
 };
 use crate::batch::Shape;
-use crate::model::{Activation, Model, ModelError, Poolings};
 use crate::program::{Fusion, Layers, Program, Projection};
-use crate::{BackendError, TensorView};
+use vecmill_model::{Activation, Model, ModelError, Poolings, TensorView};
 
 /// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
 const RELATIVE_REACH: usize = 128;
@@ -270,7 +270,7 @@ fn load_dense<B: Backend>(
     load: &mut impl Load<B>,
     model: &Model,
 ) -> Result<Vec<Dense<B>>, LoadError> {
-    let dense = |dense: &crate::model::Dense| {
+    let dense = |dense: &vecmill_model::Dense| {
         let part = LinearTensors { weight: dense.weight.clone(), bias: dense.bias.clone() };
         let stack = StackTensors { wide: true, ..StackTensors::new(slice::from_ref(&part)) };
         Ok(Dense { weights: projection(load, stack)?, activation: dense.activation })

@@ -2,8 +2,8 @@
 //!
 //! The path of a batch:
 //!
-//! - [`model`] reads a folder: configuration, pipeline, weights.
-//! - [`Encoder::load`] lays the weights out on a [`Backend`], as its [`Lower`] planned.
+//! - [`Encoder::load`] lays the weights of a [`Model`](vecmill_model::Model) out on a [`Backend`],
+//!   as its [`Lower`] planned.
 //! - [`Batch`] packs sequences behind each other, without padding.
 //! - [`Encoder::start`] plans the batch's memory, leases it once and starts the forward pass;
 //!   [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises a row.
@@ -17,11 +17,9 @@ mod backend;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-pub mod e4m3;
 mod encoder;
 mod fit;
 mod forward;
-pub mod model;
 mod paper;
 mod program;
 mod relative;
@@ -37,7 +35,6 @@ pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
 pub use fit::{Demand, Fit, FitError, SlabSize, fit};
 pub use forward::LoadError;
-pub use model::{Activation, Model, ModelError, Pooling, TensorView};
 pub use paper::PaperBackend;
 pub use relative::biases_by_distance;
 pub use warm_up::Practised;

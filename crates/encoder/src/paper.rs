@@ -13,7 +13,7 @@ use crate::backend::{
     Lower, NormTensors, Pool, Precision, RegionWriter, StackTensors, Weight, WeightPlan,
 };
 use crate::forward::Load;
-use crate::model::{DType, TensorView};
+use vecmill_model::{DType, TensorView};
 
 /// A backend that only takes sizes.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use vecmill_memory::{BufferId, Plan, Planner};
 
 use crate::backend::{Backend, Buffer, Copies, LinearShape, Lower};
 use crate::batch::{IndexLayout, Shape};
-use crate::model::{Activation, Poolings};
 pub(crate) use planned::Planned;
+use vecmill_model::{Activation, Poolings};
 
 /// What a matrix has rows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -334,9 +334,9 @@ fn index_bytes(count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::DType;
     use crate::paper::PaperBackend;
     use crate::paper::tests::Sizes;
+    use vecmill_model::DType;
 
     fn projection(inputs: usize, outputs: usize) -> Projection<PaperBackend<Sizes>> {
         Projection { shape: LinearShape { inputs, outputs, wide: false }, weights: () }

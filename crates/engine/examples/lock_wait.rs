@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vecmill_backend_cpu::CpuLowering;
-use vecmill_encoder::{Encoder, Model};
+use vecmill_encoder::Encoder;
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Request};
+use vecmill_model::Model;
 
 const RUN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_micros(50);

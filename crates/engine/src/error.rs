@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use vecmill_encoder::{BackendError, FitError, LoadError, ModelError};
+use vecmill_encoder::{BackendError, FitError, LoadError};
+use vecmill_model::ModelError;
 use vecmill_scheduler::Health;
 
 use crate::fetch::FetchError;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use vecmill_encoder::{
-    Activation, BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm, LinearShape,
-    Lower, NormTensors, StackTensors,
+    BackendError, Buffer, Copies, FeedForward, Linear, LinearAddNorm, LinearShape, Lower,
+    NormTensors, StackTensors,
 };
 use vecmill_memory::SourceError;
+use vecmill_model::Activation;
 
 use super::deferred::DeferredBias;
 use super::narrow::NarrowLayer;

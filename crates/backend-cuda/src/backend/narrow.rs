@@ -6,8 +6,9 @@
 //! is where between two powers of two its numbers come to lie: several scales are tried, and the one
 //! that moves the row least is taken. The kernel multiplies sums back as it adds the bias.
 
-use vecmill_encoder::{BackendError, Buffer, Copies, Linear, Lower, e4m3};
+use vecmill_encoder::{BackendError, Buffer, Copies, Linear, Lower};
 use vecmill_memory::SourceError;
+use vecmill_model::e4m3;
 
 use super::{CudaBackend, failed};
 use crate::driver::DeviceSpan;

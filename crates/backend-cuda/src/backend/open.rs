@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use vecmill_encoder::model::DType;
 use vecmill_memory::{Cause, SourceError};
+use vecmill_model::DType;
 
 use super::CudaBackend;
 use super::ways::Ways;

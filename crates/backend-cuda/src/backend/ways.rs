@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 /// What a linear layer is followed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

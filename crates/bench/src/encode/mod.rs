@@ -12,9 +12,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::{CudaBackend, Device};
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape};
+use vecmill_encoder::{Backend, Encoder, Shape};
 use vecmill_memory::Pool;
+use vecmill_model::{DType, Model, Pooling};
 
 use crate::lengths::Lengths;
 use crate::{Outcome, results};

@@ -14,8 +14,7 @@ use super::operations::{
     Buffer, Copies, EmbeddingTensors, LinearTensors, NormTensors, StackTensors,
 };
 use super::weights::WeightPlan;
-use crate::e4m3;
-use crate::model::TensorView;
+use vecmill_model::{TensorView, e4m3};
 
 /// The sizes of a linear layer, of one or of several that are stacked as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,8 +19,7 @@ use std::fmt::Debug;
 use vecmill_memory::Source;
 
 use crate::batch::Shape;
-use crate::e4m3;
-use crate::model::{DType, TensorView};
+use vecmill_model::{DType, TensorView, e4m3};
 
 pub use lower::{LinearShape, Lower, Weight};
 pub use operations::{

@@ -5,7 +5,7 @@
 use vecmill_memory::ALIGNMENT;
 
 use super::{Backend, BackendError, Slab};
-use crate::model::{Activation, Poolings, TensorView};
+use vecmill_model::{Activation, Poolings, TensorView};
 
 /// A row-major matrix of activations in the slab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

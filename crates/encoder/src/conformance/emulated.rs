@@ -16,8 +16,7 @@ use crate::backend::{
     Linear, LinearAddNorm, LinearShape, Lower, NormTensors, Normalize, Pool, Precision,
     RegionWriter, Sequences, StackTensors, Stored, Weight, WeightPlan,
 };
-use crate::e4m3;
-use crate::model::{Activation, DType, Pooling, TensorView};
+use vecmill_model::{Activation, DType, Pooling, TensorView, e4m3};
 
 /// What an emulated backend does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,8 +21,8 @@ mod whole;
 use vecmill_memory::LeaseError;
 
 use crate::backend::{Backend, BackendError};
-use crate::model::{Activation, Pooling, Poolings};
 use stage::Stage;
+use vecmill_model::{Activation, Pooling, Poolings};
 
 pub use trial::{Trial, Tried, TriedSource};
 pub use whole::{Agreement, independence, model, models};

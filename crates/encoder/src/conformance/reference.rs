@@ -1,7 +1,7 @@
 //! The operations in plain `f64`, and how far from them rounding may lead.
 
 use crate::backend::{NarrowPrecision, Precision};
-use crate::model::{Activation, Pooling};
+use vecmill_model::{Activation, Pooling};
 
 /// An exact value and the largest error that rounding can cause.
 #[derive(Debug, Clone, Copy)]

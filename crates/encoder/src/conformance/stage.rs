@@ -16,9 +16,8 @@ use crate::backend::{
     Lower, NormTensors, RegionWriter, Sequences, Slab, StackTensors, Weight, WeightPlan, Workspace,
     load_weights,
 };
-use crate::e4m3;
-use crate::model::{Poolings, TensorView};
 use crate::program::Projection;
+use vecmill_model::{Poolings, TensorView, e4m3};
 
 const EPSILON: f32 = 1e-5;
 const SLAB_BYTES: usize = 64 << 20;

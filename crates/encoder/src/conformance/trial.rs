@@ -15,7 +15,7 @@ use crate::backend::{
     StackTensors, Stream,
 };
 use crate::batch::Shape;
-use crate::model::TensorView;
+use vecmill_model::TensorView;
 
 /// What a backend goes through. Clones share it.
 #[derive(Debug, Clone, Default)]

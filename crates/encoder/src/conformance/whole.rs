@@ -11,7 +11,7 @@ use super::{Backend, Failure};
 use crate::backend::Precision;
 use crate::batch::Batch;
 use crate::encoder::{Encoder, Scaling, finish};
-use crate::model::Model;
+use vecmill_model::Model;
 
 const BUDGET: usize = 1 << 30;
 

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use vecmill_memory::Plan;
 
-use crate::model::DType;
 use crate::paper::PaperBackend;
 use crate::paper::tests::Sizes;
+use vecmill_model::DType;
 
 fn model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);

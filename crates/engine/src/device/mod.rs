@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use vecmill_backend_cpu::CpuLowering;
 use vecmill_backend_cuda::CudaLowering;
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Demand, Encoder, Fit, Lower, Model, Practised, Shape, fit};
+use vecmill_encoder::{Backend, Demand, Encoder, Fit, Lower, Practised, Shape, fit};
 use vecmill_memory::{Pool, Statistics};
+use vecmill_model::{DType, Model};
 use vecmill_scheduler::{Size, Speed, knee};
 
 use crate::builder::Builder;

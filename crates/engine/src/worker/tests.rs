@@ -12,9 +12,10 @@ use std::sync::mpsc::{Receiver, channel};
 
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::DeviceState;
+use vecmill_encoder::Shape;
 use vecmill_encoder::conformance::{Trial, Tried};
-use vecmill_encoder::{Model, Shape};
 use vecmill_memory::Statistics;
+use vecmill_model::Model;
 use vecmill_scheduler::policy::{self, Policy};
 use vecmill_scheduler::{DeviceSettings, Speed};
 

@@ -3,7 +3,7 @@
 use super::super::{operations, whole};
 use super::{Defect, Emulated};
 use crate::backend::{Backend, NarrowPrecision, Precision};
-use crate::model::DType;
+use vecmill_model::DType;
 
 const FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3];
 

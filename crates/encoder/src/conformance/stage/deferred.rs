@@ -11,7 +11,7 @@ use crate::backend::{
     Between, Buffer, Copies, FeedForward, LinearAddNorm, LinearTensors, Lower, NormTensors,
     Normalize, StackTensors,
 };
-use crate::model::Activation;
+use vecmill_model::Activation;
 
 /// Tensors of a projection and of the block behind it.
 struct Tensors {

@@ -9,8 +9,8 @@ use crate::backend::{
     Between, Copies, FeedForward, Linear, LinearAddNorm, LinearTensors, Lower, NormTensors,
     Precision, StackTensors,
 };
-use crate::model::Activation;
 use crate::program::Projection;
+use vecmill_model::Activation;
 
 /// A linear layer's parameters, for the reference.
 pub(super) struct Layer {

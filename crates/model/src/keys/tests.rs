@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::Model;
-use crate::model::tests::{container, entry, write, write_json};
+use crate::Model;
+use crate::tests::{container, entry, write, write_json};
 
 const FAMILIES: [Family; 5] = Family::ALL;
 
@@ -236,8 +236,8 @@ fn page() -> String {
          what vecmill does. *Used* is used as they do. *Only* lists the values that are computed: \
          any other is refused at the start, by its name. *Unread* bears on no vector. A key that is \
          in no row is named in a warning at the start.\n\n\
-         `crates/encoder/src/model/keys/rows.rs` has the table, and a test goes through each row \
-         and writes this page (`UPDATE_PAGES=1 cargo test -p vecmill-encoder the_page`).\n"
+         `crates/model/src/keys/rows.rs` has the table, and a test goes through each row \
+         and writes this page (`UPDATE_PAGES=1 cargo test -p vecmill-model the_page`).\n"
         .to_owned();
     for (kind, name) in [
         (Kind::Config(Family::Bert), "`config.json`, BERT"),

@@ -1,7 +1,7 @@
 //! Conversion: rounding as IEEE 754 says, files that this and other readers take, refusals.
 
 use super::*;
-use crate::model::{ConvertError, Rounding, Weights};
+use crate::{ConvertError, Rounding, Weights};
 
 /// A model's weights with `values` as a matrix of one row.
 fn weights(values: &[f32]) -> (TempDir, Weights) {

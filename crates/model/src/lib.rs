@@ -14,6 +14,7 @@
 
 mod config;
 mod convert;
+pub mod e4m3;
 mod error;
 mod family;
 mod file;

@@ -17,8 +17,8 @@ pub const SETTINGS_LIMIT: u64 = 4 << 20;
 /// Reads the file at `path`, which has at most `limit` bytes.
 ///
 /// ```
-/// use vecmill_encoder::ModelError;
-/// use vecmill_encoder::model::{SETTINGS_LIMIT, read_file};
+/// use vecmill_model::ModelError;
+/// use vecmill_model::{SETTINGS_LIMIT, read_file};
 ///
 /// let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
 /// assert!(read_file(&folder.join("Cargo.toml"), SETTINGS_LIMIT).is_ok());

@@ -18,7 +18,7 @@ pub struct UnknownPooling(String);
 /// How token vectors become one.
 ///
 /// ```
-/// assert_eq!("last-token".parse(), Ok(vecmill_encoder::Pooling::LastToken));
+/// assert_eq!("last-token".parse(), Ok(vecmill_model::Pooling::LastToken));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pooling {
@@ -85,8 +85,8 @@ impl Pooling {
 /// One pooling or several, whose results stand beside each other in a row.
 ///
 /// ```
-/// use vecmill_encoder::Pooling;
-/// use vecmill_encoder::model::Poolings;
+/// use vecmill_model::Pooling;
+/// use vecmill_model::Poolings;
 ///
 /// let both = Poolings::new(&[Pooling::Mean, Pooling::Max]).unwrap();
 /// assert_eq!((both.count(), both.to_string().as_str()), (2, "mean + max"));

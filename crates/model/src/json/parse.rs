@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Json;
-use crate::model::file::stand_in;
+use crate::file::stand_in;
 
 /// Arrays and objects within each other; honest files have some five.
 const DEPTH: usize = 128;
@@ -23,7 +23,7 @@ impl Json {
     /// Parses a whole file's contents.
     ///
     /// ```
-    /// use vecmill_encoder::model::Json;
+    /// use vecmill_model::Json;
     ///
     /// let value = Json::parse(b"{\"loss\": NaN, \"size\": 256.0}").unwrap();
     /// assert_eq!(value.get("size").and_then(Json::as_integer), Some(256));

@@ -3,7 +3,7 @@
 use super::Plain::{Empty, False, Null, Text};
 use super::Rule::{ByTokenizer, Only, SameAs, Unread, Used, UsedOrNull};
 use super::{Kind, Row, Rule};
-use crate::model::Family;
+use crate::Family;
 
 const fn row(keys: &'static [&'static str], rule: Rule) -> Row {
     Row { keys, rule }
