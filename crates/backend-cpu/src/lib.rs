@@ -2,9 +2,9 @@
 //!
 //! - [`CpuBackend`] runs the steps of [`CpuLowering`]'s programs in main memory, on threads of its own.
 //! - `matmul` multiplies with packed weights; `attention` uses the same kernel; `rows` holds what
-//!   goes row by row; `math` the elementary functions; `tasks` deals work out to threads; `slab`
-//!   hands out disjoint views of a batch's memory; `weights` says what is stored of a model, `lower`
-//!   which kernels compute it.
+//!   goes row by row; `math` the elementary functions; `threads` deals disjoint views of a batch's
+//!   memory out to threads; `weights` says what is stored of a model, `lower` which kernels compute
+//!   it.
 //!
 //! The choice behind it: no C library and no assembly. Vector code is safe Rust that `pulp` compiles
 //! once for each instruction set (AVX-512, AVX2, NEON, baseline) and picks when the program runs, so
@@ -17,11 +17,8 @@ mod attention;
 mod lower;
 mod math;
 mod matmul;
-mod old;
 mod rows;
-mod simd;
-mod slab;
-mod tasks;
+mod threads;
 mod weights;
 
 use std::ops::Range;
@@ -29,16 +26,14 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use vecmill_encoder::contract::{
-    Backend, Graph, Node, Place, Places, Step, ValueId, Weight, Weights,
-};
-use vecmill_encoder::model::Poolings;
-use vecmill_encoder::{Activation, BackendError, RegionWriter};
+use vecmill_encoder::{Backend, Graph, Node, Place, Places, Step, ValueId, Weight, Weights};
+use vecmill_encoder::{BackendError, RegionWriter};
 use vecmill_memory::{HostBlock, HostSource};
+use vecmill_model::Activation;
+use vecmill_model::Poolings;
 
 pub use lower::{CpuKernel, CpuLowering};
-use simd::vectorised;
-use slab::{as_indices, view, views};
+use threads::{as_indices, vectorised, view, views};
 pub use weights::CpuWeight;
 
 /// Rows that one task normalises: enough to outweigh being dealt out.
@@ -165,10 +160,10 @@ impl CpuBackend {
         let chunk = matmul::ROW_CHUNK;
         let chunks = input.chunks(chunk * inputs).zip(output.chunks_mut(chunk * outputs));
         let tasks = chunks.flat_map(|(input, output)| {
-            let strips = tasks::strips(output, outputs, width).into_iter();
+            let strips = threads::strips(output, outputs, width).into_iter();
             strips.map(move |(first, output)| (&*input, first, output))
         });
-        tasks::for_each(
+        threads::for_each(
             tasks.collect(),
             &mut [],
             self.threads(),
@@ -188,7 +183,9 @@ impl CpuBackend {
     ) -> Result<(), BackendError> {
         let [qkv, starts, output, workspace] = views(slab, "attention", operands)?;
         let tasks = heads.tasks(qkv, as_indices(starts), output);
-        tasks::for_each(tasks, workspace, self.threads(), |task, scratch| heads.run(task, scratch));
+        threads::for_each(tasks, workspace, self.threads(), |task, scratch| {
+            heads.run(task, scratch);
+        });
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 //! write, in place.
 
 use pulp::Arch;
-use vecmill_encoder::contract::{Graph, Lower, Node, Op, Program, RowBound, Step, WeightId};
-use vecmill_encoder::model::{DType, Poolings};
-use vecmill_encoder::{Activation, Precision, WeightPlan};
+use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, WeightId};
+use vecmill_encoder::{Precision, WeightPlan};
+use vecmill_model::Activation;
+use vecmill_model::{DType, Poolings};
 
 use crate::{attention, weights};
 

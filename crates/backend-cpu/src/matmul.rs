@@ -11,8 +11,9 @@
 //! not depend on how many rows the batch has, nor on the number of threads.
 
 use pulp::{Arch, Simd, WithSimd};
-use vecmill_encoder::{Activation, BackendError, RegionWriter, Stored};
+use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::HostBlock;
+use vecmill_model::Activation;
 
 use crate::math::activate;
 

@@ -1,15 +1,16 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
-use vecmill_encoder::contract::Weight;
-use vecmill_encoder::model::Poolings;
-use vecmill_encoder::{BackendError, Pooling, RegionWriter, Stored, TensorView};
+use vecmill_encoder::Weight;
+use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::HostBlock;
+use vecmill_model::Poolings;
+use vecmill_model::{Pooling, TensorView};
 
 use crate::math::sum;
 
 /// Gain, bias and epsilon of a layer normalisation (Ba et al., arXiv:1607.06450).
 #[derive(Debug)]
-pub struct Norm {
+pub(crate) struct Norm {
     gain: Stored<HostBlock>,
     bias: Stored<HostBlock>,
     epsilon: f32,

@@ -1,8 +1,8 @@
 //! What is stored of a model's weights, and as what they are found again.
 
 use pulp::Arch;
-use vecmill_encoder::contract::{Graph, Node, Op, RelativeBias as Bias, Weight, WeightId};
 use vecmill_encoder::{BackendError, RegionWriter, WeightPlan};
+use vecmill_encoder::{Graph, Node, Op, RelativeBias as Bias, Weight, WeightId};
 use vecmill_memory::HostBlock;
 
 use crate::attention::RelativeBias;

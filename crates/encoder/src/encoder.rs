@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use vecmill_memory::{Lease, LeaseError, Pool, Reservation};
 
-use crate::backend::{Backend, BackendError, Kernel, Slab};
+use crate::backend::{Backend, Kernel, Slab};
 use crate::batch::{Batch, Shape};
+use crate::error::BackendError;
 use crate::graph::Graph;
-use crate::model::{Model, ModelError, Pooling};
 use crate::prepared::{PlanStatistics, Prepared, Programs};
 use crate::program::Place;
 use crate::weight::Weight;
 use crate::weights::{RegionWriter, WeightPlan, Weights, load_weights};
+use vecmill_model::{Model, ModelError, Pooling};
 
 /// A model, loaded onto a backend.
 ///
@@ -212,7 +213,7 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Waits for a batch that was started. The result has a row per sequence, pooled and projected
-    /// but neither cut nor normalised: see [`finish`].
+    /// but neither cut nor normalised: see [`finish`](crate::finish).
     ///
     /// # Errors
     /// When the device failed, or gave fewer rows than there are sequences.

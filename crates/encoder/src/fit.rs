@@ -2,8 +2,8 @@
 
 use crate::backend::Lower;
 use crate::batch::{MAX_BATCH_TOKENS, Shape};
-use crate::model::{Model, ModelError, Pooling};
-use crate::prepared::Programs;
+use crate::prepared::{Programs, last_where};
+use vecmill_model::{Model, ModelError, Pooling};
 
 /// Batches whose slabs are worth knowing, in tokens.
 const SIZES: [usize; 6] = [512, 2048, 8192, 16_384, 32_768, 65_536];
@@ -130,17 +130,6 @@ pub fn fit(
             .map(|tokens| SlabSize { tokens, bytes: program(tokens).plan().slab_bytes() })
             .to_vec(),
     })
-}
-
-/// The largest number up to `last` for which `holds`, which must not hold again once it does not;
-/// `first` is taken to hold.
-pub(crate) fn last_where(holds: impl Fn(usize) -> bool, first: usize, last: usize) -> usize {
-    let (mut below, mut above) = (first, last.max(first) + 1);
-    while above - below > 1 {
-        let middle = below + (above - below) / 2;
-        if holds(middle) { below = middle } else { above = middle }
-    }
-    below
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 //!
 //! BERT, RoBERTa, XLM-RoBERTa, DistilBERT and MPNet differ in the names of their tensors, in where
 //! positions start and in whether attention has a relative bias: all of that is data in
-//! [`crate::model`]. What remains is this, and a [task](crate::tasks)'s tail.
+//! [`vecmill_model`]. What remains is this, and a [task](crate::tasks)'s tail.
 
 use crate::graph::{Graph, GraphBuilder, RelativeBias, ValueId};
-use crate::model::{Activation, Config, Model, ModelError, Pooling, TensorView};
 use crate::tasks::TASKS;
 use crate::weight::{Linear, Norm, Weight};
+use vecmill_model::{Activation, Config, Model, ModelError, Pooling, TensorView};
 
 /// The graph of `model`, and its weights by their numbers; `pooling` overrides the model's own.
 ///
@@ -112,5 +112,37 @@ impl Tensors<'_> {
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         let (weights, biases): (Vec<TensorView>, Vec<TensorView>) = pairs.into_iter().unzip();
         Ok(Linear { weight: Weight::Stack(weights), bias: Some(Weight::Stack(biases)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::graph::{Op, Rows};
+
+    fn of(name: &str) -> Graph {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);
+        graph(&Model::open(&folder).unwrap(), None).unwrap().0
+    }
+
+    #[test]
+    fn all_layers_share_the_relative_bias() {
+        let graph = of("mpnet-mean");
+        let biases = |node: &&crate::graph::Node| matches!(node.op, Op::Attention { .. });
+        assert_eq!(graph.nodes().iter().filter(biases).count(), 2);
+        assert_eq!(graph.loads().filter(|(_, node)| biases(node)).count(), 1);
+        assert_eq!(graph.loads().count(), 2 + 1 + 2 * 6);
+    }
+
+    #[test]
+    fn behind_the_last_attention_a_picked_row_goes_on_alone() {
+        for (name, behind) in [("bert-mean", Rows::Tokens), ("bert-cls", Rows::Sequences)] {
+            let graph = of(name);
+            let last = graph.nodes().iter().rfind(|node| matches!(node.op, Op::Norm { .. }));
+            assert_eq!(graph.value(last.unwrap().output).rows, behind, "{name}");
+            assert_eq!(graph.value(graph.outputs()[0]).rows, Rows::Sequences, "{name}");
+        }
     }
 }

@@ -6,11 +6,11 @@
 //!
 //! The choice behind it: nothing is fused here. Which operations are one kernel, and in which formats
 //! what lies between them is kept, is for each kind of device to say
-//! ([`Lower`](crate::contract::Lower)), and data can be asked what a call can't: who reads this, what
+//! ([`Lower`](crate::Lower)), and data can be asked what a call can't: who reads this, what
 //! comes next.
 
-use crate::model::{Activation, Poolings};
-use crate::weight::{Linear, Norm, Weight};
+use crate::weight::{Linear, Norm, Weight, WeightShape};
+use vecmill_model::{Activation, Poolings};
 
 /// Names a value: a matrix that one operation computes and others read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,24 +50,6 @@ pub struct ValueShape {
     pub rows: Rows,
     /// Numbers in a row.
     pub columns: usize,
-}
-
-/// The sizes of a weight. A vector is one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WeightShape {
-    /// Rows; of a linear layer, one for each output.
-    pub rows: usize,
-    /// Numbers in a row.
-    pub columns: usize,
-    /// Whether it lies in the model's file as one matrix of `f32`, so that it can be read there.
-    pub lies_as_f32: bool,
-}
-
-impl WeightShape {
-    /// Rows times columns.
-    pub fn elements(self) -> usize {
-        self.rows * self.columns
-    }
 }
 
 /// One operation. What it reads comes in the order that is said here.

@@ -1,31 +1,33 @@
 //! Transformer encoders that turn token sequences into vectors, on any backend.
 //!
+//! Three levels, each made from the one before and none knowing the next:
+//!
+//! - a [`Graph`] is what a [`Model`](vecmill_model::Model) computes: the forward pass and a task's tail
+//!   make operations of it, as data;
+//! - a [`Program`] is how one kind of device does it: its [`Lower`] makes steps with kernels of its own;
+//! - a plan is where each byte lies, of weights ([`WeightPlan`]) and of a batch ([`Placed`]).
+//!
 //! The path of a batch:
 //!
-//! - [`model`] reads a folder: configuration, pipeline, weights.
 //! - [`Encoder::load`] lays the weights out on a [`Backend`], as its [`Lower`] planned.
 //! - [`Batch`] packs sequences behind each other, without padding.
-//! - [`Encoder::start`] plans the batch's memory, leases it once and starts the forward pass;
-//!   [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises a row.
+//! - [`Encoder::start`] finds the program of the batch's bucket ([`Programs`]), leases its memory once
+//!   and runs it; [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises
+//!   a row.
 //! - [`fit()`] says beforehand, on paper, which batches fit a memory budget.
 //!
-//! The choice behind it: the forward pass is written once, over a handful of coarse operations.
-//! Architectures differ in data, devices in their implementation of [`Backend`]; neither knows of
-//! the other. With the feature `conformance` comes the suite that every backend must pass.
+//! The choice behind it: the forward pass is written once, over a handful of operations. Architectures
+//! differ in data, devices in their lowering; neither knows of the other.
 
 mod backend;
 mod batch;
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
-pub mod contract;
-pub mod e4m3;
 mod encoder;
+mod error;
 mod fit;
 mod forward;
 mod graph;
-pub mod model;
-mod old;
 mod plain;
+mod precision;
 mod prepared;
 mod program;
 mod relative;
@@ -36,18 +38,18 @@ mod warm_up;
 mod weight;
 mod weights;
 
-pub use backend::{BackendError, NarrowPrecision, Precision};
+pub use backend::{Backend, Kernel, Lower, Slab, Stream};
 pub use batch::{Batch, Shape};
-pub use model::{Activation, Model, ModelError, Pooling, TensorView};
-pub use old::backend::{
-    AddNorm, Attention, Backend, Between, Buffer, Copies, Embed, EmbeddingTensors, FeedForward,
-    Indices, Linear, LinearAddNorm, LinearShape, LinearTensors, Lower, NormTensors, Normalize,
-    Pool, Sequences, Slab, StackTensors, Stream, Weight, Workspace,
-};
-pub use old::encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
-pub use old::fit::{Demand, Fit, FitError, SlabSize, fit};
-pub use old::forward::LoadError;
-pub use old::paper::PaperBackend;
-pub use old::warm_up::Practised;
+pub use encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
+pub use error::BackendError;
+pub use fit::{Ask, Fit, FitError, SlabSize, fit};
+pub use graph::{Graph, GraphBuilder, Node, Op, RelativeBias, Rows, ValueId, ValueShape, WeightId};
+pub use plain::plain;
+pub use precision::{NarrowPrecision, Precision};
+pub use prepared::{PlanStatistics, Prepared, Programs};
+pub use program::{Place, Placed, Places, Program, RowBound, Step, Value};
 pub use relative::biases_by_distance;
-pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, load_weights};
+pub use tasks::{Scaling, finish};
+pub use warm_up::Practised;
+pub use weight::{Linear, Norm, Weight, WeightShape};
+pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, Weights, load_weights};

@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vecmill_memory::{Lease, Plan};
 
-use crate::backend::{Backend, BackendError, Lower};
+use crate::backend::{Backend, Lower};
 use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
-use crate::fit::last_where;
+use crate::error::BackendError;
 use crate::forward;
 use crate::graph::{Graph, Op, Rows};
-use crate::model::{Model, ModelError, Pooling};
 use crate::program::{Place, Placed, Program, RowBound};
 use crate::weight::Weight;
 use crate::weights::{WeightPlan, Weights};
+use vecmill_model::{Model, ModelError, Pooling};
 
 /// Programs that are kept: at about 20 KB for one of twelve layers, 20 MB.
 const CAPACITY: usize = 1024;
@@ -236,6 +236,17 @@ impl<L: Lower> Programs<L> {
     }
 }
 
+/// The largest number up to `last` for which `holds`, which must not hold again once it does not;
+/// `first` is taken to hold.
+pub(crate) fn last_where(holds: impl Fn(usize) -> bool, first: usize, last: usize) -> usize {
+    let (mut below, mut above) = (first, last.max(first) + 1);
+    while above - below > 1 {
+        let middle = below + (above - below) / 2;
+        if holds(middle) { below = middle } else { above = middle }
+    }
+    below
+}
+
 #[derive(Debug)]
 struct State<K> {
     kept: HashMap<Shape, Used<K>>,
@@ -288,8 +299,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::DType;
     use crate::sizes::Sizes;
+    use vecmill_model::DType;
 
     fn programs() -> Programs<Sizes> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");

@@ -1,6 +1,6 @@
 //! How one kind of device computes a graph: a list of steps, and what each needs of memory.
 //!
-//! - [`Program`] is what a [`Lower`](crate::contract::Lower) makes of a graph: [`Step`]s with kernels
+//! - [`Program`] is what a [`Lower`](crate::Lower) makes of a graph: [`Step`]s with kernels
 //!   of its own, over [`Value`]s of which the encoder knows bytes per row and no more.
 //! - [`Placed`] has the offsets that follow from it: each value lives from the step that writes it to
 //!   the last that reads it, and the planner makes a place of each in one slab.
@@ -327,8 +327,8 @@ fn index_bytes(count: usize) -> usize {
 mod tests {
     use super::*;
     use crate::graph::GraphBuilder;
-    use crate::model::{Activation, TensorView};
     use crate::weight::{Linear, Weight};
+    use vecmill_model::{Activation, TensorView};
 
     const SHAPE: Shape = Shape { tokens: 100, sequences: 3, longest: 50 };
 

@@ -1,13 +1,14 @@
 //! A kind of device for tests of what is planned: a step for each operation, and all weights are stored as
 //! they are, in one format.
 
-use crate::backend::{Lower, Precision};
+use crate::backend::Lower;
 use crate::batch::Shape;
 use crate::graph::{Graph, Node, Op};
-use crate::model::DType;
 use crate::plain::plain;
+use crate::precision::Precision;
 use crate::program::{Program, RowBound};
 use crate::weights::WeightPlan;
+use vecmill_model::DType;
 
 /// What takes memory, where it does.
 #[derive(Debug, Clone, Copy)]

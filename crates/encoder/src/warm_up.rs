@@ -185,8 +185,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{DType, Model};
     use crate::sizes::Sizes;
+    use vecmill_model::{DType, Model};
 
     #[test]
     fn sizes_double_up_to_the_largest_and_the_longest_come_last() {

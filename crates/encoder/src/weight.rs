@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::graph::WeightShape;
-use crate::model::TensorView;
+use vecmill_model::TensorView;
 
 /// A weight as it is to be read.
 #[derive(Debug, Clone)]
@@ -12,6 +11,24 @@ pub enum Weight {
     Tensor(TensorView),
     /// The rows of several, one behind the other; vectors, end to end.
     Stack(Vec<TensorView>),
+}
+
+/// The sizes of a weight. A vector is one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightShape {
+    /// Rows; of a linear layer, one for each output.
+    pub rows: usize,
+    /// Numbers in a row.
+    pub columns: usize,
+    /// Whether it lies in the model's file as one matrix of `f32`, so that it can be read there.
+    pub lies_as_f32: bool,
+}
+
+impl WeightShape {
+    /// Rows times columns.
+    pub fn elements(self) -> usize {
+        self.rows * self.columns
+    }
 }
 
 /// A linear layer's parameters.

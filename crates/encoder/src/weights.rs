@@ -1,6 +1,6 @@
 //! Where a model's weights lie: one region, whose every offset is known before anything is read.
 //!
-//! - [`WeightPlan`] has the places that a [`Lower`](crate::contract::Lower) named.
+//! - [`WeightPlan`] has the places that a [`Lower`](crate::Lower) named.
 //! - [`RegionWriter`] hands them out, one after the other, while a model is loaded; [`Stored`] is
 //!   one of them, to be read once all are written.
 //! - [`load_weights`] does both for whoever loads, and finds every place used. [`Weights`] are then
@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use vecmill_memory::{HostBlock, LeaseError, Plan, Pool, Region, Source};
 
-use crate::backend::BackendError;
+use crate::error::BackendError;
 use crate::graph::WeightId;
 
 /// What places in a region start at multiples of: what matrix multiplication on GPUs wants.
@@ -210,7 +210,7 @@ mod tests {
     use vecmill_memory::HostSource;
 
     use super::*;
-    use crate::old::forward::LoadError;
+    use crate::encoder::LoadError;
 
     fn plan() -> WeightPlan {
         let mut plan = WeightPlan::default();

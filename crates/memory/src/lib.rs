@@ -37,7 +37,6 @@
 mod budget;
 mod host;
 mod plan;
-mod plan_cache;
 mod pool;
 mod source;
 mod sync;
@@ -45,7 +44,6 @@ pub mod trace;
 
 pub use host::{HostBlock, HostSource};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
-pub use plan_cache::{PlanCache, PlanCacheStatistics};
 pub use pool::{
     GiveBack, Keeper, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings,
     Region, Remedy, Reservation, Statistics,

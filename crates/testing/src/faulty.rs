@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vecmill_encoder::contract::{
+use vecmill_encoder::{
     Backend, Graph, Kernel, Node, Place, Places, Slab, Step, Stream, Weight, Weights,
 };
 use vecmill_encoder::{BackendError, RegionWriter, Shape};
@@ -248,7 +248,12 @@ impl<B: Backend> Backend for Faulty<B> {
         places: &Places<'_>,
         slab: &mut Slab<B>,
     ) -> Result<(), BackendError> {
-        self.plan.meet("run");
+        self.plan.meet(match (step.reads.len(), step.reads_batch) {
+            (0, _) => "run on no value",
+            (_, true) => "run on sequences",
+            (1, false) => "run on one value",
+            (_, false) => "run on two values",
+        });
         self.inner.run(weights, step, places, slab)
     }
 

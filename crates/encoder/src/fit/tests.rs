@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use vecmill_memory::Plan;
 
 use super::*;
-use crate::model::DType;
 use crate::program::RowBound;
 use crate::sizes::Sizes;
+use vecmill_model::DType;
 
 fn model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name);

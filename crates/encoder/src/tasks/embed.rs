@@ -2,8 +2,8 @@
 
 use super::{Head, Task};
 use crate::graph::{GraphBuilder, ValueId};
-use crate::model::{Model, Pooling, Poolings};
 use crate::weight::{Linear, Weight};
+use vecmill_model::{Model, Pooling, Poolings};
 
 pub(super) const TASK: Task = Task { find, tail };
 

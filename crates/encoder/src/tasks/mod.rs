@@ -6,7 +6,7 @@
 mod embed;
 
 use crate::graph::{GraphBuilder, ValueId};
-use crate::model::{Dense, Model, Pooling, Poolings};
+use vecmill_model::{Dense, Model, Pooling, Poolings};
 
 pub use embed::{Scaling, finish};
 

@@ -1,8 +1,9 @@
 //! Small graphs with random weights, and the batches that they are run with.
 
-use vecmill_encoder::contract::{Graph, GraphBuilder, Linear, Norm, RelativeBias, ValueId, Weight};
-use vecmill_encoder::model::Poolings;
-use vecmill_encoder::{Activation, Batch, Shape, TensorView, e4m3};
+use vecmill_encoder::{Batch, Shape};
+use vecmill_encoder::{Graph, GraphBuilder, Linear, Norm, RelativeBias, ValueId, Weight};
+use vecmill_model::Poolings;
+use vecmill_model::{Activation, TensorView, e4m3};
 
 use super::Failure;
 

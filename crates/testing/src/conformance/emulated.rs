@@ -12,12 +12,13 @@ mod lower;
 mod tests;
 
 use half::{bf16, f16};
-use vecmill_encoder::contract::{
+use vecmill_encoder::{
     Backend, Graph, Node, Op, Place, Places, RelativeBias, Step, ValueId, Weight, WeightId, Weights,
 };
-use vecmill_encoder::model::{DType, Poolings};
-use vecmill_encoder::{Activation, BackendError, Pooling, RegionWriter, Stored, e4m3};
+use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::{HostBlock, HostSource};
+use vecmill_model::{Activation, Pooling, e4m3};
+use vecmill_model::{DType, Poolings};
 
 use super::reference;
 use lower::{Emulation, Kernel};

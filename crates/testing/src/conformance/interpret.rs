@@ -3,8 +3,9 @@
 //! Where a value is an output, what follows is computed from the numbers that were found: a difference
 //! is the operation's own.
 
-use vecmill_encoder::contract::{Node, Op, ValueId, WeightId};
-use vecmill_encoder::{Activation, Precision};
+use vecmill_encoder::Precision;
+use vecmill_encoder::{Node, Op, ValueId, WeightId};
+use vecmill_model::Activation;
 
 use super::Failure;
 use super::cases::Case;

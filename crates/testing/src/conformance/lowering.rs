@@ -1,7 +1,8 @@
 //! What a lowering must get right without a device.
 
-use vecmill_encoder::contract::{Lower, Prepared, Program, RowBound};
-use vecmill_encoder::{Activation, Shape};
+use vecmill_encoder::Shape;
+use vecmill_encoder::{Lower, Prepared, Program, RowBound};
+use vecmill_model::Activation;
 
 use super::Failure;
 use super::cases::{Case, Maker, Random};

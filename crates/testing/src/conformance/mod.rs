@@ -9,7 +9,7 @@
 //!   implementation made (`scripts/golden/tiny.py`); [`models`] finds those that are committed.
 //! - [`independence`] checks that a text's vector does not depend on its neighbours in the batch.
 //! - All that is loaded must take the places that the backend's
-//!   [`Lower`](vecmill_encoder::contract::Lower) named, no byte more or less.
+//!   [`Lower`](vecmill_encoder::Lower) named, no byte more or less.
 //! - [`lowering`] checks what needs no device: that programs of buckets hold for fewer rows.
 //!
 //! The choice behind it: a backend's activations can't be written from outside, so operands are made by
@@ -26,11 +26,11 @@ mod run;
 mod whole;
 
 use vecmill_encoder::BackendError;
-use vecmill_encoder::contract::LoadError;
+use vecmill_encoder::LoadError;
 
 pub use lowering::lowering;
 pub use run::operations;
-pub use whole::{Agreement, independence, model, models};
+pub use whole::{Agreement, independence, model, models, precision};
 
 /// A backend's result is off, or it failed.
 #[derive(Debug, thiserror::Error)]

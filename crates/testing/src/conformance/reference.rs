@@ -1,6 +1,7 @@
 //! The operations in plain `f64`, and how far from them rounding may lead.
 
-use vecmill_encoder::{Activation, NarrowPrecision, Pooling, Precision};
+use vecmill_encoder::{NarrowPrecision, Precision};
+use vecmill_model::{Activation, Pooling};
 
 /// An exact value and the largest error that rounding can cause.
 #[derive(Debug, Clone, Copy)]

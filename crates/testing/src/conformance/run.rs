@@ -1,11 +1,10 @@
 //! The cases, run on a backend and compared.
 
-use vecmill_encoder::contract::{
-    Backend, Kernel, LoadError, Lower, Prepared, RowBound, Weights, load_graph,
-};
-use vecmill_encoder::model::{Pooling, Poolings};
-use vecmill_encoder::{Activation, Shape, WeightPlan, load_weights};
+use vecmill_encoder::{Backend, Kernel, LoadError, Lower, Prepared, RowBound, Weights, load_graph};
+use vecmill_encoder::{Shape, WeightPlan, load_weights};
 use vecmill_memory::Pool;
+use vecmill_model::Activation;
+use vecmill_model::{Pooling, Poolings};
 
 use super::Failure;
 use super::cases::{Case, Maker, Random};

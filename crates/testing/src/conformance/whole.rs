@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use vecmill_encoder::contract::{Backend, Encoder, Lower, Programs, RowBound, Scaling, finish};
-use vecmill_encoder::{Batch, Model, Precision, Shape};
+use vecmill_encoder::{Backend, Encoder, Lower, Programs, RowBound, Scaling, finish};
+use vecmill_encoder::{Batch, Precision, Shape};
 use vecmill_memory::Pool;
+use vecmill_model::Model;
 
 use super::Failure;
 
@@ -35,8 +36,6 @@ pub struct Agreement {
     pub lowest_cosine: f64,
     /// The largest difference of an element, relative to the expected vector's largest.
     pub largest_difference: f64,
-    /// Of the model's operations: with narrow operands, if any operation has some.
-    pub precision: Precision,
 }
 
 /// The small models that backends are tested with: below `$VECMILL_TESTDATA`, in the checkout that the
@@ -69,12 +68,7 @@ pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure
     let path = folder.join("expected.json");
     let text = fs::read_to_string(&path).map_err(|error| fixture(&path, &error))?;
     let expected: Expected = serde_json::from_str(&text).map_err(|error| fixture(&path, &error))?;
-    let mut agreement = Agreement {
-        vectors: 0,
-        lowest_cosine: 1.0,
-        largest_difference: 0.0,
-        precision: precision(encoder.programs()),
-    };
+    let mut agreement = Agreement { vectors: 0, lowest_cosine: 1.0, largest_difference: 0.0 };
     for case in expected.cases {
         let batch: Batch = case.inputs.iter().collect();
         let rows = encoder
@@ -120,14 +114,21 @@ pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failur
     Ok(largest)
 }
 
-/// The precision of the operations that have the least.
-fn precision<L: Lower>(programs: &Programs<L>) -> Precision {
-    let shape = Shape { tokens: 1, sequences: 1, longest: 1 };
-    let of = |node| programs.lowering().precision(programs.graph(), node, RowBound::UpTo(shape));
-    let precisions = programs.graph().nodes().iter().map(of);
+/// The precision of those of a model's operations that have the least.
+///
+/// # Errors
+/// When the model can't be read.
+pub fn precision<L: Lower>(lowering: &L, folder: &Path) -> Result<Precision, Failure> {
+    let model = Model::open(folder).map_err(|error| fixture(folder, &error))?;
+    let programs = Programs::of(lowering.clone(), &model, None);
+    let programs = programs.map_err(|error| fixture(folder, &error))?;
+    let rows = RowBound::UpTo(Shape { tokens: 1, sequences: 1, longest: 1 });
+    let graph = programs.graph();
+    let all = graph.nodes().iter().map(|node| lowering.precision(graph, node, rows));
     let coarser =
         |one: Precision, other: Precision| if other.narrow.is_some() { other } else { one };
-    precisions.reduce(coarser).unwrap_or(Precision::of(vecmill_encoder::model::DType::F32))
+    let coarsest = all.reduce(coarser);
+    coarsest.ok_or_else(|| Failure::Fixture(format!("{}: nothing to compute", folder.display())))
 }
 
 type Loaded<B> = (Encoder<B>, Pool<<B as Backend>::Source>, Box<dyn Fn(&[f32]) -> Vec<f32>>);

@@ -1,10 +1,11 @@
 //! The emulated device's programs.
 
-use vecmill_encoder::contract::{
+use vecmill_encoder::{
     Graph, Lower, Node, Op, Program, RelativeBias, RowBound, Step, ValueId, WeightId,
 };
-use vecmill_encoder::model::{DType, Poolings};
-use vecmill_encoder::{Activation, Precision, WeightPlan, e4m3};
+use vecmill_encoder::{Precision, WeightPlan};
+use vecmill_model::{Activation, e4m3};
+use vecmill_model::{DType, Poolings};
 
 use super::DEFERRED_COLUMNS;
 

@@ -1,7 +1,7 @@
 //! What passes and what does not.
 
-use vecmill_encoder::model::DType;
 use vecmill_encoder::{NarrowPrecision, Precision};
+use vecmill_model::DType;
 
 use super::super::{lowering, operations, whole};
 use super::{Defect, Emulated, Emulation};
@@ -38,8 +38,8 @@ fn whole_models_agree_as_well_as_their_precision_allows() {
     for model in whole::models().unwrap() {
         for format in FORMATS {
             let backend = Emulated::new(format, Defect::None);
+            let precision = whole::precision(&backend.lowering, &model).unwrap();
             let agreement = whole::model(backend, &model).unwrap();
-            let precision = agreement.precision;
             let narrow = precision
                 .narrow
                 .map(|narrow| NarrowPrecision { operands: narrow.operands / 16.0, ..narrow });
