@@ -16,11 +16,11 @@ use clap::Args;
 use sha2::{Digest as _, Sha256};
 use vecmill_backend_cpu::{CpuBackend, CpuLowering};
 use vecmill_backend_cuda::{CudaBackend, CudaLowering};
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Batch, Encoder, Lower, Model, Shape};
+use vecmill_encoder::{Backend, Batch, Encoder, Lower, Programs, RowBound, Shape};
 use vecmill_engine::{Tokenizer, Truncation};
 use vecmill_lab::results;
 use vecmill_memory::{Plan, Pool};
+use vecmill_model::{DType, Model};
 
 use crate::encode::{Dtype, open};
 use crate::record::Size;
@@ -203,21 +203,17 @@ fn plans(arguments: &DigestArguments) -> Outcome {
 }
 
 fn plans_on<L: Lower>(lowering: L, (name, model): (String, &Model), verbose: bool) -> Outcome {
-    let encoder = Encoder::on_paper(lowering, model, None)?;
-    let weights = encoder.weights();
+    let programs = Programs::of(lowering, model, None)?;
+    let weights = programs.weights();
     let (region, mapped) = (weights.region_bytes(), weights.mapped_bytes());
     results::line(&format!("weights {name} region {region} mapped {mapped}"))?;
-    let all: Vec<Shape> = shapes(encoder.limits().max_tokens).collect();
+    let all: Vec<Shape> = shapes(programs.max_tokens()).collect();
     debug_assert_eq!(all.len(), SHAPES);
     for shape in all {
-        for (kind, plan) in
-            [("exact", encoder.plan_exactly(shape)), ("bucket", (*encoder.plan(shape)).clone())]
-        {
-            results::line(&format!(
-                "plan {name} {} {kind} {}",
-                text(shape),
-                of_plan(&plan, verbose)?
-            ))?;
+        let exact = programs.make(RowBound::Bucket(shape));
+        for (kind, prepared) in [("exact", &exact), ("bucket", &*programs.get(shape))] {
+            let plan = of_plan(prepared.plan(), verbose)?;
+            results::line(&format!("plan {name} {} {kind} {plan}", text(shape)))?;
         }
     }
     Ok(())

@@ -93,7 +93,7 @@ impl Recordings {
         }
         .run();
         let batches = recording(&runs, |run, id, events| {
-            let bytes = planner.bucketed(run.shape).peak_bytes();
+            let bytes = planner.bucketed(run.shape);
             events.push((run.start, What::Lease { id, stream: run.stream, bytes }));
             events.push((run.end, What::Return { id }));
         });

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Model, ModelError, Pooling};
 use vecmill_memory::{GiveBack, PoolSettings};
+use vecmill_model::{DType, Model, ModelError, Pooling};
 use vecmill_scheduler::{DeviceSettings, policy};
 
 use crate::core::{Core, Parts};

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use rayon::ThreadPool;
 use tokio::sync::{Semaphore, oneshot};
-use vecmill_encoder::{Limits, Scaling, model::Pipeline};
+use vecmill_encoder::{Limits, Scaling};
+use vecmill_model::Pipeline;
 use vecmill_scheduler::{Job, Terms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, Finish};

@@ -37,7 +37,6 @@
 mod budget;
 mod host;
 mod plan;
-mod plan_cache;
 mod pool;
 pub mod recording;
 mod source;
@@ -45,7 +44,6 @@ mod sync;
 
 pub use host::{HostBlock, HostSource};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
-pub use plan_cache::{PlanCache, PlanCacheStatistics};
 pub use pool::{
     GiveBack, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings, Region,
     Remedy, Reservation, Statistics, Trimmer,

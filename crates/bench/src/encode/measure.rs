@@ -95,7 +95,7 @@ impl<B: Backend> Bench<'_, B> {
         let tokens_per_second = rates[rates.len() / 2];
         let tokens: usize = batches.iter().map(Batch::tokens).sum();
         let texts: usize = batches.iter().map(Batch::sequences).sum();
-        let plans = batches.iter().map(|batch| self.encoder.plan(batch.shape()).peak_bytes());
+        let plans = batches.iter().map(|batch| self.encoder.peak_bytes(batch.shape()));
         Ok(Throughput {
             lengths,
             tokens_per_batch: tokens / BATCHES,

@@ -12,11 +12,11 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::{CudaBackend, Device};
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Encoder, Model, Pooling, Shape};
+use vecmill_encoder::{Backend, Encoder, Shape};
 use vecmill_lab::lengths::Lengths;
 use vecmill_lab::results;
 use vecmill_memory::Pool;
+use vecmill_model::{DType, Model, Pooling};
 
 use crate::Outcome;
 use measure::{Bench, Latency, Throughput};

@@ -10,13 +10,14 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
-use vecmill_memory::{PlanCacheStatistics, Statistics};
+use vecmill_encoder::PlanStatistics;
+use vecmill_memory::Statistics;
 
 /// A device's memory at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) pool: Statistics,
-    pub(crate) plans: PlanCacheStatistics,
+    pub(crate) plans: PlanStatistics,
     /// Ways of computing that were taken for the first time since practice ended.
     pub(crate) first_uses: u64,
 }
