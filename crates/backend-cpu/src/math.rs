@@ -3,7 +3,7 @@
 //! All of them are free of branches and are inlined into callers that [`pulp`] compiles once per
 //! instruction set.
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 /// How many partial sums a reduction keeps: wide enough for two AVX-512 registers, and the same on
 /// every processor, so that sums round the same everywhere.

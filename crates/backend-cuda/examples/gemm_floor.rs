@@ -17,8 +17,8 @@ use half::{bf16, f16};
 use vecmill_backend_cuda::{
     CudaEvent, CudaStream, Device, DeviceSpan, Format, Gemm, Linear, PlainBlock, PlainSource,
 };
-use vecmill_encoder::Activation;
 use vecmill_memory::Source;
+use vecmill_model::Activation;
 
 type Failure = Box<dyn Error>;
 

@@ -286,7 +286,7 @@ __device__ __forceinline__ float silu(float x) { return x * logistic(x); }
 // NaN stays NaN.
 __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
-// In the order of `vecmill_encoder::Activation`.
+// In the order of `vecmill_model::Activation`.
 enum Activation { GELU, GELU_TANH, RELU, SILU, TANH, IDENTITY };
 
 template <Activation ACTIVATION>

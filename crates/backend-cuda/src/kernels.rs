@@ -11,16 +11,15 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vecmill_encoder::model::Poolings;
-use vecmill_encoder::{Activation, Pooling};
+use vecmill_model::{Activation, Pooling, Poolings};
 
 use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
 use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module};
 use crate::error::{DriverError, LaunchError};
 use crate::gemm::Format;
+use crate::row_order::Sweeps;
 use crate::stream::CudaStream;
-use crate::sweeps::Sweeps;
 use attention::Attention;
 pub(crate) use attention::MIXES;
 #[cfg(test)]

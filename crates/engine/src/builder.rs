@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_encoder::model::{DType, Pipeline};
-use vecmill_encoder::{Limits, Model, ModelError, Pooling};
+use vecmill_encoder::Limits;
 use vecmill_memory::{GiveBack, PoolSettings};
+use vecmill_model::{DType, Model, ModelError, Pipeline, Pooling};
 use vecmill_scheduler::{ClassId, DeviceSettings, policy};
 
 use crate::core::{Core, Parts};

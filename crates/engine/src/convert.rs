@@ -8,10 +8,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vecmill_encoder::ModelError;
-use vecmill_encoder::model::{self, Weights};
+use vecmill_model::{ModelError, Weights};
 
-pub use vecmill_encoder::model::{DType, Rounding};
+pub use vecmill_model::{DType, Rounding};
 
 use crate::builder::Builder;
 use crate::disk::NoRoom;
@@ -47,7 +46,7 @@ pub enum ConvertError {
     Fetch(#[from] FetchError),
     /// The model's files are not what vecmill can run, or the format can't hold its weights.
     #[error(transparent)]
-    Weights(#[from] model::ConvertError),
+    Weights(#[from] vecmill_model::ConvertError),
     /// The new folder's disk is full.
     #[error("{0}: make room, or choose a folder on another disk")]
     NoRoom(NoRoom),
@@ -176,7 +175,7 @@ fn write(
     let file = File::create_new(target).map_err(ConvertError::write(target))?;
     let mut file = BufWriter::with_capacity(1 << 20, Unless { stopped, file });
     let rounding = weights.write_as(format, &mut file, progress).map_err(|error| match error {
-        model::ConvertError::Write(error) => ConvertError::write(target)(error),
+        vecmill_model::ConvertError::Write(error) => ConvertError::write(target)(error),
         error => error.into(),
     })?;
     let whole = file.flush().and_then(|()| file.get_ref().file.sync_all());

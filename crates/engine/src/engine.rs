@@ -9,7 +9,7 @@ use std::time::Duration;
 use vecmill_backend_cuda::DeviceState;
 use vecmill_encoder::LoadError;
 use vecmill_memory::Statistics;
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 use vecmill_scheduler::policy::UnknownPolicy;
 use vecmill_scheduler::{ClassId, DeviceStatistics, Speed};
 
@@ -270,7 +270,7 @@ impl Engine {
     }
 
     /// What each device's pool remembers of its leases.
-    pub fn memory_trace(&self) -> Vec<(String, Trace)> {
+    pub fn memory_trace(&self) -> Vec<(String, Recording)> {
         let devices = self.running.devices.iter();
         devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use vecmill_encoder::{BackendError, FitError, LoadError, ModelError};
+use vecmill_encoder::{BackendError, FitError, LoadError};
+use vecmill_model::ModelError;
 use vecmill_scheduler::Health;
 
 use crate::fetch::FetchError;
@@ -363,7 +364,7 @@ pub enum StartError {
 impl From<FitError> for StartError {
     fn from(error: FitError) -> Self {
         match error {
-            FitError::Load(error) => Self::Load(error),
+            FitError::Model(error) => Self::Load(error.into()),
             error => Self::Budget(error),
         }
     }

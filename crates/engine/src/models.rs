@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use vecmill_encoder::{Limits, model::Pipeline};
+use vecmill_encoder::Limits;
+use vecmill_model::Pipeline;
 use vecmill_scheduler::ClassId;
 
 use crate::error::{RequestError, StartError};

@@ -3,8 +3,8 @@
 //! A server finds its largest batch with the same function as a plan does: the two never disagree.
 
 use vecmill_backend_cuda::CudaLowering;
-pub use vecmill_encoder::model::DType;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
+pub use vecmill_model::DType;
 
 use crate::builder::Builder;
 use crate::device::format_name;

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::{
-    Backend, BackendError, Batch, EncodeError, Encoder, Limits, LoadError, Shape, Started,
+    Backend, BackendError, Batch, EncodeError, Encoder, Limits, LoadError, PlanStatistics, Shape,
+    Started,
 };
-use vecmill_memory::trace::Trace;
-use vecmill_memory::{Keeper, LeaseError, PlanCacheStatistics, Pool, Remedy, Statistics};
+use vecmill_memory::recording::Recording;
+use vecmill_memory::{LeaseError, Pool, Remedy, Statistics, Trimmer};
 use vecmill_scheduler::{ClassId, Speed};
 
 use crate::core::Core;
@@ -51,7 +52,7 @@ pub(crate) struct Device<B: Backend> {
     /// Ways of computing that were taken in practice.
     ways_practised: u64,
     refusal_traces: Option<RefusalTraces>,
-    keeper: Mutex<Option<Keeper>>,
+    trimmer: Mutex<Option<Trimmer>>,
 }
 
 /// A model on a device.
@@ -92,8 +93,7 @@ impl<B: Backend> Resident<B> {
     /// Bytes of a slab for the longest input alone.
     fn least_bytes(&self) -> usize {
         let longest = self.encoder.limits().max_tokens;
-        let shape = Shape { tokens: longest, sequences: 1, longest };
-        self.encoder.plan(shape).peak_bytes()
+        self.encoder.peak_bytes(Shape { tokens: longest, sequences: 1, longest })
     }
 }
 
@@ -106,7 +106,7 @@ impl<B: Backend> Device<B> {
         pool: Pool<B::Source>,
         refusal_traces: Option<RefusalTraces>,
     ) -> std::io::Result<Self> {
-        let keeper = Mutex::new(Some(pool.keep(UPKEEP_INTERVAL)?));
+        let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = first.encoder.backend().ways_taken();
         Ok(Self {
             name: name.to_owned(),
@@ -116,7 +116,7 @@ impl<B: Backend> Device<B> {
             patience: PATIENCE,
             ways_practised,
             refusal_traces,
-            keeper,
+            trimmer,
         })
     }
 
@@ -165,7 +165,7 @@ impl<B: Backend> Device<B> {
             let result = encoder.start(batch, &self.pool, patience);
             let Err(EncodeError::Memory(error)) = &result else { return result };
             if let Some(traces) = self.refusal_traces.as_ref().filter(|_| !refused) {
-                traces.refused(&self.name, || self.pool.trace());
+                traces.refused(&self.name, || self.pool.recording());
             }
             refused = true;
             let too_large = matches!(error, LeaseError::TooLarge { .. });
@@ -264,7 +264,7 @@ pub(crate) trait Worker: Send + Sync {
     fn memory_bytes(&self) -> usize;
     fn memory(&self) -> Snapshot;
     fn trim_memory(&self) -> usize;
-    fn memory_trace(&self) -> Trace;
+    fn memory_trace(&self) -> Recording;
     /// Ends what runs beside the batches.
     fn stop(&self);
 }
@@ -354,7 +354,7 @@ impl<B: Backend> Worker for Device<B> {
     fn memory(&self) -> Snapshot {
         let ways = self.backend.ways_taken();
         let plans = self.all_residents().into_iter().map(|(_, it)| it.encoder.plan_statistics());
-        let add = |a: PlanCacheStatistics, b: PlanCacheStatistics| PlanCacheStatistics {
+        let add = |a: PlanStatistics, b: PlanStatistics| PlanStatistics {
             plans: a.plans + b.plans,
             hits: a.hits + b.hits,
             misses: a.misses + b.misses,
@@ -371,13 +371,13 @@ impl<B: Backend> Worker for Device<B> {
         self.pool.trim()
     }
 
-    fn memory_trace(&self) -> Trace {
-        self.pool.trace()
+    fn memory_trace(&self) -> Recording {
+        self.pool.recording()
     }
 
     fn stop(&self) {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(keeper); // outside the lock: this waits for its thread
+        let trimmer = self.trimmer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(trimmer); // outside the lock: this waits for its thread
     }
 }
 

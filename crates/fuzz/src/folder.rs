@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tempfile::TempDir;
-use vecmill_encoder::Model;
 use vecmill_engine::{Tokenizer, Truncation};
+use vecmill_model::Model;
 
 use crate::short;
 

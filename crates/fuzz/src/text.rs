@@ -21,7 +21,7 @@ struct Pair {
 impl Pair {
     fn of(name: &str) -> Self {
         let folder = models().join(name);
-        let model = vecmill_encoder::Model::open(&folder).unwrap();
+        let model = vecmill_model::Model::open(&folder).unwrap();
         let mut whole = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
         whole.with_padding(None).with_truncation(None).unwrap();
         let cut = [TruncationDirection::Right, TruncationDirection::Left].map(|direction| {

@@ -31,7 +31,7 @@ mod tune;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 use crate::device::Device;
 use crate::driver::DeviceSpan;

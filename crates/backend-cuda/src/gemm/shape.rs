@@ -1,7 +1,7 @@
 //! Formats, and row counts in buckets.
 
 use crate::driver::cublaslt::DataType;
-use vecmill_encoder::model::DType;
+use vecmill_model::DType;
 
 /// The format of a matrix's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -15,8 +15,8 @@ use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
 use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Kernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
+use crate::row_order::Sweeps;
 use crate::stream::CudaStream;
-use crate::sweeps::Sweeps;
 
 /// Threads of a block on tensor cores.
 const BLOCK_THREADS: usize = 128;

@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use proptest::prelude::*;
-use vecmill_memory::Ring;
 
 use super::queue::{Pieces, Queue};
+use super::ring::Ring;
 use crate::error::DriverError;
 use fake::{Copy, FakePart, FakeParts, LOST, Shared, World};
 

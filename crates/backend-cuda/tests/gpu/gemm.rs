@@ -5,8 +5,8 @@ use vecmill_backend_cuda::{
     Bucket, CudaStream, Device, DeviceSpan, Format, Gemm, GemmError, Linear, PlainBlock,
     PlainSource,
 };
-use vecmill_encoder::Activation;
 use vecmill_memory::Source;
+use vecmill_model::Activation;
 
 use super::device;
 

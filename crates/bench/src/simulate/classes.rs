@@ -8,14 +8,15 @@ use std::fmt::Write;
 use std::str::FromStr;
 
 use serde::Serialize;
+use vecmill_lab::results;
+use vecmill_lab::traffic::{Arrival, Mix};
 use vecmill_scheduler::{ClassId, Coefficients, Priority};
 
 use super::device::Device;
 use super::figures::Times;
 use super::world::{Experiment, OtherClass, World};
 use super::{Fleet, LARGE, LONGEST, Model, SimulateArguments};
-use crate::traffic::{Arrival, Mix};
-use crate::{Outcome, results};
+use crate::Outcome;
 
 /// A class of work.
 #[derive(Debug, Clone, Copy, PartialEq)]

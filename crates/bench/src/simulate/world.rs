@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use vecmill_lab::traffic::Arrival;
 use vecmill_scheduler::{
     ClassId, DeviceSettings, Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings,
     Size, policy,
@@ -15,7 +16,6 @@ use vecmill_scheduler::{
 
 use super::device::{Device, Mishap, PREPARATION};
 use super::figures::{Answer, Outcome};
-use crate::traffic::Arrival;
 
 /// Seconds until a thread that waits for a device's work is awake.
 const AWAKE: f64 = 5e-5;
@@ -283,7 +283,7 @@ impl<'a> World<'a> {
 }
 
 fn nanoseconds(seconds: f64) -> u64 {
-    crate::results::whole((seconds * 1e9).ceil())
+    vecmill_lab::results::whole((seconds * 1e9).ceil())
 }
 
 fn seconds(nanoseconds: u64) -> f64 {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use vecmill_backend_cpu::CpuBackend;
-use vecmill_encoder::Model;
-use vecmill_encoder::model::DType;
+use vecmill_model::{DType, Model};
 
 use super::{MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;

@@ -6,8 +6,7 @@ use vecmill_backend_cuda::{
     self as cuda, CudaBackend, Device, DeviceInfo, DeviceState, MemoryInfo, NoSensors, Unavailable,
     devices,
 };
-use vecmill_encoder::Model;
-use vecmill_encoder::model::DType;
+use vecmill_model::{DType, Model};
 
 use super::spec::part_name;
 use super::{DeviceSpec, FreeMemory, MemoryBudget, Opened, Terms, format_name};

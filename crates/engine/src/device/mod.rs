@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use vecmill_backend_cpu::CpuLowering;
 use vecmill_backend_cuda::CudaLowering;
-use vecmill_encoder::model::DType;
-use vecmill_encoder::{Backend, Demand, Encoder, Fit, Lower, Model, Practised, Shape, fit};
+use vecmill_encoder::{Ask, Backend, Encoder, Fit, Lower, Practised, Shape, fit};
 use vecmill_memory::{Pool, Statistics};
+use vecmill_model::{DType, Model};
 use vecmill_scheduler::{Size, Speed};
 
 use crate::builder::Builder;
@@ -122,7 +122,7 @@ impl Loading<'_> {
         // back, because memory follows use.
         let longest = fit.largest.longest;
         let longest = Shape { tokens: longest, sequences: 1, longest };
-        let bytes = encoder.plan(longest).peak_bytes();
+        let bytes = encoder.peak_bytes(longest);
         drop(pool.lease_waiting(
             bytes,
             &encoder.backend().stream(),
@@ -293,8 +293,8 @@ impl Builder {
     ) -> Result<Fit, StartError> {
         let longest_input = model.max_input_tokens();
         let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
-        let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };
-        Ok(fit(model, self.pooling, lowering, demand)?)
+        let ask = Ask { budget_bytes, in_flight, longest_input, max_batch_tokens };
+        Ok(fit(model, self.pooling, lowering, ask)?)
     }
 
     /// The largest batch of `model` on the CPU.

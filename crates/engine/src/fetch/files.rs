@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
-use vecmill_encoder::model::{Json, OPTIONAL_FILES, has_file};
+use vecmill_model::{Json, OPTIONAL_FILES, has_file};
 
 use super::{FetchError, stays_inside};
 use crate::disk;

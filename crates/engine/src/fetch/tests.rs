@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use vecmill_encoder::Model;
+use vecmill_model::Model;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 

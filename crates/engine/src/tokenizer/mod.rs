@@ -1,7 +1,7 @@
 //! Text to token ids, as the model's `tokenizer.json` says, and as the settings beside it change it.
 //!
 //! - `file` reads `tokenizer.json` with suspicion; what is said elsewhere is
-//!   [`TokenizerSettings`](vecmill_encoder::model::TokenizerSettings).
+//!   [`TokenizerSettings`](vecmill_model::TokenizerSettings).
 //! - `cuts` finds where a long text may be cut, so that no more of it is tokenised than is wanted.
 //! - Texts of BERT tokenizers go a shorter way (`words`).
 //! - `listing` keeps tokens with their places.
@@ -20,8 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokenizers::{Encoding, NormalizedString, Normalizer, NormalizerWrapper, PreTokenizerWrapper};
-use vecmill_encoder::Model;
-use vecmill_encoder::model::{AddedToken, Pipeline, TokenizerSettings, read_file};
+use vecmill_model::{AddedToken, Model, Pipeline, TokenizerSettings, read_file};
 
 use crate::error::{RequestError, StartError};
 use crate::request::{TokenizeRequest, Truncation};

@@ -7,7 +7,7 @@
 //! product, which is linear, only two numbers of each row are missing (FlashNorm, arXiv:2407.09577,
 //! has the same for norms without a mean). `gemm_sm90.cu` has the formula.
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 use super::variant::{OUTPUT_BOX, Variant};
 use super::{HopperGemm, Product};

@@ -10,7 +10,7 @@
 
 use std::ffi::CStr;
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 use super::variant::{OUTPUT_BOX, activation_define};
 use super::{Configuration, HopperGemm};

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 use super::Format;
 use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
@@ -46,7 +46,7 @@ pub(crate) use variant::used;
 use variant::{BLOCK_ROW_BYTES, BLOCK_THREADS, OUTPUT_BOX, Variant};
 
 /// Matrices of 16-bit numbers without gaps have rows of whole 16 bytes, as the copy engine wants them;
-/// which those of e4m3 do is [`e4m3::suits`](vecmill_encoder::e4m3::suits).
+/// which those of e4m3 do is [`e4m3::suits`](vecmill_model::e4m3::suits).
 const COLUMN_MULTIPLE: usize = 8;
 
 /// Rows from which on rules are others.

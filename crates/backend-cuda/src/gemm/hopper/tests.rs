@@ -1,8 +1,8 @@
 //! The rules, and the kernels beside sums in `f64`.
 
 use half::{bf16, f16};
-use vecmill_encoder::Activation::{self, Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
 use vecmill_memory::Source;
+use vecmill_model::Activation::{self, Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
 
 use super::*;
 use crate::source::{PlainBlock, PlainSource};

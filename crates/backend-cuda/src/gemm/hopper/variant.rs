@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use vecmill_encoder::Activation;
+use vecmill_model::Activation;
 
 use super::{MANY_ROWS, TALL_ROWS};
 use crate::kernels::ROW_MOMENTS_BYTES;

@@ -27,7 +27,7 @@ use tokenizers::{
     AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     Tokenizer,
 };
-use vecmill_encoder::model as model_files;
+use vecmill_model as model_files;
 
 /// The most bytes of a `tokenizer.json`: three times the largest that an embedding model has.
 pub(super) const SIZE_LIMIT: u64 = 100 << 20;

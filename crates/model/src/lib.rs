@@ -1,0 +1,167 @@
+//! Models as they lie in a folder: configuration, pipeline and weights.
+//!
+//! - [`Config`] says what the transformer computes; [`Names`] says what its tensors are called.
+//! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
+//! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
+//! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
+//!   [`Weights::write_as`] writes them in another number format.
+//! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
+//!
+//! The choice behind it: architectures differ in data, not in code. A family is one row of a table
+//! (its configuration's keys, its tensors' names, where its positions start), so that one forward
+//! pass runs them all. Files are taken as hostile: whatever they say is checked against a bound and
+//! against the bytes that are really there before anything is sized by it.
+
+mod config;
+mod convert;
+pub mod e4m3;
+mod error;
+mod family;
+mod file;
+mod head;
+mod json;
+mod keys;
+mod leftovers;
+mod mapped;
+mod modules;
+mod pipeline;
+mod pooling;
+mod safetensors;
+mod tensor;
+mod tokenizing;
+mod warning;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+pub use config::{Activation, Config};
+pub use convert::{ConvertError, Rounding};
+pub use error::ModelError;
+pub use family::{Family, Names};
+pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
+pub use json::{Json, JsonError, JsonFile};
+pub use pipeline::{Dense, Pipeline};
+pub use pooling::{Pooling, Poolings, UnknownPooling};
+pub use tensor::{DType, TensorView};
+pub use tokenizing::{AddedToken, TokenizerSettings};
+pub use warning::Warning;
+pub use weights::Weights;
+
+use modules::Modules;
+
+/// Files of settings beside `config.json` that count where they are there: in a model's own folder
+/// and in its transformer's. Of some only that they are there counts, against the model.
+pub const OPTIONAL_FILES: [&str; 15] = [
+    modules::FILE,
+    pipeline::PROMPTS_FILE,
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    ADAPTERS[0],
+    ADAPTERS[1],
+    head::COLBERT,
+];
+
+/// Weights that only change those of another model.
+const ADAPTERS: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// A model in a folder, checked and ready to be loaded onto devices.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The folder of the transformer: its tokenizer is there. Mostly the model's own folder; some
+    /// older models keep it in `0_Transformer`.
+    pub folder: PathBuf,
+    /// What the transformer computes.
+    pub config: Config,
+    /// What happens before and after it.
+    pub pipeline: Pipeline,
+    /// The transformer's tensors.
+    pub weights: Weights,
+    /// What its files leave open, or ask for in vain: for its user to read.
+    pub warnings: Vec<Warning>,
+}
+
+impl Model {
+    /// Opens the model in `folder`. Weights are mapped, not read.
+    ///
+    /// # Errors
+    /// When a file is missing or broken, or says something that vecmill doesn't do, or the folder's
+    /// model is for something else than embedding.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        Self::open_as(folder, None)
+    }
+
+    /// As [`open`](Self::open), with a `pooling` that the model's user has chosen in place of its
+    /// own: then also a language model that was not trained to embed.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_as(folder: &Path, pooling: Option<Pooling>) -> Result<Self, ModelError> {
+        Self::read(folder, pooling).map_err(file::explained)
+    }
+
+    fn read(folder: &Path, pooling: Option<Pooling>) -> Result<Self, ModelError> {
+        let mut warnings = Vec::new();
+        let modules = Modules::open(folder, &mut warnings)?;
+        let transformer = modules.transformer();
+        refuse_adapter(transformer)?;
+        let file = JsonFile::open(&transformer.join("config.json"))?;
+        let config = Config::read(&file, &mut warnings)?;
+        let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
+        let weights = Weights::open(transformer)?.with_prefix_of(config.names().word_embeddings)?;
+        if !modules.listed {
+            let chosen = pooling.is_some();
+            head::check(&file, &weights, transformer, chosen, &mut warnings)?;
+        }
+        leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
+        let folder = transformer.to_owned();
+        Ok(Self { folder, config, pipeline, weights, warnings })
+    }
+
+    /// Makes sure that no file of weights was changed since it was opened: to be asked when all that
+    /// is needed of them has been read.
+    ///
+    /// # Errors
+    /// [`ModelError::Changed`].
+    pub fn check_unchanged(&self) -> Result<(), ModelError> {
+        self.weights.check_unchanged()?;
+        self.pipeline.dense.iter().try_for_each(|dense| dense.weight.check_unchanged())
+    }
+
+    /// The most tokens that one input may have: the pipeline's limit, or the transformer's.
+    pub fn max_input_tokens(&self) -> usize {
+        self.pipeline.max_tokens.min(self.config.max_tokens())
+    }
+
+    /// Numbers in one embedding.
+    pub fn dimensions(&self) -> usize {
+        self.pipeline.truncate.map_or(self.row(), |kept| kept.min(self.row()))
+    }
+
+    /// Numbers that are computed of one embedding, before it is cut.
+    pub fn row(&self) -> usize {
+        let pooled = self.config.hidden * self.pipeline.pooling.count();
+        self.pipeline.dense.last().map_or(pooled, Dense::outputs)
+    }
+}
+
+/// Refuses weights that only change those of another model.
+fn refuse_adapter(folder: &Path) -> Result<(), ModelError> {
+    for name in ADAPTERS {
+        let path = folder.join(name);
+        if has_file(&path)? {
+            return Err(ModelError::Adapter { path });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
