@@ -1,8 +1,8 @@
 //! Matrix products by cuBLASLt: `output = activation(input · weightᵀ + bias)`.
 //!
 //! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
-//! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choices` remembers an algorithm per
-//!   bucket; `tune` times candidates where the library's own estimate is not enough.
+//! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choose` says which kernel, and remembers
+//!   an algorithm per bucket; `tune` times candidates where the library's own estimate is not enough.
 //! - `hopper` has kernels of our own, for compute capability 9.0.
 //!
 //! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
@@ -23,7 +23,7 @@
 //! within the rounding of sums, and not to the last bit. So it is between cuBLASLt and `hopper`,
 //! which are chosen by the number of rows.
 
-mod choices;
+mod choose;
 mod error;
 mod hopper;
 mod shape;
@@ -40,7 +40,8 @@ use crate::driver::cublaslt::{
     Specification,
 };
 use crate::stream::CudaStream;
-use choices::{Choices, Key};
+use choose::{Algorithms, Key};
+pub(crate) use choose::{Measured, Size, Then, own_norm_pays, own_pays, row_class};
 pub use error::GemmError;
 pub(crate) use hopper::{
     Deferral, DeferredInput, DeferredResidual, FeedForward as HopperFeedForward, HopperGemm,
@@ -104,7 +105,7 @@ pub struct Gemm {
 #[derive(Debug)]
 struct State {
     library: MatmulLibrary,
-    choices: Choices<Choice>,
+    algorithms: Algorithms<Choice>,
 }
 
 /// What is used for a bucket.
@@ -122,7 +123,7 @@ impl Gemm {
     /// [`GemmError::NoLibrary`] when it is not there, [`GemmError::Failed`] when it does not start.
     pub fn open(device: &Device) -> Result<Self, GemmError> {
         let library = MatmulLibrary::open(device.context())??;
-        let state = State { library, choices: Choices::default() };
+        let state = State { library, algorithms: Algorithms::default() };
         let workspace_limit = workspace_limit(device.info().compute_capability);
         Ok(Self { device: device.clone(), workspace_limit, state: Mutex::new(state) })
     }
@@ -135,7 +136,7 @@ impl Gemm {
 
     /// How many kinds of products there were, for each of which an algorithm was chosen.
     pub(crate) fn ways_taken(&self) -> usize {
-        self.state().choices.len()
+        self.state().algorithms.len()
     }
 
     /// Scratch bytes for a product with `rows` rows; more rows need no less.
@@ -159,8 +160,8 @@ impl Gemm {
         }
         self.validate(linear)?;
         let mut state = self.state();
-        let State { library, choices } = &mut *state;
-        let choice = choices.get_or_choose(Key::of(linear), || {
+        let State { library, algorithms } = &mut *state;
+        let choice = algorithms.get_or_choose(Key::of(linear), || {
             let (function, candidates) = self.candidates(library, linear)?;
             let first = candidates.first().ok_or_else(|| linear.no_algorithm())?;
             Ok::<_, GemmError>(Choice { function, algorithm: first.algorithm })
@@ -209,7 +210,7 @@ impl Gemm {
             let needed = library.check(&product(rows)?, &candidate.algorithm)?;
             Ok(needed.is_some_and(|bytes| bytes <= limits.workspace_bytes))
         };
-        Ok(choices::valid_in(bucket, propose, holds)?)
+        Ok(choose::valid_in(bucket, propose, holds)?)
     }
 
     /// Sizes and places of the operands, before anything is asked of the device.

@@ -22,7 +22,7 @@ use vecmill_encoder::{Precision, WeightPlan};
 use vecmill_model::Activation;
 use vecmill_model::{DType, Poolings};
 
-use crate::gemm::{Bucket, Format, HopperGemm, workspace_bytes, workspace_limit};
+use crate::gemm::{Bucket, Format, HopperGemm, row_class, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};
 use crate::probe::DeviceInfo;
 use crate::weights::{LayerForm, Storing};
@@ -335,7 +335,7 @@ impl Lower for CudaLowering {
         if !self.hopper {
             return library;
         }
-        let rules = |rows| HopperGemm::way(rows) as u64;
+        let rules = |rows| row_class(rows) as u64;
         let fused = u64::from(HopperGemm::fills(planned, self.multiprocessors));
         ((library * 4 + rules(rows)) * 4 + rules(planned)) * 2 + fused
     }

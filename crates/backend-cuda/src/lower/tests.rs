@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use vecmill_encoder::{Graph, GraphBuilder, Linear, Norm, Prepared, Shape, Weight};
 use vecmill_model::TensorView;
 
+use crate::gemm::{own_norm_pays, own_pays};
+
 use super::*;
 
 const FORMATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8E4M3];
@@ -14,8 +16,8 @@ fn decisions(lowering: &CudaLowering, rows: usize, planned: usize) -> String {
     let sizes = [(384, 384), (384, 1536), (1536, 384), (768, 768), (1024, 4096), (4096, 1024)];
     let ours = sizes.map(|(inputs, outputs)| {
         let pays = [Activation::Identity, Activation::Gelu]
-            .map(|activation| HopperGemm::pays(rows, inputs, outputs, activation));
-        (pays, HopperGemm::norm_pays(rows, outputs), HopperGemm::variants(rows, inputs, outputs))
+            .map(|activation| own_pays(rows, inputs, outputs, activation));
+        (pays, own_norm_pays(rows, outputs), HopperGemm::variants(rows, inputs, outputs))
     });
     let wide = lowering.hopper && !lowering.fp8;
     let fused = wide && HopperGemm::fuses(planned, 384, 1536, lowering.multiprocessors);

@@ -8,9 +8,11 @@ use vecmill_memory::SourceError;
 use vecmill_model::Activation;
 
 use super::operands::Matrix;
-use super::ways::{Size, Then};
+
 use super::{CudaBackend, failed, scratch};
-use crate::gemm::{self, HopperFeedForward, HopperGemm, HopperProduct, Widths};
+use crate::gemm::{
+    self, HopperFeedForward, HopperGemm, HopperProduct, Size, Then, Widths, own_norm_pays, own_pays,
+};
 use crate::lower::Form;
 use crate::source::CudaBlock;
 use crate::stopwatch;
@@ -73,8 +75,8 @@ impl CudaBackend {
         };
         let rows = op.input.rows();
         let size = Size::new(rows, (inputs, outputs), Then::Activation(op.activation));
-        let rule = || HopperGemm::pays(rows, inputs, outputs, op.activation);
-        if self.ways.is_own(size, rule, || self.measure(&library, (hopper, own)))? {
+        let rule = || own_pays(rows, inputs, outputs, op.activation);
+        if self.measured.is_own(size, rule, || self.measure(&library, (hopper, own)))? {
             return self.multiply_by_own(hopper, own, op.activation);
         }
         self.multiply_by_library(&library)
@@ -146,12 +148,12 @@ impl CudaBackend {
             return self.multiply_norm_in_two(slab, op);
         };
         let size = Size::new(input.rows(), (weights.inputs, weights.outputs), Then::Norm);
-        let rule = || HopperGemm::norm_pays(input.rows(), weights.outputs);
+        let rule = || own_norm_pays(input.rows(), weights.outputs);
         let measure = || {
             let apart = self.time(|| self.multiply_norm_in_two(slab, op))?;
             Ok([apart, self.time(|| self.multiply_norm_by_own(slab, op, (hopper, layer)))?])
         };
-        if self.ways.is_own(size, rule, measure)? {
+        if self.measured.is_own(size, rule, measure)? {
             return self.multiply_norm_by_own(slab, op, (hopper, layer));
         }
         self.multiply_norm_in_two(slab, op)
@@ -205,7 +207,7 @@ impl CudaBackend {
     ) -> Result<(), BackendError> {
         let (rows, hidden, intermediate) = (op.input.rows(), op.up.inputs, op.up.outputs);
         let fusable = self.fusable(op.up, op.down);
-        if let (Some((hopper, _)), true) = (fusable, self.ways.tuning()) {
+        if let (Some((hopper, _)), true) = (fusable, self.measured.tuning()) {
             // Sizes that are practised may be none of those that are fused.
             let ready = hopper.prepare_to_fuse(rows, hidden, intermediate, op.activation);
             ready.map_err(failed(BLOCK_OPERATION))?;

@@ -4,15 +4,14 @@
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `operands` says
 //! where the matrices of a step are, `linear` has the linear layers, `narrow` those in FP8 and
-//! `deferred` those around norms that are left to their readers; `ways` remembers what was measured to
-//! be faster; `fetch` brings vectors to the host.
+//! `deferred` those around norms that are left to their readers;
+//! `fetch` brings vectors to the host.
 
 mod deferred;
 mod fetch;
 mod linear;
 mod narrow;
 mod operands;
-mod ways;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +26,7 @@ use vecmill_model::Poolings;
 use crate::device::Device;
 use crate::driver::{DeviceSpan, Graph as CapturedGraph};
 use crate::error::DriverError;
-use crate::gemm::{Gemm, HopperGemm};
+use crate::gemm::{Gemm, HopperGemm, Measured};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, Packed};
 use crate::lower::{CudaKernel, CudaLowering, Form, WORKSPACE_ALIGNMENT};
@@ -39,8 +38,6 @@ use crate::weights::{CudaEmbeddings, CudaNorm, CudaRelativeBias, CudaWeight, Loa
 pub use fetch::CudaFetched;
 use linear::{Block, Normed, Product};
 use operands::Matrix;
-
-pub(crate) use ways::Ways;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
 /// kernels faster than the device runs them.
@@ -60,7 +57,7 @@ pub struct CudaBackend {
     pub(crate) gemm: Gemm,
     /// Where the device and the format allow it.
     pub(crate) hopper: Option<HopperGemm>,
-    pub(crate) ways: Ways,
+    pub(crate) measured: Measured,
     pub(crate) sweeps: Sweeps,
     pub(crate) staging: Mutex<StagingRing>,
     pub(crate) graphs: Graphs,
@@ -340,7 +337,7 @@ impl Backend for CudaBackend {
     }
 
     fn tune(&self, on: bool) {
-        self.ways.tune(on);
+        self.measured.tune(on);
     }
 
     fn ways_taken(&self) -> u64 {
@@ -358,7 +355,7 @@ impl Backend for CudaBackend {
         shape: Shape,
         mut steps: impl FnMut(&mut CudaBlock) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        if !self.pads(shape) || self.ways.tuning() {
+        if !self.pads(shape) || self.measured.tuning() {
             return steps(slab);
         }
         let address = self.source.address(slab);
