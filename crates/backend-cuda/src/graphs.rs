@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vecmill_encoder::Shape;
 
-use crate::driver::Graph;
+use crate::driver::CapturedGraph;
 
 /// Graphs that are kept; the one that was not used for longest makes way.
 const CAPACITY: usize = 128;
@@ -30,7 +30,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     used: u64,
-    graph: Option<Graph>,
+    graph: Option<CapturedGraph>,
 }
 
 /// What to do with a run.
@@ -41,7 +41,7 @@ pub(crate) enum Turn {
     /// Capture it, and [put](Graphs::put) what comes of it.
     Capture,
     /// Launch this, and put it back.
-    Replay(Graph),
+    Replay(CapturedGraph),
 }
 
 impl Graphs {
@@ -63,7 +63,7 @@ impl Graphs {
         Turn::Step
     }
 
-    pub(crate) fn put(&self, shape: Shape, address: u64, graph: Graph) {
+    pub(crate) fn put(&self, shape: Shape, address: u64, graph: CapturedGraph) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = state.known.get_mut(&(shape, address)) {
             entry.graph = Some(graph);

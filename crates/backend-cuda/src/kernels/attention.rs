@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Attended, Heads, KernelError, Packed, launch, name, number, output_defines};
 use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
 use crate::device::Device;
-use crate::driver::{Argument, DeviceSpan, Kernel, Module, TensorElement, TensorMap};
+use crate::driver::{Argument, DeviceSpan, LoadedKernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
 use crate::row_order::Sweeps;
 use crate::stream::CudaStream;
@@ -68,7 +68,7 @@ pub(super) struct Attention {
     format: Format,
     abilities: Abilities,
     modules: Mutex<HashMap<Part, Arc<Module>>>,
-    kernels: Mutex<HashMap<Variant, Kernel>>,
+    kernels: Mutex<HashMap<Variant, LoadedKernel>>,
 }
 
 /// What is compiled as one.
@@ -214,7 +214,7 @@ impl Attention {
         self.kernels.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn kernel(&self, variant: Variant) -> Result<Kernel, KernelError> {
+    fn kernel(&self, variant: Variant) -> Result<LoadedKernel, KernelError> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = kernels.get(&variant) {
             return Ok(kernel.clone());

@@ -24,7 +24,7 @@ use vecmill_memory::{Cause, Source, SourceError};
 use vecmill_model::Poolings;
 
 use crate::device::Device;
-use crate::driver::{DeviceSpan, Graph as CapturedGraph};
+use crate::driver::{CapturedGraph, DeviceSpan};
 use crate::error::DriverError;
 use crate::gemm::{Gemm, HopperGemm, Measured};
 use crate::graphs::{Graphs, Turn};

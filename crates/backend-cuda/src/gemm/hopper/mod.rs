@@ -31,7 +31,7 @@ use vecmill_model::Activation;
 use super::Format;
 use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
 use crate::device::Device;
-use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorMap};
+use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, TensorElement, TensorMap};
 use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
@@ -89,7 +89,7 @@ enum Configuration {
 /// A configuration's kernel, and how many clusters of it the device runs at once.
 #[derive(Debug, Clone)]
 struct Loaded {
-    kernel: Kernel,
+    kernel: LoadedKernel,
     clusters: usize,
 }
 
