@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, Module};
 use crate::error::{DriverError, LaunchError};
 use crate::gemm::Format;
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::stream::CudaStream;
 use attention::Attention;
 pub(crate) use attention::MIXES;
@@ -344,9 +344,9 @@ impl Kernels {
         rows: (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         heads: Heads<'_>,
-        sweeps: &Sweeps,
+        row_order: &RowOrder,
     ) -> Result<(), KernelError> {
-        self.attention.run(stream, rows, sequences, heads, sweeps)
+        self.attention.run(stream, rows, sequences, heads, row_order)
     }
 
     /// Kernels that were launched so far.

@@ -13,7 +13,7 @@ use crate::gemm::{Format, Gemm, HopperGemm, Measured};
 use crate::graphs::Graphs;
 use crate::kernels::Kernels;
 use crate::lower::CudaLowering;
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::run::CudaBackend;
 
 use crate::source::CudaSource;
@@ -79,7 +79,7 @@ impl CudaBackend {
             staging: Mutex::new(staging),
             graphs: Graphs::default(),
             measured: Measured::default(),
-            sweeps: Sweeps::default(),
+            row_order: RowOrder::default(),
             device,
             source,
             stream,

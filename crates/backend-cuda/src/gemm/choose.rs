@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use vecmill_model::Activation;
 
-use super::{Bucket, Format, Linear, fusable};
+use super::{Format, Linear, RowRange, fusable};
 use crate::driver::cublaslt::Function;
 
 /// Rows from which on rules are others.
@@ -140,7 +140,7 @@ pub(crate) fn row_class(rows: usize) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     format: Format,
-    bucket: Bucket,
+    range: RowRange,
     inputs: usize,
     outputs: usize,
     bias: bool,
@@ -152,7 +152,7 @@ impl Key {
     pub(super) fn of(linear: &Linear<'_>) -> Self {
         Self {
             format: linear.format,
-            bucket: Bucket::of(linear.rows),
+            range: RowRange::of(linear.rows),
             inputs: linear.inputs,
             outputs: linear.outputs,
             bias: linear.bias.is_some(),
@@ -197,15 +197,15 @@ impl<C: Copy> Algorithms<C> {
     }
 }
 
-/// What is proposed for the most rows of `bucket` and holds for the fewest, too, in its order.
+/// What is proposed for the most rows of `range` and holds for the fewest, too, in its order.
 pub(super) fn valid_in<C, E>(
-    bucket: Bucket,
+    range: RowRange,
     propose: impl FnOnce(usize) -> Result<Vec<C>, E>,
     mut holds: impl FnMut(usize, &C) -> Result<bool, E>,
 ) -> Result<Vec<C>, E> {
     let mut valid = Vec::new();
-    for candidate in propose(bucket.most())? {
-        if holds(bucket.fewest(), &candidate)? {
+    for candidate in propose(range.most())? {
+        if holds(range.fewest(), &candidate)? {
             valid.push(candidate);
         }
     }
@@ -253,13 +253,13 @@ mod tests {
     }
 
     fn key(rows: usize, function: Function) -> Key {
-        let (format, bucket) = (Format::F16, Bucket::of(rows));
+        let (format, range) = (Format::F16, RowRange::of(rows));
         let (inputs, outputs, bias) = (384, 1536, true);
-        Key { format, bucket, inputs, outputs, bias, function }
+        Key { format, range, inputs, outputs, bias, function }
     }
 
     #[test]
-    fn a_bucket_is_asked_about_once() {
+    fn a_range_is_asked_about_once() {
         let mut algorithms = Algorithms::default();
         let mut asked = 0;
         for rows in [113, 120, 117, 121, 128, 113] {
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_algorithm_must_hold_for_both_ends() {
-        let bucket = Bucket::of(1000);
+        let range = RowRange::of(1000);
         let propose = |rows| {
             assert_eq!(rows, 1024);
             Ok::<_, ()>(vec![1, 2, 3, 4])
@@ -301,9 +301,9 @@ mod tests {
             assert_eq!(rows, 961);
             Ok(candidate % 2 == 0)
         };
-        assert_eq!(valid_in(bucket, propose, holds), Ok(vec![2, 4]));
-        assert_eq!(valid_in(bucket, |_| Err("lost"), |_, _: &i32| Ok(true)), Err("lost"));
-        assert_eq!(valid_in(bucket, |_| Ok(vec![1]), |_, _| Err("lost")), Err("lost"));
+        assert_eq!(valid_in(range, propose, holds), Ok(vec![2, 4]));
+        assert_eq!(valid_in(range, |_| Err("lost"), |_, _: &i32| Ok(true)), Err("lost"));
+        assert_eq!(valid_in(range, |_| Ok(vec![1]), |_, _| Err("lost")), Err("lost"));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Matrix products by cuBLASLt: `output = activation(input · weightᵀ + bias)`.
 //!
 //! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
-//! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choose` says which kernel, and remembers
-//!   an algorithm per bucket; `tune` times candidates where the library's own estimate is not enough.
+//! - `shape` has formats, sizes and [`RowRange`]s; `choose` says which kernel, and remembers
+//!   an algorithm per range; `tune` times candidates where the library's own estimate is not enough.
 //! - `hopper` has kernels of our own, for compute capability 9.0.
 //!
 //! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
-//! costs more than a small product. So it is asked once per bucket, eight of which make an octave,
-//! and an answer counts only if it holds for the fewest and the most rows of the bucket.
+//! costs more than a small product. So it is asked once per range, eight of which make an octave,
+//! and an answer counts only if it holds for the fewest and the most rows of the range.
 //!
 //! **Precision.** Products and sums are `f32`, for `f32` operands without TF32. Sums that are
 //! computed in parts are added in `f32` as well. The library adds a bias in the format of the
@@ -18,7 +18,7 @@
 //! bias, or refuse: such layers are for `kernels/linear_any.cu`.
 //!
 //! **The same bits.** An algorithm adds up the same products in the same order for each row, so
-//! within a bucket a row's result does not depend on the other rows. Batches of different buckets,
+//! within a range a row's result does not depend on the other rows. Batches of different ranges,
 //! and processes that have tuned differently, may use different algorithms: there results agree
 //! within the rounding of sums, and not to the last bit. So it is between cuBLASLt and `hopper`,
 //! which are chosen by the number of rows.
@@ -49,7 +49,7 @@ pub(crate) use hopper::{
 };
 #[cfg(test)]
 pub(crate) use hopper::{used, used_feed_forward};
-pub use shape::{Bucket, Format};
+pub use shape::{Format, RowRange};
 pub(crate) use shape::{workspace_bytes, workspace_limit};
 pub use tune::Tuned;
 
@@ -108,7 +108,7 @@ struct State {
     algorithms: Algorithms<Choice>,
 }
 
-/// What is used for a bucket.
+/// What is used for a range.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
     /// What the algorithm applies to the sums.
@@ -176,7 +176,7 @@ impl Gemm {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The algorithms that hold for the whole bucket, by the library's estimate, and what they
+    /// The algorithms that hold for the whole range, by the library's estimate, and what they
     /// apply: the activation if there is one that does, else nothing.
     fn candidates(
         &self,
@@ -198,9 +198,9 @@ impl Gemm {
         linear: &Linear<'_>,
         function: Function,
     ) -> Result<Vec<Candidate>, GemmError> {
-        let bucket = Bucket::of(linear.rows);
+        let range = RowRange::of(linear.rows);
         let limits = Limits {
-            workspace_bytes: self.workspace_bytes(bucket.most(), linear.outputs),
+            workspace_bytes: self.workspace_bytes(range.most(), linear.outputs),
             weight_alignment: WEIGHT_ALIGNMENT,
             activation_alignment: ACTIVATION_ALIGNMENT,
         };
@@ -210,7 +210,7 @@ impl Gemm {
             let needed = library.check(&product(rows)?, &candidate.algorithm)?;
             Ok(needed.is_some_and(|bytes| bytes <= limits.workspace_bytes))
         };
-        Ok(choose::valid_in(bucket, propose, holds)?)
+        Ok(choose::valid_in(range, propose, holds)?)
     }
 
     /// Sizes and places of the operands, before anything is asked of the device.

@@ -26,7 +26,7 @@ pub struct Tuned {
 }
 
 impl Gemm {
-    /// Times the algorithms for this product, and uses the fastest for its bucket from now on. The
+    /// Times the algorithms for this product, and uses the fastest for its range from now on. The
     /// output is overwritten many times; what it contains afterwards is undefined. Takes some
     /// hundred times as long as the product itself, and other products wait meanwhile.
     ///

@@ -22,7 +22,7 @@ use vecmill_encoder::{Precision, WeightPlan};
 use vecmill_model::Activation;
 use vecmill_model::{DType, Poolings};
 
-use crate::gemm::{Bucket, Format, HopperGemm, row_class, workspace_bytes, workspace_limit};
+use crate::gemm::{Format, HopperGemm, RowRange, row_class, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};
 use crate::probe::DeviceInfo;
 use crate::weights::{LayerForm, Storing};
@@ -329,9 +329,9 @@ impl Lower for CudaLowering {
     }
 
     fn way(&self, rows: usize, planned: usize) -> u64 {
-        // Of the library, an algorithm for each bucket, and whether it or our own kernel was measured
-        // to be faster, for each octave; each bucket is in one.
-        let library = Bucket::of(rows).most() as u64;
+        // Of the library, an algorithm for each range of rows, and whether it or our own kernel was measured
+        // to be faster, for each octave; each range is in one.
+        let library = RowRange::of(rows).most() as u64;
         if !self.hopper {
             return library;
         }

@@ -23,7 +23,7 @@ fn decisions(lowering: &CudaLowering, rows: usize, planned: usize) -> String {
     let fused = wide && HopperGemm::fuses(planned, 384, 1536, lowering.multiprocessors);
     let deferred = wide && HopperGemm::deferring_pays(planned);
     let octave = rows.next_power_of_two();
-    let library = format!("{:?} {octave} {fused} {deferred}", Bucket::of(rows));
+    let library = format!("{:?} {octave} {fused} {deferred}", RowRange::of(rows));
     if lowering.hopper { format!("{library} {ours:?}") } else { library }
 }
 

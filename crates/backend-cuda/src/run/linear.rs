@@ -110,12 +110,12 @@ impl CudaBackend {
         product: HopperProduct<'_>,
         activation: Activation,
     ) -> Result<(), BackendError> {
-        let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
+        let product = HopperProduct { backwards: self.row_order.turn(), ..product };
         hopper.multiply(&self.stream, &product, activation).map_err(failed(OPERATION))
     }
 
     fn multiply_by_library(&self, product: &gemm::Linear<'_>) -> Result<(), BackendError> {
-        self.sweeps.forwards();
+        self.row_order.forwards();
         let &gemm::Linear { rows, inputs, outputs, input, weight, output, activation, .. } =
             product;
         if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
@@ -180,7 +180,7 @@ impl CudaBackend {
             Ok((product, op.residual.wide(slab)?, op.norm.operands()?))
         };
         let (product, residual, norm) = operands().map_err(failed(FUSED_OPERATION))?;
-        let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
+        let product = HopperProduct { backwards: self.row_order.turn(), ..product };
         let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
         computed.map_err(failed(FUSED_OPERATION))
     }
@@ -230,7 +230,7 @@ impl CudaBackend {
                 down: (down.weight.span()?, down.wide_bias.span()?),
                 norm: op.norm.operands()?,
                 output: op.output.wide(slab)?,
-                backwards: self.sweeps.turn(),
+                backwards: self.row_order.turn(),
             })
         };
         let block = block().map_err(failed(BLOCK_OPERATION))?;

@@ -30,7 +30,7 @@ use crate::gemm::{Gemm, HopperGemm, Measured};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, Packed};
 use crate::lower::{CudaKernel, CudaLowering, Form, WORKSPACE_ALIGNMENT};
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::StagingRing;
 use crate::stream::CudaStream;
@@ -58,7 +58,7 @@ pub struct CudaBackend {
     /// Where the device and the format allow it.
     pub(crate) hopper: Option<HopperGemm>,
     pub(crate) measured: Measured,
-    pub(crate) sweeps: Sweeps,
+    pub(crate) row_order: RowOrder,
     pub(crate) staging: Mutex<StagingRing>,
     pub(crate) graphs: Graphs,
 }
@@ -139,7 +139,7 @@ impl CudaBackend {
             Ok((operands, norm.operands()?, self.written(slab, output)?))
         };
         let (operands, norm, written) = operands().map_err(failed("embed"))?;
-        self.sweeps.forwards();
+        self.row_order.forwards();
         let size = (output.rows(), self.columns(output));
         self.kernels.embed(&self.stream, &operands, norm, written, size).map_err(failed("embed"))
     }
@@ -158,7 +158,7 @@ impl CudaBackend {
             Ok((addends, norm.operands()?, self.written(slab, output)?))
         };
         let (addends, norm, written) = operands().map_err(failed(OPERATION))?;
-        let size = ((output.rows(), self.columns(output)), self.sweeps.turn());
+        let size = ((output.rows(), self.columns(output)), self.row_order.turn());
         let added = self.kernels.add_norm(&self.stream, addends, norm, written, size);
         added.map_err(failed(OPERATION))
     }
@@ -178,8 +178,8 @@ impl CudaBackend {
             Ok((qkv.wide(slab)?, attended, packed(slab, places)?, heads))
         };
         let (qkv, output, sequences, heads) = operands().map_err(failed("attention"))?;
-        let (rows, sweeps) = ((qkv, output), &self.sweeps);
-        let attended = self.kernels.attention(&self.stream, rows, sequences, heads, sweeps);
+        let (rows, row_order) = ((qkv, output), &self.row_order);
+        let attended = self.kernels.attention(&self.stream, rows, sequences, heads, row_order);
         attended.map_err(failed("attention"))
     }
 
