@@ -16,7 +16,7 @@ use vecmill_model::{Activation, Pooling, Poolings};
 use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
 use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, Module};
-use crate::error::{DriverError, LaunchError};
+use crate::driver::{DriverError, LaunchError};
 use crate::gemm::Format;
 use crate::row_order::RowOrder;
 use crate::stream::CudaStream;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::DriverError;
 use super::{Context, Stream, check};
-use crate::error::DriverError;
 
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: other threads may go on calling the driver.
 const THREAD_LOCAL: u32 = 1;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::error::{DriverError, LaunchError, code};
 use super::{Context, DeviceSpan, Stream, TensorMap, check};
-use crate::error::{DriverError, LaunchError, code};
 
 /// Compiled code, loaded onto a device; it stays there as long as the context.
 #[derive(Debug)]

@@ -24,8 +24,8 @@ use vecmill_memory::{Cause, Source, SourceError};
 use vecmill_model::Poolings;
 
 use crate::device::Device;
+use crate::driver::DriverError;
 use crate::driver::{CapturedGraph, DeviceSpan};
-use crate::error::DriverError;
 use crate::gemm::{Gemm, HopperGemm, Measured};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, Packed};

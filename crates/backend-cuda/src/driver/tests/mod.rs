@@ -8,7 +8,7 @@ use super::{
     Allocation, Argument, Context, DeviceSpan, Launch, LoadedKernel, Module, Stream, TensorElement,
     TensorMap, device_info,
 };
-use crate::error::DriverError;
+use crate::driver::DriverError;
 use crate::probe::DeviceInfo;
 
 /// Machine code or PTX of the kernels in `kernels.cu`.

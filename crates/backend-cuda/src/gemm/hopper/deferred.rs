@@ -11,8 +11,8 @@ use vecmill_model::Activation;
 
 use super::variant::{OUTPUT_BOX, Variant};
 use super::{HopperGemm, Product};
+use crate::driver::DriverError;
 use crate::driver::{Argument, DeviceSpan};
-use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
 
