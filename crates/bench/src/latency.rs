@@ -7,6 +7,7 @@ use clap::Args;
 use quanta::Clock;
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource, StreamOrderedSource};
+use vecmill_lab::histogram::percentile;
 use vecmill_lab::results;
 use vecmill_memory::{Pool, Source};
 
@@ -42,13 +43,14 @@ struct Row {
 
 impl Row {
     fn new(what: impl Into<String>, threads: usize, samples: &mut [u64]) -> Self {
-        let p50 = results::percentile(samples, 50.0);
+        samples.sort_unstable();
+        let p50 = percentile(samples, 0.5);
         Self {
             what: what.into(),
             threads,
             clock_readings: 1,
             p50_nanoseconds: p50,
-            p99_nanoseconds: results::percentile(samples, 99.0),
+            p99_nanoseconds: percentile(samples, 0.99),
             p50_without_clock_nanoseconds: p50,
         }
     }

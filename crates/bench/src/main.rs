@@ -1,15 +1,17 @@
 //! vecmill's experiments, each a command that prints a table and writes its figures as JSON.
 //!
-//! - `workload` simulates a service's traffic; `record` turns it into memory traces, of whole
+//! - `workload` simulates a service's traffic; `record` turns it into recordings of memory, of whole
 //!   batches and of single tensors, with the plans of a `sketch` of a model.
-//! - `replay` runs such traces through the memory pool and other ways of managing memory; `latency`
+//! - `replay` runs such recordings through the memory pool and other ways of managing memory; `latency`
 //!   and `pressure` measure the pool on a GPU.
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
 //!   `tokenize` measures tokenising alone.
+//! - `digest` says in a line each what is computed and planned, for comparing two builds.
 //! - `simulate` has vecmill's scheduler deal with simulated devices, under each of its policies.
 //!
 //! Requests, statistics and pictures are those of `vecmill_lab`, which has `vecmill ab`.
 
+mod digest;
 mod encode;
 mod latency;
 mod load;
@@ -40,16 +42,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write the memory traces of a simulated service: of batches and of tensors
+    /// Write recordings of a simulated service's memory: of batches and of tensors
     Trace(record::TraceArguments),
     /// Time lease and return on a GPU, beside cuMemAllocAsync and cuMemAlloc
     Latency(latency::LatencyArguments),
-    /// Run a trace, or a simulated day, through the pool and other ways of managing memory
+    /// Run a recording, or a simulated day, through the pool and other ways of managing memory
     Replay(replay::ReplayArguments),
     /// Ten minutes of random sizes, spikes to the budget and a neighbour that takes the rest
     Pressure(pressure::PressureArguments),
     /// Time an encoder alone: tokens on the host to vectors on the host
     Encode(encode::EncodeArguments),
+    /// What models compute and how batches are planned, as digests to compare two builds by
+    Digest(digest::DigestArguments),
     /// Load a server's /v1/embeddings and tell rate, latency and where the time goes
     Load(load::LoadArguments),
     /// Compare the scheduler's policies on simulated devices
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Pressure(arguments) => pressure::run(&arguments),
         Command::Encode(arguments) => encode::run(&arguments),
+        Command::Digest(arguments) => digest::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Predict(arguments) => simulate::predict(&arguments),

@@ -80,7 +80,8 @@ impl Sketch {
     }
 }
 
-fn write_model(folder: &Path, size: Size) -> Result<(), Box<dyn Error>> {
+/// Writes the folder.
+pub(crate) fn write_model(folder: &Path, size: Size) -> Result<(), Box<dyn Error>> {
     let (hidden, layers, heads) = match size {
         Size::Minilm => (384, 6, 12),
         Size::BgeLarge => (1024, 24, 16),

@@ -157,7 +157,7 @@ impl<L: Lower> Programs<L> {
     }
 
     /// The most tokens that a sequence may have.
-    pub(crate) fn max_tokens(&self) -> usize {
+    pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 

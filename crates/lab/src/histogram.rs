@@ -1,6 +1,11 @@
-//! Quantiles of durations in constant memory.
+//! How samples are spread: percentiles of those that are kept, and of those that are only counted.
+//!
+//! - [`percentile`] and [`buckets`] are of sorted samples.
+//! - [`Histogram`] counts durations in constant memory.
 
 use std::time::Duration;
+
+use crate::results::whole;
 
 /// Steps per octave: a duration is known to one sixteenth.
 const STEPS_LOG2: u32 = 4;
@@ -44,6 +49,30 @@ impl Histogram {
     }
 }
 
+/// The least of sorted samples that such a part of them does not exceed, by the nearest rank; nothing,
+/// such as 0, if there are none.
+pub fn percentile<T: Copy + Default>(sorted: &[T], part: f64) -> T {
+    let rank = whole((part * sorted.len() as f64).ceil()) as usize;
+    let last = sorted.len().saturating_sub(1);
+    sorted.get(rank.saturating_sub(1).min(last)).copied().unwrap_or_default()
+}
+
+/// Sorted samples in buckets whose upper bounds grow by a `ratio` above 1: each bound, and how many
+/// samples are not above it, but above the one before. Empty buckets are left out.
+pub fn buckets(sorted: &[f64], first: f64, ratio: f64) -> Vec<(f64, usize)> {
+    let mut buckets = Vec::new();
+    let (mut bound, mut rest) = (first, sorted);
+    while !rest.is_empty() {
+        let inside = rest.partition_point(|&sample| sample <= bound);
+        if inside > 0 {
+            buckets.push((bound, inside));
+        }
+        rest = &rest[inside..];
+        bound *= ratio;
+    }
+    buckets
+}
+
 fn bucket(nanoseconds: u64) -> usize {
     let octave = nanoseconds.max(1).ilog2().saturating_sub(STEPS_LOG2);
     let step = usize::try_from(nanoseconds >> octave).unwrap_or(0);
@@ -85,5 +114,21 @@ mod tests {
                 (histogram.percentile(percent).as_nanos(), u128::from(percent) * 1000);
             assert!(found <= exact && exact - found <= exact / 16, "{percent}: {found}");
         }
+    }
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let values: Vec<f64> = (1..=100).map(f64::from).collect();
+        let at = |part| percentile(&values, part);
+        assert_eq!([at(0.0), at(0.5), at(0.95), at(0.99), at(1.0)], [1.0, 50.0, 95.0, 99.0, 100.0]);
+        assert_eq!(percentile(&[7.0], 0.99), 7.0);
+        assert_eq!(percentile::<u64>(&[], 0.5), 0);
+    }
+
+    #[test]
+    fn buckets_have_every_sample_once() {
+        let buckets = buckets(&[0.05, 0.1, 0.100_001, 3000.0], 0.1, 1.25);
+        assert_eq!((buckets[0], buckets[1], buckets.len()), ((0.1, 2), (0.125, 1), 3));
+        assert!((3000.0..3750.0).contains(&buckets[2].0));
     }
 }

@@ -112,10 +112,3 @@ pub fn number(value: f64) -> String {
         _ => format!("{value:.3}"),
     }
 }
-
-/// The values below which so many per cent of the samples lie. Sorts the samples.
-pub fn percentile(samples: &mut [u64], per_cent: f64) -> u64 {
-    samples.sort_unstable();
-    let index = whole(samples.len() as f64 * per_cent / 100.0) as usize;
-    samples.get(index.min(samples.len().saturating_sub(1))).copied().unwrap_or(0)
-}

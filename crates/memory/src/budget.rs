@@ -108,6 +108,7 @@ impl Budget {
 
 /// A part of a pool's budget set aside; dropping it frees that part again.
 #[derive(Debug)]
+#[must_use = "dropping a reservation frees that part of the budget"]
 pub struct Reservation {
     bytes: usize,
     budget: Arc<Budget>,

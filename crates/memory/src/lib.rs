@@ -38,14 +38,14 @@ mod budget;
 mod host;
 mod plan;
 mod pool;
+pub mod recording;
 mod source;
 mod sync;
-pub mod trace;
 
 pub use host::{HostBlock, HostSource};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
 pub use pool::{
-    GiveBack, Keeper, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings,
-    Region, Remedy, Reservation, Statistics,
+    GiveBack, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings, Region,
+    Remedy, Reservation, Statistics, Trimmer,
 };
 pub use source::{Cause, Source, SourceError};

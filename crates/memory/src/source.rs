@@ -64,7 +64,7 @@ pub trait Source: Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// The block's first address, by which traces and pictures name it.
+    /// The block's first address, by which recordings and pictures name it.
     fn address(&self, block: &Self::Block) -> u64;
 
     /// A new event that counts as passed until it is recorded.

@@ -149,6 +149,17 @@ fn overlap_would_be_noticed() {
     assert_apart(&[one, two]);
 }
 
+/// Devices' threads share pools, and a batch may end on another thread than the one it began on.
+#[test]
+fn pools_are_shared_and_leases_are_sent() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Pool<HostSource>>();
+    sent::<Lease<'_, HostSource>>();
+    shared::<vecmill_memory::Statistics>();
+    shared::<LeaseError>();
+}
+
 #[test]
 fn a_returned_slab_serves_the_next_lease() {
     let pool = Pool::new(HostSource, 64 * MIB);
@@ -315,12 +326,12 @@ fn patience_ends_in_a_busy_error() {
 
 #[test]
 fn the_trace_tells_what_was_leased_and_refused() {
-    use vecmill_memory::trace::What;
+    use vecmill_memory::recording::What;
     let pool = Pool::new(HostSource, 8 * MIB);
     drop(pool.lease(3 * MIB, &()).unwrap());
     let held = pool.lease(7 * MIB, &()).unwrap();
     pool.lease(4 * MIB, &()).unwrap_err();
-    let trace = pool.trace();
+    let trace = pool.recording();
     let kinds: Vec<_> = trace
         .events
         .iter()

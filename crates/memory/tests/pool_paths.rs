@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use vecmill_memory::trace::What;
+use vecmill_memory::recording::What;
 use vecmill_memory::{GiveBack, Lease, Pool, PoolSettings, Source};
 use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
@@ -131,18 +131,18 @@ fn without_prediction_nothing_is_made_ready() {
     assert_eq!(pool.statistics().slabs, 1);
 }
 
-/// It would hang if the keeper did nothing, or did not stop.
+/// It would hang if the trimmer did nothing, or did not stop.
 #[test]
-fn a_keeper_maintains_until_it_is_dropped() {
+fn a_trimmer_maintains_until_it_is_dropped() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
     drop(pool.lease(64 * MIB, &stream).unwrap());
     device.advance(100 * SECOND);
-    let keeper = pool.keep(Duration::from_millis(1)).unwrap();
+    let trimmer = pool.trimmer(Duration::from_millis(1)).unwrap();
     while pool.statistics().held_bytes > 0 {
         std::thread::yield_now();
     }
-    drop(keeper);
-    drop(pool.keep(Duration::from_secs(1 << 20)).unwrap());
+    drop(trimmer);
+    drop(pool.trimmer(Duration::from_secs(1 << 20)).unwrap());
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_trace_calls_a_stream_by_one_number() {
         drop(pool.lease(MIB, stream).unwrap());
         device.advance(SECOND);
     }
-    let streams = pool.trace().events.into_iter().filter_map(|event| match event.what {
+    let streams = pool.recording().events.into_iter().filter_map(|event| match event.what {
         What::Lease { stream, .. } => Some(stream),
         _ => None,
     });

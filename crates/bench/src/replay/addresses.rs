@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::manager::Placed;
-use vecmill_memory::trace::{Event, Trace, What};
+use vecmill_memory::recording::{Event, Recording, What};
 
-/// What a manager held where, during a part of a trace.
+/// What a manager held where, during a part of a recording.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AddressMap {
-    /// When the part begins, in nanoseconds since the trace's first event.
+    /// When the part begins, in nanoseconds since the recording's first event.
     pub(crate) from: u64,
     /// When it ends.
     pub(crate) to: u64,
-    /// Whether it is the whole trace.
+    /// Whether it is the whole recording.
     pub(crate) complete: bool,
     /// Everything held in that time, in order of its end.
     pub(crate) pieces: Vec<Piece>,
@@ -28,18 +28,18 @@ pub(crate) struct Piece {
     pub(crate) bytes: usize,
     /// The stream and the bytes asked for of the lease that had it; `None` while it was idle.
     pub(crate) lease: Option<(u32, usize)>,
-    /// Since when, in nanoseconds since the trace's first event.
+    /// Since when, in nanoseconds since the recording's first event.
     pub(crate) from: u64,
     /// Until when.
     pub(crate) to: u64,
 }
 
-/// The events to map: all, or of a trace with more than `leases` leases that many around the moment
-/// when most was asked for. As a range of indices.
-pub(super) fn window(trace: &Trace, leases: usize) -> std::ops::Range<usize> {
+/// The events to map: all, or of a recording with more than `leases` leases that many around the
+/// moment when most was asked for. As a range of indices.
+pub(super) fn window(recording: &Recording, leases: usize) -> std::ops::Range<usize> {
     let (mut live, mut requested, mut highest) = (HashMap::new(), 0usize, 0);
     let (mut total, mut peak) = (0, 0);
-    for event in &trace.events {
+    for event in &recording.events {
         match event.what {
             What::Lease { id, bytes, .. } => {
                 requested = requested.saturating_add(bytes);
@@ -56,14 +56,14 @@ pub(super) fn window(trace: &Trace, leases: usize) -> std::ops::Range<usize> {
         }
     }
     if total <= leases {
-        return 0..trace.events.len();
+        return 0..recording.events.len();
     }
     if leases == 0 {
         return 0..0;
     }
     let first = peak.saturating_sub(leases / 2).min(total - leases);
     let is_lease = |event: &Event| matches!(event.what, What::Lease { .. });
-    let events = trace.events.iter().enumerate();
+    let events = recording.events.iter().enumerate();
     let mut shown = events.filter(|(_, event)| is_lease(event)).map(|(index, _)| index);
     let start = shown.nth(first).unwrap_or(0);
     let end = if leases > 1 { shown.nth(leases - 2).unwrap_or(start) } else { start };

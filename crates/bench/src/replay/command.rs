@@ -1,7 +1,7 @@
 //! `vecmill-bench replay`: what was asked of a device's memory, and what ways of managing it make of
 //! that.
 //!
-//! What is asked is a trace's leases or, without one, those of a simulated [`day`](super::day).
+//! What is asked is a recording's leases or, without one, those of a simulated [`day`].
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
 use vecmill_lab::results;
 use vecmill_lab::units::bytes;
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 use vecmill_memory::{GiveBack, PoolSettings, Source};
 use vecmill_testing::simulated::SimulatedDevice;
 
@@ -40,25 +40,25 @@ Examples:
   vecmill-bench replay trace.csv --policy pool,direct --device cuda:0
   vecmill-bench replay --model bge-large --device cuda:0
 
-A trace says which leases were taken and returned, when, and how large they were. It is replayed in \
+A recording says which leases were taken and returned, when, and how large they were. It is replayed in \
 its own time, so that a day takes seconds, and on a device that exists only as numbers every run \
-gives the same figures; only the times of 'lease+return' are of this machine. Traces come from \
+gives the same figures; only the times of 'lease+return' are of this machine. Recordings come from \
 --memory-trace-on-refusal as well, and other programs can write them: they are CSV with a first line
 
   nanoseconds,event,id,stream,bytes
 
 and the events lease, return and refuse.
 
-Without a trace, a service's day is simulated, and each way of managing memory that the device has is \
+Without a recording, a service's day is simulated, and each way of managing memory that the device has is \
 asked for its batches, or tensor by tensor.";
 
 /// Arguments of `vecmill-bench replay`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ReplayArguments {
-    /// File with the trace, - for standard input [default: a simulated day]
+    /// File with the recording, - for standard input [default: a simulated day]
     #[arg(conflicts_with_all = ["model", "batches", "streams", "seed", "plain_batches"])]
-    trace: Option<PathBuf>,
+    recording: Option<PathBuf>,
     /// Where memory is: simulated, or a GPU such as cuda:0
     #[arg(long, default_value = "simulated")]
     device: Place,
@@ -68,11 +68,11 @@ pub(crate) struct ReplayArguments {
         value_enum,
         value_delimiter = ',',
         default_value = "pool,naive,direct",
-        requires = "trace"
+        requires = "recording"
     )]
     policy: Vec<Policy>,
     /// Most memory that each may hold, such as 8GiB [default: as much as it takes]
-    #[arg(long, value_name = "SIZE", requires = "trace")]
+    #[arg(long, value_name = "SIZE", requires = "recording")]
     budget: Option<ByteSize>,
     /// When the pool gives back what is no longer needed, such as 60s or 5m, or never
     #[arg(
@@ -80,7 +80,7 @@ pub(crate) struct ReplayArguments {
         value_name = "TIME",
         value_parser = give_back,
         default_value = "60s",
-        requires = "trace"
+        requires = "recording"
     )]
     give_back: GiveBack,
     #[command(flatten)]
@@ -136,25 +136,25 @@ pub(crate) fn run(arguments: &ReplayArguments) -> Outcome {
     if let Some(path) = &arguments.svg {
         check_writable(path)?;
     }
-    match &arguments.trace {
-        Some(path) => recorded(path, arguments),
+    match &arguments.recording {
+        Some(path) => of_file(path, arguments),
         None => simulated_day(arguments),
     }
 }
 
-fn recorded(path: &Path, arguments: &ReplayArguments) -> Outcome {
-    let trace = read(path)?;
-    if trace.lost > 0 {
-        let lost = HumanCount(trace.lost);
-        results::say(&format!("the trace lacks {lost} events that it had no room for"));
+fn of_file(path: &Path, arguments: &ReplayArguments) -> Outcome {
+    let recording = read(path)?;
+    if recording.lost > 0 {
+        let lost = HumanCount(recording.lost);
+        results::say(&format!("the recording lacks {lost} events that it had no room for"));
     }
-    let (comparison, device) = compared(&trace, arguments)?;
+    let (comparison, device) = compared(&recording, arguments)?;
     if let Some(path) = &arguments.svg {
         write_whole(path, &comparison.svg())?;
     }
     let table = comparison.table();
-    results::line(&format!("{}\n\n{}", heading(&trace, &comparison), table.trim_end()))?;
-    results::write(arguments.json.as_deref(), &device, &json::of(&trace, &comparison))
+    results::line(&format!("{}\n\n{}", heading(&recording, &comparison), table.trim_end()))?;
+    results::write(arguments.json.as_deref(), &device, &json::of(&recording, &comparison))
 }
 
 fn simulated_day(arguments: &ReplayArguments) -> Outcome {
@@ -175,7 +175,7 @@ pub(super) fn name(gpu: Option<&Device>) -> String {
     gpu.map_or_else(|| "simulated device".to_owned(), |device| device.info().name.clone())
 }
 
-fn read(path: &Path) -> Result<Trace, Box<dyn Error>> {
+fn read(path: &Path) -> Result<Recording, Box<dyn Error>> {
     let input: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(stdin().lock())
     } else {
@@ -183,12 +183,12 @@ fn read(path: &Path) -> Result<Trace, Box<dyn Error>> {
         let file = file.map_err(|error| format!("{} can't be read: {error}", path.display()))?;
         Box::new(BufReader::with_capacity(1 << 16, file))
     };
-    Trace::read(input).map_err(|error| format!("{}: {error}", path.display()).into())
+    Recording::read(input).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
 /// The ways that were asked for, compared on the device that was.
 fn compared(
-    trace: &Trace,
+    recording: &Recording,
     arguments: &ReplayArguments,
 ) -> Result<(Comparison, String), Box<dyn Error>> {
     let (comparison, gpu) = match arguments.device {
@@ -198,14 +198,14 @@ fn compared(
             let streams = device.clone();
             // Memory that is taken by itself stays as large as it is.
             let fixed = || SimulatedDevice::new(memory).in_place(false);
-            (compared_on(trace, arguments, device, move |_| streams.stream(), fixed), None)
+            (compared_on(recording, arguments, device, move |_| streams.stream(), fixed), None)
         }
         Place::Gpu(ordinal) => {
             let device = Device::open(ordinal)?;
             let source = MappedSource::new(&device)?;
             let stream = day::streams(&device)?;
             let plain = || PlainSource::new(&device);
-            (compared_on(trace, arguments, source, stream, plain), Some(device))
+            (compared_on(recording, arguments, source, stream, plain), Some(device))
         }
     };
     Ok((comparison, name(gpu.as_ref())))
@@ -213,7 +213,7 @@ fn compared(
 
 /// Compares the pool over `source`, and the others each over a source of `fixed` blocks.
 fn compared_on<S: Source, F: Source>(
-    trace: &Trace,
+    recording: &Recording,
     arguments: &ReplayArguments,
     source: S,
     stream: impl FnMut(u32) -> S::Stream + 'static,
@@ -239,12 +239,12 @@ fn compared_on<S: Source, F: Source>(
         }
     }
     let options = Options { budget: budget(arguments), ..Options::default() };
-    let bar = bar(trace.events.len() * managers.len());
+    let bar = bar(recording.events.len() * managers.len());
     let mut counted: Vec<Counted<'_>> =
         managers.into_iter().map(|manager| Counted::new(manager, bar.clone())).collect();
     let mut managers: Vec<&mut dyn Manager> =
         counted.iter_mut().map(|manager| manager as &mut dyn Manager).collect();
-    let comparison = compare(trace, &mut managers, &options);
+    let comparison = compare(recording, &mut managers, &options);
     bar.finish_and_clear();
     comparison
 }
@@ -264,8 +264,8 @@ fn bar(events: usize) -> ProgressBar {
 }
 
 /// What was replayed, in a line.
-fn heading(trace: &Trace, comparison: &Comparison) -> String {
-    let events = HumanCount(trace.events.len() as u64);
+fn heading(recording: &Recording, comparison: &Comparison) -> String {
+    let events = HumanCount(recording.events.len() as u64);
     let seconds = comparison.nanoseconds as f64 / 1e9;
     let streams = comparison.streams.len();
     let plural = if streams == 1 { "" } else { "s" };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource};
 use vecmill_lab::results;
-use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::recording::{Recording, What};
 use vecmill_memory::{PoolSettings, SourceError};
 use vecmill_testing::simulated::SimulatedDevice;
 
@@ -14,7 +14,7 @@ use super::command::name;
 use super::driver::{PlainCalls, StreamOrdered, Warm};
 use super::{Manager, Naive, Options, Pooled, Report, WatchedPool, compare};
 use crate::Outcome;
-use crate::record::{Day, TENSORS_PER_BATCH, Traces};
+use crate::record::{Day, Recordings, TENSORS_PER_BATCH};
 
 /// What a manager made of the day.
 #[derive(Debug, Serialize)]
@@ -59,10 +59,10 @@ pub(super) fn run(
     gpu: Option<&Device>,
     plain_batches: u64,
 ) -> Result<Measured, Box<dyn Error>> {
-    let traces = Traces::record(day)?;
+    let recordings = Recordings::record(day)?;
     let measured = match gpu {
-        None => on_paper(&traces),
-        Some(device) => on_gpu(&traces, device, plain_batches)?,
+        None => on_paper(&recordings),
+        Some(device) => on_gpu(&recordings, device, plain_batches)?,
     };
     let (model, name) = (day.model.name(), name(gpu));
     results::line(&format!("{model}, {} batches, on {name}\n", day.batches))?;
@@ -74,42 +74,46 @@ pub(super) fn run(
 const BUDGET: usize = 32 << 30;
 
 /// The pool against the naive one, on a device of numbers.
-fn on_paper(traces: &Traces) -> Measured {
+fn on_paper(recordings: &Recordings) -> Measured {
     let device = || SimulatedDevice::new(BUDGET);
     let (mut tensors, mut batches) = (Naive::new(device()), Naive::new(device()));
     let (whole, streams) = (device(), device());
     let pool = WatchedPool::new(whole, BUDGET, PoolSettings::default());
     let mut pool = Pooled::new(&pool, move |_| streams.stream());
-    let need = peak_live(&traces.tensors);
-    let mut rows = vec![tensor_row(&traces.tensors, &mut tensors, need)];
-    let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
+    let need = peak_live(&recordings.tensors);
+    let mut rows = vec![tensor_row(&recordings.tensors, &mut tensors, need)];
+    let picture = batch_rows(recordings, &mut pool, &mut batches, need, &mut rows);
     Measured { rows, picture }
 }
 
-fn on_gpu(traces: &Traces, device: &Device, plain: u64) -> Result<Measured, Box<dyn Error>> {
-    let need = peak_live(&traces.tensors);
+fn on_gpu(
+    recordings: &Recordings,
+    device: &Device,
+    plain: u64,
+) -> Result<Measured, Box<dyn Error>> {
+    let need = peak_live(&recordings.tensors);
     let mut rows = Vec::new();
     let mut tensors = Naive::new(PlainSource::new(device));
-    rows.push(tensor_row(&traces.tensors, &mut tensors, need));
+    rows.push(tensor_row(&recordings.tensors, &mut tensors, need));
     drop(tensors);
-    let few = first_batches(&traces.tensors, plain);
+    let few = first_batches(&recordings.tensors, plain);
     rows.push(tensor_row(&few, &mut PlainCalls::new(device)?, peak_live(&few)));
     for (name, threshold) in
         [("cuMemAllocAsync, threshold 0", 0), ("cuMemAllocAsync, threshold max", u64::MAX)]
     {
         let mut manager = StreamOrdered::new(device, name, threshold)?;
-        rows.push(tensor_row(&traces.tensors, &mut manager, need));
+        rows.push(tensor_row(&recordings.tensors, &mut manager, need));
         device.synchronize()?;
     }
     let mut batches = Naive::new(PlainSource::new(device));
     let stream = streams(device)?;
     let pool = WatchedPool::new(MappedSource::new(device)?, BUDGET, PoolSettings::default());
     let mut pool = Pooled::new(&pool, stream);
-    let picture = batch_rows(traces, &mut pool, &mut batches, need, &mut rows);
+    let picture = batch_rows(recordings, &mut pool, &mut batches, need, &mut rows);
     Ok(Measured { rows, picture })
 }
 
-/// A stream of the GPU for each number in a trace.
+/// A stream of the GPU for each number in a recording.
 pub(super) fn streams(
     device: &Device,
 ) -> Result<impl FnMut(u32) -> CudaStream + 'static, SourceError> {
@@ -119,15 +123,15 @@ pub(super) fn streams(
 
 /// The managers that are asked once per batch, and the picture of both.
 fn batch_rows(
-    traces: &Traces,
+    recordings: &Recordings,
     pool: &mut dyn Manager,
     naive: &mut dyn Manager,
     need: usize,
     rows: &mut Vec<Row>,
 ) -> String {
-    let count = batches_in(&traces.batches);
+    let count = batches_in(&recordings.batches);
     let (mut pool, mut naive) = (Warm::new(pool, count / 2), Warm::new(naive, count / 2));
-    let compared = compare(&traces.batches, &mut [&mut pool, &mut naive], &Options::default());
+    let compared = compare(&recordings.batches, &mut [&mut pool, &mut naive], &Options::default());
     let calls = [pool.calls(), naive.calls()];
     for (report, calls) in compared.reports.iter().zip(calls) {
         rows.push(of(report, "batch", need, count, calls));
@@ -135,10 +139,10 @@ fn batch_rows(
     compared.svg()
 }
 
-fn tensor_row(trace: &Trace, manager: &mut dyn Manager, need: usize) -> Row {
-    let mut manager = Warm::new(manager, leases(trace).count() as u64 / 2);
-    let compared = compare(trace, &mut [&mut manager], &Options::default());
-    of(&compared.reports[0], "tensor", need, batches_of_tensors(trace), manager.calls())
+fn tensor_row(recording: &Recording, manager: &mut dyn Manager, need: usize) -> Row {
+    let mut manager = Warm::new(manager, leases(recording).count() as u64 / 2);
+    let compared = compare(recording, &mut [&mut manager], &Options::default());
+    of(&compared.reports[0], "tensor", need, batches_of_tensors(recording), manager.calls())
 }
 
 fn of(report: &Report, asked_per: &'static str, need: usize, batches: u64, warm: u64) -> Row {
@@ -193,10 +197,10 @@ fn print(rows: &[Row]) -> Outcome {
 }
 
 /// The most bytes live at once.
-fn peak_live(trace: &Trace) -> usize {
+fn peak_live(recording: &Recording) -> usize {
     let mut sizes = std::collections::HashMap::new();
     let (mut live, mut peak) = (0, 0);
-    for event in &trace.events {
+    for event in &recording.events {
         match event.what {
             What::Lease { id, bytes, .. } => {
                 sizes.insert(id, bytes);
@@ -210,29 +214,29 @@ fn peak_live(trace: &Trace) -> usize {
     peak
 }
 
-fn leases(trace: &Trace) -> impl Iterator<Item = u64> {
-    trace.events.iter().filter_map(|event| match event.what {
+fn leases(recording: &Recording) -> impl Iterator<Item = u64> {
+    recording.events.iter().filter_map(|event| match event.what {
         What::Lease { id, .. } => Some(id),
         _ => None,
     })
 }
 
-fn batches_in(trace: &Trace) -> u64 {
-    leases(trace).count() as u64
+fn batches_in(recording: &Recording) -> u64 {
+    leases(recording).count() as u64
 }
 
-fn batches_of_tensors(trace: &Trace) -> u64 {
-    leases(trace).map(|id| id / TENSORS_PER_BATCH).max().unwrap_or(0)
+fn batches_of_tensors(recording: &Recording) -> u64 {
+    leases(recording).map(|id| id / TENSORS_PER_BATCH).max().unwrap_or(0)
 }
 
 /// The tensors of the first `batches` batches.
-fn first_batches(trace: &Trace, batches: u64) -> Trace {
+fn first_batches(recording: &Recording, batches: u64) -> Recording {
     let belongs = |id: u64| id / TENSORS_PER_BATCH <= batches;
-    let kept = trace.events.iter().filter(|event| match event.what {
+    let kept = recording.events.iter().filter(|event| match event.what {
         What::Lease { id, .. } | What::Return { id } => belongs(id),
         _ => false,
     });
-    Trace { events: kept.copied().collect(), lost: 0 }
+    Recording { events: kept.copied().collect(), lost: 0 }
 }
 
 #[cfg(test)]
@@ -243,7 +247,7 @@ mod tests {
     /// The pool beside the pool that many services write, asked tensor by tensor as they are.
     fn pool_and_naive(model: Size) -> (Row, Row) {
         let day = Day { model, batches: 10_000, streams: 3, seed: 1 };
-        let mut rows = on_paper(&Traces::record(&day).unwrap()).rows;
+        let mut rows = on_paper(&Recordings::record(&day).unwrap()).rows;
         let naive = rows.remove(0);
         let pool = rows.into_iter().find(|row| row.manager == "pool").unwrap();
         assert_eq!((naive.manager.as_str(), naive.asked_per), ("naive", "tensor"));

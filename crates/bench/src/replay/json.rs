@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Comparison, Report};
 use serde::Serialize;
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 
 #[derive(Serialize)]
 pub(super) struct Json<'a> {
@@ -42,12 +42,12 @@ struct Policy<'a> {
     driver_calls: BTreeMap<&'static str, u64>,
 }
 
-/// What `comparison` says of `trace`.
-pub(super) fn of<'a>(trace: &Trace, comparison: &'a Comparison) -> Json<'a> {
+/// What `comparison` says of `recording`.
+pub(super) fn of<'a>(recording: &Recording, comparison: &'a Comparison) -> Json<'a> {
     Json {
         trace: Replayed {
-            events: trace.events.len(),
-            lost_events: trace.lost,
+            events: recording.events.len(),
+            lost_events: recording.lost,
             nanoseconds: comparison.nanoseconds,
             streams: &comparison.streams,
         },

@@ -2,7 +2,7 @@
 
 /// A way of managing a device's memory.
 ///
-/// Times are nanoseconds since the trace began, and never go back from one call to the next.
+/// Times are nanoseconds since the recording began, and never go back from one call to the next.
 pub(crate) trait Manager {
     /// What reports and pictures call it.
     fn name(&self) -> &str;

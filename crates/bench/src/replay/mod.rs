@@ -1,11 +1,12 @@
-//! `vecmill-bench replay`: a recorded trace run through several ways of managing memory, to see what each makes of it.
+//! `vecmill-bench replay`: a recording run through several ways of managing memory, to see what each
+//! makes of it.
 //!
 //! - [`Manager`] is a way of managing memory: [`Pooled`] is vecmill's pool, [`Naive`] the pool that
 //!   many services write, [`PerTensor`] none at all.
-//! - [`compare`] runs a [`Trace`] through them and returns a [`Comparison`]: a [`Report`] each, a
+//! - [`compare`] runs a [`Recording`] through them and returns a [`Comparison`]: a [`Report`] each, a
 //!   table for the terminal and a picture.
 //!
-//! The choice behind it: time is the trace's, not the clock's. A day is replayed in seconds and
+//! The choice behind it: time is the recording's, not the clock's. A day is replayed in seconds and
 //! gives the same figures each time, on a device that exists only as numbers; only the time that
 //! the manager's own calls take is measured.
 
@@ -14,7 +15,7 @@ mod command;
 mod counted;
 mod day;
 mod direct;
-pub(crate) mod draw;
+mod draw;
 mod driver;
 mod json;
 mod manager;
@@ -28,7 +29,7 @@ mod watched;
 
 use std::time::Duration;
 
-use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::recording::{Recording, What};
 
 pub(crate) use command::{ReplayArguments, run};
 use direct::PerTensor;
@@ -38,16 +39,16 @@ use pooled::{Pooled, WatchedPool};
 use report::Report;
 use run::replay;
 
-/// How a trace is replayed and drawn.
+/// How a recording is replayed and drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Trace time between two calls of [`Manager::tick`] (default: 100 ms).
+    /// Recording time between two calls of [`Manager::tick`] (default: 100 ms).
     pub(crate) tick: Duration,
     /// The budget to draw as a line. It limits nothing: managers have limits of their own.
     pub(crate) budget: Option<usize>,
     /// Most moments that the curves of the picture keep (default: 2,000).
     pub(crate) points: usize,
-    /// Most leases in the map of addresses: of a longer trace it shows those around the moment when
+    /// Most leases in the map of addresses: of a longer recording it shows those around the moment when
     /// most was asked for (default: 600).
     pub(crate) map_leases: usize,
 }
@@ -58,12 +59,12 @@ impl Default for Options {
     }
 }
 
-/// What several managers made of one trace.
+/// What several managers made of one recording.
 #[derive(Debug, Clone)]
 pub(crate) struct Comparison {
     /// A report for each manager, in the order in which they were given.
     pub(crate) reports: Vec<Report>,
-    /// The trace's length in nanoseconds.
+    /// The recording's length in nanoseconds.
     pub(crate) nanoseconds: u64,
     /// The streams that leases are for, in ascending order.
     pub(crate) streams: Vec<u32>,
@@ -83,23 +84,23 @@ impl Comparison {
     }
 }
 
-/// Runs `trace` through each of the managers.
+/// Runs `recording` through each of the managers.
 pub(crate) fn compare(
-    trace: &Trace,
+    recording: &Recording,
     managers: &mut [&mut dyn Manager],
     options: &Options,
 ) -> Comparison {
-    let reports = managers.iter_mut().map(|manager| replay(trace, &mut **manager, options));
+    let reports = managers.iter_mut().map(|manager| replay(recording, &mut **manager, options));
     let reports = reports.collect();
     let mut streams: Vec<u32> = Vec::new();
-    for event in &trace.events {
+    for event in &recording.events {
         if let What::Lease { stream, .. } = event.what
             && let Err(place) = streams.binary_search(&stream)
         {
             streams.insert(place, stream);
         }
     }
-    Comparison { reports, nanoseconds: trace.nanoseconds(), streams, budget: options.budget }
+    Comparison { reports, nanoseconds: recording.nanoseconds(), streams, budget: options.budget }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::watched::{Blocks, Watched};
 use vecmill_memory::Source;
 use vecmill_memory::{Lease, Pool, PoolSettings};
 
-/// A [`Pool`] for a replay. Its clock is the trace's, whatever the source. What it holds is counted
+/// A [`Pool`] for a replay. Its clock is the recording's, whatever the source. What it holds is counted
 /// where the source hands it out, not by the pool itself.
 pub(crate) struct WatchedPool<S: Source> {
     pool: Pool<Watched<S>>,
@@ -33,7 +33,7 @@ impl<S: Source> WatchedPool<S> {
     }
 }
 
-/// A pool as batches use it: slabs under a budget, kept ready and given back by what the trace asks
+/// A pool as batches use it: slabs under a budget, kept ready and given back by what the recording asks
 /// for.
 pub(crate) struct Pooled<'p, S: Source> {
     watched: &'p WatchedPool<S>,
@@ -44,7 +44,7 @@ pub(crate) struct Pooled<'p, S: Source> {
 }
 
 impl<'p, S: Source> Pooled<'p, S> {
-    /// Leases of `pool`. `stream` makes the stream for each number in the trace.
+    /// Leases of `pool`. `stream` makes the stream for each number in the recording.
     pub(crate) fn new(
         pool: &'p WatchedPool<S>,
         stream: impl FnMut(u32) -> S::Stream + 'static,

@@ -1,11 +1,11 @@
-//! What a manager made of a trace, in figures.
+//! What a manager made of a recording, in figures.
 
 use std::time::Duration;
 
 use super::addresses::AddressMap;
 use super::series::Series;
 
-/// What one manager made of a trace.
+/// What one manager made of a recording.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     /// The manager's name.
@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) peak_held_bytes: usize,
     /// The most that the leases given had asked for at one moment.
     pub(crate) peak_requested_bytes: usize,
-    /// What was held on average over the trace's time.
+    /// What was held on average over the recording's time.
     pub(crate) mean_held_bytes: f64,
     /// What was held after the last event.
     pub(crate) end_held_bytes: usize,

@@ -1,11 +1,11 @@
-//! One trace through one manager.
+//! One recording through one manager.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use vecmill_lab::histogram::Histogram;
-use vecmill_memory::trace::{Trace, What};
+use vecmill_memory::recording::{Recording, What};
 
 use super::Options;
 use super::addresses::{self, Watch};
@@ -17,15 +17,19 @@ use super::series::{Sample, Series};
 /// not keep a replay busy for years.
 const MAX_TICKS: u32 = 100_000;
 
-/// Runs a trace through a manager.
+/// Runs a recording through a manager.
 ///
 /// Events are taken in their order. A lease that the manager refuses is counted, and its return is
-/// passed over. Refusals in the trace are passed over too: how long such a lease would have lasted
+/// passed over. Refusals in the recording are passed over too: how long such a lease would have lasted
 /// isn't known.
-pub(crate) fn replay(trace: &Trace, manager: &mut dyn Manager, options: &Options) -> Report {
-    let start = trace.events.first().map_or(0, |event| event.nanoseconds);
-    let mut run = Run::new(trace, manager, options);
-    for (index, event) in trace.events.iter().enumerate() {
+pub(crate) fn replay(
+    recording: &Recording,
+    manager: &mut dyn Manager,
+    options: &Options,
+) -> Report {
+    let start = recording.events.first().map_or(0, |event| event.nanoseconds);
+    let mut run = Run::new(recording, manager, options);
+    for (index, event) in recording.events.iter().enumerate() {
         let now = event.nanoseconds.saturating_sub(start).max(run.now);
         run.index = index;
         run.advance(now, options.tick);
@@ -36,7 +40,7 @@ pub(crate) fn replay(trace: &Trace, manager: &mut dyn Manager, options: &Options
         }
         run.sample();
     }
-    run.report(trace.events.len())
+    run.report(recording.events.len())
 }
 
 /// A lease that is out.
@@ -98,7 +102,7 @@ impl Mean {
 }
 
 impl<'a> Run<'a> {
-    fn new(trace: &Trace, manager: &'a mut dyn Manager, options: &Options) -> Self {
+    fn new(recording: &Recording, manager: &'a mut dyn Manager, options: &Options) -> Self {
         Self {
             calls_before: manager.driver_calls(),
             usage: manager.usage(),
@@ -109,9 +113,9 @@ impl<'a> Run<'a> {
             requested: 0,
             totals: Totals { peak_internal: 1.0, ..Totals::default() },
             costs: Histogram::default(),
-            series: Series::new(trace.nanoseconds(), options.points),
+            series: Series::new(recording.nanoseconds(), options.points),
             watch: Watch::default(),
-            window: addresses::window(trace, options.map_leases),
+            window: addresses::window(recording, options.map_leases),
             index: 0,
         }
     }
@@ -151,7 +155,7 @@ impl<'a> Run<'a> {
 
     fn lease(&mut self, id: u64, stream: u32, bytes: usize) {
         if self.live.contains_key(&id) {
-            return; // not from a trace that was read: see `Trace::read`
+            return; // not from a recording that was read: see `Recording::read`
         }
         let calls = total(&self.manager.driver_calls());
         let begun = Instant::now();

@@ -1,9 +1,9 @@
-//! Traces replayed on a simulated device: what each way of managing memory must do with them.
+//! Recordings replayed on a simulated device: what each way of managing memory must do with them.
 
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use vecmill_memory::trace::Event;
+use vecmill_memory::recording::Event;
 use vecmill_memory::{GiveBack, PoolSettings};
 use vecmill_testing::simulated::SimulatedDevice;
 
@@ -40,7 +40,7 @@ const BURSTS: [(u64, u64, u64); 7] =
     [(40, 4, 16), (60, 6, 40), (30, 4, 12), (70, 12, 90), (30, 4, 12), (40, 40, 120), (30, 4, 16)];
 
 /// What a server with three streams does in 20 seconds: up to two batches in flight on each.
-fn sample() -> Trace {
+fn sample() -> Recording {
     let mut numbers = Numbers(20_250_807);
     let (mut events, mut id, mut now) = (Vec::new(), 0, 0);
     for (batches, low, high) in BURSTS {
@@ -62,23 +62,23 @@ fn sample() -> Trace {
         now += numbers.between(300, 1500) * MILLISECOND;
     }
     events.sort_by_key(|event| event.nanoseconds);
-    Trace { events, lost: 0 }
+    Recording { events, lost: 0 }
 }
 
 fn sample_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/traces/sample.csv")
 }
 
-/// What the pool, the naive one and none made of `trace`, and the devices with `bytes` of memory
+/// What the pool, the naive one and none made of `recording`, and the devices with `bytes` of memory
 /// that each had for itself.
-fn all_three(trace: &Trace, bytes: usize) -> (Comparison, [SimulatedDevice; 3]) {
+fn all_three(recording: &Recording, bytes: usize) -> (Comparison, [SimulatedDevice; 3]) {
     let devices = [(); 3].map(|()| SimulatedDevice::new(bytes));
     let pool = pool(&devices[0], bytes);
     let mut pool = pooled(&pool, &devices[0]);
     let mut naive = Naive::new(devices[1].clone());
     let mut direct = PerTensor::new(devices[2].clone());
     let options = Options { budget: Some(bytes), ..Options::default() };
-    let comparison = compare(trace, &mut [&mut pool, &mut naive, &mut direct], &options);
+    let comparison = compare(recording, &mut [&mut pool, &mut naive, &mut direct], &options);
     (comparison, devices)
 }
 
@@ -97,12 +97,12 @@ fn pooled<'p>(
     Pooled::new(pool, move |_| device.stream())
 }
 
-fn through(trace: &Trace, manager: &mut dyn Manager) -> Report {
-    replay(trace, manager, &Options::default())
+fn through(recording: &Recording, manager: &mut dyn Manager) -> Report {
+    replay(recording, manager, &Options::default())
 }
 
-/// A trace of leases (begin, end and bytes), named by their place in the list.
-fn trace(leases: &[(u64, u64, usize)]) -> Trace {
+/// A recording of leases (begin, end and bytes), named by their place in the list.
+fn recording(leases: &[(u64, u64, usize)]) -> Recording {
     let mut events = Vec::new();
     for (id, &(begin, end, bytes)) in (0..).zip(leases) {
         let lease = What::Lease { id, stream: 0, bytes };
@@ -110,7 +110,7 @@ fn trace(leases: &[(u64, u64, usize)]) -> Trace {
         events.push(Event { nanoseconds: end, what: What::Return { id } });
     }
     events.sort_by_key(|event| event.nanoseconds);
-    Trace { events, lost: 0 }
+    Recording { events, lost: 0 }
 }
 
 /// Makes the committed sample anew: `cargo test -p vecmill-bench replay -- --ignored`.
@@ -123,8 +123,8 @@ fn write_sample() {
 #[test]
 fn the_committed_sample_is_what_the_generator_makes() {
     let text = std::fs::read(sample_path()).unwrap();
-    let trace = Trace::read(&text[..]).unwrap();
-    assert!(trace == sample(), "run the ignored test `write_sample`");
+    let recording = Recording::read(&text[..]).unwrap();
+    assert!(recording == sample(), "run the ignored test `write_sample`");
 }
 
 #[test]
@@ -167,11 +167,11 @@ fn the_pool_stays_in_its_budget_and_gives_back() {
 #[test]
 fn the_pool_gives_back_while_nothing_happens() {
     let leases: Vec<_> = (0..6).map(|at| (at, 100 + at, 64 * MIB)).collect();
-    let mut trace = trace(&leases);
+    let mut recording = recording(&leases);
     let end = Event { nanoseconds: 60 * SECOND, what: What::Refuse { stream: 0, bytes: 1 } };
-    trace.events.push(end);
+    recording.events.push(end);
     let device = SimulatedDevice::new(GIB);
-    let report = through(&trace, &mut pooled(&pool(&device, GIB), &device));
+    let report = through(&recording, &mut pooled(&pool(&device, GIB), &device));
     assert!(report.peak_held_bytes >= 6 * 64 * MIB);
     assert_eq!(report.end_held_bytes, 0);
     assert_eq!(device.taken_bytes(), 0);
@@ -180,14 +180,14 @@ fn the_pool_gives_back_while_nothing_happens() {
 #[test]
 fn a_refused_lease_is_counted_and_its_return_passed_over() {
     let leases = [(0, 1, 12 * MIB), (0, 1, 12 * MIB), (2, 5, 20 * MIB), (3, 4, 12 * MIB)];
-    let naive = through(&trace(&leases), &mut Naive::new(SimulatedDevice::new(24 * MIB)));
+    let naive = through(&recording(&leases), &mut Naive::new(SimulatedDevice::new(24 * MIB)));
     assert_eq!((naive.leases, naive.refusals, naive.refusals_with_room), (3, 1, 1));
     assert_eq!((naive.peak_requested_bytes, naive.end_held_bytes), (24 * MIB, 24 * MIB));
-    let direct = through(&trace(&leases), &mut PerTensor::new(SimulatedDevice::new(24 * MIB)));
+    let direct = through(&recording(&leases), &mut PerTensor::new(SimulatedDevice::new(24 * MIB)));
     assert_eq!((direct.leases, direct.refusals, direct.refusals_with_room), (3, 1, 0));
     let device = SimulatedDevice::new(24 * MIB);
     let pool = pool(&device, 24 * MIB);
-    let pool = through(&trace(&leases), &mut pooled(&pool, &device));
+    let pool = through(&recording(&leases), &mut pooled(&pool, &device));
     assert_eq!((pool.leases, pool.refusals), (3, 1), "20 MiB beside nothing, then no room for 12");
 }
 
@@ -195,7 +195,7 @@ fn a_refused_lease_is_counted_and_its_return_passed_over() {
 fn means_are_over_time_and_ratios_over_what_was_asked_for() {
     // 4 MiB held for 3 seconds of 8, and 2 for one more.
     let leases = [(5 * SECOND, 8 * SECOND, 3 * MIB), (9 * SECOND, 10 * SECOND, 2 * MIB)];
-    let mut events = trace(&leases);
+    let mut events = recording(&leases);
     let end = Event { nanoseconds: 13 * SECOND, what: What::Refuse { stream: 0, bytes: 1 } };
     events.events.push(end);
     let report = through(&events, &mut PerTensor::new(SimulatedDevice::new(GIB).instant()));
@@ -224,13 +224,13 @@ fn a_replay_gives_the_same_figures_each_time() {
 fn hostile_traces_come_to_an_end() {
     let far = u64::MAX - 1;
     let leases = [(0, far, usize::MAX), (1, far, MIB), (2, 3, usize::MAX / 2), (far, far, 0)];
-    let (comparison, _) = all_three(&trace(&leases), GIB);
+    let (comparison, _) = all_three(&recording(&leases), GIB);
     for report in &comparison.reports {
         assert_eq!((report.leases, report.refusals), (2, 2), "{}", report.name);
     }
     assert!(!comparison.svg().contains("NaN") && !comparison.svg().contains("inf"));
     let lease = |id| Event { nanoseconds: 9, what: What::Lease { id, stream: 0, bytes: MIB } };
-    let mut wrong = Trace { events: vec![lease(1), lease(1)], lost: 0 };
+    let mut wrong = Recording { events: vec![lease(1), lease(1)], lost: 0 };
     wrong.events.push(Event { nanoseconds: 2, what: What::Return { id: 7 } });
     let report = through(&wrong, &mut Naive::new(SimulatedDevice::new(GIB)));
     assert_eq!(report.leases, 1, "what no recorder writes is passed over");
@@ -238,7 +238,7 @@ fn hostile_traces_come_to_an_end() {
 
 #[test]
 fn a_trace_without_events_has_a_report_and_a_picture() {
-    let (comparison, _) = all_three(&Trace::default(), GIB);
+    let (comparison, _) = all_three(&Recording::default(), GIB);
     assert_eq!(comparison.reports[0].warm_ratio(), 1.0);
     assert!(comparison.svg().ends_with("</svg>\n") && !comparison.svg().contains("NaN"));
 }
@@ -265,22 +265,22 @@ fn a_picture_of_a_long_trace_stays_small() {
             (begin, begin + numbers.between(1, 9) * MILLISECOND, bytes)
         })
         .collect();
-    let (comparison, _) = all_three(&trace(&leases), 4 * GIB);
+    let (comparison, _) = all_three(&recording(&leases), 4 * GIB);
     let svg = comparison.svg();
     assert!(svg.len() < 1_000_000, "{} bytes", svg.len());
     assert!(comparison.reports.iter().all(|report| !report.map.complete));
     assert!(svg.contains("around the moment when most was asked for"));
 }
 
-/// Traces of up to 40 leases that overlap at will.
-fn traces() -> impl Strategy<Value = Trace> {
+/// Recordings of up to 40 leases that overlap at will.
+fn recordings() -> impl Strategy<Value = Recording> {
     let lease = (0..50u64, 1..20u64, 1..100usize);
     prop::collection::vec(lease, 1..40).prop_map(|leases| {
         let scaled = |(begin, length, size): &(u64, u64, usize)| {
             let begin = begin * 40 * MILLISECOND;
             (begin, begin + length * 15 * MILLISECOND, size * MIB - 7)
         };
-        trace(&leases.iter().map(scaled).collect::<Vec<_>>())
+        recording(&leases.iter().map(scaled).collect::<Vec<_>>())
     })
 }
 
@@ -288,12 +288,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn leases_never_overlap_and_devices_are_not_overdrawn(trace in traces(), mib in 32..1024usize) {
-        let (comparison, devices) = all_three(&trace, mib * MIB);
+    fn leases_never_overlap_and_devices_are_not_overdrawn(recording in recordings(), mib in 32..1024usize) {
+        let (comparison, devices) = all_three(&recording, mib * MIB);
         for (report, device) in comparison.reports.iter().zip(&devices) {
             prop_assert!(report.peak_held_bytes <= mib * MIB);
             prop_assert!(device.violations().is_empty());
-            prop_assert_eq!((report.leases + report.refusals) * 2, trace.events.len() as u64);
+            prop_assert_eq!((report.leases + report.refusals) * 2, recording.events.len() as u64);
             let leased: Vec<_> =
                 report.map.pieces.iter().filter(|piece| piece.lease.is_some()).collect();
             for (index, one) in leased.iter().enumerate() {

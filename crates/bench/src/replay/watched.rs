@@ -1,4 +1,4 @@
-//! A source that is looked at from outside, and whose time is the trace's.
+//! A source that is looked at from outside, and whose time is the recording's.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -48,10 +48,10 @@ pub(crate) fn run(
     logging::start(&settings.log.log_level, false, progress, &warnings);
     let builder = settings.engine.builder().on_progress(progress.of_start());
     let bar = progress.of_passes();
-    let report = ab::run(builder, &experiment, &|step| {
-        bar.set_length(step.total as u64);
-        bar.set_position(step.done as u64);
-        bar.set_message(step.what);
+    let report = ab::run(builder, &experiment, &|leg| {
+        bar.set_length(leg.total as u64);
+        bar.set_position(leg.done as u64);
+        bar.set_message(leg.what);
     });
     bar.finish_and_clear();
     write(&report?, html.as_deref(), json.as_deref())
@@ -80,10 +80,10 @@ impl AbArguments {
     fn experiment(&self) -> Result<Experiment, Failure> {
         let load = match (self.rate, self.load, self.bulk) {
             (Some(rate), _, _) => Load::Rate(rate),
-            (_, Some(part), _) => Load::Capacity(part),
+            (_, Some(part), _) => Load::Sustained(part),
             (_, _, Some(requests)) => Load::Bulk(requests),
             _ if self.trace.is_some() => Load::Recorded,
-            _ => Load::Capacity(USUAL_LOAD),
+            _ => Load::Sustained(USUAL_LOAD),
         };
         Ok(Experiment {
             policies: self.policies.clone(),

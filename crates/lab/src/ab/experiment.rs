@@ -5,7 +5,7 @@ use std::time::Duration;
 use vecmill_scheduler::policy;
 
 use super::error::AbError;
-use super::find_max::STEPS;
+use super::find_max::LOADS;
 use crate::lengths::SHORTEST;
 use crate::traffic::{Mix, Traffic};
 
@@ -42,8 +42,8 @@ pub struct Experiment {
 pub enum Load {
     /// So many requests per second.
     Rate(f64),
-    /// This part of the tokens per second that the devices can do.
-    Capacity(f64),
+    /// This part of the tokens per second that the devices sustain.
+    Sustained(f64),
     /// As the trace has it.
     Recorded,
     /// So many requests, all at once.
@@ -75,7 +75,7 @@ impl Experiment {
     pub fn check_load(&self) -> Result<(), AbError> {
         let (rate, load, bulk) = match self.load {
             Load::Rate(rate) => (rate, 1.0, 1),
-            Load::Capacity(load) => (1.0, load, 1),
+            Load::Sustained(load) => (1.0, load, 1),
             Load::Bulk(requests) => (1.0, 1.0, requests),
             Load::Recorded => (1.0, 1.0, 1),
         };
@@ -117,7 +117,7 @@ impl Experiment {
         match (load, &self.trace) {
             (Load::Rate(rate), _) => rate,
             (Load::Recorded, Some(trace)) => trace.arrivals.len() as f64 / trace.seconds(),
-            (Load::Capacity(part), _) => part * capacity / tokens,
+            (Load::Sustained(part), _) => part * capacity / tokens,
             (Load::Recorded | Load::Bulk(_), _) => capacity / tokens,
         }
     }
@@ -136,14 +136,14 @@ impl Experiment {
 
     /// Whether it must be known what the devices can do.
     pub(super) fn needs_capacity(&self) -> bool {
-        let by_load = matches!(self.load, Load::Capacity(_) | Load::Bulk(_));
+        let by_load = matches!(self.load, Load::Sustained(_) | Load::Bulk(_));
         by_load || self.find_max || self.interference
     }
 
-    /// Measurements to be made on so many devices.
-    pub(super) fn steps(&self, devices: usize) -> usize {
+    /// Legs on so many devices: each is one measurement.
+    pub(super) fn legs(&self, devices: usize) -> usize {
         let passes = self.policies.len() * self.repeats;
-        let searches = if self.find_max { passes * STEPS } else { 0 };
+        let searches = if self.find_max { passes * LOADS } else { 0 };
         let alone = if self.interference { devices } else { 0 };
         usize::from(self.needs_capacity()) + passes + searches + alone
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generator::{Fate, Sent};
 use super::observer::{Learned, Work, divided};
+use crate::histogram::percentile;
 
 /// How many points of a latency curve lie between 0 and each further nine.
 const POINTS_PER_NINE: usize = 16;
@@ -127,12 +128,6 @@ impl From<Work> for DeviceFigures {
     }
 }
 
-/// The value that such a part of the sorted values does not exceed; 0 if there is none.
-fn percentile(sorted: &[f64], part: f64) -> f64 {
-    let rank = crate::results::whole((part * sorted.len() as f64).ceil()) as usize;
-    sorted.get(rank.max(1) - 1).copied().unwrap_or(0.0)
-}
-
 /// How many nines a point of a curve is at: 1 is 90 %, 2 is 99 %.
 pub(super) fn nines(point: usize) -> f64 {
     point as f64 / POINTS_PER_NINE as f64
@@ -164,12 +159,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn percentiles_are_values_that_occurred() {
+    fn a_curve_has_its_points_at_nines() {
         let values: Vec<f64> = (1..=100).map(f64::from).collect();
-        let at = |part| percentile(&values, part);
-        assert_eq!([at(0.0), at(0.5), at(0.95), at(0.99), at(1.0)], [1.0, 50.0, 95.0, 99.0, 100.0]);
-        assert_eq!(percentile(&[7.0], 0.99), 7.0);
-        assert_eq!(percentile(&[], 0.5), 0.0);
         let curve = curve(&values);
         assert_eq!((curve[0], curve[POINTS_PER_NINE]), (1.0, 90.0));
         assert_eq!((curve[2 * POINTS_PER_NINE], curve[NINES * POINTS_PER_NINE]), (99.0, 100.0));

@@ -11,7 +11,7 @@ use super::figures::Figures;
 const HIGHEST: f64 = 1.28;
 
 /// Loads that are tried: each halves what is uncertain, down to 2 % of the capacity.
-pub(super) const STEPS: usize = 6;
+pub(super) const LOADS: usize = 6;
 
 /// What one search found.
 #[derive(Debug, Clone, Serialize)]
@@ -30,7 +30,7 @@ pub(super) fn holds(figures: &Figures, slo: Duration) -> bool {
 /// Bisects: the highest load at which `holds` said yes, 0 if it never did.
 pub(super) fn search(mut holds: impl FnMut(f64) -> Result<bool, AbError>) -> Result<f64, AbError> {
     let (mut low, mut high) = (0.0, HIGHEST);
-    for _ in 0..STEPS {
+    for _ in 0..LOADS {
         let load = (low + high) / 2.0;
         if holds(load)? { low = load } else { high = load }
     }
@@ -51,7 +51,7 @@ mod tests {
             });
             let found = found.unwrap();
             assert!(found <= limit && limit < found + 0.021, "{limit}: {found}");
-            assert_eq!(tried, STEPS);
+            assert_eq!(tried, LOADS);
         }
         assert_eq!(search(|_| Ok(false)).unwrap(), 0.0);
         assert!(search(|_| Err(AbError::TooFewPolicies { found: 1 })).is_err());

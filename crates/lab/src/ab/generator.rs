@@ -60,8 +60,8 @@ impl Sent {
     }
 }
 
-/// Number of the request, when the answer came, and the answer.
-type Answer = (usize, Instant, Result<Timings, RequestError>);
+/// Number of the request, when the response came, and the response.
+type Response = (usize, Instant, Result<Timings, RequestError>);
 
 /// Sends requests to one engine.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ pub(super) struct Generator<'a> {
 struct Flight<'a> {
     engine: &'a Engine,
     runtime: Runtime,
-    sender: Sender<Answer>,
-    answers: Receiver<Answer>,
+    sender: Sender<Response>,
+    answers: Receiver<Response>,
 }
 
 impl<'a> Generator<'a> {
@@ -236,7 +236,7 @@ fn wait_until(due: Instant) {
 
 /// Notes answers until all are there, or until `limit`.
 fn collect(
-    answers: &Receiver<Answer>,
+    answers: &Receiver<Response>,
     start: Instant,
     limit: Option<Instant>,
     sent: &mut [Sent],

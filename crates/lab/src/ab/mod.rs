@@ -2,7 +2,7 @@
 //!
 //! - [`Experiment`] is what to compare; [`Traffic`] is the requests, made or read from a trace.
 //! - `generator` sends them to an engine at their times, `observer` watches the devices meanwhile,
-//!   `pass` makes figures of both; `capacity` is what the devices can do at all.
+//!   `pass` makes figures of both; `sustained_rate` is what the devices can do at all.
 //! - `run` takes the passes in the order of `order`; `find_max` looks for the highest load.
 //! - `bootstrap` says how sure a difference is; [`Report`] tells it as a table, a page (`page`,
 //!   `plots`) and JSON, of which `record` reads again what the same could be predicted from.
@@ -14,7 +14,6 @@
 //! own load down.
 
 mod bootstrap;
-mod capacity;
 mod error;
 mod experiment;
 mod figures;
@@ -29,9 +28,9 @@ mod plots;
 mod record;
 mod report;
 mod run;
+mod sustained_rate;
 mod table;
 
-pub use capacity::{Capacity, DeviceCapacity};
 pub use error::AbError;
 pub use experiment::{Experiment, Load};
 pub use figures::{DeviceFigures, Figures};
@@ -40,4 +39,5 @@ pub use metric::{MAKESPAN, MEAN, Metric, P50, P99, THROUGHPUT, WAITING};
 pub use observer::{Learned, Work};
 pub use record::{DeviceLimits, MadeOf, Record, RecordError, Requests};
 pub use report::Report;
-pub use run::{Step, run};
+pub use run::{Leg, run};
+pub use sustained_rate::{DeviceRate, SustainedRate};

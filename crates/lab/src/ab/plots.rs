@@ -4,9 +4,9 @@ use super::bootstrap;
 use super::figures::{Figures, NINES, nines};
 use super::observer::divided;
 use super::report::Report;
-use crate::svg::axis::{Marks, Scale, draw_below, draw_left};
-use crate::svg::{Anchor, Area, Font, Path, Svg};
-use crate::svg::{COLOURS, FAINT, INK, NAME, SMALL};
+use crate::svg::axis::{Decades, Marks, Scale, draw_below, draw_left};
+use crate::svg::{Anchor, Area, Path, Svg};
+use crate::svg::{COLOURS, INK, NAME, SMALL};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 330.0;
@@ -128,9 +128,8 @@ pub(super) fn latencies(report: &Report) -> String {
     let policies = &report.experiment.policies;
     let mut svg = plot(title, policies.iter().map(String::as_str));
     let all = || report.passes.iter().flat_map(|pass| &pass.curve).map(|seconds| seconds * 1e3);
-    let (low, high) = decades(all());
-    let up = Scale::up(AREA, high - low);
-    draw_decades(&mut svg, (low, high));
+    let decades = Decades::around(all());
+    decades.draw_left(&mut svg, AREA, "ms");
     let across = Scale::across(AREA, 0.0, NINES as f64);
     for (at, label) in [(0.0, "0"), (0.301, "50 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %")]
     {
@@ -142,7 +141,7 @@ pub(super) fn latencies(report: &Report) -> String {
         let passes = report.passes_of(policy);
         let points = passes.iter().map(|pass| pass.curve.len()).min().unwrap_or(0);
         let draw = |of: &dyn Fn(usize) -> f64| {
-            let y = |seconds: f64| up.at((seconds * 1e3).max(1e-6).log10() - low);
+            let y = |seconds: f64| decades.at(AREA, seconds * 1e3);
             curve((0..points).map(|point| (across.at(nines(point)), y(of(point)))))
         };
         for pass in &passes {
@@ -154,50 +153,4 @@ pub(super) fn latencies(report: &Report) -> String {
     }
     base(&mut svg, "percentile; thin: passes, thick: their mean");
     svg.finish(WIDTH, HEIGHT, title)
-}
-
-/// The powers of ten around values.
-fn decades(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for value in values.filter(|value| *value > 0.0) {
-        low = low.min(value.log10().floor());
-        high = high.max(value.log10().ceil());
-    }
-    if low < high { (low, high) } else { (0.0, 1.0) }
-}
-
-/// Lines at 1, 2 and 5 of each power of ten milliseconds.
-fn draw_decades(svg: &mut Svg, (low, high): (f64, f64)) {
-    let up = Scale::up(AREA, high - low);
-    let mut power = low;
-    while power <= high {
-        for step in [1.0f64, 2.0, 5.0] {
-            let at = power + step.log10();
-            if at > high + 1e-9 {
-                break;
-            }
-            let y = up.at(at - low);
-            svg.line((AREA.x, y), (AREA.right(), y), FAINT, false);
-            if step == 1.0 || high - low <= 3.0 {
-                let value = step * 10f64.powf(power);
-                svg.text((AREA.x - 8.0, y + 4.0), Anchor::End, SMALL, &format!("{value}"));
-            }
-        }
-        power += 1.0;
-    }
-    let font = Font { colour: INK, ..SMALL };
-    svg.text((AREA.x - 8.0, AREA.y - 10.0), Anchor::End, font, "ms");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decades_hold_all_values_and_are_never_empty() {
-        assert_eq!(decades([0.5, 30.0].into_iter()), (-1.0, 2.0));
-        assert_eq!(decades([3.0, 3.0].into_iter()), (0.0, 1.0));
-        assert_eq!(decades([1.0].into_iter()), (0.0, 1.0));
-        assert_eq!(decades([0.0].into_iter()), (0.0, 1.0));
-    }
 }

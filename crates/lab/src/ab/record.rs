@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vecmill_engine::{DeviceStatistics, disk};
 
-use super::capacity::Capacity;
 use super::figures::Figures;
+use super::sustained_rate::SustainedRate;
 
 /// The most of a record that is read.
 const LIMIT: u64 = 1 << 30;
@@ -52,7 +52,7 @@ pub struct Record {
     /// What of each pass was dropped.
     pub warm_up_seconds: f64,
     /// What the devices could do, where that was measured.
-    pub capacity: Option<Capacity>,
+    pub capacity: Option<SustainedRate>,
     /// The passes in their order.
     pub passes: Vec<Figures>,
     /// What files of earlier versions don't have.

@@ -6,12 +6,12 @@ use serde::Serialize;
 use vecmill_engine::Info;
 
 use super::bootstrap::{self, Estimate};
-use super::capacity::{Capacity, Interference};
 use super::experiment::{Experiment, Load};
 use super::figures::Figures;
 use super::find_max::MaxLoad;
 use super::metric::{BALANCE, BULK, Metric, OPEN};
 use super::record::{DeviceLimits, Requests};
+use super::sustained_rate::{Interference, SustainedRate};
 use crate::results;
 
 /// Passes of an arm from which on conclusions are drawn.
@@ -29,7 +29,7 @@ pub struct Report {
     pub(super) info: Info,
     pub(super) limits: Vec<DeviceLimits>,
     pub(super) experiment: Experiment,
-    pub(super) capacity: Option<Capacity>,
+    pub(super) capacity: Option<SustainedRate>,
     pub(super) passes: Vec<Figures>,
     pub(super) max_loads: Vec<MaxLoad>,
     pub(super) interference: Vec<Interference>,
@@ -98,7 +98,7 @@ struct Kept<'a> {
     comparison: Vec<Row>,
     verdicts: Vec<String>,
     notes: Vec<String>,
-    capacity: &'a Option<Capacity>,
+    capacity: &'a Option<SustainedRate>,
     interference: &'a [Interference],
     max_loads: &'a [MaxLoad],
     passes: &'a [Figures],
@@ -170,7 +170,7 @@ impl Report {
         let capacity = results::number(capacity);
         match self.experiment.load {
             Load::Rate(rate) => format!("{} requests/s; {what}", results::number(rate)),
-            Load::Capacity(part) => {
+            Load::Sustained(part) => {
                 format!("{:.0} % of the capacity, {capacity} tokens/s; {what}", part * 100.0)
             }
             Load::Recorded => what,

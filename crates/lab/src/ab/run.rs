@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use vecmill_engine::{Builder, Engine};
 
-use super::capacity::{self, Capacity, Interference};
 use super::error::AbError;
 use super::experiment::{Experiment, Load};
 use super::figures::Figures;
@@ -14,17 +13,18 @@ use super::order::turns;
 use super::pass;
 use super::record::DeviceLimits;
 use super::report::Report;
+use super::sustained_rate::{self, Interference, SustainedRate};
 use crate::traffic::Traffic;
 
 /// Inputs that may wait: an arm that falls behind shall show it in its latency, not refuse.
 const QUEUE: usize = 1 << 24;
 
-/// How far an experiment is.
+/// How far an experiment is: a leg is one measurement.
 #[derive(Debug, Clone)]
-pub struct Step {
-    /// Steps that are done.
+pub struct Leg {
+    /// Legs that are done.
     pub done: usize,
-    /// Steps in all.
+    /// Legs in all.
     pub total: usize,
     /// What is done now.
     pub what: String,
@@ -38,31 +38,31 @@ pub struct Step {
 pub fn run(
     builder: Builder,
     experiment: &Experiment,
-    progress: &dyn Fn(Step),
+    progress: &dyn Fn(Leg),
 ) -> Result<Report, AbError> {
     experiment.check()?;
     let engine = builder.warm_up(true).queue_capacity(QUEUE).start()?;
     let info = engine.info().clone();
     let limits = engine.scheduling().into_iter().map(DeviceLimits::from).collect();
     let experiment = experiment.within(info.max_input_tokens);
-    let mut steps = Steps { done: 0, total: experiment.steps(info.devices.len()), progress };
-    let laboratory = Laboratory::prepare(&engine, &experiment, &mut steps)?;
-    let interference = laboratory.interference(&mut steps)?;
-    let passes = laboratory.passes(&mut steps)?;
-    let max_loads = laboratory.max_loads(&mut steps)?;
+    let mut legs = Legs { done: 0, total: experiment.legs(info.devices.len()), progress };
+    let laboratory = Laboratory::prepare(&engine, &experiment, &mut legs)?;
+    let interference = laboratory.interference(&mut legs)?;
+    let passes = laboratory.passes(&mut legs)?;
+    let max_loads = laboratory.max_loads(&mut legs)?;
     let capacity = laboratory.capacity;
     Ok(Report { info, limits, experiment, capacity, passes, max_loads, interference })
 }
 
-struct Steps<'a> {
+struct Legs<'a> {
     done: usize,
     total: usize,
-    progress: &'a dyn Fn(Step),
+    progress: &'a dyn Fn(Leg),
 }
 
-impl Steps<'_> {
+impl Legs<'_> {
     fn begin(&mut self, what: String) {
-        (self.progress)(Step { done: self.done, total: self.total, what });
+        (self.progress)(Leg { done: self.done, total: self.total, what });
         self.done += 1;
     }
 }
@@ -71,25 +71,26 @@ impl Steps<'_> {
 struct Laboratory<'a> {
     generator: Generator<'a>,
     experiment: &'a Experiment,
-    capacity: Option<Capacity>,
+    capacity: Option<SustainedRate>,
 }
 
 impl<'a> Laboratory<'a> {
     fn prepare(
         engine: &'a Engine,
         experiment: &'a Experiment,
-        steps: &mut Steps<'_>,
+        legs: &mut Legs<'_>,
     ) -> Result<Self, AbError> {
         let generator = Generator::new(engine)?;
         let mut capacity = None;
         if experiment.needs_capacity() {
-            steps.begin("what the devices can do".into());
-            capacity = Some(Capacity::measure(&generator, experiment.mix, experiment.times())?);
+            legs.begin("what the devices can do".into());
+            capacity =
+                Some(SustainedRate::measure(&generator, experiment.mix, experiment.times())?);
         }
         Ok(Self { generator, experiment, capacity })
     }
 
-    fn interference(&self, steps: &mut Steps<'_>) -> Result<Vec<Interference>, AbError> {
+    fn interference(&self, legs: &mut Legs<'_>) -> Result<Vec<Interference>, AbError> {
         let Self { generator, experiment, capacity: Some(together) } = self else {
             return Ok(Vec::new());
         };
@@ -97,18 +98,18 @@ impl<'a> Laboratory<'a> {
         if !experiment.interference || together.devices.len() < 2 {
             return Ok(Vec::new());
         }
-        capacity::interference(generator, together, |name| {
-            steps.begin(format!("{name} alone"));
-            Capacity::measure(generator, experiment.mix, experiment.times())
+        sustained_rate::interference(generator, together, |name| {
+            legs.begin(format!("{name} alone"));
+            SustainedRate::measure(generator, experiment.mix, experiment.times())
         })
     }
 
-    fn passes(&self, steps: &mut Steps<'_>) -> Result<Vec<Figures>, AbError> {
+    fn passes(&self, legs: &mut Legs<'_>) -> Result<Vec<Figures>, AbError> {
         let experiment = self.experiment;
         let mut passes = Vec::new();
         for turn in turns(experiment.policies.len(), experiment.repeats) {
             let policy = &experiment.policies[turn.arm];
-            steps.begin(format!("{policy}, {} of {}", turn.repeat + 1, experiment.repeats));
+            legs.begin(format!("{policy}, {} of {}", turn.repeat + 1, experiment.repeats));
             self.choose(policy)?;
             let figures = match experiment.load {
                 Load::Bulk(requests) => {
@@ -121,7 +122,7 @@ impl<'a> Laboratory<'a> {
                 }
             };
             let own_speeds = match experiment.load {
-                Load::Bulk(_) => self.capacity.as_ref().map(Capacity::own_speeds),
+                Load::Bulk(_) => self.capacity.as_ref().map(SustainedRate::own_speeds),
                 _ => None,
             };
             let efficiency = own_speeds.map(|speeds| figures.tokens_per_second / speeds);
@@ -134,7 +135,7 @@ impl<'a> Laboratory<'a> {
         Ok(passes)
     }
 
-    fn max_loads(&self, steps: &mut Steps<'_>) -> Result<Vec<MaxLoad>, AbError> {
+    fn max_loads(&self, legs: &mut Legs<'_>) -> Result<Vec<MaxLoad>, AbError> {
         let experiment = self.experiment;
         let Some(slo) = experiment.slo.filter(|_| experiment.find_max) else {
             return Ok(Vec::new());
@@ -143,9 +144,9 @@ impl<'a> Laboratory<'a> {
         for turn in turns(experiment.policies.len(), experiment.repeats) {
             let (policy, repeat) = (experiment.policies[turn.arm].clone(), turn.repeat);
             let load = find_max::search(|load| {
-                steps.begin(format!("{policy} at {:.0} % of the capacity", load * 100.0));
+                legs.begin(format!("{policy} at {:.0} % of the capacity", load * 100.0));
                 self.choose(&policy)?;
-                let traffic = self.traffic(Load::Capacity(load), repeat as u64);
+                let traffic = self.traffic(Load::Sustained(load), repeat as u64);
                 // What takes longer than was promised need not be waited for.
                 Ok(holds(&self.open(&traffic, slo.min(experiment.drain))?, slo))
             })?;

@@ -89,6 +89,52 @@ impl Marks {
     }
 }
 
+/// A scale up the left edge of an area that has as much room for each power of ten.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decades {
+    low: f64,
+    high: f64,
+}
+
+impl Decades {
+    /// The powers of ten around values.
+    pub fn around(values: impl Iterator<Item = f64>) -> Self {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for value in values.filter(|value| *value > 0.0) {
+            low = low.min(value.log10().floor());
+            high = high.max(value.log10().ceil());
+        }
+        if low < high { Self { low, high } } else { Self { low: 0.0, high: 1.0 } }
+    }
+
+    /// How high `value` is in `area`.
+    pub fn at(&self, area: Area, value: f64) -> f64 {
+        Scale::up(area, self.high - self.low).at(value.max(1e-6).log10() - self.low)
+    }
+
+    /// Draws lines across `area` at 1, 2 and 5 of each power of ten, with labels to its left.
+    pub fn draw_left(&self, svg: &mut Svg, area: Area, unit: &str) {
+        let mut power = self.low;
+        while power <= self.high {
+            for step in [1.0f64, 2.0, 5.0] {
+                let at = power + step.log10();
+                if at > self.high + 1e-9 {
+                    break;
+                }
+                let value = step * 10f64.powf(power);
+                let y = self.at(area, value);
+                svg.line((area.x, y), (area.right(), y), FAINT, false);
+                if step == 1.0 || self.high - self.low <= 3.0 {
+                    svg.text((area.x - 8.0, y + 4.0), Anchor::End, SMALL, &format!("{value}"));
+                }
+            }
+            power += 1.0;
+        }
+        let font = Font { colour: INK, ..SMALL };
+        svg.text((area.x - 8.0, area.y - 10.0), Anchor::End, font, unit);
+    }
+}
+
 /// The next of 1, 2, 5, 10, … at or above `exact`.
 fn round_step(exact: f64) -> f64 {
     let exact = exact.max(f64::MIN_POSITIVE);
@@ -169,5 +215,17 @@ mod tests {
         let area = Area { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
         assert!(Scale::across(area, 0.0, 0.0).at(0.0).is_finite());
         assert!(!labels(Marks::time(0.0, 6.0), 0.0, 0.0).is_empty());
+    }
+
+    #[test]
+    fn decades_hold_all_values_and_are_never_empty() {
+        let around = |values: &[f64]| {
+            let Decades { low, high } = Decades::around(values.iter().copied());
+            (low, high)
+        };
+        assert_eq!(around(&[0.5, 30.0]), (-1.0, 2.0));
+        for values in [[3.0, 3.0], [1.0, 1.0], [0.0, 0.0]] {
+            assert_eq!(around(&values), (0.0, 1.0));
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::budget::Reservation;
 
 /// A block for weights, and the part of a pool's budget that it takes.
 #[derive(Debug)]
+#[must_use = "dropping a region gives its memory back"]
 pub struct Region<B> {
     // Before the reservation: what is held never exceeds the budget.
     block: B,

@@ -2,14 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::counts::{BUCKETS, bound};
-use super::state::{State, Status};
+use super::ledger::{BUCKETS, bound};
+use super::slot::{State, Status};
 use super::{Pool, Shared};
 use crate::budget::GRANULE;
 use crate::source::{Source, SourceError};
 
 /// A pool's state at one moment. All sizes are in bytes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Statistics {
     /// The most that the pool may hold and reserve.
     pub budget_bytes: usize,
@@ -64,12 +65,13 @@ pub struct Statistics {
     pub latency: Vec<LatencyBucket>,
     /// Nanoseconds of all leases that were timed.
     pub latency_nanoseconds: u64,
-    /// Leases that traces missed because a ring was overwritten before it was read.
-    pub untraced_leases: u64,
+    /// Leases that recordings missed because a ring was overwritten before it was read.
+    pub unrecorded_leases: u64,
 }
 
 /// Leases by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leases {
     /// Served by an idle slab.
     pub warm: u64,
@@ -83,6 +85,7 @@ pub struct Leases {
 
 /// Leases that took at most so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatencyBucket {
     /// The upper bound in nanoseconds; the last bucket has none.
     pub at_most: Option<u64>,
@@ -139,19 +142,19 @@ impl<S: Source> Pool<S> {
 impl<S: Source> Shared<S> {
     pub(super) fn statistics(&self) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut upkeep = self.upkeep();
-        self.observe(&mut upkeep, self.source.now());
-        let states: Vec<State> = self.live_slots().map(|slot| slot.word.read()).collect();
+        let mut learned = self.learned();
+        self.observe(&mut learned, self.source.now());
+        let states: Vec<State> = self.live_slots().map(|slot| slot.state()).collect();
         let sizes = |which: &dyn Fn(&State) -> bool| -> Vec<usize> {
             let chosen = states.iter().filter(|&state| which(state));
             chosen.map(|state| state.granules * GRANULE).collect()
         };
         let idle = sizes(&|state| state.status == Status::Idle);
         let idle_bytes = idle.iter().sum();
-        let (counts, latency_nanoseconds) = self.counts.latency();
+        let (counts, latency_nanoseconds) = self.ledger.latency();
         let budget = &self.budget;
         let free_budget = budget.available().saturating_sub(budget.held());
-        let counters = &self.counts;
+        let counters = &self.ledger;
         Statistics {
             driver_bytes: self.driver_bytes.get().copied(),
             budget_bytes: budget.limit(),
@@ -159,14 +162,14 @@ impl<S: Source> Shared<S> {
             held_bytes: budget.held(),
             peak_held_bytes: budget.peak_held(),
             leased_bytes: sizes(&|state| state.status == Status::Leased).iter().sum(),
-            requested_bytes: self.live_slots().map(|slot| slot.tally.bytes()).sum(),
-            peak_requested_bytes: upkeep.demand.peak(),
+            requested_bytes: self.live_slots().map(|slot| slot.ledger.bytes()).sum(),
+            peak_requested_bytes: learned.forecast.peak(),
             idle_bytes,
             largest_idle_bytes: idle.iter().copied().max().unwrap_or(0),
             mappable_bytes: idle_bytes + free_budget,
             slabs: sizes(&|state| state.granules > 0).len(),
             leases: Leases {
-                warm: self.live_slots().map(|slot| slot.tally.warm()).sum(),
+                warm: self.live_slots().map(|slot| slot.ledger.warm()).sum(),
                 grown: read(&counters.grown),
                 waited: read(&counters.waited),
                 refused: read(&counters.refused),
@@ -179,12 +182,12 @@ impl<S: Source> Shared<S> {
             retired_slabs: read(&counters.retired_slabs),
             given_back_bytes: read(&counters.given_back_bytes),
             calls: self.source.calls(),
-            predicted_bytes: upkeep.demand.usual().iter().sum(),
-            wanted_bytes: upkeep.demand.recent().iter().sum(),
-            prediction_error: upkeep.demand.error(),
+            predicted_bytes: learned.forecast.usual().iter().sum(),
+            wanted_bytes: learned.forecast.recent().iter().sum(),
+            prediction_error: learned.forecast.error(),
             latency: buckets(counts),
             latency_nanoseconds,
-            untraced_leases: upkeep.lost,
+            unrecorded_leases: learned.lost,
         }
     }
 }

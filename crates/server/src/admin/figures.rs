@@ -158,7 +158,7 @@ fn leases(now: &MemoryStatistics) -> Leases {
         waited: leases.waited,
         refused: leases.refused,
         refused_with_room: now.refused_with_room,
-        untraced: now.untraced_leases,
+        untraced: now.unrecorded_leases,
         warm_ratio: now.warm_ratio(),
     }
 }

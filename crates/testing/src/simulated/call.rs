@@ -55,7 +55,7 @@ impl DriverCall {
         Self::Query,
     ];
 
-    /// The name in errors and in [`Source::calls`](crate::Source::calls), for example `set_access`.
+    /// The name in errors and in [`Source::calls`](vecmill_memory::Source::calls), for example `set_access`.
     pub fn name(self) -> &'static str {
         match self {
             Self::AddressReserve => "address_reserve",

@@ -1,5 +1,5 @@
 use super::*;
-use vecmill_memory::trace::Event;
+use vecmill_memory::recording::Event;
 
 fn placed(address: u64, bytes: usize, lease: Option<u64>) -> Placed {
     Placed { address, bytes, lease }
@@ -12,24 +12,24 @@ fn map(pieces: &[(u64, usize, u64, u64)]) -> AddressMap {
 }
 
 /// Leases one after the other, of which that of `peak` is the largest.
-fn trace(leases: u64, peak: u64) -> Trace {
+fn recording(leases: u64, peak: u64) -> Recording {
     let events = (0..leases).flat_map(|id| {
         let bytes = if id == peak { 2 } else { 1 };
         let lease = Event { nanoseconds: id, what: What::Lease { id, stream: 0, bytes } };
         [lease, Event { nanoseconds: id, what: What::Return { id } }]
     });
-    Trace { events: events.collect(), lost: 0 }
+    Recording { events: events.collect(), lost: 0 }
 }
 
 #[test]
 fn the_window_is_the_whole_trace_or_the_leases_around_the_peak() {
-    assert_eq!(window(&trace(10, 3), 10), 0..20);
-    assert_eq!(window(&trace(100, 50), 10), 90..109, "from a lease to a lease");
-    assert_eq!(window(&trace(100, 0), 10), 0..19);
-    assert_eq!(window(&trace(100, 99), 10), 180..199);
-    assert_eq!(window(&trace(100, 50), 1).len(), 1);
-    assert_eq!(window(&trace(100, 50), 0), 0..0);
-    assert_eq!(window(&trace(0, 0), 10), 0..0);
+    assert_eq!(window(&recording(10, 3), 10), 0..20);
+    assert_eq!(window(&recording(100, 50), 10), 90..109, "from a lease to a lease");
+    assert_eq!(window(&recording(100, 0), 10), 0..19);
+    assert_eq!(window(&recording(100, 99), 10), 180..199);
+    assert_eq!(window(&recording(100, 50), 1).len(), 1);
+    assert_eq!(window(&recording(100, 50), 0), 0..0);
+    assert_eq!(window(&recording(0, 0), 10), 0..0);
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn a_refusal_leaves_a_trace() {
     drop(rig); // which waits for the writing
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
     assert_eq!(files.len(), 1, "one in a minute");
-    let trace = Trace::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
+    let trace = Recording::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
     assert!(!trace.events.is_empty());
 }
 

@@ -17,16 +17,16 @@ const STEP: f64 = 0.05;
 
 /// What devices do that never have to wait for work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Capacity {
+pub struct SustainedRate {
     /// The sum of all devices.
     pub tokens_per_second: f64,
     /// What each does beside the others.
-    pub devices: Vec<DeviceCapacity>,
+    pub devices: Vec<DeviceRate>,
 }
 
 /// What one of them does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DeviceCapacity {
+pub struct DeviceRate {
     /// The device.
     pub name: String,
     /// Tokens per second, all its time counted.
@@ -48,7 +48,7 @@ pub(super) struct Interference {
     pub(super) factor: f64,
 }
 
-impl Capacity {
+impl SustainedRate {
     /// Measures for so many seconds, after others that are dropped.
     pub(super) fn measure(
         generator: &Generator<'_>,
@@ -62,9 +62,9 @@ impl Capacity {
         let (_, looks) = observe(generator.engine, (start, warm_up, STEP), || {
             generator.saturate(mix.requests(0), tokens, end)
         })?;
-        let devices: Vec<DeviceCapacity> = work(&looks, until)
+        let devices: Vec<DeviceRate> = work(&looks, until)
             .into_iter()
-            .map(|work| DeviceCapacity {
+            .map(|work| DeviceRate {
                 // Not the tokens of the batches that ended in time: a slow device ends few.
                 tokens_per_second: work.speed * work.share,
                 name: work.name,
@@ -89,8 +89,8 @@ impl Capacity {
 /// Measures each device with all others drained.
 pub(super) fn interference(
     generator: &Generator<'_>,
-    together: &Capacity,
-    mut measure: impl FnMut(&str) -> Result<Capacity, AbError>,
+    together: &SustainedRate,
+    mut measure: impl FnMut(&str) -> Result<SustainedRate, AbError>,
 ) -> Result<Vec<Interference>, AbError> {
     let engine = generator.engine;
     let mut all = Vec::new();

@@ -1,23 +1,23 @@
 //! What happens beside the batches: learning what is wanted, making slabs ready, giving them back.
 //!
-//! [`Pool::maintain`] is one step, at the source's own time; [`Keeper`] is a thread that repeats it.
+//! [`Pool::maintain`] is one step, at the source's own time; [`Trimmer`] is a thread that repeats it.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::prediction::Demand;
-use super::state::{State, Status};
-use super::tally::Passed;
-use super::{GiveBack, Owned, Pool, Shared};
+use super::ledger::Passed;
+use super::prediction::Forecast;
+use super::slot::{Owned, State, Status};
+use super::{GiveBack, Pool, Shared};
 use crate::budget::GRANULE;
 use crate::source::{Cause, Source};
 
 /// What has been learned.
 #[derive(Debug)]
-pub(super) struct Upkeep {
-    pub(super) demand: Demand,
+pub(super) struct Learned {
+    pub(super) forecast: Forecast,
     /// Leases of each slot that were learned from.
     read: Vec<u64>,
     pub(super) lost: u64,
@@ -25,6 +25,7 @@ pub(super) struct Upkeep {
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Maintained {
     /// Bytes given back to the source.
     pub given_back_bytes: usize,
@@ -34,86 +35,88 @@ pub struct Maintained {
     pub recovered: usize,
 }
 
-impl Upkeep {
+impl Learned {
     pub(super) fn new(slots: usize, period: Duration, now: u64) -> Self {
-        Self { demand: Demand::new(period, now), read: vec![0; slots], lost: 0 }
+        Self { forecast: Forecast::new(period, now), read: vec![0; slots], lost: 0 }
     }
 
     /// What the slab of a rank usually has to hold.
     pub(super) fn usual(&self, rank: usize) -> Option<usize> {
-        self.demand.usual().get(rank).copied()
+        self.forecast.usual().get(rank).copied()
     }
 }
 
 impl<S: Source> Pool<S> {
-    /// One step of upkeep: learns from the leases since the last one, gives back what has not been
+    /// One step of the trimmer: learns from the leases since the last one, gives back what has not been
     /// needed for a period, and makes ready what usually is.
     pub fn maintain(&self) -> Maintained {
         self.shared.maintain()
     }
 
-    /// Starts a thread that maintains the pool every `interval` until the keeper is dropped.
+    /// Starts a thread that maintains the pool every `interval` until the trimmer is dropped.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn keep(&self, interval: Duration) -> std::io::Result<Keeper> {
+    pub fn trimmer(&self, interval: Duration) -> std::io::Result<Trimmer> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let (pool, signal) = (self.clone(), Arc::clone(&stop));
-        let thread = std::thread::Builder::new().name("memory-upkeep".into()).spawn(move || {
-            let (stopped, changed) = &*signal;
-            let mut guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*guard {
-                let waited = changed.wait_timeout(guard, interval);
-                guard = waited.unwrap_or_else(PoisonError::into_inner).0;
-                if !*guard {
-                    pool.maintain();
+        let thread =
+            std::thread::Builder::new().name("memory-trimmer".into()).spawn(move || {
+                let (stopped, changed) = &*signal;
+                let mut guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+                while !*guard {
+                    let waited = changed.wait_timeout(guard, interval);
+                    guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    if !*guard {
+                        pool.maintain();
+                    }
                 }
-            }
-        })?;
-        Ok(Keeper { stop, thread: Some(thread) })
+            })?;
+        Ok(Trimmer { stop, thread: Some(thread) })
     }
 }
 
 /// A thread that maintains a pool; dropping it ends the thread.
 #[derive(Debug)]
-pub struct Keeper {
+#[must_use = "dropping a trimmer ends it"]
+pub struct Trimmer {
     stop: Arc<(Mutex<bool>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Keeper {
+impl Drop for Trimmer {
     fn drop(&mut self) {
         let (stopped, changed) = &*self.stop;
         *stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
         changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by the runtime; the pool works without upkeep.
+            // A panic there has been reported by the runtime; the pool works without a trimmer.
             let _ = thread.join();
         }
     }
 }
 
 impl<S: Source> Shared<S> {
-    pub(super) fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
-        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Learns from the leases since the last time.
-    pub(super) fn observe(&self, upkeep: &mut Upkeep, now: u64) {
+    pub(super) fn observe(&self, learned: &mut Learned, now: u64) {
         let mut leases: Vec<Passed> = Vec::new();
-        for (slot, read) in self.live_slots().zip(&mut upkeep.read) {
-            upkeep.lost += slot.tally.since(read, |lease| leases.push(lease));
-            leases.extend(slot.tally.current());
+        for (slot, read) in self.live_slots().zip(&mut learned.read) {
+            learned.lost += slot.ledger.since(read, |lease| leases.push(lease));
+            leases.extend(slot.ledger.current());
         }
-        upkeep.demand.observe(&mut leases, now);
+        learned.forecast.observe(&mut leases, now);
     }
 
     fn maintain(&self) -> Maintained {
         let now = self.source.now();
-        let mut upkeep = self.upkeep();
-        self.observe(&mut upkeep, now);
-        let (recent, usual) = (upkeep.demand.recent(), upkeep.demand.usual());
-        drop(upkeep);
+        let mut learned = self.learned();
+        self.observe(&mut learned, now);
+        let (recent, usual) = (learned.forecast.recent(), learned.forecast.usual());
+        drop(learned);
         let mut done = Maintained { recovered: self.recover(), ..Maintained::default() };
         let busy = !recent.is_empty();
         let rank = |sizes: &[usize], rank: usize| sizes.get(rank).copied().unwrap_or(0);
@@ -132,7 +135,7 @@ impl<S: Source> Shared<S> {
 
     /// Slots with memory, the largest first.
     fn by_size(&self) -> Vec<(usize, State)> {
-        let states = self.live_slots().map(|slot| slot.word.read()).enumerate();
+        let states = self.live_slots().map(|slot| slot.state()).enumerate();
         let mut slots: Vec<_> = states.filter(|(_, state)| state.granules > 0).collect();
         slots.sort_by_key(|&(slot, state)| (Reverse(state.granules), slot));
         slots
@@ -157,7 +160,7 @@ impl<S: Source> Shared<S> {
             if seen.status != Status::Idle {
                 continue;
             }
-            let Some(state) = self.slots[slot].word.claim(seen) else { continue };
+            let Some(state) = self.slots[slot].claim(seen) else { continue };
             let owned = Owned { slot, state, warm: false };
             // What can't shrink is replaced: the slab for what is kept is made ready again.
             if keep == 0 || !self.source.resizes_in_place() {
@@ -184,15 +187,14 @@ impl<S: Source> Shared<S> {
         if !self.is_at_rest(owned) {
             return owned.state;
         }
-        let Some(mut slab) = slot.take() else { unreachable!("an owned slot has its slab") };
-        let resized = self.source.resize(&mut slab.block, granules * GRANULE);
-        slot.put(slab);
+        let bytes = granules * GRANULE;
+        let resized = slot.with_slab(|slab| self.source.resize(&mut slab.block, bytes));
         if let Err(error) = resized {
-            self.counts.failed(&error);
+            self.ledger.failed(&error);
             return owned.state;
         }
         self.budget.free(surplus);
-        self.counts.given_back(surplus);
+        self.ledger.given_back(surplus);
         State { granules, ..owned.state }
     }
 
@@ -205,7 +207,7 @@ impl<S: Source> Shared<S> {
             return owned;
         }
         let state = self.shrink(owned, wanted);
-        self.slots[owned.slot].word.publish(state);
+        self.slots[owned.slot].publish(state);
         self.waiting.wake();
         Owned { state, ..owned }
     }
@@ -226,7 +228,7 @@ impl<S: Source> Shared<S> {
                     {
                         continue;
                     }
-                    let Some(state) = self.slots[slot].word.claim(seen) else {
+                    let Some(state) = self.slots[slot].claim(seen) else {
                         self.budget.free(lacking);
                         continue;
                     };
@@ -251,27 +253,25 @@ impl<S: Source> Shared<S> {
     fn recover(&self) -> usize {
         let mut recovered = 0;
         for (slot, place) in self.live_slots().enumerate() {
-            let seen = place.word.read();
+            let seen = place.state();
             if seen.status != Status::Quarantined {
                 continue;
             }
-            let Some(state) = place.word.claim(seen) else { continue };
-            let Some(mut slab) = place.take() else { unreachable!("a claimed slot has its slab") };
-            let marked = match &slab.stream {
+            let Some(state) = place.claim(seen) else { continue };
+            let marked = place.with_slab(|slab| match &slab.stream {
                 Some((stream, _)) => self.source.record(&mut slab.event, stream),
                 None => Ok(()),
-            };
-            place.put(slab);
+            });
             match marked {
                 Ok(()) => {
-                    place.word.publish(State { status: Status::Idle, ..state });
+                    place.publish(State { status: Status::Idle, ..state });
                     self.waiting.wake();
                     recovered += 1;
                 }
                 Err(error) if error.cause == Cause::Lost => {
                     recovered += usize::from(self.retire(Owned { slot, state, warm: false }) > 0);
                 }
-                Err(_) => place.word.publish(State { status: Status::Quarantined, ..state }),
+                Err(_) => place.publish(State { status: Status::Quarantined, ..state }),
             }
         }
         recovered
