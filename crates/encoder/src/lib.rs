@@ -38,7 +38,7 @@ mod warm_up;
 mod weight;
 mod weights;
 
-pub use backend::{Backend, Kernel, Lower, Slab, Stream};
+pub use backend::{Backend, Kernel, Lower, RepeatKey, Slab, Stream};
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
 pub use error::BackendError;

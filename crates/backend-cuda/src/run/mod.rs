@@ -17,8 +17,8 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vecmill_encoder::{
-    Backend, BackendError, Graph, Node, Place, Places, RegionWriter, Shape, Step, ValueId, Weight,
-    WeightId, Weights,
+    Backend, BackendError, Graph, Node, Place, Places, RegionWriter, RepeatKey, Shape, Step,
+    ValueId, Weight, WeightId, Weights,
 };
 use vecmill_memory::{Cause, Source, SourceError};
 use vecmill_model::Poolings;
@@ -352,14 +352,14 @@ impl Backend for CudaBackend {
     fn repeat(
         &self,
         slab: &mut CudaBlock,
-        shape: Shape,
+        key: RepeatKey,
         mut steps: impl FnMut(&mut CudaBlock) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        if !self.pads(shape) || self.measured.tuning() {
+        if !self.pads(key.shape) || self.measured.tuning() {
             return steps(slab);
         }
         let address = self.source.address(slab);
-        let mut graph = match self.graphs.turn(shape, address) {
+        let mut graph = match self.graphs.turn(key, address) {
             Turn::Step => return steps(slab),
             Turn::Capture => match self.capture(slab, &mut steps)? {
                 Some(graph) => graph,
@@ -369,7 +369,7 @@ impl Backend for CudaBackend {
         };
         let launched = self.stream.raw().launch(&mut graph);
         launched.map_err(|error| failed("replay")(error.of(self.device.name(), 0)))?;
-        self.graphs.put(shape, address, graph);
+        self.graphs.put(key, address, graph);
         Ok(())
     }
 }
