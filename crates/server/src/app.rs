@@ -79,7 +79,7 @@ impl App {
 
     /// The name that replies give the model.
     pub(crate) fn model_name<'a>(&'a self, model: &'a Model) -> &'a str {
-        self.settings.served_model_name.as_deref().unwrap_or(&model.embedder.info().model_id)
+        self.settings.served_model_name.as_deref().unwrap_or(&model.engine.info().model_id)
     }
 }
 

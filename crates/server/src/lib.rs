@@ -11,7 +11,7 @@
 //! - `api` has the contracts: `openai` and `tei` each parse, call the same few lines of shared
 //!   work, and write the reply.
 //! - `admin` is for the operator: the devices' memory. It is there only if the settings say so.
-//! - [`Embedder`] is what does the work, usually a [`vecmill_engine::Engine`].
+//! - The work is done by an [`Engine`](vecmill_engine::Engine).
 //!
 //! The choice behind it: the port answers before the model is loaded. Until [`ModelSlot`] is told
 //! how loading ended, `/health` says alive, `/ready` says not yet, and requests for vectors get a
@@ -44,7 +44,6 @@ mod admin;
 mod api;
 mod app;
 mod connections;
-mod embedder;
 mod error;
 mod exchange;
 mod failure;
@@ -62,7 +61,6 @@ mod telemetry;
 mod token_inputs;
 
 pub use connections::Stopped;
-pub use embedder::{Embedder, ReplyFuture, TokenizedFuture};
 pub use error::ServeError;
 pub use invisible::Invisible;
 pub use key::{ApiKey, ApiKeyError, WrongCharacter};

@@ -109,16 +109,16 @@ async fn health() -> Response {
 
 /// Requests for vectors would be answered: the model is loaded, and some device serves.
 async fn ready(State(app): State<Arc<App>>) -> Result<Response, Failure> {
-    app.model()?.embedder.readiness()?;
+    app.model()?.engine.readiness()?;
     Ok(api::json(r#"{"status":"ready"}"#))
 }
 
 /// The engine's metrics, read beside the async threads, and the server's own.
 async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
     let mut text = match app.model() {
-        Ok(model) => admin::beside(model, |embedder| {
+        Ok(model) => admin::beside(model, |engine| {
             let mut text = String::new();
-            embedder.write_metrics(&mut text).map(|()| text)
+            engine.write_metrics(&mut text).map(|()| text)
         })
         .await?
         .map_err(|_| Failure::Internal)?,

@@ -6,7 +6,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::Embedder;
+use vecmill_engine::Engine;
+
 use crate::api::OwnIds;
 
 /// Tells a server how the loading of its model ended. Dropped without a word, for example by a
@@ -18,11 +19,10 @@ pub struct ModelSlot {
 
 impl ModelSlot {
     /// The model is loaded: requests are answered from now on.
-    pub fn ready(self, embedder: impl Embedder) {
+    pub fn ready(self, engine: Engine) {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let own_ids = Arc::new(OwnIds::of(embedder.info()));
-        let embedder = Arc::new(embedder);
-        self.slot.settle(Outcome::Ready(Model { embedder, created, own_ids }));
+        let own_ids = Arc::new(OwnIds::of(engine.info()));
+        self.slot.settle(Outcome::Ready(Model { engine, created, own_ids }));
     }
 
     /// The model could not be loaded. Anybody can read the reason at `/ready`: no secrets.
@@ -50,19 +50,13 @@ pub(crate) enum Outcome {
 }
 
 /// A model that is being served.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Model {
-    pub(crate) embedder: Arc<dyn Embedder>,
+    pub(crate) engine: Engine,
     /// When it became ready, in seconds since 1970.
     pub(crate) created: u64,
     /// To tell its token ids from others.
     pub(crate) own_ids: Arc<OwnIds>,
-}
-
-impl std::fmt::Debug for Model {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("id", &self.embedder.info().model_id).finish_non_exhaustive()
-    }
 }
 
 impl Slot {

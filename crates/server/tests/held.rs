@@ -16,10 +16,9 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use peak_alloc::PeakAlloc;
-use support::{TestServer, message};
+use support::{TestServer, message, metric, until};
 use vecmill_server::Settings;
 
 #[global_allocator]
@@ -87,12 +86,6 @@ fn ask(server: &TestServer, request: &[u8], buffer: &mut [u8]) -> (u16, usize) {
     }
 }
 
-fn metric(server: &TestServer, name: &str) -> usize {
-    let metrics = server.get("/metrics");
-    let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap().parse().unwrap()
-}
-
 /// The most that one request holds beside what the process held before, and what is counted for it.
 fn measure(form: &Form) -> (usize, usize, usize) {
     let server = TestServer::with_engine(Settings::default()).0;
@@ -101,10 +94,7 @@ fn measure(form: &Form) -> (usize, usize, usize) {
     // The first time, caches are filled and buffers grow that stay.
     let (status, reply) = ask(&server, &request, &mut buffer);
     assert_eq!(status, 200, "{} {}", form.route, form.form);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while metric(&server, "vecmill_http_request_memory_bytes") > 0 {
-        assert!(Instant::now() < deadline, "something is still held");
-    }
+    until(|| metric(&server, "vecmill_http_request_memory_bytes"), |&held| held == 0);
     let before = ALLOCATED.current_usage();
     ALLOCATED.reset_peak_usage();
     ask(&server, &request, &mut buffer);

@@ -8,16 +8,13 @@
 mod devices;
 mod figures;
 
-use std::sync::Arc;
-
 use axum::extract::RawQuery;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use vecmill_engine::Trace;
+use vecmill_engine::{Engine, Trace};
 
-use crate::Embedder;
 use crate::api;
 use crate::failure::Failure;
 use crate::slot::Model;
@@ -41,13 +38,13 @@ struct Trimmed {
 
 /// `GET /admin/memory`: each device's memory in numbers.
 pub(crate) async fn memory(model: Model) -> Result<Response, Failure> {
-    let memory = beside(&model, |embedder| embedder.memory()).await?;
+    let memory = beside(&model, |engine| engine.memory()).await?;
     json(memory.iter().map(|(name, now)| Figures::new(name, now)).collect())
 }
 
 /// `POST /admin/memory/trim`: has what is unused given back, now.
 pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
-    let trimmed = beside(&model, |embedder| embedder.trim_memory()).await?;
+    let trimmed = beside(&model, |engine| engine.trim_memory()).await?;
     for (device, bytes) in &trimmed {
         tracing::info!(device, bytes, "memory given back on the operator's demand");
     }
@@ -58,8 +55,8 @@ pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
 pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
-    let csv = beside(&model, move |embedder| {
-        let traces = embedder.memory_trace().into_iter();
+    let csv = beside(&model, move |engine| {
+        let traces = engine.memory_trace().into_iter();
         let trace = traces.into_iter().find(|(name, _)| *name == wanted)?.1;
         csv(&trace)
     });
@@ -77,16 +74,16 @@ fn json<T: Serialize>(devices: Vec<T>) -> Result<Response, Failure> {
 /// Asks beside the async threads: the answer waits for locks and, at times, for a driver.
 pub(crate) async fn beside<T: Send + 'static>(
     model: &Model,
-    ask: impl FnOnce(&dyn Embedder) -> T + Send + 'static,
+    ask: impl FnOnce(&Engine) -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    let embedder = Arc::clone(&model.embedder);
-    let answer = tokio::task::spawn_blocking(move || ask(&*embedder));
+    let engine = model.engine.clone();
+    let answer = tokio::task::spawn_blocking(move || ask(&engine));
     answer.await.map_err(|_| Failure::Internal)
 }
 
 /// The model's device that a query asks for.
 fn named_device(model: &Model, query: Option<&str>) -> Result<String, Failure> {
-    let devices = &model.embedder.info().devices;
+    let devices = &model.engine.info().devices;
     let known: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
     device(query.unwrap_or_default(), &known)
 }

@@ -85,10 +85,10 @@ async fn embed(
     let characters = request.inputs.iter().map(characters).sum();
     let warning = model.own_ids.warning(&request.inputs);
     request.keep = Keep::new(room.memory());
-    let reply = tokio::time::timeout(limit, model.embedder.embed(request))
+    let reply = tokio::time::timeout(limit, model.engine.embed(request))
         .await
         .map_err(|_| Failure::Timeout { limit })??;
-    let mut headers = headers(&reply, characters, model.embedder.info());
+    let mut headers = headers(&reply, characters, model.engine.info());
     headers.extend(warning.map(|warning| (WARNING, warning)));
     Ok((reply, headers))
 }
@@ -159,5 +159,21 @@ fn info() -> Info {
         max_input_tokens: 16,
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),
         ..Info::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_devices_are_told_once_each() {
+        let device = |name: &str| vecmill_engine::Device {
+            name: name.to_owned(),
+            description: String::new(),
+            dtype: String::new(),
+        };
+        let devices = ["cuda:0", "cpu", "cuda:1"].map(device).into();
+        assert_eq!(device_kinds(&Info { devices, ..Info::default() }), "cpu+cuda");
     }
 }

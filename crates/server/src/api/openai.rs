@@ -32,11 +32,11 @@ pub(crate) async fn embeddings(
     room: Room,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
-    let (request, encoding) = parse(&body, model.embedder.info(), &app.settings)?;
+    let (request, encoding) = parse(&body, model.engine.info(), &app.settings)?;
     drop(body);
     let hold = |bytes| room.hold_more(bytes);
     let request = token_ids::as_meant(request, "input", Route::OpenAi, &app.settings, hold)?;
-    room.hold_more(reply::room(&request, model.embedder.info(), encoding))?;
+    room.hold_more(reply::room(&request, model.engine.info(), encoding))?;
     let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
     let name = app.model_name(&model).to_owned();
     let body =

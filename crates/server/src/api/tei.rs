@@ -27,11 +27,11 @@ pub(crate) async fn embed(
     room: Room,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
-    let request = parse_embed(&body, model.embedder.info(), &app.settings)?;
+    let request = parse_embed(&body, model.engine.info(), &app.settings)?;
     drop(body);
     let hold = |bytes| room.hold_more(bytes);
     let request = token_ids::as_meant(request, "inputs", Route::Embed, &app.settings, hold)?;
-    room.hold_more(reply::room(&request, model.embedder.info(), Encoding::Float))?;
+    room.hold_more(reply::room(&request, model.engine.info(), Encoding::Float))?;
     let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
     let body = super::write(reply, room, reply::arrays).await?;
     Ok((headers, body).into_response())
@@ -51,7 +51,7 @@ fn pooling(name: &str) -> &str {
 
 /// `GET /info`: TEI's fields, then ours.
 pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
-    let info = model.embedder.info();
+    let info = model.engine.info();
     let device = |device: &vecmill_engine::Device| {
         let vecmill_engine::Device { name, description, dtype } = device;
         serde_json::json!({"name": name, "description": description, "dtype": dtype})

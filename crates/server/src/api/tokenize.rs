@@ -41,10 +41,10 @@ pub(crate) async fn tokenize(
     room: Room,
     JsonText(body): JsonText,
 ) -> Result<Response, Failure> {
-    let request = parse(&body, model.embedder.info(), &app.settings)?;
+    let request = parse(&body, model.engine.info(), &app.settings)?;
     drop(body);
     let limit = app.settings.request_timeout;
-    let tokens = tokio::time::timeout(limit, model.embedder.tokenize(request))
+    let tokens = tokio::time::timeout(limit, model.engine.tokenize(request))
         .await
         .map_err(|_| Failure::Timeout { limit })??;
     room.settle(tokens.bytes() + 2 * PART)?;
