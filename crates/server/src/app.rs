@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Settings;
 use crate::failure::Failure;
-use crate::room::RequestMemory;
+use crate::layers::room::RequestMemory;
+use crate::layers::telemetry::HttpMetrics;
 use crate::slot::{Model, Outcome, Slot};
-use crate::telemetry::HttpMetrics;
 
 /// The state behind all routes.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use vecmill_engine::{Fault, RequestError};
 
-use crate::api;
+use crate::json::token_ids;
 
 /// The most bytes of a message, so that what a client sent is not sent back.
 const MAX_MESSAGE: usize = 1000;
@@ -178,7 +178,7 @@ impl Failure {
     fn message(&self, contract: Contract) -> String {
         match (self, contract) {
             (Self::Request(RequestError::UnknownToken { .. }), _) => {
-                format!("{self}; {}", api::TOKEN_ADVICE)
+                format!("{self}; {}", token_ids::ADVICE)
             }
             // How clients of TEI learn which prompts there are: no route tells.
             (Self::Request(RequestError::UnknownPrompt { known, .. }), Contract::Tei) => {

@@ -41,29 +41,25 @@
 //! ```
 
 mod admin;
-mod api;
 mod app;
-mod connections;
+mod dialects;
 mod error;
-mod exchange;
 mod failure;
-mod guard;
+mod http;
 mod invisible;
-mod key;
-mod pace;
-mod room;
+mod json;
+mod layers;
+mod reply;
 mod routes;
 mod server;
 mod settings;
 mod slot;
-mod stream;
-mod telemetry;
 mod token_inputs;
 
-pub use connections::Stopped;
 pub use error::ServeError;
+pub use http::Stopped;
 pub use invisible::Invisible;
-pub use key::{ApiKey, ApiKeyError, WrongCharacter};
+pub use layers::key::{ApiKey, ApiKeyError, WrongCharacter};
 pub use server::Server;
 pub use settings::Settings;
 pub use slot::ModelSlot;

@@ -15,12 +15,12 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::ServeError;
 use crate::admin;
-use crate::api::{self, openai, tei, tokenize};
 use crate::app::App;
+use crate::dialects::{self, openai, tei, tei::tokenize};
 use crate::failure::{Failure, explain};
-use crate::guard::{account, one_at_a_time, refuse_web_pages, require_key};
+use crate::layers::telemetry::{REQUEST_ID, track};
+use crate::layers::{account, one_at_a_time, refuse_web_pages, require_key};
 use crate::settings::Origins;
-use crate::telemetry::{REQUEST_ID, track};
 
 /// How long a browser may remember that an origin is allowed.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
@@ -90,7 +90,8 @@ fn cors(origins: Origins) -> Option<CorsLayer> {
         Origins::These(origins) => AllowOrigin::list(origins),
         Origins::Any => AllowOrigin::any(),
     };
-    let exposed = api::REPLY_HEADERS.into_iter().chain([REQUEST_ID]).collect::<Vec<HeaderName>>();
+    let exposed =
+        dialects::REPLY_HEADERS.into_iter().chain([REQUEST_ID]).collect::<Vec<HeaderName>>();
     Some(
         CorsLayer::new()
             .allow_origin(origins)
@@ -104,13 +105,13 @@ fn cors(origins: Origins) -> Option<CorsLayer> {
 
 /// The process is alive, whatever its model does.
 async fn health() -> Response {
-    api::json(r#"{"status":"ok"}"#)
+    dialects::json(r#"{"status":"ok"}"#)
 }
 
 /// Requests for vectors would be answered: the model is loaded, and some device serves.
 async fn ready(State(app): State<Arc<App>>) -> Result<Response, Failure> {
     app.model()?.engine.readiness()?;
-    Ok(api::json(r#"{"status":"ready"}"#))
+    Ok(dialects::json(r#"{"status":"ready"}"#))
 }
 
 /// The engine's metrics, read beside the async threads, and the server's own.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::app::App;
-use crate::connections;
+use crate::http;
 use crate::routes;
 use crate::slot::Slot;
 use crate::{ModelSlot, ServeError, Settings, Stopped};
@@ -81,6 +81,6 @@ impl Server {
             connections = memory.connections(),
             "listening"
         );
-        Ok(connections::serve(listener, &router, &app, stop, shutdown, now).await)
+        Ok(http::serve(listener, &router, &app, stop, shutdown, now).await)
     }
 }

@@ -124,7 +124,9 @@ impl Settings {
         if self.served_model_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(wrong("served_model_name", "must not be empty"));
         }
-        if self.token_inputs == TokenInputs::Cl100kBase && crate::api::cl100k_base().is_err() {
+        if self.token_inputs == TokenInputs::Cl100kBase
+            && crate::json::token_ids::cl100k_base().is_err()
+        {
             return Err(wrong("token_inputs", "the vocabulary cl100k_base can't be read"));
         }
         self.cors_origins().map(drop)

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use vecmill_engine::Engine;
 
-use crate::api::OwnIds;
+use crate::json::token_ids::OwnIds;
 
 /// Tells a server how the loading of its model ended. Dropped without a word, for example by a
 /// panic, it tells that loading failed.

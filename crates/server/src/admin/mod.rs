@@ -1,4 +1,4 @@
-//! What the operator can see and do: the devices ([`devices`]) and their memory, which [`figures`]
+//! What the operator can see and do: the devices ([`devices`]) and their memory, which [`memory`](mod@memory)
 //! writes down.
 //!
 //! The choice behind it: these addresses are off unless [`Settings::admin`](crate::Settings::admin)
@@ -6,7 +6,7 @@
 //! in number like work is, so that they answer when the server is busiest.
 
 mod devices;
-mod figures;
+mod memory;
 
 use axum::extract::RawQuery;
 use axum::http::HeaderValue;
@@ -15,11 +15,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use vecmill_engine::{Engine, Trace};
 
-use crate::api;
+use crate::dialects;
 use crate::failure::Failure;
 use crate::slot::Model;
 pub(crate) use devices::{devices, drain, restore};
-use figures::Figures;
+use memory::Figures;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
 
@@ -68,7 +68,7 @@ pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Res
 
 fn json<T: Serialize>(devices: Vec<T>) -> Result<Response, Failure> {
     let text = serde_json::to_string(&Devices { devices }).map_err(|_| Failure::Internal)?;
-    Ok(api::json(text))
+    Ok(dialects::json(text))
 }
 
 /// Asks beside the async threads: the answer waits for locks and, at times, for a driver.

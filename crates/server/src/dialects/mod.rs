@@ -4,18 +4,8 @@
 //! writes the reply ([`reply`]). Everything that a contract has of its own is in [`openai`] or
 //! [`tei`].
 
-mod body;
-mod fields;
-mod known;
-mod malformed;
-mod object;
 pub(crate) mod openai;
-mod options;
-mod reply;
 pub(crate) mod tei;
-mod terms;
-mod token_ids;
-pub(crate) mod tokenize;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,9 +19,8 @@ use vecmill_engine::{Info, Input, Keep, Reply, Request};
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::room::Room;
+use crate::layers::room::Room;
 use crate::slot::Model;
-pub(crate) use token_ids::{ADVICE as TOKEN_ADVICE, OwnIds, cl100k_base};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 

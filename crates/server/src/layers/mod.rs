@@ -1,5 +1,9 @@
 //! Who may ask, and how much a reply may hold.
 
+pub(crate) mod key;
+pub(crate) mod room;
+pub(crate) mod telemetry;
+
 use std::sync::Arc;
 
 use axum::body::HttpBody;
@@ -10,8 +14,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::key;
-use crate::room::Room;
+use crate::layers::room::Room;
 
 /// Lets requests with one of the server's keys through; all, if it has none.
 pub(crate) async fn require_key(

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use vecmill_engine::{Embedding, Info, Reply, Request};
 
-use crate::room::PER_INPUT;
+use crate::layers::room::PER_INPUT;
 
 /// A generous guess at a number's digits, sign, point and comma.
 const BYTES_PER_NUMBER: usize = 13;

@@ -58,7 +58,7 @@ impl OwnIds {
     }
 
     /// A warning for a reply's header if any of the inputs is ids that look like another model's.
-    pub(super) fn warning(&self, inputs: &[Input]) -> Option<HeaderValue> {
+    pub(crate) fn warning(&self, inputs: &[Input]) -> Option<HeaderValue> {
         let foreign = |input: &Input| matches!(input, Input::Tokens(ids) if !self.are(ids));
         let index = inputs.iter().position(foreign)?;
         let how = match self.edge {
@@ -79,7 +79,7 @@ impl OwnIds {
 
 /// The request, with token ids in it as the operator says that they are meant. For the texts that
 /// come of them, `hold` takes room.
-pub(super) fn as_meant(
+pub(crate) fn as_meant(
     request: Request,
     field: &'static str,
     route: Route,

@@ -21,14 +21,14 @@ use hyper::body::Frame;
 use serde::Serialize;
 use vecmill_engine::{Info, Input, RequestError, TokenizeRequest, Tokenized};
 
-use super::body::JsonText;
-use super::known::Route;
-use super::object::Object;
-use super::options::{self, BOOLEAN};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::room::Room;
+use crate::json::body::JsonText;
+use crate::json::known::Route;
+use crate::json::object::Object;
+use crate::json::options::{self, BOOLEAN};
+use crate::layers::room::Room;
 use crate::slot::Model;
 
 /// A part of a reply.
@@ -50,7 +50,7 @@ pub(crate) async fn tokenize(
     room.settle(tokens.bytes() + 2 * PART)?;
     let mut writer = Writer::new(tokens);
     let first = writer.part().map_err(|_| Failure::Internal)?;
-    Ok(super::json(match first {
+    Ok(crate::dialects::json(match first {
         Some(first) if writer.ended => Body::from(first),
         first => Body::new(Parts { first: first.map(Bytes::from), writer }),
     }))

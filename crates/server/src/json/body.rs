@@ -10,11 +10,11 @@ use axum::http::{HeaderMap, header};
 use tokio::time::{Instant, timeout_at};
 use vecmill_engine::RequestError;
 
-use super::malformed::not_utf8;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::pace::Pace;
-use crate::room::Room;
+use crate::http::pace::Pace;
+use crate::json::malformed::not_utf8;
+use crate::layers::room::Room;
 
 const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/json'";
 const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";

@@ -12,16 +12,16 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use vecmill_engine::{Info, Request};
 
-use super::body::JsonText;
-use super::known::Route;
-use super::object::Object;
-use super::reply::{self, Encoding};
-use super::terms::WaitingTerms;
-use super::{options, token_ids};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::room::Room;
+use crate::json::body::JsonText;
+use crate::json::known::Route;
+use crate::json::object::Object;
+use crate::json::terms::WaitingTerms;
+use crate::json::{options, token_ids};
+use crate::layers::room::Room;
+use crate::reply::{self, Encoding};
 use crate::slot::Model;
 
 /// `POST /v1/embeddings`

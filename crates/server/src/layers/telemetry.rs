@@ -25,7 +25,7 @@ use prometheus_client::registry::Registry;
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::room::RequestMemory;
+use crate::layers::room::RequestMemory;
 
 /// The header that carries a request's id, from the client if it sent one, and back.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

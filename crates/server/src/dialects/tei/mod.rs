@@ -1,5 +1,7 @@
 //! TEI's contract: `/embed`, which is `/` too, and `/info`; `/tokenize` is in
-//! [`tokenize`](super::tokenize).
+//! [`tokenize`].
+
+pub(crate) mod tokenize;
 
 use std::sync::Arc;
 
@@ -7,16 +9,16 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use vecmill_engine::{Info, Request};
 
-use super::body::JsonText;
-use super::known::Route;
-use super::object::Object;
-use super::reply::{self, Encoding};
-use super::terms::WaitingTerms;
-use super::{options, token_ids};
 use crate::Settings;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::room::Room;
+use crate::json::body::JsonText;
+use crate::json::known::Route;
+use crate::json::object::Object;
+use crate::json::terms::WaitingTerms;
+use crate::json::{options, token_ids};
+use crate::layers::room::Room;
+use crate::reply::{self, Encoding};
 use crate::slot::Model;
 
 /// `POST /embed`, and `POST /`: Hugging Face's own clients send to the address they are given.

@@ -12,19 +12,19 @@ use serde_json::value::RawValue;
 
 use super::fields::Field;
 use super::known::{FIELDS, Route, Treatment};
-use super::malformed::malformed;
 use crate::failure::Failure;
+use crate::json::malformed::malformed;
 
 /// The fields of one request's body.
 #[derive(Debug)]
-pub(super) struct Object<'a> {
+pub(crate) struct Object<'a> {
     /// In the order of [`FIELDS`].
     raw: [Option<&'a str>; FIELDS.len()],
 }
 
 impl<'a> Object<'a> {
     /// Splits `body` and refuses what `route` can't do.
-    pub(super) fn parse(body: &'a str, route: Route) -> Result<Self, Failure> {
+    pub(crate) fn parse(body: &'a str, route: Route) -> Result<Self, Failure> {
         let body = body.strip_prefix('\u{feff}').unwrap_or(body);
         let mut reader = serde_json::Deserializer::from_str(body);
         let split = Split.deserialize(&mut reader).and_then(|split| reader.end().map(|()| split));
@@ -38,7 +38,7 @@ impl<'a> Object<'a> {
     }
 
     /// The field called `name`, one of [`FIELDS`].
-    pub(super) fn field(&self, name: &'static str) -> Field<'a> {
+    pub(crate) fn field(&self, name: &'static str) -> Field<'a> {
         let place = FIELDS.iter().position(|known| known.name == name);
         debug_assert!(place.is_some(), "{name} is not in the table");
         Field::new(name, place.and_then(|place| self.raw[place]))

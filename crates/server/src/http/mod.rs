@@ -7,6 +7,10 @@
 //! have their last reply at once, those that may be about to send a request after [`HEAD_GRACE`].
 //! A body that is still coming may take [`body_grace`]; then its request is refused.
 
+pub(crate) mod exchange;
+pub(crate) mod pace;
+mod stream;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,9 +28,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::app::App;
-use crate::exchange::{Talk, answer};
-use crate::pace::Pace;
-use crate::stream::Stream;
+use crate::http::exchange::{Talk, answer};
+use crate::http::pace::Pace;
+use crate::http::stream::Stream;
 
 /// How long to pause when the system has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

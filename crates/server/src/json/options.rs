@@ -10,7 +10,7 @@ use super::object::Object;
 use crate::Settings;
 use crate::failure::Failure;
 
-pub(super) const BOOLEAN: &str = "true or false";
+pub(crate) const BOOLEAN: &str = "true or false";
 const DIMENSIONS: &str = "a whole number of at least 1";
 const SIDE: &str = "'left' or 'right'";
 const CUT: &str = "true, false, 'NONE', 'START' or 'END'";
@@ -26,7 +26,7 @@ const PLAIN_TASKS: [&str; 5] =
     ["classification", "clustering", "text-matching", "separation", "embed"];
 
 /// What is asked for beside the inputs.
-pub(super) fn request(
+pub(crate) fn request(
     object: &Object<'_>,
     info: &Info,
     settings: &Settings,
@@ -92,7 +92,7 @@ fn dimensions(object: &Object<'_>, info: &Info) -> Result<Option<usize>, Failure
 }
 
 /// The prompt that is named, or written out, or that the model has for the task.
-pub(super) fn prompt(object: &Object<'_>, info: &Info) -> Result<Prompt, Failure> {
+pub(crate) fn prompt(object: &Object<'_>, info: &Info) -> Result<Prompt, Failure> {
     let text = |name| object.field(name).optional::<String>("a string");
     let task = |name| match text(name)? {
         Some(word) => Ok::<_, Failure>((name, of_task(name, &word, info)?)),

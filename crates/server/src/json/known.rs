@@ -10,7 +10,7 @@
 
 /// A contract with fields of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Route {
+pub(crate) enum Route {
     /// `/v1/embeddings` and `/embeddings`.
     OpenAi,
     /// `/embed` and `/`.
@@ -21,7 +21,7 @@ pub(super) enum Route {
 
 /// What a route does with a field that is not `null`.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Treatment {
+pub(crate) enum Treatment {
     /// It is read.
     Works,
     /// Whatever its value, nothing would be done differently.
@@ -37,8 +37,8 @@ pub(super) enum Treatment {
 
 /// A field, and what each route does with it.
 #[derive(Debug)]
-pub(super) struct Known {
-    pub(super) name: &'static str,
+pub(crate) struct Known {
+    pub(crate) name: &'static str,
     /// Whose contracts have it. For the document, as the next one.
     #[cfg_attr(not(test), expect(dead_code, reason = "only the document shows it"))]
     whose: &'static str,
@@ -52,7 +52,7 @@ pub(super) struct Known {
 
 impl Known {
     /// What `route` does with it.
-    pub(super) fn treatment(&self, route: Route) -> Treatment {
+    pub(crate) fn treatment(&self, route: Route) -> Treatment {
         match route {
             Route::OpenAi => self.openai,
             Route::Embed => self.embed,
@@ -105,7 +105,7 @@ const FALSE: &[&str] = &["false"];
 const EMPTY: &[&str] = &["{}"];
 
 /// All of them.
-pub(super) const FIELDS: [Known; 53] = [
+pub(crate) const FIELDS: [Known; 53] = [
     // What to embed.
     known("input", "OpenAI", "what to embed", [WORKS, refused(SEND_INPUTS), refused(SEND_INPUTS)]),
     known("inputs", "TEI", "what to embed", [refused(SEND_INPUT), WORKS, WORKS]),
