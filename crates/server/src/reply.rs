@@ -1,14 +1,24 @@
-//! Writing vectors: the part of a request that costs the server most.
+//! Writing replies. Vectors are the part of a request that costs the server most.
 //!
 //! Numbers go straight into one buffer of about the right size. Text uses the shortest digits that
 //! give the same `f32` back; base64 is of the little-endian bytes, as numpy reads them.
 
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use vecmill_engine::{Embedding, Info, Reply, Request};
 
-use crate::layers::room::PER_INPUT;
+use crate::failure::Failure;
+use crate::layers::room::{PER_INPUT, Room};
+
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// How many numbers make a reply long: about 3 ms of writing.
+const LONG_REPLY: usize = 1 << 16;
 
 /// A generous guess at a number's digits, sign, point and comma.
 const BYTES_PER_NUMBER: usize = 13;
@@ -16,7 +26,7 @@ const BYTES_PER_NUMBER: usize = 13;
 /// As above, of base64, of which four characters stand for three bytes.
 const BASE64_BYTES_PER_NUMBER: usize = 6;
 
-/// What surrounds one vector in OpenAI's form.
+/// What surrounds one vector, in OpenAI's form the most.
 const BYTES_PER_ENTRY: usize = 64;
 
 /// How a vector is written.
@@ -40,55 +50,56 @@ impl Encoding {
     }
 }
 
-/// OpenAI's form: a list of numbered embeddings, the model's name and what was used.
-pub(crate) fn openai(
-    reply: &Reply,
-    model: &str,
-    encoding: Encoding,
-) -> serde_json::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(size_guess(&reply.embeddings, encoding));
-    let mut scratch = Vec::new();
-    out.extend_from_slice(br#"{"object":"list","data":["#);
-    for (index, embedding) in reply.embeddings.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(br#"{"object":"embedding","index":"#);
-        serde_json::to_writer(&mut out, &index)?;
-        out.extend_from_slice(br#","embedding":"#);
-        match encoding {
-            Encoding::Float => serde_json::to_writer(&mut out, &embedding.vector)?,
-            Encoding::Base64 => push_base64(&mut out, &embedding.vector, &mut scratch),
-        }
-        out.push(b'}');
-    }
-    out.extend_from_slice(br#"],"model":"#);
-    serde_json::to_writer(&mut out, model)?;
-    let tokens = reply.tokens();
-    let usage = serde_json::json!({"prompt_tokens": tokens, "total_tokens": tokens});
-    out.extend_from_slice(br#","usage":"#);
-    serde_json::to_writer(&mut out, &usage)?;
-    out.push(b'}');
-    Ok(out)
+/// A JSON response.
+pub(crate) fn json(text: impl Into<Body>) -> Response {
+    ([(CONTENT_TYPE, JSON)], text.into()).into_response()
 }
 
-/// TEI's form: an array of arrays.
-pub(crate) fn arrays(reply: &Reply) -> serde_json::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(size_guess(&reply.embeddings, Encoding::Float));
+/// Writes a reply in some form, beside the async threads if it is long: writing out a million
+/// numbers takes tens of milliseconds, in which a thread could answer many small requests. Whoever
+/// writes keeps `room`.
+pub(crate) async fn write(
+    reply: Reply,
+    room: Room,
+    form: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
+) -> Result<Vec<u8>, Failure> {
+    let numbers: usize = reply.embeddings.iter().map(|embedding| embedding.vector.len()).sum();
+    let write = move || {
+        let mut written = form(&reply)?;
+        written.shrink_to_fit(); // what is not used is not counted
+        drop((reply, room));
+        Ok::<_, serde_json::Error>(written)
+    };
+    let written = if numbers < LONG_REPLY {
+        write()
+    } else {
+        let job = tokio::task::spawn_blocking(write);
+        job.await.map_err(|_| Failure::Internal)?
+    };
+    written.map_err(|_| Failure::Internal)
+}
+
+/// An empty buffer that a reply's vectors fit into, and what is around them.
+pub(crate) fn buffer(reply: &Reply, encoding: Encoding) -> Vec<u8> {
+    Vec::with_capacity(size_guess(&reply.embeddings, encoding))
+}
+
+/// Appends an array of all vectors, each an array of numbers.
+pub(crate) fn push_arrays(out: &mut Vec<u8>, reply: &Reply) -> serde_json::Result<()> {
     out.push(b'[');
     for (index, embedding) in reply.embeddings.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        serde_json::to_writer(&mut out, &embedding.vector)?;
+        serde_json::to_writer(&mut *out, &embedding.vector)?;
     }
     out.push(b']');
-    Ok(out)
+    Ok(())
 }
 
-/// Bytes that the reply to `request` takes while it is made, in either contract's form: the vectors
+/// Bytes that the reply to `request` takes while it is made, in whichever form: the vectors
 /// and what is written of them.
-pub(super) fn room(request: &Request, info: &Info, encoding: Encoding) -> usize {
+pub(crate) fn room(request: &Request, info: &Info, encoding: Encoding) -> usize {
     let inputs = request.inputs.len();
     let dimensions = request.dimensions.unwrap_or(usize::MAX).min(info.dimensions);
     let written = dimensions.saturating_mul(encoding.bytes_per_number()) + BYTES_PER_ENTRY;
@@ -102,7 +113,7 @@ fn size_guess(embeddings: &[Embedding], encoding: Encoding) -> usize {
 }
 
 /// Appends `"…"`; `bytes` is room for the vector's bytes, kept from one to the next.
-fn push_base64(out: &mut Vec<u8>, vector: &[f32], bytes: &mut Vec<u8>) {
+pub(crate) fn push_base64(out: &mut Vec<u8>, vector: &[f32], bytes: &mut Vec<u8>) {
     bytes.clear();
     bytes.resize(size_of_val(vector), 0);
     for (four, number) in bytes.chunks_exact_mut(size_of::<f32>()).zip(vector) {
@@ -119,7 +130,6 @@ fn push_base64(out: &mut Vec<u8>, vector: &[f32], bytes: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
     use vecmill_engine::Timings;
 
     fn reply(vectors: &[&[f32]]) -> Reply {
@@ -129,56 +139,27 @@ mod tests {
         Reply { embeddings, timings: Timings::default() }
     }
 
-    fn parse(bytes: &[u8]) -> Value {
-        serde_json::from_slice(bytes).unwrap()
-    }
-
-    #[test]
-    fn openai_replies_have_the_contract_s_form() {
-        let written = openai(&reply(&[&[0.5, -1.0], &[2.0, 0.0]]), "a \"b\"", Encoding::Float);
-        let expected = json!({
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": 0, "embedding": [0.5, -1.0]},
-                {"object": "embedding", "index": 1, "embedding": [2.0, 0.0]},
-            ],
-            "model": "a \"b\"",
-            "usage": {"prompt_tokens": 6, "total_tokens": 6},
-        });
-        assert_eq!(parse(&written.unwrap()), expected);
-    }
-
     #[test]
     fn numbers_come_back_bit_for_bit() {
         let numbers =
             [0.1, -0.1, 1.0 / 3.0, f32::MIN_POSITIVE, 1e-45, f32::MAX, -0.0, 16_777_217.0];
         let bits = |numbers: &[f32]| numbers.iter().map(|n| n.to_bits()).collect::<Vec<_>>();
-        let text: Vec<Vec<f32>> =
-            serde_json::from_slice(&arrays(&reply(&[&numbers])).unwrap()).unwrap();
+        let mut out = Vec::new();
+        push_arrays(&mut out, &reply(&[&numbers, &[0.1]])).unwrap();
+        let text: Vec<Vec<f32>> = serde_json::from_slice(&out).unwrap();
         assert_eq!(bits(&text[0]), bits(&numbers));
-        assert!(arrays(&reply(&[&[0.1]])).unwrap().starts_with(b"[[0.1]"));
+        assert!(out.ends_with(b",[0.1]]"));
 
         for count in 0..numbers.len() {
-            let numbers = &numbers[..count];
-            let written = openai(&reply(&[numbers]), "m", Encoding::Base64).unwrap();
-            let written = parse(&written);
-            let bytes = STANDARD.decode(written["data"][0]["embedding"].as_str().unwrap()).unwrap();
+            let (numbers, mut out) = (&numbers[..count], Vec::new());
+            push_base64(&mut out, numbers, &mut Vec::new());
+            let coded: String = serde_json::from_slice(&out).unwrap();
+            let bytes = STANDARD.decode(coded).unwrap();
             let read: Vec<f32> = bytes
                 .chunks_exact(4)
                 .map(|four| f32::from_le_bytes(four.try_into().unwrap()))
                 .collect();
             assert_eq!(bits(&read), bits(numbers));
-        }
-    }
-
-    #[test]
-    fn the_guess_is_enough() {
-        let vector: Vec<f32> = (0..1000).map(|n| -(n as f32) / 12_345.0).collect();
-        let reply = reply(&[&vector, &vector]);
-        for encoding in [Encoding::Float, Encoding::Base64] {
-            let written =
-                openai(&reply, "sentence-transformers/all-MiniLM-L6-v2", encoding).unwrap();
-            assert!(written.len() <= size_guess(&reply.embeddings, encoding), "{encoding:?}");
         }
     }
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use vecmill_engine::{DeviceState, DeviceStatistics, Engine};
 
 use super::{beside, json, named_device};
+use crate::app::Model;
 use crate::failure::Failure;
-use crate::slot::Model;
 
 /// One device in numbers.
 #[derive(Serialize)]

@@ -1,5 +1,5 @@
-//! What the operator can see and do: the devices ([`devices`]) and their memory, which [`memory`](mod@memory)
-//! writes down.
+//! What the operator can see and do: the devices ([`mod@devices`]) and their memory, which
+//! [`mod@memory`] writes down.
 //!
 //! The choice behind it: these addresses are off unless [`Settings::admin`](crate::Settings::admin)
 //! says otherwise, ask for a key where there are keys, and answer no web pages. They are not limited
@@ -15,9 +15,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use vecmill_engine::{Engine, Trace};
 
-use crate::dialects;
+use crate::app::Model;
 use crate::failure::Failure;
-use crate::slot::Model;
+use crate::reply;
 pub(crate) use devices::{devices, drain, restore};
 use memory::Figures;
 
@@ -68,7 +68,7 @@ pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Res
 
 fn json<T: Serialize>(devices: Vec<T>) -> Result<Response, Failure> {
     let text = serde_json::to_string(&Devices { devices }).map_err(|_| Failure::Internal)?;
-    Ok(dialects::json(text))
+    Ok(reply::json(text))
 }
 
 /// Asks beside the async threads: the answer waits for locks and, at times, for a driver.

@@ -1,168 +1,236 @@
-//! The two contracts, and the work they share.
+//! The dialects: contracts of several servers' APIs over the same work.
 //!
-//! A handler parses ([`body`], [`object`], [`options`], [`terms`]), hands the request to the model through [`embed`], and
-//! writes the reply ([`reply`]). Everything that a contract has of its own is in [`openai`] or
-//! [`tei`].
+//! A dialect is a file that translates, and a line of [`ALL`]. It has addresses, what each of its
+//! bodies may have in it ([`Contract`](crate::json::known::Contract)), a handler that reads one and
+//! hands it to the shared work ([`call`]), a form for replies, and words for failures.
+//!
+//! [`explain`] is the only place where a failure becomes a reply: whatever the cause, from a wrong
+//! key to a panic, it is JSON in the words of the dialect that the address belongs to.
 
-pub(crate) mod openai;
-pub(crate) mod tei;
+pub(crate) mod call;
+mod openai;
+mod tei;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderMap, HeaderValue};
-use axum::response::{IntoResponse, Response};
-use vecmill_engine::{Info, Input, Keep, Reply, Request};
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::layers::room::Room;
-use crate::slot::Model;
+use crate::reply;
+use call::Dialect;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// All of them. Addresses that belong to none speak as the first.
+static ALL: [&Dialect; 2] = [&openai::DIALECT, &tei::DIALECT];
 
-/// How many numbers make a reply long: about 3 ms of writing.
-const LONG_REPLY: usize = 1 << 16;
-
-/// How many inputs of a request were cut.
-const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
-
-/// What makes vectors doubtful.
-const WARNING: HeaderName = HeaderName::from_static("x-vecmill-warning");
-
-/// TEI's headers: what computed, how much, and how many milliseconds each stage took.
-const COMPUTE_TYPE: HeaderName = HeaderName::from_static("x-compute-type");
-const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
-const COMPUTE_CHARACTERS: HeaderName = HeaderName::from_static("x-compute-characters");
-const COMPUTE_TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
-const TOTAL_TIME: HeaderName = HeaderName::from_static("x-total-time");
-const TOKENIZATION_TIME: HeaderName = HeaderName::from_static("x-tokenization-time");
-const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
-const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
-
-/// The headers of every reply with vectors.
-pub(crate) const REPLY_HEADERS: [HeaderName; 10] = [
-    TRUNCATED,
-    WARNING,
-    COMPUTE_TYPE,
-    COMPUTE_TIME,
-    COMPUTE_CHARACTERS,
-    COMPUTE_TOKENS,
-    TOTAL_TIME,
-    TOKENIZATION_TIME,
-    QUEUE_TIME,
-    INFERENCE_TIME,
-];
-
-/// A JSON response.
-pub(crate) fn json(text: impl Into<Body>) -> Response {
-    ([(CONTENT_TYPE, JSON)], text.into()).into_response()
+/// Their addresses.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    let routes = ALL.iter().flat_map(|dialect| dialect.routes);
+    routes.fold(Router::new(), |router, (path, handler)| router.route(path, handler()))
 }
 
-/// Embeds within the time limit and describes the work in headers. The engine has its memory counted for as
-/// long as it holds anything of the request, whether or not somebody still waits for the reply.
-async fn embed(
-    app: &Arc<App>,
-    model: &Model,
-    room: &Room,
-    mut request: Request,
-) -> Result<(Reply, HeaderMap), Failure> {
-    let limit = app.settings.request_timeout;
-    let characters = request.inputs.iter().map(characters).sum();
-    let warning = model.own_ids.warning(&request.inputs);
-    request.keep = Keep::new(room.memory());
-    let reply = tokio::time::timeout(limit, model.engine.embed(request))
-        .await
-        .map_err(|_| Failure::Timeout { limit })??;
-    let mut headers = headers(&reply, characters, model.engine.info());
-    headers.extend(warning.map(|warning| (WARNING, warning)));
-    Ok((reply, headers))
+/// Whose words an address speaks.
+fn of(path: &str) -> &'static Dialect {
+    let has = |dialect: &&&Dialect| dialect.routes.iter().any(|(known, _)| *known == path);
+    ALL.iter().find(has).unwrap_or(&ALL[0])
 }
 
-/// Writes a reply, beside the async threads if it is long: writing out a million numbers takes tens
-/// of milliseconds, in which a thread could answer many small requests. Whoever writes keeps `room`.
-async fn write(
-    reply: Reply,
-    room: Room,
-    form: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
-) -> Result<Vec<u8>, Failure> {
-    let numbers: usize = reply.embeddings.iter().map(|embedding| embedding.vector.len()).sum();
-    let write = move || {
-        let mut written = form(&reply)?;
-        written.shrink_to_fit(); // what is not used is not counted
-        drop((reply, room));
-        Ok::<_, serde_json::Error>(written)
-    };
-    let written = if numbers < LONG_REPLY {
-        write()
-    } else {
-        let job = tokio::task::spawn_blocking(write);
-        job.await.map_err(|_| Failure::Internal)?
-    };
-    written.map_err(|_| Failure::Internal)
-}
-
-/// As TEI counts: characters of text, or tokens where there is no text.
-fn characters(input: &Input) -> usize {
-    match input {
-        Input::Text(text) => text.chars().count(),
-        Input::Tokens(tokens) => tokens.len(),
+/// The layer that gives a failure its status, headers and body.
+pub(crate) async fn explain(request: Request, next: Next) -> Response {
+    let dialect = of(request.uri().path());
+    let mut response = next.run(request).await;
+    let Some(failure) = response.extensions().get::<Failure>().cloned() else { return response };
+    let (status, body) = (dialect.explain)(&failure);
+    *response.status_mut() = status;
+    *response.body_mut() = Body::from(body.to_string());
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, reply::JSON);
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-}
-
-fn headers(reply: &Reply, characters: usize, info: &Info) -> HeaderMap {
-    let milliseconds =
-        |time: Duration| HeaderValue::from(time.as_millis().min(u64::MAX.into()) as u64);
-    let truncated = reply.embeddings.iter().filter(|embedding| embedding.truncated).count();
-    let timings = &reply.timings;
-    let kinds = HeaderValue::from_str(&device_kinds(info));
-    HeaderMap::from_iter([
-        (CONTENT_TYPE, JSON),
-        (TRUNCATED, HeaderValue::from(truncated)),
-        (COMPUTE_TYPE, kinds.unwrap_or(HeaderValue::from_static("unknown"))),
-        (COMPUTE_TIME, milliseconds(timings.total)),
-        (COMPUTE_CHARACTERS, HeaderValue::from(characters)),
-        (COMPUTE_TOKENS, HeaderValue::from(reply.tokens())),
-        (TOTAL_TIME, milliseconds(timings.total)),
-        (TOKENIZATION_TIME, milliseconds(timings.tokenization)),
-        (QUEUE_TIME, milliseconds(timings.queue)),
-        (INFERENCE_TIME, milliseconds(timings.inference)),
-    ])
-}
-
-/// The kinds of the engine's devices, such as `cpu` or `cpu+cuda`.
-fn device_kinds(info: &Info) -> String {
-    let kind = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
-    let kinds: BTreeSet<_> = info.devices.iter().map(|device| kind(&device.name)).collect();
-    kinds.into_iter().collect::<Vec<_>>().join("+")
-}
-
-/// A model's, for tests.
-#[cfg(test)]
-fn info() -> Info {
-    Info {
-        dimensions: 8,
-        max_input_tokens: 16,
-        prompts: [("query".to_owned(), "query: ".to_owned())].into(),
-        ..Info::default()
+    if let Some(wait) = failure.retry_after() {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
+    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::known::{Contract, FIELDS, Known, Treatment};
+    use serde_json::{Value, json};
+    use std::time::Duration;
+    use vecmill_engine::{Health, RequestError};
+
+    fn contracts() -> impl Iterator<Item = &'static &'static Contract> {
+        ALL.iter().flat_map(|dialect| dialect.contracts)
+    }
+
+    /// As the document says it.
+    fn cell(treatment: Treatment) -> String {
+        match treatment {
+            Treatment::Works => "works".to_owned(),
+            Treatment::NoEffect => "no effect".to_owned(),
+            Treatment::Refused { except: [], .. } => "refused".to_owned(),
+            Treatment::Refused { except, .. } => {
+                let values: Vec<_> = except.iter().map(|value| format!("`{value}`")).collect();
+                format!("only {}", values.join(", "))
+            }
+        }
+    }
+
+    fn row(known: &Known) -> String {
+        let cells = contracts().map(|contract| cell(contract.treatment(known)));
+        let cells = cells.collect::<Vec<_>>().join(" | ");
+        format!("| `{}` | {} | {} | {cells} |\n", known.name, known.whose, known.asks)
+    }
 
     #[test]
-    fn kinds_of_devices_are_told_once_each() {
-        let device = |name: &str| vecmill_engine::Device {
-            name: name.to_owned(),
-            description: String::new(),
-            dtype: String::new(),
+    fn the_document_shows_what_becomes_of_each_field() {
+        let document = include_str!("../../../../docs/clients.md");
+        let titles: Vec<_> = contracts().map(|contract| contract.title).collect();
+        let rows: String = FIELDS.iter().map(row).collect();
+        let head = format!("| field | whose | asks for | {} |\n", titles.join(" | "));
+        for lines in [head, rows] {
+            assert!(document.contains(&lines), "docs/clients.md should have:\n{lines}");
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_is_json() {
+        for (contract, known) in
+            contracts().flat_map(|it| FIELDS.iter().map(move |known| (it, known)))
+        {
+            if let Treatment::Refused { except, because } = contract.treatment(known) {
+                assert!(!because.is_empty());
+                for value in except {
+                    serde_json::from_str::<Value>(value).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_contract_s_own_treatments_are_of_known_fields() {
+        for contract in contracts() {
+            let own = contract.own.iter().flat_map(|(names, _)| *names);
+            for name in own.chain([&contract.inputs]) {
+                assert!(FIELDS.iter().any(|known| known.name == *name), "{name}");
+            }
+        }
+    }
+
+    /// What is said at an address.
+    fn said(path: &str, failure: &Failure) -> (u16, Value) {
+        let (status, body) = (of(path).explain)(failure);
+        (status.as_u16(), body)
+    }
+
+    #[test]
+    fn openai_errors_always_have_all_four_keys() {
+        let failures = [
+            Failure::Malformed("expected value at line 1 column 1".into()),
+            Failure::NoKey,
+            Failure::Internal,
+            RequestError::NoInputs.into(),
+        ];
+        for failure in failures {
+            let (_, body) = said("/nowhere", &failure);
+            let error = body["error"].as_object().unwrap();
+            assert_eq!(error.len(), 4);
+            for key in ["message", "type", "param", "code"] {
+                assert!(error.contains_key(key), "{failure:?} lacks {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_fault_decides_the_status() {
+        let busy = RequestError::Busy { waiting: 9, retry_after: Duration::from_millis(1500) };
+        let device = RequestError::Device { device: "cpu".into(), reason: "it melted".into() };
+        let memory = RequestError::NoMemory {
+            device: "cpu".into(),
+            reason: "all is leased".into(),
+            retry_after: Duration::from_secs(2),
         };
-        let devices = ["cuda:0", "cpu", "cuda:1"].map(device).into();
-        assert_eq!(device_kinds(&Info { devices, ..Info::default() }), "cpu+cuda");
+        let large = RequestError::InputTooLarge { index: 0, needed: 9, available: 8 };
+        let long = RequestError::TooManyTokens { index: 2, tokens: 900, limit: 512 };
+        let token = RequestError::UnknownToken { index: 0, token: 9, last: 8 };
+        let prompt = RequestError::UnknownPrompt { name: "q".into(), known: Vec::new() };
+        let standing = vec![("cpu".to_owned(), Health::Drained)];
+        let field = Failure::Field { param: "a".into(), problem: "is b".into() };
+        let table = [
+            (RequestError::NoDevice { standing }.into(), (503, "server_error"), (503, "Unhealthy")),
+            (RequestError::NotFinite { index: 3 }.into(), (500, "server_error"), (424, "Backend")),
+            (RequestError::NoInputs.into(), (400, "invalid_request_error"), (400, "Empty")),
+            (
+                RequestError::EmptyInput { index: 0 }.into(),
+                (400, "invalid_request_error"),
+                (400, "Empty"),
+            ),
+            (long.into(), (400, "invalid_request_error"), (413, "Validation")),
+            (token.into(), (400, "invalid_request_error"), (422, "Tokenizer")),
+            (prompt.into(), (400, "invalid_request_error"), (422, "Validation")),
+            (busy.into(), (429, "requests"), (429, "Overloaded")),
+            (RequestError::Expired.into(), (429, "requests"), (429, "Overloaded")),
+            (memory.into(), (503, "server_error"), (503, "Overloaded")),
+            (large.into(), (500, "server_error"), (424, "Backend")),
+            (RequestError::Stopped.into(), (503, "server_error"), (503, "Unhealthy")),
+            (device.into(), (500, "server_error"), (424, "Backend")),
+            (RequestError::Lost.into(), (500, "server_error"), (424, "Backend")),
+            (Failure::Internal, (500, "server_error"), (500, "Backend")),
+            (Failure::Loading, (503, "server_error"), (503, "Unhealthy")),
+            (
+                Failure::Timeout { limit: Duration::from_secs(1) },
+                (504, "server_error"),
+                (504, "Backend"),
+            ),
+            (Failure::NoKey, (401, "invalid_request_error"), (401, "Unauthorized")),
+            (
+                Failure::Origin { origin: "null".into() },
+                (403, "invalid_request_error"),
+                (403, "Unauthorized"),
+            ),
+            (
+                Failure::NoRoute { path: "/".into() },
+                (404, "invalid_request_error"),
+                (404, "Validation"),
+            ),
+            (field, (400, "invalid_request_error"), (422, "Validation")),
+            (
+                Failure::TooManyInputs { param: "input", limit: 1 },
+                (400, "invalid_request_error"),
+                (413, "Validation"),
+            ),
+            (Failure::TooLarge { limit: 1 }, (413, "invalid_request_error"), (413, "Validation")),
+            (Failure::MemoryTaken, (429, "requests"), (429, "Overloaded")),
+        ];
+        for (failure, openai, tei) in table {
+            let failure: Failure = failure;
+            let (status, body) = said("/v1/embeddings", &failure);
+            assert_eq!(
+                (status, &body["error"]["type"]),
+                (openai.0, &json!(openai.1)),
+                "{failure:?}"
+            );
+            let (status, body) = said("/embed", &failure);
+            assert_eq!((status, &body["error_type"]), (tei.0, &json!(tei.1)), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_blamed_field_is_named() {
+        let param = |failure: Failure| said("/v1/embeddings", &failure).1["error"]["param"].clone();
+        assert_eq!(param(RequestError::EmptyInput { index: 3 }.into()), "input[3]");
+        assert_eq!(param(RequestError::NotFinite { index: 2 }.into()), "input[2]");
+        assert_eq!(param(RequestError::Dimensions { asked: 0, available: 8 }.into()), "dimensions");
+        assert_eq!(param(Failure::Loading), Value::Null);
     }
 }

@@ -11,29 +11,33 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::fields::Field;
-use super::known::{FIELDS, Route, Treatment};
+use super::known::{Contract, FIELDS, Treatment};
 use crate::failure::Failure;
 use crate::json::malformed::malformed;
+
+/// What was sent, in the order of [`FIELDS`].
+type Raw<'a> = [Option<&'a str>; FIELDS.len()];
 
 /// The fields of one request's body.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
-    /// In the order of [`FIELDS`].
-    raw: [Option<&'a str>; FIELDS.len()],
+    pub(crate) contract: &'a Contract,
+    raw: Raw<'a>,
 }
 
 impl<'a> Object<'a> {
-    /// Splits `body` and refuses what `route` can't do.
-    pub(crate) fn parse(body: &'a str, route: Route) -> Result<Self, Failure> {
+    /// Splits `body` and refuses what `contract` can't do.
+    pub(crate) fn parse(body: &'a str, contract: &'a Contract) -> Result<Self, Failure> {
         let body = body.strip_prefix('\u{feff}').unwrap_or(body);
         let mut reader = serde_json::Deserializer::from_str(body);
         let split = Split.deserialize(&mut reader).and_then(|split| reader.end().map(|()| split));
-        let (object, twice) = split.map_err(|error| malformed(body, &error))?;
+        let (raw, twice) = split.map_err(|error| malformed(body, &error))?;
         if let Some(name) = twice {
             let problem = "is there more than once: send it once".to_owned();
             return Err(Failure::Field { param: name.to_owned(), problem });
         }
-        object.check(route)?;
+        let object = Self { contract, raw };
+        object.check()?;
         Ok(object)
     }
 
@@ -44,10 +48,10 @@ impl<'a> Object<'a> {
         Field::new(name, place.and_then(|place| self.raw[place]))
     }
 
-    fn check(&self, route: Route) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), Failure> {
         let sent = FIELDS.iter().zip(self.raw).filter_map(|(known, raw)| Some((known, raw?)));
         for (known, raw) in sent {
-            if let Treatment::Refused { except, because } = known.treatment(route)
+            if let Treatment::Refused { except, because } = self.contract.treatment(known)
                 && !except.iter().any(|value| same(raw, value))
             {
                 let param = known.name.to_owned();
@@ -68,7 +72,7 @@ fn same(raw: &str, value: &str) -> bool {
 struct Split;
 
 impl<'de> DeserializeSeed<'de> for Split {
-    type Value = (Object<'de>, Option<&'static str>);
+    type Value = (Raw<'de>, Option<&'static str>);
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
         reader.deserialize_map(self)
@@ -76,14 +80,14 @@ impl<'de> DeserializeSeed<'de> for Split {
 }
 
 impl<'de> Visitor<'de> for Split {
-    type Value = (Object<'de>, Option<&'static str>);
+    type Value = (Raw<'de>, Option<&'static str>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut object = Object { raw: [None; FIELDS.len()] };
+        let mut split: Raw<'_> = [None; FIELDS.len()];
         let mut seen = [false; FIELDS.len()];
         let mut twice = None;
         while let Some(Name(name)) = map.next_key()? {
@@ -96,9 +100,9 @@ impl<'de> Visitor<'de> for Split {
                 twice = Some(FIELDS[place].name);
             }
             // As all servers do, `null` is taken for absence.
-            object.raw[place] = (raw != "null").then_some(raw);
+            split[place] = (raw != "null").then_some(raw);
         }
-        Ok((object, twice))
+        Ok((split, twice))
     }
 }
 

@@ -76,10 +76,12 @@ fn normalize(object: &Object<'_>) -> Result<Option<bool>, Failure> {
 
 fn dimensions(object: &Object<'_>, info: &Info) -> Result<Option<usize>, Failure> {
     let available = info.dimensions;
+    let caps = object.contract.caps_dimensions;
     let count = |name| {
         let asked = object.field(name).optional::<Whole>(DIMENSIONS)?;
         let asked = asked.map(|Whole(asked)| match usize::try_from(asked) {
             Ok(asked) if (1..=available).contains(&asked) => Ok(asked),
+            Ok(1..) if caps => Ok(available),
             Ok(asked) => {
                 let error = RequestError::Dimensions { asked, available };
                 Err(wrong(name, &format!("can't be had: {error}")))

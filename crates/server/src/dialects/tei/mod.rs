@@ -1,49 +1,110 @@
 //! TEI's contract: `/embed`, which is `/` too, and `/info`; `/tokenize` is in
 //! [`tokenize`].
 
-pub(crate) mod tokenize;
+mod tokenize;
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use vecmill_engine::{Info, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use vecmill_engine::{Fault, Info, Reply, Request, RequestError};
 
+use super::call::{Call, Dialect};
 use crate::Settings;
-use crate::app::App;
+use crate::app::{App, Model};
 use crate::failure::Failure;
-use crate::json::body::JsonText;
-use crate::json::known::Route;
+use crate::json::known::{Contract, NO_EFFECT, WORKS};
 use crate::json::object::Object;
+use crate::json::options;
 use crate::json::terms::WaitingTerms;
-use crate::json::{options, token_ids};
-use crate::layers::room::Room;
 use crate::reply::{self, Encoding};
-use crate::slot::Model;
 
-/// `POST /embed`, and `POST /`: Hugging Face's own clients send to the address they are given.
-pub(crate) async fn embed(
-    State(app): State<Arc<App>>,
-    model: Model,
-    terms: WaitingTerms,
-    room: Room,
-    JsonText(body): JsonText,
-) -> Result<Response, Failure> {
-    let request = parse_embed(&body, model.engine.info(), &app.settings)?;
-    drop(body);
-    let hold = |bytes| room.hold_more(bytes);
-    let request = token_ids::as_meant(request, "inputs", Route::Embed, &app.settings, hold)?;
-    room.hold_more(reply::room(&request, model.engine.info(), Encoding::Float))?;
-    let (reply, headers) = super::embed(&app, &model, &room, terms.apply(request)).await?;
-    let body = super::write(reply, room, reply::arrays).await?;
-    Ok((headers, body).into_response())
+pub(super) static DIALECT: Dialect = Dialect {
+    routes: &[
+        ("/embed", || post(embed)),
+        // Hugging Face's own clients send to the address that they are given.
+        ("/", || post(embed)),
+        ("/tokenize", || post(tokenize::tokenize)),
+        ("/info", || get(info)),
+    ],
+    contracts: &[&CONTRACT, &tokenize::CONTRACT],
+    explain,
+};
+
+static CONTRACT: Contract = Contract {
+    title: "`/embed`, `/`",
+    inputs: "inputs",
+    own: &[(&["inputs"], WORKS), (&["options"], NO_EFFECT)],
+    ..Contract::VECTORS
+};
+
+/// `POST /embed`
+async fn embed(model: Model, terms: WaitingTerms, call: Call) -> Result<Response, Failure> {
+    let request = read(&call.body, model.engine.info(), &call.app.settings)?;
+    call.embed(&model, &CONTRACT, terms.apply(request), Encoding::Float, write).await
 }
 
-fn parse_embed(body: &str, info: &Info, settings: &Settings) -> Result<Request, Failure> {
-    let object = Object::parse(body, Route::Embed)?;
+fn read(body: &str, info: &Info, settings: &Settings) -> Result<Request, Failure> {
+    let object = Object::parse(body, &CONTRACT)?;
     let inputs = object.field("inputs").inputs(settings.max_client_batch_size)?;
     let asked = options::request(&object, info, settings)?;
     Ok(Request { inputs, normalize: asked.normalize.or(Some(true)), ..asked })
+}
+
+/// An array of arrays.
+fn write(reply: &Reply) -> serde_json::Result<Vec<u8>> {
+    let mut out = reply::buffer(reply, Encoding::Float);
+    reply::push_arrays(&mut out, reply)?;
+    Ok(out)
+}
+
+/// A message and one of few types.
+fn explain(failure: &Failure) -> (StatusCode, Value) {
+    use RequestError as E;
+    let status = failure.status();
+    let (status, error_type) = match failure {
+        Failure::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Validation"),
+        Failure::TooManyInputs { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "Validation"),
+        Failure::Request(error) => match error {
+            E::NoInputs | E::EmptyInput { .. } => (status, "Empty"),
+            E::TooManyTokens { .. } | E::TooMuchToTokenize { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "Validation")
+            }
+            E::UnknownToken { .. } | E::NoEmbedding { .. } | E::Tokenizer { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "Tokenizer")
+            }
+            E::NoMemory { .. } => (status, "Overloaded"),
+            other if other.fault() == Fault::Caller => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "Validation")
+            }
+            _ if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                (StatusCode::FAILED_DEPENDENCY, "Backend")
+            }
+            _ => (status, by_status(status)),
+        },
+        _ => (status, by_status(status)),
+    };
+    let message = match failure {
+        // How clients of TEI learn which prompts there are: no route tells.
+        Failure::Request(E::UnknownPrompt { known, .. }) => {
+            format!("{}. Available prompts: {known:?}", failure.message())
+        }
+        _ => failure.message(),
+    };
+    (status, json!({"error": message, "error_type": error_type}))
+}
+
+fn by_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 | 403 => "Unauthorized",
+        429 => "Overloaded",
+        503 => "Unhealthy",
+        500.. => "Backend",
+        _ => "Validation",
+    }
 }
 
 /// TEI's word for a pooling: its clients refuse others.
@@ -52,13 +113,13 @@ fn pooling(name: &str) -> &str {
 }
 
 /// `GET /info`: TEI's fields, then ours.
-pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
+async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.engine.info();
     let device = |device: &vecmill_engine::Device| {
         let vecmill_engine::Device { name, description, dtype } = device;
-        serde_json::json!({"name": name, "description": description, "dtype": dtype})
+        json!({"name": name, "description": description, "dtype": dtype})
     };
-    let body = serde_json::json!({
+    let body = json!({
         "model_id": info.model_id,
         "model_sha": info.revision,
         "model_dtype": info.dtype,
@@ -84,21 +145,21 @@ pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response 
         "prompts": info.prompts,
         "devices": info.devices.iter().map(device).collect::<Vec<_>>(),
     });
-    super::json(body.to_string())
+    reply::json(body.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::info;
+    use super::super::call;
     use super::*;
     use vecmill_engine::{Prompt, Truncation};
 
-    fn read(body: &str, settings: &Settings) -> Result<Request, Failure> {
-        parse_embed(body, &info(), settings)
+    fn asked(body: &str, settings: &Settings) -> Result<Request, Failure> {
+        read(body, &call::info(), settings)
     }
 
     fn parse(body: &str) -> Request {
-        read(body, &Settings::default()).unwrap()
+        asked(body, &Settings::default()).unwrap()
     }
 
     #[test]
@@ -106,7 +167,7 @@ mod tests {
         let request = parse(r#"{"inputs":"a"}"#);
         assert_eq!(request, Request { normalize: Some(true), ..Request::new(["a"]) });
         let settings = Settings { auto_truncate: false, ..Settings::default() };
-        let request = read(r#"{"inputs":"a"}"#, &settings).unwrap();
+        let request = asked(r#"{"inputs":"a"}"#, &settings).unwrap();
         assert_eq!(request.truncation, Truncation::Refuse);
     }
 
@@ -122,7 +183,7 @@ mod tests {
         assert_eq!(request.dimensions, Some(8));
         let request = parse(r#"{"inputs":["a"],"truncate":false,"truncation_direction":"left"}"#);
         assert_eq!(request.truncation, Truncation::Refuse);
-        let wrong = read(r#"{"inputs":"a","truncation_direction":"up"}"#, &Settings::default());
+        let wrong = asked(r#"{"inputs":"a","truncation_direction":"up"}"#, &Settings::default());
         assert_eq!(
             wrong.unwrap_err().to_string(),
             "`truncation_direction` must be 'left' or 'right'"
