@@ -35,7 +35,7 @@ struct Form {
 }
 
 fn form(route: &'static str, form: &'static str, inputs: &str, more: &str) -> Form {
-    let field = if route.starts_with("/v1") { "input" } else { "inputs" };
+    let field = if ["/v1/embeddings", "/api/embed"].contains(&route) { "input" } else { "inputs" };
     let body = format!(r#"{{"{field}":{inputs}{more}}}"#).into_bytes();
     Form { route, form, body }
 }
@@ -63,6 +63,7 @@ fn forms() -> Vec<Form> {
         form(openai, "2,048 lists of ids", &many_ids, base64),
         form("/embed", "one long text", &long, ""),
         form("/embed", "2,048 short texts", &list(2048, "\"a\""), ""),
+        form("/api/embed", "2,048 short texts", &list(2048, "\"a\""), ""),
         form("/tokenize", "one long text", &dots, ""),
         form("/tokenize", "2,048 short texts", &list(2048, "\"a\""), ""),
     ]

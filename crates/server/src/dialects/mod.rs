@@ -8,6 +8,7 @@
 //! key to a panic, it is JSON in the words of the dialect that the address belongs to.
 
 pub(crate) mod call;
+mod ollama;
 mod openai;
 mod tei;
 
@@ -26,7 +27,7 @@ use crate::reply;
 use call::Dialect;
 
 /// All of them. Addresses that belong to none speak as the first.
-static ALL: [&Dialect; 2] = [&openai::DIALECT, &tei::DIALECT];
+static ALL: [&Dialect; 3] = [&openai::DIALECT, &tei::DIALECT, &ollama::DIALECT];
 
 /// Their addresses.
 pub(crate) fn routes() -> Router<Arc<App>> {

@@ -2,7 +2,7 @@
 //!
 //! `model` may be any name, or missing: one model is served, and clients often have a name in them
 //! that cannot be changed. Replies give the name of the model that was really used. Fields of other
-//! servers' contracts work here too, or are refused by name ([`known`](super::known)).
+//! servers' contracts work here too, or are refused by name ([`known`](crate::json::known)).
 //! The limits of OpenAI's own models, 8192 tokens an input and 300,000 a request, are not ours:
 //! the model decides on the first, and the limit on the body bounds the second.
 

@@ -28,9 +28,14 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// The field that was sent as `raw`, if it was.
+    /// The field that was sent as `raw`, if it was. As all servers do, `null` is taken for absence.
     pub(crate) fn new(name: &'static str, raw: Option<&'a str>) -> Self {
-        Self { name, raw }
+        Self { name, raw: raw.filter(|raw| *raw != "null") }
+    }
+
+    /// Its JSON text, if it was sent.
+    pub(crate) fn sent(self) -> Option<&'a str> {
+        self.raw
     }
 
     fn raw(self) -> Result<&'a str, Failure> {

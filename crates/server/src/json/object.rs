@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for Split {
             if std::mem::replace(&mut seen[place], true) {
                 twice = Some(FIELDS[place].name);
             }
-            // As all servers do, `null` is taken for absence.
+            // As everywhere, `null` is taken for absence.
             split[place] = (raw != "null").then_some(raw);
         }
         Ok((split, twice))

@@ -209,7 +209,7 @@ fn end(field: Field<'_>) -> Result<Option<Side>, Failure> {
 }
 
 /// Whether a limit was sent: the model's own, or one beyond it. Texts are cut nowhere else.
-fn limit(field: Field<'_>, info: &Info) -> Result<bool, Failure> {
+pub(crate) fn limit(field: Field<'_>, info: &Info) -> Result<bool, Failure> {
     let most = info.max_input_tokens;
     let form = format!("-1 or at least {most}, the model's limit: texts are cut only there");
     let asked = field.optional::<Whole>(&form)?;
