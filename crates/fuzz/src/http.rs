@@ -12,7 +12,7 @@ use vecmill_server::{Server, Settings};
 use crate::folder::models;
 
 /// Where bodies go, by the first byte of an input.
-const ROUTES: [&str; 6] = ["/v1/embeddings", "/embed", "/tokenize", "/embeddings", "/decode", "/"];
+const ROUTES: [&str; 6] = ["/v1/embeddings", "/embed", "/tokenize", "/api/embed", "/decode", "/"];
 
 /// How long any answer may take. Generous: it is for what would never come.
 const PATIENCE: Duration = Duration::from_secs(60);
