@@ -1,6 +1,6 @@
 //! What every handler shares: the settings, the limits, and the model once it is loaded.
 //!
-//! The model's place goes from loading to ready or to failed, once. [`ModelSlot`] is the side of
+//! The model's place goes from loading to ready or to failed, once. [`Loading`] is the side of
 //! whoever loads the model; what it tells is seen by every request from then on, without a lock.
 
 use std::sync::atomic::AtomicUsize;
@@ -22,7 +22,7 @@ use crate::layers::telemetry::HttpMetrics;
 /// The state behind all routes.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) slot: Slot,
+    pub(crate) served: Served,
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<HttpMetrics>,
     /// What requests may hold.
@@ -37,7 +37,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(
-        slot: Slot,
+        served: Served,
         settings: Settings,
         stop: watch::Receiver<Option<Instant>>,
     ) -> Self {
@@ -46,7 +46,7 @@ impl App {
             watching: Semaphore::new(1),
             accepted: 0.into(),
             metrics: Arc::new(HttpMetrics::new(Arc::clone(&settings.lost_log_lines))),
-            slot,
+            served,
             settings,
             stop,
         }
@@ -70,7 +70,7 @@ impl App {
 
     /// The model, if it is loaded.
     pub(crate) fn model(&self) -> Result<&Model, Failure> {
-        match self.slot.outcome() {
+        match self.served.outcome() {
             Some(Outcome::Ready(model)) => Ok(model),
             Some(Outcome::Failed(reason)) => Err(Failure::LoadFailed(reason.clone())),
             None => Err(Failure::Loading),
@@ -95,33 +95,33 @@ impl FromRequestParts<Arc<App>> for Model {
 /// Tells a server how the loading of its model ended. Dropped without a word, for example by a
 /// panic, it tells that loading failed.
 #[derive(Debug)]
-pub struct ModelSlot {
-    slot: Slot,
+pub struct Loading {
+    served: Served,
 }
 
-impl ModelSlot {
+impl Loading {
     /// The model is loaded: requests are answered from now on.
     pub fn ready(self, engine: Engine) {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let own_ids = Arc::new(OwnIds::of(engine.info()));
-        self.slot.settle(Outcome::Ready(Model { engine, created, own_ids }));
+        self.served.settle(Outcome::Ready(Model { engine, created, own_ids }));
     }
 
     /// The model could not be loaded. Anybody can read the reason at `/ready`: no secrets.
     pub fn failed(self, reason: impl Into<String>) {
-        self.slot.settle(Outcome::Failed(reason.into()));
+        self.served.settle(Outcome::Failed(reason.into()));
     }
 }
 
-impl Drop for ModelSlot {
+impl Drop for Loading {
     fn drop(&mut self) {
-        self.slot.settle(Outcome::Failed("loading ended without a model".to_owned()));
+        self.served.settle(Outcome::Failed("loading ended without a model".to_owned()));
     }
 }
 
 /// The server's side.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Slot {
+pub(crate) struct Served {
     outcome: Arc<OnceLock<Outcome>>,
 }
 
@@ -141,10 +141,10 @@ pub(crate) struct Model {
     pub(crate) own_ids: Arc<OwnIds>,
 }
 
-impl Slot {
+impl Served {
     /// The handle for the loader.
-    pub(crate) fn loader(&self) -> ModelSlot {
-        ModelSlot { slot: self.clone() }
+    pub(crate) fn loading(&self) -> Loading {
+        Loading { served: self.clone() }
     }
 
     /// How loading ended; `None` while it goes on.
@@ -164,19 +164,19 @@ mod tests {
 
     #[test]
     fn a_dropped_loader_is_a_failure() {
-        let slot = Slot::default();
-        let loader = slot.loader();
-        assert!(slot.outcome().is_none());
-        drop(loader);
-        assert!(matches!(slot.outcome(), Some(Outcome::Failed(_))));
+        let served = Served::default();
+        let loading = served.loading();
+        assert!(served.outcome().is_none());
+        drop(loading);
+        assert!(matches!(served.outcome(), Some(Outcome::Failed(_))));
     }
 
     #[test]
     fn the_first_outcome_counts() {
-        let slot = Slot::default();
-        slot.loader().failed("no such file");
+        let served = Served::default();
+        served.loading().failed("no such file");
         assert!(
-            matches!(slot.outcome(), Some(Outcome::Failed(reason)) if reason == "no such file")
+            matches!(served.outcome(), Some(Outcome::Failed(reason)) if reason == "no such file")
         );
     }
 }

@@ -13,7 +13,7 @@
 //! - `admin` is for the operator: the devices and their memory. It is there only if the settings say
 //!   so.
 //!
-//! The choice behind it: the port answers before the model is loaded. Until [`ModelSlot`] is told
+//! The choice behind it: the port answers before the model is loaded. Until [`Loading`] is told
 //! how loading ended, `/health` says alive, `/ready` says not yet, and requests for vectors get a
 //! 503 that says when to come back. Vectors are awaited inside the task of their connection, so a
 //! client that goes away takes its work with it.
@@ -54,7 +54,7 @@ mod routes;
 mod settings;
 mod token_inputs;
 
-pub use app::ModelSlot;
+pub use app::Loading;
 pub use error::ServeError;
 pub use http::{Server, Stopped};
 pub use invisible::Invisible;

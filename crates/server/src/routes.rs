@@ -137,7 +137,7 @@ async fn wrong_method(request: Request) -> Failure {
 mod tests {
     use super::*;
     use crate::Settings;
-    use crate::app::Slot;
+    use crate::app::Served;
     use axum::http::StatusCode;
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
@@ -150,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn a_handler_that_panics_is_the_server_s_fault_and_no_more() {
         let stop = tokio::sync::watch::channel(None).1;
-        let app = Arc::new(App::new(Slot::default(), Settings::default(), stop));
+        let app = Arc::new(App::new(Served::default(), Settings::default(), stop));
         let routes = Router::new().route("/defect", get(defect)).route("/health", get(health));
         let router = TowerToHyperService::new(layered(routes, &app, None));
         for (path, status) in [("/defect", 500), ("/health", 200), ("/defect", 500)] {

@@ -79,11 +79,11 @@ fn methods_are_those_that_suit() {
 
 #[test]
 fn the_model_must_be_loaded() {
-    let (server, slot) = TestServer::loading(admin());
+    let (server, loading) = TestServer::loading(admin());
     for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", TRACE)] {
         server.request(method, path, &[], b"").openai_error(503, Some("model_loading"));
     }
-    slot.ready(support::engine::shared());
+    loading.ready(support::engine::shared());
     assert_eq!(server.get(MEMORY).status, 200);
 }
 

@@ -237,8 +237,8 @@ fn tokenize_s_mistakes_have_tei_s_form() {
 #[test]
 fn lists_of_tokens_that_nobody_reads_keep_their_places() {
     let engine = builder(&tiny("bert-mean")).tokenization_workers(1).start().unwrap();
-    let (server, slot) = TestServer::loading(Settings::default());
-    slot.ready(engine);
+    let (server, loading) = TestServer::loading(Settings::default());
+    loading.ready(engine);
     let dots = format!(r#"{{"inputs":"{}"}}"#, ".".repeat(300_000));
     let mut reads_no_more = server.send("/tokenize", &dots);
     reads_no_more.read_exact(&mut [0]).unwrap();

@@ -118,7 +118,7 @@ fn mistakes_have_ollama_s_form() {
     error(&server.get("/api/embed"), 405);
     let server = TestServer::start(with(|settings| settings.api_keys = vec![key]));
     error(&ask(&server, &json!({"input": "a"})), 401);
-    let (server, _slot) = TestServer::loading(Settings::default());
+    let (server, _loading) = TestServer::loading(Settings::default());
     error(&ask(&server, &json!({"input": "a"})), 503);
 }
 

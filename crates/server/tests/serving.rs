@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_loading_server_is_alive_but_not_ready() {
-    let (server, slot) = TestServer::loading(Settings::default());
+    let (server, loading) = TestServer::loading(Settings::default());
     assert_eq!(server.get("/health").status, 200);
     assert_eq!(server.get("/ping").status, 200);
     assert_eq!(server.get("/metrics").status, 200);
@@ -30,15 +30,15 @@ fn a_loading_server_is_alive_but_not_ready() {
     server.post("/embed", r#"{"inputs":"a"}"#).tei_error(503, "Unhealthy");
     server.get("/info").tei_error(503, "Unhealthy");
 
-    slot.ready(shared());
+    loading.ready(shared());
     assert_eq!(server.get("/ready").status, 200);
     assert_eq!(server.post("/v1/embeddings", ASK).status, 200);
 }
 
 #[test]
 fn a_failed_server_says_why() {
-    let (server, slot) = TestServer::loading(Settings::default());
-    slot.failed("config.json is missing");
+    let (server, loading) = TestServer::loading(Settings::default());
+    loading.failed("config.json is missing");
     for answer in [server.get("/ready"), server.post("/v1/embeddings", ASK)] {
         let error = answer.openai_error(503, Some("model_unavailable"));
         assert_eq!(error["message"], "the model could not be loaded: config.json is missing");
@@ -46,8 +46,8 @@ fn a_failed_server_says_why() {
     }
     assert_eq!(server.get("/health").status, 200);
 
-    let (server, slot) = TestServer::loading(Settings::default());
-    drop(slot);
+    let (server, loading) = TestServer::loading(Settings::default());
+    drop(loading);
     server.get("/ready").openai_error(503, Some("model_unavailable"));
 }
 
@@ -102,8 +102,8 @@ fn unknown_addresses_and_methods_are_told() {
 #[test]
 fn the_engine_s_errors_keep_their_fault() {
     let engine = builder(&tiny("bert-mean")).queue_capacity(2).start().unwrap();
-    let (server, slot) = TestServer::loading(Settings::default());
-    slot.ready(engine.clone());
+    let (server, loading) = TestServer::loading(Settings::default());
+    loading.ready(engine.clone());
     let tei = |inputs: &str| server.post("/embed", format!(r#"{{"inputs":{inputs}}}"#));
     let gate = Gate::closed(&engine);
     let waits = server.send("/v1/embeddings", ASK);

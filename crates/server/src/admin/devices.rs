@@ -13,7 +13,7 @@ use crate::failure::Failure;
 
 /// One device in numbers.
 #[derive(Serialize)]
-struct Standing {
+struct DeviceReport {
     device: String,
     state: &'static str,
     weight: f64,
@@ -40,7 +40,7 @@ struct Speed {
     square_seconds: f64,
 }
 
-impl Standing {
+impl DeviceReport {
     /// How each device of `engine` stands.
     fn all(engine: &Engine) -> Vec<Self> {
         let mut states: HashMap<_, _> = engine.device_states().into_iter().collect();
@@ -79,7 +79,7 @@ impl Standing {
 
 /// `GET /admin/devices`: how each device stands.
 pub(crate) async fn devices(model: Model) -> Result<Response, Failure> {
-    json(beside(&model, Standing::all).await?)
+    json(beside(&model, DeviceReport::all).await?)
 }
 
 /// `POST /admin/devices/drain?device=NAME`: it finishes what it has begun and gets nothing more.
@@ -102,7 +102,7 @@ async fn change(
     tracing::info!(device, "{what} on the operator's demand");
     let devices = beside(&model, move |engine| {
         act(engine, &device);
-        Standing::all(engine)
+        DeviceReport::all(engine)
     });
     json(devices.await?)
 }
@@ -122,7 +122,7 @@ mod tests {
         let throttling = Some(Throttling { power_cap: true, ..Throttling::default() });
         let state = DeviceState { throttling, power_watts: Some(700.5), ..DeviceState::default() };
         let written = |sensors| {
-            serde_json::to_value(Standing::new("cuda:1".to_owned(), &now, sensors)).unwrap()
+            serde_json::to_value(DeviceReport::new("cuda:1".to_owned(), &now, sensors)).unwrap()
         };
         assert!(written(None)["sensors"].is_null());
         let told = written(Some(state));

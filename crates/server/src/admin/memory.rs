@@ -102,11 +102,11 @@ struct Failures {
 #[derive(Serialize)]
 struct LeaseTime {
     sum_nanoseconds: u64,
-    buckets: Vec<Bucket>,
+    buckets: Vec<BucketFigures>,
 }
 
 #[derive(Serialize)]
-struct Bucket {
+struct BucketFigures {
     /// `null` has no upper bound.
     at_most_nanoseconds: Option<u64>,
     leases: u64,
@@ -192,7 +192,8 @@ fn fallback(now: &MemoryStatistics) -> Fallback {
 /// Buckets without leases say nothing and are left out.
 fn lease_time(now: &MemoryStatistics) -> LeaseTime {
     let buckets = now.latency.iter().filter(|bucket| bucket.leases > 0);
-    let buckets =
-        buckets.map(|it| Bucket { at_most_nanoseconds: it.at_most, leases: it.leases }).collect();
+    let buckets = buckets
+        .map(|it| BucketFigures { at_most_nanoseconds: it.at_most, leases: it.leases })
+        .collect();
     LeaseTime { sum_nanoseconds: now.latency_nanoseconds, buckets }
 }

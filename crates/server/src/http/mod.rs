@@ -28,12 +28,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::app::{App, Slot};
+use crate::app::{App, Served};
 use crate::http::exchange::{Talk, answer};
 use crate::http::pace::Pace;
 use crate::http::stream::Stream;
 use crate::routes;
-use crate::{ModelSlot, ServeError, Settings};
+use crate::{Loading, ServeError, Settings};
 
 /// How long to pause when the system has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -64,7 +64,7 @@ fn body_grace(grace: Duration) -> Duration {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    slot: Slot,
+    served: Served,
     settings: Settings,
 }
 
@@ -75,8 +75,8 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Checks the settings and binds the address; port 0 takes a free one. The slot is where the
-    /// model goes once it is loaded.
+    /// Checks the settings and binds the address; port 0 takes a free one. Whoever loads the
+    /// model tells how that ended to what comes beside the server.
     ///
     /// # Errors
     /// [`ServeError::Setting`] for a setting that makes no sense, [`ServeError::Bind`] when the
@@ -84,7 +84,7 @@ impl Server {
     pub fn bind(
         address: impl ToSocketAddrs + fmt::Display,
         settings: Settings,
-    ) -> Result<(Self, ModelSlot), ServeError> {
+    ) -> Result<(Self, Loading), ServeError> {
         settings.check()?;
         let bind = || {
             let listener = TcpListener::bind(&address)?;
@@ -94,9 +94,9 @@ impl Server {
         };
         let (listener, local) =
             bind().map_err(|source| ServeError::Bind { address: address.to_string(), source })?;
-        let slot = Slot::default();
-        let loader = slot.loader();
-        Ok((Self { listener, address: local, slot, settings }, loader))
+        let served = Served::default();
+        let loading = served.loading();
+        Ok((Self { listener, address: local, served, settings }, loading))
     }
 
     /// The bound address, with the port that the system chose if it was to choose one.
@@ -119,7 +119,7 @@ impl Server {
     ) -> Result<Stopped, ServeError> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let (stop, stopping) = watch::channel(None);
-        let app = Arc::new(App::new(self.slot, self.settings, stopping));
+        let app = Arc::new(App::new(self.served, self.settings, stopping));
         let router = routes::router(&app)?;
         let memory = &app.memory;
         tracing::info!(

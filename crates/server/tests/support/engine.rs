@@ -77,8 +77,8 @@ pub(crate) fn shared() -> Engine {
 
 /// A server of the model in `folder`.
 pub(crate) fn serve(folder: &Path, settings: Settings) -> TestServer {
-    let (server, slot) = TestServer::loading(settings);
-    slot.ready(start(folder));
+    let (server, loading) = TestServer::loading(settings);
+    loading.ready(start(folder));
     server
 }
 

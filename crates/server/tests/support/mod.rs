@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vecmill_engine::Engine;
-use vecmill_server::{ModelSlot, ServeError, Server, Settings, Stopped};
+use vecmill_server::{Loading, ServeError, Server, Settings, Stopped};
 
 /// How long a test waits for what must happen. Generous: it is for what would never come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,31 +79,31 @@ pub(crate) struct TestServer {
 
 impl TestServer {
     /// A server whose model is not loaded yet.
-    pub(crate) fn loading(settings: Settings) -> (Self, ModelSlot) {
+    pub(crate) fn loading(settings: Settings) -> (Self, Loading) {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-        let (server, slot) = Server::bind("127.0.0.1:0", settings).unwrap();
+        let (server, loading) = Server::bind("127.0.0.1:0", settings).unwrap();
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         let (stop_now, stopped_now) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
         let running = runtime.spawn(server.run(shutdown, async { drop(stopped_now.await) }));
         let (stop, stop_now, running) = (Some(stop), Some(stop_now), Some(running));
-        (Self { address, runtime, stop, stop_now, running }, slot)
+        (Self { address, runtime, stop, stop_now, running }, loading)
     }
 
     /// A server with the engine that the tests of a program share.
     pub(crate) fn start(settings: Settings) -> Self {
-        let (server, slot) = Self::loading(settings);
-        slot.ready(engine::shared());
+        let (server, loading) = Self::loading(settings);
+        loading.ready(engine::shared());
         server
     }
 
     /// A server with an engine of its own.
     pub(crate) fn with_engine(settings: Settings) -> (Self, Engine) {
         let engine = engine::start(&engine::tiny("bert-mean"));
-        let (server, slot) = Self::loading(settings);
-        slot.ready(engine.clone());
+        let (server, loading) = Self::loading(settings);
+        loading.ready(engine.clone());
         (server, engine)
     }
 
