@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::ServeError;
-use crate::admin;
+use crate::admin::{ask, devices, memory};
 use crate::app::App;
 use crate::dialects::{self, call::REPLY_HEADERS, explain};
 use crate::failure::Failure;
@@ -69,12 +69,12 @@ fn layered(routes: Router<Arc<App>>, app: &Arc<App>, cors: Option<CorsLayer>) ->
 /// What only the operator is to see and to do.
 fn operators(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
-        .route("/admin/devices", get(admin::devices))
-        .route("/admin/devices/drain", post(admin::drain))
-        .route("/admin/devices/restore", post(admin::restore))
-        .route("/admin/memory", get(admin::memory))
-        .route("/admin/memory/trim", post(admin::trim))
-        .route("/admin/memory/trace", get(admin::trace))
+        .route("/admin/devices", get(devices::reports))
+        .route("/admin/devices/drain", post(devices::drain))
+        .route("/admin/devices/restore", post(devices::restore))
+        .route("/admin/memory", get(memory::figures))
+        .route("/admin/memory/trim", post(memory::trim))
+        .route("/admin/memory/trace", get(memory::trace))
         .route_layer(from_fn_with_state(Arc::clone(app), one_at_a_time))
         .route_layer(from_fn_with_state(Arc::clone(app), refuse_web_pages))
 }
@@ -112,7 +112,7 @@ async fn ready(State(app): State<Arc<App>>) -> Result<Response, Failure> {
 /// The engine's metrics, read beside the async threads, and the server's own.
 async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
     let mut text = match app.model() {
-        Ok(model) => admin::beside(model, |engine| {
+        Ok(model) => ask::beside(model, |engine| {
             let mut text = String::new();
             engine.write_metrics(&mut text).map(|()| text)
         })

@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde::Serialize;
 use vecmill_engine::{DeviceState, DeviceStatistics, Engine};
 
-use super::{beside, json, named_device};
+use super::ask::{beside, json, named_device};
 use crate::app::Model;
 use crate::failure::Failure;
 
@@ -78,7 +78,7 @@ impl DeviceReport {
 }
 
 /// `GET /admin/devices`: how each device stands.
-pub(crate) async fn devices(model: Model) -> Result<Response, Failure> {
+pub(crate) async fn reports(model: Model) -> Result<Response, Failure> {
     json(beside(&model, DeviceReport::all).await?)
 }
 

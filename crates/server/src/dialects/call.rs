@@ -28,7 +28,7 @@ type Handler = fn() -> MethodRouter<Arc<App>>;
 pub(crate) struct Dialect {
     /// Its addresses, and what answers there.
     pub(crate) routes: &'static [(&'static str, Handler)],
-    /// What its bodies may have in them. The document has a column for each.
+    /// What its bodies may have in them. `docs/clients.md` has a column for each, as a test sees to.
     #[cfg_attr(not(test), expect(dead_code, reason = "handlers name their own"))]
     pub(crate) contracts: &'static [&'static Contract],
     /// How it says that a request failed: status and body.

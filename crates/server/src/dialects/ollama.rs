@@ -34,7 +34,6 @@ pub(super) static DIALECT: Dialect =
 const SCALED: &str = "must ask for vectors of length one: Ollama's are";
 
 static CONTRACT: Contract = Contract {
-    title: "`/api/embed`",
     caps_dimensions: true,
     own: &[
         (&["input", "model", "options"], WORKS),

@@ -36,7 +36,6 @@ pub(super) static DIALECT: Dialect = Dialect {
 };
 
 static CONTRACT: Contract = Contract {
-    title: "`/v1/embeddings`, `/embeddings`",
     takes_openai_ids: true,
     own: &[(&["input", "model", "encoding_format"], WORKS)],
     ..Contract::VECTORS

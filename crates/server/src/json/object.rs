@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::fields::Field;
-use super::known::{Contract, FIELDS, Treatment};
+use super::known::{Contract, FIELDS, Treatment, place_of};
 use crate::failure::Failure;
 use crate::json::malformed::malformed;
 
@@ -43,7 +43,7 @@ impl<'a> Object<'a> {
 
     /// The field called `name`, one of [`FIELDS`].
     pub(crate) fn field(&self, name: &'static str) -> Field<'a> {
-        let place = FIELDS.iter().position(|known| known.name == name);
+        let place = place_of(name);
         debug_assert!(place.is_some(), "{name} is not in the table");
         Field::new(name, place.and_then(|place| self.raw[place]))
     }
@@ -54,7 +54,7 @@ impl<'a> Object<'a> {
             if let Treatment::Refused { except, because } = self.contract.treatment(known)
                 && !except.iter().any(|value| same(raw, value))
             {
-                let param = known.name.to_owned();
+                let param = known.0.to_owned();
                 return Err(Failure::Field { param, problem: because.to_owned() });
             }
         }
@@ -91,13 +91,13 @@ impl<'de> Visitor<'de> for Split {
         let mut seen = [false; FIELDS.len()];
         let mut twice = None;
         while let Some(Name(name)) = map.next_key()? {
-            let Some(place) = FIELDS.iter().position(|known| known.name == name) else {
+            let Some(place) = place_of(&name) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             let raw = map.next_value::<&RawValue>()?.get();
             if std::mem::replace(&mut seen[place], true) {
-                twice = Some(FIELDS[place].name);
+                twice = Some(FIELDS[place].0);
             }
             // As everywhere, `null` is taken for absence.
             split[place] = (raw != "null").then_some(raw);

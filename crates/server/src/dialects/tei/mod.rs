@@ -35,7 +35,6 @@ pub(super) static DIALECT: Dialect = Dialect {
 };
 
 static CONTRACT: Contract = Contract {
-    title: "`/embed`, `/`",
     inputs: "inputs",
     own: &[(&["inputs"], WORKS), (&["options"], NO_EFFECT)],
     ..Contract::VECTORS

@@ -32,7 +32,6 @@ const NOT_CUT: &str = "is not supported: /tokenize cuts nothing";
 
 /// It makes no vectors: what they are like and how they are written does not matter.
 pub(super) static CONTRACT: Contract = Contract {
-    title: "`/tokenize`",
     inputs: "inputs",
     own: &[
         (&["inputs", "add_special_tokens"], WORKS),
