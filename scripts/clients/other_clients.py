@@ -119,9 +119,8 @@ def ollama(url: str, expected: Sequence[float]) -> None:
     client = Client(host=url)
     expect_close(client.embed(model="m", input=TEXT).embeddings[0], expected, CLOSE)
     options = {"num_ctx": 8192, "temperature": 0.1}
-    reply = client.embed(
-        model="m", input=[OTHER, TEXT], truncate=True, options=options, keep_alive="5m", dimensions=64
-    )
+    more = {"truncate": True, "options": options, "keep_alive": "5m", "dimensions": 64}
+    reply = client.embed(model="m", input=[OTHER, TEXT], **more)
     expect(reply.model == "m" and reply.prompt_eval_count > len(TOKENS), f"reply {reply}")
     expect(reply.total_duration is not None and reply.load_duration == 0, f"reply {reply}")
     expect([len(vector) for vector in reply.embeddings] == [64, 64], "dimensions")

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{FromRequest, FromRequestParts, Request as HttpRequest};
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -21,16 +22,44 @@ use crate::json::token_ids;
 use crate::layers::room::Room;
 use crate::reply::{self, Encoding};
 
-/// What answers at an address.
+/// An address of a dialect.
+pub(crate) struct Address {
+    pub(crate) path: &'static str,
+    /// What its bodies may have in them. Where there is none, no body is read.
+    pub(crate) contract: Option<&'static Contract>,
+    handler: Handler,
+}
+
+impl Address {
+    /// One to which work is sent.
+    pub(crate) const fn work(
+        path: &'static str,
+        contract: &'static Contract,
+        handler: Handler,
+    ) -> Self {
+        Self { path, contract: Some(contract), handler }
+    }
+
+    /// One that tells something.
+    pub(crate) const fn about(path: &'static str, handler: Handler) -> Self {
+        Self { path, contract: None, handler }
+    }
+
+    /// What answers there.
+    pub(crate) fn handler(&self) -> MethodRouter<Arc<App>> {
+        let handler = (self.handler)();
+        match self.contract {
+            Some(contract) => handler.layer(Extension(contract)),
+            None => handler,
+        }
+    }
+}
+
 type Handler = fn() -> MethodRouter<Arc<App>>;
 
 /// The contract of a server's API.
 pub(crate) struct Dialect {
-    /// Its addresses, and what answers there.
-    pub(crate) routes: &'static [(&'static str, Handler)],
-    /// What its bodies may have in them. `docs/clients.md` has a column for each, as a test sees to.
-    #[cfg_attr(not(test), expect(dead_code, reason = "handlers name their own"))]
-    pub(crate) contracts: &'static [&'static Contract],
+    pub(crate) addresses: &'static [Address],
     /// How it says that a request failed: status and body.
     pub(crate) explain: fn(&Failure) -> (StatusCode, Value),
 }
@@ -67,6 +96,7 @@ pub(crate) const REPLY_HEADERS: [HeaderName; 10] = [
 
 /// A request that was admitted to work, with its body.
 pub(crate) struct Call {
+    pub(crate) contract: &'static Contract,
     pub(crate) app: Arc<App>,
     pub(crate) room: Room,
     pub(crate) body: String,
@@ -78,13 +108,14 @@ impl FromRequest<Arc<App>> for Call {
     async fn from_request(request: HttpRequest, app: &Arc<App>) -> Result<Self, Failure> {
         let (mut parts, body) = request.into_parts();
         let room = Room::from_request_parts(&mut parts, app).await?;
-        let body = body::read(&parts.headers, body, app, &room).await?;
-        Ok(Self { app: Arc::clone(app), room, body })
+        let contract = *parts.extensions.get::<&'static Contract>().ok_or(Failure::Internal)?;
+        let body = body::read(&parts.headers, body, app, &room, contract.held_per_byte).await?;
+        Ok(Self { contract, app: Arc::clone(app), room, body })
     }
 }
 
 impl Call {
-    /// Embeds what `contract`'s reader made of the body, and answers with what `write` makes of the
+    /// Embeds what was read of the body, and answers with what `write` makes of the
     /// vectors, whose numbers it writes as `encoding`.
     ///
     /// The engine has the request's memory counted for as long as it holds anything of it, whether
@@ -92,12 +123,11 @@ impl Call {
     pub(crate) async fn embed(
         self,
         model: &Model,
-        contract: &Contract,
         request: Request,
         encoding: Encoding,
         write: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
     ) -> Result<Response, Failure> {
-        let Self { app, room, body } = self;
+        let Self { contract, app, room, body } = self;
         drop(body);
         let info = model.engine.info();
         let hold = |bytes| room.hold_more(bytes);

@@ -1,7 +1,7 @@
 //! The dialects: contracts of several servers' APIs over the same work.
 //!
-//! A dialect is a file that translates, and a line of [`ALL`]. It has addresses, what each of its
-//! bodies may have in it ([`Contract`](crate::json::known::Contract)), a handler that reads one and
+//! A dialect is a file that translates, and a line of [`ALL`]. It has addresses, for each of them what
+//! a body may have in it ([`Contract`](crate::json::known::Contract)) and a handler that reads it and
 //! hands it to the shared work ([`call`]), a form for replies, and words for failures.
 //!
 //! [`explain`] is the only place where a failure becomes a reply: whatever the cause, from a wrong
@@ -31,13 +31,13 @@ static ALL: [&Dialect; 3] = [&openai::DIALECT, &tei::DIALECT, &ollama::DIALECT];
 
 /// Their addresses.
 pub(crate) fn routes() -> Router<Arc<App>> {
-    let routes = ALL.iter().flat_map(|dialect| dialect.routes);
-    routes.fold(Router::new(), |router, (path, handler)| router.route(path, handler()))
+    let addresses = ALL.iter().flat_map(|dialect| dialect.addresses);
+    addresses.fold(Router::new(), |router, it| router.route(it.path, it.handler()))
 }
 
 /// Whose words an address speaks.
 fn of(path: &str) -> &'static Dialect {
-    let has = |dialect: &&&Dialect| dialect.routes.iter().any(|(known, _)| *known == path);
+    let has = |dialect: &&&Dialect| dialect.addresses.iter().any(|it| it.path == path);
     ALL.iter().find(has).unwrap_or(&ALL[0])
 }
 
@@ -70,8 +70,12 @@ mod tests {
     use std::time::Duration;
     use vecmill_engine::{Health, RequestError};
 
-    fn contracts() -> impl Iterator<Item = &'static &'static Contract> {
-        ALL.iter().flat_map(|dialect| dialect.contracts)
+    /// Each once, in the order of the document.
+    fn contracts() -> impl Iterator<Item = &'static Contract> {
+        let addresses = ALL.iter().flat_map(|dialect| dialect.addresses);
+        let mut contracts: Vec<&Contract> = addresses.filter_map(|it| it.contract).collect();
+        contracts.dedup_by(|one, other| std::ptr::eq(*one, *other));
+        contracts.into_iter()
     }
 
     /// As the document says it.

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use vecmill_engine::{Info, Input, Reply, Request, RequestError};
 
-use super::call::{Call, Dialect};
+use super::call::{Address, Call, Dialect};
 use crate::Settings;
 use crate::app::Model;
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ use crate::json::terms::WaitingTerms;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect =
-    Dialect { routes: &[("/api/embed", || post(embed))], contracts: &[&CONTRACT], explain };
+    Dialect { addresses: &[Address::work("/api/embed", &CONTRACT, || post(embed))], explain };
 
 const SCALED: &str = "must ask for vectors of length one: Ollama's are";
 
@@ -52,7 +52,7 @@ async fn embed(model: Model, terms: WaitingTerms, call: Call) -> Result<Response
         return Ok(reply::json(json!({"model": name, "embeddings": []}).to_string()));
     }
     let write = move |reply: &Reply| write(reply, &name);
-    call.embed(&model, &CONTRACT, terms.apply(request), Encoding::Float, write).await
+    call.embed(&model, terms.apply(request), Encoding::Float, write).await
 }
 
 fn read(

@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use vecmill_engine::{Info, Reply, Request, RequestError};
 
-use super::call::{Call, Dialect};
+use super::call::{Address, Call, Dialect};
 use crate::Settings;
 use crate::app::{App, Model};
 use crate::failure::{Failure, short};
@@ -26,12 +26,11 @@ use crate::json::terms::WaitingTerms;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect = Dialect {
-    routes: &[
-        ("/v1/embeddings", || post(embeddings)),
-        ("/embeddings", || post(embeddings)),
-        ("/v1/models", || get(models)),
+    addresses: &[
+        Address::work("/v1/embeddings", &CONTRACT, || post(embeddings)),
+        Address::work("/embeddings", &CONTRACT, || post(embeddings)),
+        Address::about("/v1/models", || get(models)),
     ],
-    contracts: &[&CONTRACT],
     explain,
 };
 
@@ -46,7 +45,7 @@ async fn embeddings(model: Model, terms: WaitingTerms, call: Call) -> Result<Res
     let (request, encoding) = read(&call.body, model.engine.info(), &call.app.settings)?;
     let name = call.app.model_name(&model).to_owned();
     let write = move |reply: &Reply| write(reply, &name, encoding);
-    call.embed(&model, &CONTRACT, terms.apply(request), encoding, write).await
+    call.embed(&model, terms.apply(request), encoding, write).await
 }
 
 fn read(body: &str, info: &Info, settings: &Settings) -> Result<(Request, Encoding), Failure> {

@@ -18,7 +18,8 @@ const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/j
 const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";
 
 /// A body that says it is JSON, or says nothing, as text. When this returns, the request has been
-/// admitted: there is a place for its work and room for what that holds.
+/// admitted: there is a place for its work and room for what that holds, `held_per_byte` for each
+/// byte of the body.
 ///
 /// # Errors
 /// [`Failure`]: another type than JSON, too long, too slow, or no place or room for it.
@@ -27,6 +28,7 @@ pub(crate) async fn read(
     body: Body,
     app: &App,
     room: &Room,
+    held_per_byte: usize,
 ) -> Result<String, Failure> {
     check_media_type(headers)?;
     let limit = app.settings.payload_limit;
@@ -36,7 +38,7 @@ pub(crate) async fn read(
         bytes = read_bytes(body, limit, pace, room) => bytes?,
         () = app.bodies_end() => return Err(RequestError::Stopped.into()),
     };
-    room.admit(bytes.len())?;
+    room.admit(bytes.len(), held_per_byte)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         not_utf8(error.as_bytes(), at)

@@ -14,6 +14,8 @@
 pub(crate) struct Contract {
     /// The field with the inputs.
     pub(crate) inputs: &'static str,
+    /// Bytes that the work holds for each byte of a body, at most, the body included.
+    pub(crate) held_per_byte: usize,
     /// Whether token ids may be OpenAI's, where the settings say so.
     pub(crate) takes_openai_ids: bool,
     /// Whether more dimensions than the model has are all that it has.
@@ -24,8 +26,14 @@ pub(crate) struct Contract {
 
 impl Contract {
     /// What most contracts for vectors have in common.
-    pub(crate) const VECTORS: Self =
-        Self { inputs: "input", takes_openai_ids: false, caps_dimensions: false, own: &[] };
+    pub(crate) const VECTORS: Self = Self {
+        inputs: "input",
+        // The body, the texts or ids in it, and room to unescape or to grow them.
+        held_per_byte: 5,
+        takes_openai_ids: false,
+        caps_dimensions: false,
+        own: &[],
+    };
 
     /// What becomes of a field.
     pub(crate) fn treatment(&self, (name, treatment): &Known) -> Treatment {

@@ -2,9 +2,10 @@
 //!
 //! [`RequestMemory`] is the limit. Each request has a [`Room`], which holds as much of it as the
 //! request makes the server hold: of a body the bytes that have arrived, then what its work may
-//! take at most ([`PER_BYTE`], [`PER_INPUT`]), then its reply. Whatever works for the request keeps
-//! a clone of the room, the bytes of its reply too; the last one to go gives the memory back. So a
-//! slow reader's reply counts until it is written, and so does what a client that left has begun.
+//! take at most (as its contract says, and [`PER_INPUT`]), then its reply. Whatever works for the
+//! request keeps a clone of the room, the bytes of its reply too; the last one to go gives the memory
+//! back. So a slow reader's reply counts until it is written, and so does what a client that left has
+//! begun.
 //!
 //! The choice behind it: room is taken before the memory is, and a request that gets none is
 //! refused at once. Nothing waits for room while it holds some, so nothing waits for ever.
@@ -20,18 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::failure::Failure;
 use crate::{Settings, TokenInputs};
 
-/// Bytes that the work of a route holds for each byte of its body, at most, the body included.
-/// Routes that are not named here hold as much as [`PER_BYTE`].
-const PER_BYTE_OF: [(&str, usize); 1] = [
-    // A token for each byte, of twelve, in a list that doubles; written as the client reads.
-    ("/tokenize", 40),
-];
-
-/// As above, for vectors: the body, the texts or ids in it, and room to unescape or to grow them.
-const PER_BYTE: usize = 5;
-
-/// As above, beside the rest, where ids stand for text: bytes of text that one byte of ids stands
-/// for at most, with room to grow it. All of it together is no more than two bodies.
+/// Bytes that one byte of a body holds at most, beside the rest, where ids stand for text: bytes of
+/// text that one byte of ids stands for, with room to grow it. All of it together is no more than two
+/// bodies.
 const PER_BYTE_OF_IDS: usize = 44;
 
 /// Bytes that each input holds beside its text and its vector: its place in the request, in the
@@ -141,7 +133,6 @@ struct Held {
     memory: Arc<RequestMemory>,
     /// The most that all requests of this one's kind may hold together.
     most: usize,
-    per_byte: usize,
     bytes: AtomicUsize,
 }
 
@@ -149,12 +140,10 @@ impl Room {
     /// An empty one, for a request to `route`.
     pub(crate) fn new(memory: &Arc<RequestMemory>, route: Option<&MatchedPath>) -> Self {
         let route = route.map_or("", MatchedPath::as_str);
-        let per_byte = PER_BYTE_OF.iter().find(|(named, _)| *named == route);
         let watching = route == "/metrics" || route.starts_with("/admin/");
         let held = Held {
             memory: Arc::clone(memory),
             most: if watching { memory.for_requests() } else { memory.for_work() },
-            per_byte: per_byte.map_or(PER_BYTE, |(_, factor)| *factor),
             bytes: 0.into(),
         };
         Self { held: Arc::new(held), place: Arc::default() }
@@ -194,16 +183,16 @@ impl Room {
     }
 
     /// Admits the request to work, once its body of `body` bytes is there: takes a place, and what
-    /// the work may hold.
+    /// the work may hold, `per_byte` for each byte of the body.
     ///
     /// # Errors
     /// As for [`hold`](Self::hold); [`Failure::AtCapacity`] when all places are taken.
-    pub(crate) fn admit(&self, body: usize) -> Result<(), Failure> {
-        let Held { memory, per_byte, .. } = &*self.held;
+    pub(crate) fn admit(&self, body: usize, per_byte: usize) -> Result<(), Failure> {
+        let memory = &self.held.memory;
         let permit = Arc::clone(&memory.places).try_acquire_owned();
         let permit = permit.map_err(|_| Failure::AtCapacity { limit: memory.most_at_work })?;
         let decoded = body.saturating_mul(PER_BYTE_OF_IDS).min(memory.decoded);
-        self.hold(body.saturating_mul(*per_byte).saturating_add(decoded))?;
+        self.hold(body.saturating_mul(per_byte).saturating_add(decoded))?;
         *self.place() = Some(permit);
         Ok(())
     }
@@ -308,21 +297,21 @@ mod tests {
         let (one, other) = (Room::new(&memory, None), Room::new(&memory, None));
         one.hold(1).unwrap();
         other.hold(1).unwrap();
-        one.admit(100).unwrap();
-        assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
-        assert_eq!(memory.held(), 100 * PER_BYTE + 1);
+        one.admit(100, 5).unwrap();
+        assert_eq!(other.admit(100, 5), Err(Failure::AtCapacity { limit: 1 }));
+        assert_eq!(memory.held(), 100 * 5 + 1);
         let (reply, unseen) = (one.clone(), one.memory());
         drop(one);
-        assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
+        assert_eq!(other.admit(100, 5), Err(Failure::AtCapacity { limit: 1 }));
         // Who works unseen keeps the memory, not the place.
         drop(reply);
-        other.admit(100).unwrap();
-        assert_eq!(memory.held(), 2 * 100 * PER_BYTE);
+        other.admit(100, 5).unwrap();
+        assert_eq!(memory.held(), 2 * 100 * 5);
         drop(unseen);
-        assert_eq!(memory.held(), 100 * PER_BYTE);
+        assert_eq!(memory.held(), 100 * 5);
         // Nor does a small reply keep either.
         other.settle(SMALL_REPLY).unwrap();
         assert_eq!(memory.held(), 0);
-        Room::new(&memory, None).admit(1).unwrap();
+        Room::new(&memory, None).admit(1, 5).unwrap();
     }
 }

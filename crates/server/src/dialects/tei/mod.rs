@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use vecmill_engine::{Fault, Info, Reply, Request, RequestError};
 
-use super::call::{Call, Dialect};
+use super::call::{Address, Call, Dialect};
 use crate::Settings;
 use crate::app::{App, Model};
 use crate::failure::Failure;
@@ -23,14 +23,13 @@ use crate::json::terms::WaitingTerms;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect = Dialect {
-    routes: &[
-        ("/embed", || post(embed)),
+    addresses: &[
+        Address::work("/embed", &CONTRACT, || post(embed)),
         // Hugging Face's own clients send to the address that they are given.
-        ("/", || post(embed)),
-        ("/tokenize", || post(tokenize::tokenize)),
-        ("/info", || get(info)),
+        Address::work("/", &CONTRACT, || post(embed)),
+        Address::work("/tokenize", &tokenize::CONTRACT, || post(tokenize::tokenize)),
+        Address::about("/info", || get(info)),
     ],
-    contracts: &[&CONTRACT, &tokenize::CONTRACT],
     explain,
 };
 
@@ -43,7 +42,7 @@ static CONTRACT: Contract = Contract {
 /// `POST /embed`
 async fn embed(model: Model, terms: WaitingTerms, call: Call) -> Result<Response, Failure> {
     let request = read(&call.body, model.engine.info(), &call.app.settings)?;
-    call.embed(&model, &CONTRACT, terms.apply(request), Encoding::Float, write).await
+    call.embed(&model, terms.apply(request), Encoding::Float, write).await
 }
 
 fn read(body: &str, info: &Info, settings: &Settings) -> Result<Request, Failure> {

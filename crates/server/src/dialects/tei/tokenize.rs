@@ -33,6 +33,8 @@ const NOT_CUT: &str = "is not supported: /tokenize cuts nothing";
 /// It makes no vectors: what they are like and how they are written does not matter.
 pub(super) static CONTRACT: Contract = Contract {
     inputs: "inputs",
+    // A token for each byte, of twelve, in a list that doubles; written as the client reads.
+    held_per_byte: 40,
     own: &[
         (&["inputs", "add_special_tokens"], WORKS),
         (
@@ -78,7 +80,7 @@ const PART: usize = 32 << 10;
 
 /// `POST /tokenize`
 pub(super) async fn tokenize(model: Model, call: Call) -> Result<Response, Failure> {
-    let Call { app, room, body } = call;
+    let Call { app, room, body, .. } = call;
     let request = parse(&body, model.engine.info(), &app.settings)?;
     drop(body);
     let limit = app.settings.request_timeout;
