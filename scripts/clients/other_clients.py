@@ -1,5 +1,5 @@
-"""Clients of OpenAI's, TEI's and Ollama's servers, as their packages come, against a running server that
-serves all-MiniLM-L6-v2. `--token-inputs` says what that server was started with."""
+"""Clients of OpenAI's, TEI's and Ollama's servers, as their packages come, against a running server
+that serves all-MiniLM-L6-v2. `--token-inputs` says what that server was started with."""
 
 import argparse
 import sys
