@@ -2,48 +2,47 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, header};
 use tokio::time::{Instant, timeout_at};
 use vecmill_engine::RequestError;
 
-use super::malformed::not_utf8;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::pace::Pace;
-use crate::room::Room;
+use crate::http::pace::Pace;
+use crate::json::malformed::not_utf8;
+use crate::layers::room::Room;
 
 const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/json'";
 const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";
 
-/// A body that says it is JSON, or says nothing, as text. Whoever has one has been admitted: there
-/// is a place for its work and room for what that holds.
-#[derive(Debug)]
-pub(crate) struct JsonText(pub(crate) String);
-
-impl FromRequest<Arc<App>> for JsonText {
-    type Rejection = Failure;
-
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Failure> {
-        check_media_type(request.headers())?;
-        let (mut parts, body) = request.into_parts();
-        let room = Room::from_request_parts(&mut parts, app).await?;
-        let limit = app.settings.payload_limit;
-        let pace = Pace { patience: app.settings.read_timeout };
-        let bytes = tokio::select! {
-            biased;
-            bytes = read(body, limit, pace, &room) => bytes?,
-            () = app.bodies_end() => return Err(RequestError::Stopped.into()),
-        };
-        room.admit(bytes.len())?;
-        String::from_utf8(bytes).map(Self).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            not_utf8(error.as_bytes(), at)
-        })
-    }
+/// A body that says it is JSON, or says nothing, as text. When this returns, the request has been
+/// admitted: there is a place for its work and room for what that holds, `held_per_byte` for each
+/// byte of the body.
+///
+/// # Errors
+/// [`Failure`]: another type than JSON, too long, too slow, or no place or room for it.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    app: &App,
+    room: &Room,
+    held_per_byte: usize,
+) -> Result<String, Failure> {
+    check_media_type(headers)?;
+    let limit = app.settings.payload_limit;
+    let pace = Pace { patience: app.settings.read_timeout };
+    let bytes = tokio::select! {
+        biased;
+        bytes = read_bytes(body, limit, pace, room) => bytes?,
+        () = app.bodies_end() => return Err(RequestError::Stopped.into()),
+    };
+    room.admit(bytes.len(), held_per_byte)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        not_utf8(error.as_bytes(), at)
+    })
 }
 
 /// Any other type is refused rather than tried: web pages can send those to other origins without
@@ -62,7 +61,12 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
 
 /// Reads a body of at most `limit` bytes into memory for which there is room: for what has come, not
 /// for what is announced.
-async fn read(mut body: Body, limit: usize, pace: Pace, room: &Room) -> Result<Vec<u8>, Failure> {
+async fn read_bytes(
+    mut body: Body,
+    limit: usize,
+    pace: Pace,
+    room: &Room,
+) -> Result<Vec<u8>, Failure> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(Failure::TooLarge { limit });

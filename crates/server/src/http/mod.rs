@@ -1,4 +1,4 @@
-//! Accepting connections, driving each in a task, and letting them finish.
+//! A server: its port, accepting connections, driving each in a task, and letting them finish.
 //!
 //! All tasks live in one set that [`serve`] owns: when it returns, or is dropped, none is left.
 //!
@@ -7,26 +7,33 @@
 //! have their last reply at once, those that may be about to send a request after [`HEAD_GRACE`].
 //! A body that is still coming may take [`body_grace`]; then its request is refused.
 
-use std::io;
+pub(crate) mod exchange;
+pub(crate) mod pace;
+mod stream;
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::{fmt, io};
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::app::App;
-use crate::exchange::{Talk, answer};
-use crate::pace::Pace;
-use crate::stream::Stream;
+use crate::app::{App, Served};
+use crate::http::exchange::{Talk, answer};
+use crate::http::pace::Pace;
+use crate::http::stream::Stream;
+use crate::routes;
+use crate::{Loading, ServeError, Settings};
 
 /// How long to pause when the system has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +59,79 @@ fn body_grace(grace: Duration) -> Duration {
     BODY_GRACE.min(grace / 2)
 }
 
+/// A server whose port is bound. Connections are accepted by the system from now on and answered
+/// once [`run`](Self::run) is polled.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    served: Served,
+    settings: Settings,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Checks the settings and binds the address; port 0 takes a free one. Whoever loads the
+    /// model tells how that ended to what comes beside the server.
+    ///
+    /// # Errors
+    /// [`ServeError::Setting`] for a setting that makes no sense, [`ServeError::Bind`] when the
+    /// address is taken or not this machine's.
+    pub fn bind(
+        address: impl ToSocketAddrs + fmt::Display,
+        settings: Settings,
+    ) -> Result<(Self, Loading), ServeError> {
+        settings.check()?;
+        let bind = || {
+            let listener = TcpListener::bind(&address)?;
+            listener.set_nonblocking(true)?;
+            let local = listener.local_addr()?;
+            Ok((listener, local))
+        };
+        let (listener, local) =
+            bind().map_err(|source| ServeError::Bind { address: address.to_string(), source })?;
+        let served = Served::default();
+        let loading = served.loading();
+        Ok((Self { listener, address: local, served, settings }, loading))
+    }
+
+    /// The bound address, with the port that the system chose if it was to choose one.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is done, then stops listening, finishes the requests that were
+    /// accepted, for at most [`Settings::shutdown_grace`] and until `now` is done, and returns. The
+    /// engine runs on.
+    ///
+    /// Must be called on a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`] when the socket can't be handed to the runtime.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        now: impl Future<Output = ()>,
+    ) -> Result<Stopped, ServeError> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let (stop, stopping) = watch::channel(None);
+        let app = Arc::new(App::new(self.served, self.settings, stopping));
+        let router = routes::router(&app)?;
+        let memory = &app.memory;
+        tracing::info!(
+            address = %self.address,
+            request_memory_bytes = memory.for_requests(),
+            connections = memory.connections(),
+            "listening"
+        );
+        Ok(serve(listener, &router, &app, stop, shutdown, now).await)
+    }
+}
+
 /// How a server stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -62,12 +142,12 @@ pub struct Stopped {
 }
 
 /// Tells the parts of a server that it stops: until when bodies may come, once that is settled.
-pub(crate) type Stop = watch::Sender<Option<Instant>>;
+type Stop = watch::Sender<Option<Instant>>;
 
 /// Serves until `shutdown` is done, and then as long as open requests take, within the grace
 /// period and until `now` is done.
-pub(crate) async fn serve(
-    listener: TcpListener,
+async fn serve(
+    listener: tokio::net::TcpListener,
     router: &Router,
     app: &Arc<App>,
     stop: Stop,

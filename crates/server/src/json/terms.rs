@@ -24,7 +24,7 @@ pub(crate) struct WaitingTerms {
 
 impl WaitingTerms {
     /// The request on these terms.
-    pub(super) fn apply(self, request: Request) -> Request {
+    pub(crate) fn apply(self, request: Request) -> Request {
         let priority = self.priority.unwrap_or(request.priority);
         Request { priority, timeout: self.timeout, ..request }
     }

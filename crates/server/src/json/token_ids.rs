@@ -13,14 +13,10 @@ use tiktoken::CoreBpe;
 use vecmill_engine::{Info, Input, Request};
 
 use super::fields::wrong;
-use super::known::Route;
+use super::known::Contract;
 use crate::failure::Failure;
+use crate::token_inputs::{ADVICE, cl100k_base};
 use crate::{Settings, TokenInputs};
-
-/// What a client that sends another vocabulary's ids can do about it, and what the operator.
-pub(crate) const ADVICE: &str = "if these are OpenAI's ids, as LangChain's OpenAIEmbeddings sends \
-     them, set check_embedding_ctx_length=False there, which sends text, or start vecmill with \
-     --token-inputs cl100k_base";
 
 /// The special token by which lists of the model's own ids can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +54,7 @@ impl OwnIds {
     }
 
     /// A warning for a reply's header if any of the inputs is ids that look like another model's.
-    pub(super) fn warning(&self, inputs: &[Input]) -> Option<HeaderValue> {
+    pub(crate) fn warning(&self, inputs: &[Input]) -> Option<HeaderValue> {
         let foreign = |input: &Input| matches!(input, Input::Tokens(ids) if !self.are(ids));
         let index = inputs.iter().position(foreign)?;
         let how = match self.edge {
@@ -79,36 +75,29 @@ impl OwnIds {
 
 /// The request, with token ids in it as the operator says that they are meant. For the texts that
 /// come of them, `hold` takes room.
-pub(super) fn as_meant(
+pub(crate) fn as_meant(
     request: Request,
-    field: &'static str,
-    route: Route,
+    contract: &Contract,
     settings: &Settings,
     hold: impl Fn(usize) -> Result<(), Failure>,
 ) -> Result<Request, Failure> {
     let is_ids = |input: &Input| matches!(input, Input::Tokens(_));
     let Some(first) = request.inputs.iter().position(is_ids) else { return Ok(request) };
-    match (settings.token_inputs, route) {
-        // Clients of TEI send the model's ids: its contract asks for their special tokens.
-        (TokenInputs::Model, _) | (TokenInputs::Cl100kBase, Route::Embed | Route::Tokenize) => {
-            Ok(request)
-        }
-        (TokenInputs::Cl100kBase, Route::OpenAi) => {
-            let reader =
-                Reader { vocabulary: cl100k_base()?, field, limit: settings.payload_limit, hold };
+    let field = contract.inputs;
+    match settings.token_inputs {
+        TokenInputs::Cl100kBase if contract.takes_openai_ids => {
+            let vocabulary = cl100k_base().ok_or(Failure::Internal)?;
+            let reader = Reader { vocabulary, field, limit: settings.payload_limit, hold };
             Ok(Request { inputs: reader.texts(request.inputs)?, ..request })
         }
-        (TokenInputs::Refuse, _) => Err(wrong(
+        // Clients of TEI send the model's ids: its contract asks for their special tokens.
+        TokenInputs::Model | TokenInputs::Cl100kBase => Ok(request),
+        TokenInputs::Refuse => Err(wrong(
             &format!("{field}[{first}]"),
             "is token ids, which this server refuses (--token-inputs refuse): send text, as \
              LangChain's OpenAIEmbeddings does with check_embedding_ctx_length=False",
         )),
     }
-}
-
-/// OpenAI's vocabulary. Reading it takes some milliseconds, the first time.
-pub(crate) fn cl100k_base() -> Result<&'static CoreBpe, Failure> {
-    tiktoken::get_encoding("cl100k_base").ok_or(Failure::Internal)
 }
 
 /// Reads ids of OpenAI's vocabulary as text.

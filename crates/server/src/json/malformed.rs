@@ -7,7 +7,7 @@ use crate::invisible::Invisible;
 const PYTHON_ONLY: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
 /// The failure for `error`, which came of reading `body` as an object.
-pub(super) fn malformed(body: &str, error: &serde_json::Error) -> Failure {
+pub(crate) fn malformed(body: &str, error: &serde_json::Error) -> Failure {
     if error.is_data() {
         return Failure::Malformed("it must be an object with fields".to_owned());
     }
@@ -41,7 +41,7 @@ fn offset(body: &str, error: &serde_json::Error) -> usize {
 }
 
 /// Why bytes that are no UTF-8 are refused.
-pub(super) fn not_utf8(body: &[u8], valid_up_to: usize) -> Failure {
+pub(crate) fn not_utf8(body: &[u8], valid_up_to: usize) -> Failure {
     Failure::Malformed(match body {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
             "it begins with the byte order mark of UTF-16: send UTF-8".to_owned()

@@ -10,7 +10,7 @@ use super::object::Object;
 use crate::Settings;
 use crate::failure::Failure;
 
-pub(super) const BOOLEAN: &str = "true or false";
+pub(crate) const BOOLEAN: &str = "true or false";
 const DIMENSIONS: &str = "a whole number of at least 1";
 const SIDE: &str = "'left' or 'right'";
 const CUT: &str = "true, false, 'NONE', 'START' or 'END'";
@@ -26,7 +26,7 @@ const PLAIN_TASKS: [&str; 5] =
     ["classification", "clustering", "text-matching", "separation", "embed"];
 
 /// What is asked for beside the inputs.
-pub(super) fn request(
+pub(crate) fn request(
     object: &Object<'_>,
     info: &Info,
     settings: &Settings,
@@ -76,10 +76,12 @@ fn normalize(object: &Object<'_>) -> Result<Option<bool>, Failure> {
 
 fn dimensions(object: &Object<'_>, info: &Info) -> Result<Option<usize>, Failure> {
     let available = info.dimensions;
+    let caps = object.contract.caps_dimensions;
     let count = |name| {
         let asked = object.field(name).optional::<Whole>(DIMENSIONS)?;
         let asked = asked.map(|Whole(asked)| match usize::try_from(asked) {
             Ok(asked) if (1..=available).contains(&asked) => Ok(asked),
+            Ok(1..) if caps => Ok(available),
             Ok(asked) => {
                 let error = RequestError::Dimensions { asked, available };
                 Err(wrong(name, &format!("can't be had: {error}")))
@@ -92,7 +94,7 @@ fn dimensions(object: &Object<'_>, info: &Info) -> Result<Option<usize>, Failure
 }
 
 /// The prompt that is named, or written out, or that the model has for the task.
-pub(super) fn prompt(object: &Object<'_>, info: &Info) -> Result<Prompt, Failure> {
+pub(crate) fn prompt(object: &Object<'_>, info: &Info) -> Result<Prompt, Failure> {
     let text = |name| object.field(name).optional::<String>("a string");
     let task = |name| match text(name)? {
         Some(word) => Ok::<_, Failure>((name, of_task(name, &word, info)?)),
@@ -207,7 +209,7 @@ fn end(field: Field<'_>) -> Result<Option<Side>, Failure> {
 }
 
 /// Whether a limit was sent: the model's own, or one beyond it. Texts are cut nowhere else.
-fn limit(field: Field<'_>, info: &Info) -> Result<bool, Failure> {
+pub(crate) fn limit(field: Field<'_>, info: &Info) -> Result<bool, Failure> {
     let most = info.max_input_tokens;
     let form = format!("-1 or at least {most}, the model's limit: texts are cut only there");
     let asked = field.optional::<Whole>(&form)?;

@@ -2,9 +2,10 @@
 //!
 //! [`RequestMemory`] is the limit. Each request has a [`Room`], which holds as much of it as the
 //! request makes the server hold: of a body the bytes that have arrived, then what its work may
-//! take at most ([`PER_BYTE`], [`PER_INPUT`]), then its reply. Whatever works for the request keeps
-//! a clone of the room, the bytes of its reply too; the last one to go gives the memory back. So a
-//! slow reader's reply counts until it is written, and so does what a client that left has begun.
+//! take at most (as its contract says, and [`PER_INPUT`]), then its reply. Whatever works for the
+//! request keeps a clone of the room, the bytes of its reply too; the last one to go gives the memory
+//! back. So a slow reader's reply counts until it is written, and so does what a client that left has
+//! begun.
 //!
 //! The choice behind it: room is taken before the memory is, and a request that gets none is
 //! refused at once. Nothing waits for room while it holds some, so nothing waits for ever.
@@ -15,24 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::TokenInputs;
-use crate::app::App;
 use crate::failure::Failure;
+use crate::{Settings, TokenInputs};
 
-/// Bytes that the work of a route holds for each byte of its body, at most, the body included.
-/// Routes that are not named here hold as much as [`PER_BYTE`].
-const PER_BYTE_OF: [(&str, usize); 1] = [
-    // A token for each byte, of twelve, in a list that doubles; written as the client reads.
-    ("/tokenize", 40),
-];
-
-/// As above, for vectors: the body, the texts or ids in it, and room to unescape or to grow them.
-const PER_BYTE: usize = 5;
-
-/// As above, beside the rest, where ids stand for text: bytes of text that one byte of ids stands
-/// for at most, with room to grow it. All of it together is no more than two bodies.
+/// Bytes that one byte of a body holds at most, beside the rest, where ids stand for text: bytes of
+/// text that one byte of ids stands for, with room to grow it. All of it together is no more than two
+/// bodies.
 const PER_BYTE_OF_IDS: usize = 44;
 
 /// Bytes that each input holds beside its text and its vector: its place in the request, in the
@@ -60,15 +51,33 @@ pub(crate) struct RequestMemory {
     connections: usize,
     held: AtomicUsize,
     peak: AtomicUsize,
+    /// One permit for each request that may be at work, of so many.
+    places: Arc<Semaphore>,
+    most_at_work: usize,
+    /// The most bytes of text that the ids of one request may stand for while it is read.
+    decoded: usize,
 }
 
 impl RequestMemory {
-    /// Shares `limit` out between connections, of which there are at most `connections`, and
-    /// requests.
-    pub(crate) fn new(limit: usize, connections: usize) -> Self {
+    /// Shares out what the settings give between connections and requests.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let limit = settings.max_request_memory;
         let share = limit / CONNECTIONS_PART / PER_CONNECTION;
-        let connections = connections.min(share.max(1));
-        Self { limit, connections, held: 0.into(), peak: 0.into() }
+        // More permits than a semaphore has would be no limit at all.
+        let places = settings.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
+        let decoded = match settings.token_inputs {
+            TokenInputs::Cl100kBase => settings.payload_limit.saturating_mul(2),
+            TokenInputs::Model | TokenInputs::Refuse => 0,
+        };
+        Self {
+            limit,
+            connections: settings.max_connections.min(share.max(1)),
+            held: 0.into(),
+            peak: 0.into(),
+            places: Arc::new(Semaphore::new(places)),
+            most_at_work: settings.max_concurrent_requests,
+            decoded,
+        }
     }
 
     /// The most connections for which there is memory.
@@ -121,24 +130,20 @@ pub(crate) struct Room {
 
 #[derive(Debug)]
 struct Held {
-    app: Arc<App>,
+    memory: Arc<RequestMemory>,
     /// The most that all requests of this one's kind may hold together.
     most: usize,
-    per_byte: usize,
     bytes: AtomicUsize,
 }
 
 impl Room {
     /// An empty one, for a request to `route`.
-    pub(crate) fn new(app: &Arc<App>, route: Option<&MatchedPath>) -> Self {
+    pub(crate) fn new(memory: &Arc<RequestMemory>, route: Option<&MatchedPath>) -> Self {
         let route = route.map_or("", MatchedPath::as_str);
-        let per_byte = PER_BYTE_OF.iter().find(|(named, _)| *named == route);
         let watching = route == "/metrics" || route.starts_with("/admin/");
-        let memory = &app.memory;
         let held = Held {
-            app: Arc::clone(app),
+            memory: Arc::clone(memory),
             most: if watching { memory.for_requests() } else { memory.for_work() },
-            per_byte: per_byte.map_or(PER_BYTE, |(_, factor)| *factor),
             bytes: 0.into(),
         };
         Self { held: Arc::new(held), place: Arc::default() }
@@ -165,7 +170,7 @@ impl Room {
     /// As for [`hold`](Self::hold).
     pub(crate) fn hold_more(&self, bytes: usize) -> Result<(), Failure> {
         let held = &self.held;
-        if held.app.memory.take(bytes, held.most) {
+        if held.memory.take(bytes, held.most) {
             held.bytes.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
@@ -178,23 +183,16 @@ impl Room {
     }
 
     /// Admits the request to work, once its body of `body` bytes is there: takes a place, and what
-    /// the work may hold.
+    /// the work may hold, `per_byte` for each byte of the body.
     ///
     /// # Errors
     /// As for [`hold`](Self::hold); [`Failure::AtCapacity`] when all places are taken.
-    pub(crate) fn admit(&self, body: usize) -> Result<(), Failure> {
-        let Held { app, per_byte, .. } = &*self.held;
-        let limit = app.settings.max_concurrent_requests;
-        let permit = Arc::clone(&app.places).try_acquire_owned();
-        let permit = permit.map_err(|_| Failure::AtCapacity { limit })?;
-        let decoded = match app.settings.token_inputs {
-            TokenInputs::Cl100kBase => {
-                let most = app.settings.payload_limit.saturating_mul(2);
-                body.saturating_mul(PER_BYTE_OF_IDS).min(most)
-            }
-            TokenInputs::Model | TokenInputs::Refuse => 0,
-        };
-        self.hold(body.saturating_mul(*per_byte).saturating_add(decoded))?;
+    pub(crate) fn admit(&self, body: usize, per_byte: usize) -> Result<(), Failure> {
+        let memory = &self.held.memory;
+        let permit = Arc::clone(&memory.places).try_acquire_owned();
+        let permit = permit.map_err(|_| Failure::AtCapacity { limit: memory.most_at_work })?;
+        let decoded = body.saturating_mul(PER_BYTE_OF_IDS).min(memory.decoded);
+        self.hold(body.saturating_mul(per_byte).saturating_add(decoded))?;
         *self.place() = Some(permit);
         Ok(())
     }
@@ -208,7 +206,7 @@ impl Room {
         let wanted = if bytes > SMALL_REPLY { bytes } else { 0 };
         self.hold(wanted)?;
         let before = self.held.bytes.swap(wanted, Ordering::Relaxed);
-        self.held.app.memory.give_back(before - wanted);
+        self.held.memory.give_back(before - wanted);
         if wanted == 0 {
             *self.place() = None;
         }
@@ -222,56 +220,53 @@ impl Room {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.app.memory.give_back(*self.bytes.get_mut());
+        self.memory.give_back(*self.bytes.get_mut());
     }
 }
 
-/// A handler gets the room of its request.
-impl FromRequestParts<Arc<App>> for Room {
+/// A handler gets the room of its request, which [`account`](super::account) made.
+impl<S: Sync> FromRequestParts<S> for Room {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
-        let room = parts.extensions.get::<Self>().cloned();
-        Ok(room.unwrap_or_else(|| Self::new(app, parts.extensions.get::<MatchedPath>())))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts.extensions.get().cloned().ok_or(Failure::Internal)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Settings;
-    use crate::slot::Slot;
-    use tokio::sync::watch;
 
-    fn app(limit: usize) -> Arc<App> {
-        let settings = Settings { max_request_memory: limit, ..Settings::default() };
-        Arc::new(App::new(Slot::default(), settings, watch::channel(None).1))
+    fn memory(limit: usize, max_connections: usize) -> Arc<RequestMemory> {
+        let settings =
+            Settings { max_request_memory: limit, max_connections, ..Settings::default() };
+        Arc::new(RequestMemory::new(&settings))
     }
 
     #[test]
     fn what_is_held_is_given_back_by_the_last_clone() {
-        let app = app(64 << 20);
-        let room = Room::new(&app, None);
+        let memory = memory(64 << 20, 8192);
+        let room = Room::new(&memory, None);
         room.hold(1000).unwrap();
         room.hold(800).unwrap(); // it has that much
         room.hold_more(24).unwrap();
         let reply = room.clone();
         drop(room);
-        assert_eq!(app.memory.held(), 1024);
+        assert_eq!(memory.held(), 1024);
         reply.settle(SMALL_REPLY + 1).unwrap();
-        assert_eq!(app.memory.held(), SMALL_REPLY + 1);
+        assert_eq!(memory.held(), SMALL_REPLY + 1);
         reply.settle(SMALL_REPLY).unwrap();
-        assert_eq!(app.memory.held(), 0);
+        assert_eq!(memory.held(), 0);
         reply.hold(7).unwrap();
         drop(reply);
-        assert_eq!((app.memory.held(), app.memory.peak()), (0, SMALL_REPLY + 1));
+        assert_eq!((memory.held(), memory.peak()), (0, SMALL_REPLY + 1));
     }
 
     #[test]
     fn what_others_hold_is_busy_and_what_never_fits_is_too_much() {
-        let app = app(64 << 20);
-        let most = app.memory.for_work();
-        let (one, other) = (Room::new(&app, None), Room::new(&app, None));
+        let memory = memory(64 << 20, 8192);
+        let most = memory.for_work();
+        let (one, other) = (Room::new(&memory, None), Room::new(&memory, None));
         one.hold(most - 9).unwrap();
         assert_eq!(other.hold(10), Err(Failure::MemoryTaken));
         other.hold(9).unwrap();
@@ -281,42 +276,42 @@ mod tests {
         assert_eq!(one.hold_more(usize::MAX), endless);
         drop(one);
         other.hold(10).unwrap();
-        assert_eq!(app.memory.held(), 10);
+        assert_eq!(memory.held(), 10);
     }
 
     #[test]
     fn connections_take_a_part_and_watching_has_one_of_its_own() {
-        let memory = RequestMemory::new(1 << 30, 8192);
-        assert_eq!(memory.connections(), 5461);
-        assert!(memory.for_work() < memory.for_requests());
-        assert!(memory.for_requests() + memory.connections() * PER_CONNECTION <= 1 << 30);
-        assert_eq!(RequestMemory::new(1 << 30, 100).connections(), 100);
-        assert_eq!(RequestMemory::new(1, 100).connections(), 1);
-        assert_eq!(RequestMemory::new(1, 100).for_requests(), 0);
+        let shared = memory(1 << 30, 8192);
+        assert_eq!(shared.connections(), 5461);
+        assert!(shared.for_work() < shared.for_requests());
+        assert!(shared.for_requests() + shared.connections() * PER_CONNECTION <= 1 << 30);
+        assert_eq!(memory(1 << 30, 100).connections(), 100);
+        assert_eq!(memory(1, 100).connections(), 1);
+        assert_eq!(memory(1, 100).for_requests(), 0);
     }
 
     #[test]
     fn a_place_is_taken_with_the_body_and_not_before() {
         let settings = Settings { max_concurrent_requests: 1, ..Settings::default() };
-        let app = Arc::new(App::new(Slot::default(), settings, watch::channel(None).1));
-        let (one, other) = (Room::new(&app, None), Room::new(&app, None));
+        let memory = Arc::new(RequestMemory::new(&settings));
+        let (one, other) = (Room::new(&memory, None), Room::new(&memory, None));
         one.hold(1).unwrap();
         other.hold(1).unwrap();
-        one.admit(100).unwrap();
-        assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
-        assert_eq!(app.memory.held(), 100 * PER_BYTE + 1);
+        one.admit(100, 5).unwrap();
+        assert_eq!(other.admit(100, 5), Err(Failure::AtCapacity { limit: 1 }));
+        assert_eq!(memory.held(), 100 * 5 + 1);
         let (reply, unseen) = (one.clone(), one.memory());
         drop(one);
-        assert_eq!(other.admit(100), Err(Failure::AtCapacity { limit: 1 }));
+        assert_eq!(other.admit(100, 5), Err(Failure::AtCapacity { limit: 1 }));
         // Who works unseen keeps the memory, not the place.
         drop(reply);
-        other.admit(100).unwrap();
-        assert_eq!(app.memory.held(), 2 * 100 * PER_BYTE);
+        other.admit(100, 5).unwrap();
+        assert_eq!(memory.held(), 2 * 100 * 5);
         drop(unseen);
-        assert_eq!(app.memory.held(), 100 * PER_BYTE);
+        assert_eq!(memory.held(), 100 * 5);
         // Nor does a small reply keep either.
         other.settle(SMALL_REPLY).unwrap();
-        assert_eq!(app.memory.held(), 0);
-        Room::new(&app, None).admit(1).unwrap();
+        assert_eq!(memory.held(), 0);
+        Room::new(&memory, None).admit(1, 5).unwrap();
     }
 }

@@ -25,7 +25,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use crate::app::App;
-use crate::room::Room;
+use crate::layers::room::Room;
 
 /// How long the rest of a body may take that nobody wants.
 const REST_PATIENCE: Duration = Duration::from_secs(2);

@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::exchange::Talk;
-use crate::pace::Pace;
+use crate::http::exchange::Talk;
+use crate::http::pace::Pace;
 
 /// How long a client may send nothing before a closed connection is dropped.
 const QUIET: Duration = Duration::from_secs(1);

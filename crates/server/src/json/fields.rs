@@ -22,15 +22,20 @@ const TOKEN_ID: &str = "a token id, an integer of at least 0";
 
 /// One raw field, or its absence.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Field<'a> {
+pub(crate) struct Field<'a> {
     name: &'static str,
     raw: Option<&'a str>,
 }
 
 impl<'a> Field<'a> {
-    /// The field that was sent as `raw`, if it was.
-    pub(super) fn new(name: &'static str, raw: Option<&'a str>) -> Self {
-        Self { name, raw }
+    /// The field that was sent as `raw`, if it was. As all servers do, `null` is taken for absence.
+    pub(crate) fn new(name: &'static str, raw: Option<&'a str>) -> Self {
+        Self { name, raw: raw.filter(|raw| *raw != "null") }
+    }
+
+    /// Its JSON text, if it was sent.
+    pub(crate) fn sent(self) -> Option<&'a str> {
+        self.raw
     }
 
     fn raw(self) -> Result<&'a str, Failure> {
@@ -38,23 +43,23 @@ impl<'a> Field<'a> {
     }
 
     /// The failure for a value that is not of this form.
-    pub(super) fn misfit(self, form: &str) -> Failure {
+    pub(crate) fn misfit(self, form: &str) -> Failure {
         wrong(self.name, &format!("must be {form}"))
     }
 
     /// The field's value; `form` says what it should look like.
-    pub(super) fn required<T: Deserialize<'a>>(self, form: &str) -> Result<T, Failure> {
+    pub(crate) fn required<T: Deserialize<'a>>(self, form: &str) -> Result<T, Failure> {
         let raw = self.raw()?;
         serde_json::from_str(raw).map_err(|error| misfit(self.name, form, &error))
     }
 
     /// As `required`, for a field that may be left out.
-    pub(super) fn optional<T: Deserialize<'a>>(self, form: &str) -> Result<Option<T>, Failure> {
+    pub(crate) fn optional<T: Deserialize<'a>>(self, form: &str) -> Result<Option<T>, Failure> {
         self.raw.map(|_| self.required(form)).transpose()
     }
 
     /// One or several inputs, at most `limit`, in any form that the contracts know.
-    pub(super) fn inputs(self, limit: usize) -> Result<Vec<Input>, Failure> {
+    pub(crate) fn inputs(self, limit: usize) -> Result<Vec<Input>, Failure> {
         let raw = self.raw()?;
         let inner = raw.strip_prefix('[').map(str::trim_ascii_start);
         match inner.map(str::as_bytes) {
@@ -89,7 +94,7 @@ impl<'a> Field<'a> {
 }
 
 /// The failure for a field, with what is to be read behind its name.
-pub(super) fn wrong(param: &str, problem: &str) -> Failure {
+pub(crate) fn wrong(param: &str, problem: &str) -> Failure {
     Failure::Field { param: param.to_owned(), problem: problem.to_owned() }
 }
 
@@ -106,7 +111,7 @@ fn misfit(param: &str, form: &str, error: &serde_json::Error) -> Failure {
 
 /// A whole number, whichever way it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Whole(pub(super) i64);
+pub(crate) struct Whole(pub(crate) i64);
 
 /// Above it, not every whole number is a float.
 const EXACT: f64 = 9_007_199_254_740_992.0;

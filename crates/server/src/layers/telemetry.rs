@@ -23,9 +23,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::app::App;
+use super::room::RequestMemory;
 use crate::failure::Failure;
-use crate::room::RequestMemory;
 
 /// The header that carries a request's id, from the client if it sent one, and back.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -133,7 +132,7 @@ impl HttpMetrics {
 
 /// A request being served; its end is recorded when this is dropped, however it ends.
 struct InFlight {
-    app: Arc<App>,
+    metrics: Arc<HttpMetrics>,
     route: Arc<str>,
     method: &'static str,
     id: HeaderValue,
@@ -144,11 +143,11 @@ struct InFlight {
 }
 
 impl InFlight {
-    fn new(app: Arc<App>, request: &Request) -> Self {
-        app.metrics.in_flight.inc();
+    fn new(metrics: Arc<HttpMetrics>, request: &Request) -> Self {
+        metrics.in_flight.inc();
         let matched = request.extensions().get::<MatchedPath>();
         Self {
-            app,
+            metrics,
             route: matched.map_or("unmatched", MatchedPath::as_str).into(),
             method: known(request.method()),
             id: request_id(request.headers().get(REQUEST_ID)),
@@ -163,7 +162,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let elapsed = self.start.elapsed().as_secs_f64();
         let (route, method, status) = (Arc::clone(&self.route), self.method, self.status);
-        let metrics = &self.app.metrics;
+        let metrics = &self.metrics;
         metrics.in_flight.dec();
         metrics.durations.get_or_create(&RouteLabels { route }).observe(elapsed);
         let route = Arc::clone(&self.route);
@@ -180,8 +179,12 @@ impl Drop for InFlight {
 }
 
 /// The layer that counts, times and logs a request, and gives its reply the id.
-pub(crate) async fn track(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut in_flight = InFlight::new(app, &request);
+pub(crate) async fn track(
+    State(metrics): State<Arc<HttpMetrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut in_flight = InFlight::new(metrics, &request);
     let mut response = next.run(request).await;
     in_flight.status = response.status().as_u16();
     let failure = response.extensions().get::<Failure>();

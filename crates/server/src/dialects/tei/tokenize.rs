@@ -11,53 +11,93 @@
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::State;
 use axum::response::Response;
 use hyper::body::Frame;
 use serde::Serialize;
 use vecmill_engine::{Info, Input, RequestError, TokenizeRequest, Tokenized};
 
-use super::body::JsonText;
-use super::known::Route;
-use super::object::Object;
-use super::options::{self, BOOLEAN};
+use super::super::call::Call;
 use crate::Settings;
-use crate::app::App;
+use crate::app::Model;
 use crate::failure::Failure;
-use crate::room::Room;
-use crate::slot::Model;
+use crate::json::known::{Contract, FALSE, NO_EFFECT, WORKS, only, refused};
+use crate::json::object::Object;
+use crate::json::options::{self, BOOLEAN};
+use crate::reply;
+
+const NOT_CUT: &str = "is not supported: /tokenize cuts nothing";
+
+/// It makes no vectors: what they are like and how they are written does not matter.
+pub(super) static CONTRACT: Contract = Contract {
+    inputs: "inputs",
+    // A token for each byte, of twelve, in a list that doubles; written as the client reads.
+    held_per_byte: 40,
+    own: &[
+        (&["inputs", "add_special_tokens"], WORKS),
+        (
+            &["prompt"],
+            refused(
+                "is vLLM's name for a text: here it is `inputs`, and a prompt has its name in `prompt_name`",
+            ),
+        ),
+        (&["truncate"], only(&["false", "\"NONE\""], NOT_CUT)),
+        (&["truncation"], only(FALSE, NOT_CUT)),
+        (&["truncate_prompt_tokens", "max_tokens"], refused(NOT_CUT)),
+        (&["with_pieces"], only(FALSE, "must be false: each token comes with its text")),
+        (
+            &[
+                "truncation_direction",
+                "truncation_side",
+                "normalize",
+                "normalized",
+                "use_activation",
+                "embd_normalize",
+                "dimensions",
+                "output_dimension",
+                "late_chunking",
+                "return_multivector",
+                "encoding_format",
+                "output_dtype",
+                "embedding_types",
+                "embedding_type",
+                "encoding_type",
+                "embed_dtype",
+                "endianness",
+                "priority",
+                "options",
+            ],
+            NO_EFFECT,
+        ),
+    ],
+    ..Contract::VECTORS
+};
 
 /// A part of a reply.
 const PART: usize = 32 << 10;
 
 /// `POST /tokenize`
-pub(crate) async fn tokenize(
-    State(app): State<Arc<App>>,
-    model: Model,
-    room: Room,
-    JsonText(body): JsonText,
-) -> Result<Response, Failure> {
-    let request = parse(&body, model.embedder.info(), &app.settings)?;
+pub(super) async fn tokenize(model: Model, call: Call) -> Result<Response, Failure> {
+    let Call { app, room, body, .. } = call;
+    let request = parse(&body, model.engine.info(), &app.settings)?;
     drop(body);
     let limit = app.settings.request_timeout;
-    let tokens = tokio::time::timeout(limit, model.embedder.tokenize(request))
+    let tokens = tokio::time::timeout(limit, model.engine.tokenize(request))
         .await
         .map_err(|_| Failure::Timeout { limit })??;
     room.settle(tokens.bytes() + 2 * PART)?;
     let mut writer = Writer::new(tokens);
     let first = writer.part().map_err(|_| Failure::Internal)?;
-    Ok(super::json(match first {
+    Ok(reply::json(match first {
         Some(first) if writer.ended => Body::from(first),
         first => Body::new(Parts { first: first.map(Bytes::from), writer }),
     }))
 }
 
 fn parse(body: &str, info: &Info, settings: &Settings) -> Result<TokenizeRequest, Failure> {
-    let object = Object::parse(body, Route::Tokenize)?;
+    let object = Object::parse(body, &CONTRACT)?;
     let special_tokens = object.field("add_special_tokens").optional(BOOLEAN)?;
     let inputs = object.field("inputs").inputs(settings.max_client_batch_size)?;
     if inputs.is_empty() {

@@ -1,4 +1,11 @@
-//! Who may ask, and how much a reply may hold.
+//! What every request passes on its way to a handler, and its reply on the way back.
+//!
+//! Here are who may ask ([`require_key`], [`refuse_web_pages`]), and that what a request makes the
+//! server hold is counted ([`account`], [`room`]); what is told of it is in [`telemetry`].
+
+pub(crate) mod key;
+pub(crate) mod room;
+pub(crate) mod telemetry;
 
 use std::sync::Arc;
 
@@ -10,8 +17,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::key;
-use crate::room::Room;
+use room::{RequestMemory, Room};
 
 /// Lets requests with one of the server's keys through; all, if it has none.
 pub(crate) async fn require_key(
@@ -55,11 +61,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// Gives each request a room for what it makes the server hold, and lets its reply have no more.
 pub(crate) async fn account(
-    State(app): State<Arc<App>>,
+    State(memory): State<Arc<RequestMemory>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    let room = Room::new(&app, request.extensions().get::<MatchedPath>());
+    let room = Room::new(&memory, request.extensions().get::<MatchedPath>());
     request.extensions_mut().insert(room.clone());
     let mut response = next.run(request).await;
     // A reply that is written as it is made has its room from whoever makes it.

@@ -1,14 +1,73 @@
-//! A device's memory as JSON, in the order in which people look at it. Sizes are in bytes, and
-//! ratios are from 0 to 1 unless said otherwise.
+//! A device's memory, told and given back. As JSON it is in the order in which people look at it;
+//! sizes are in bytes, and ratios are from 0 to 1 unless said otherwise.
 
 use std::collections::BTreeMap;
 
+use axum::extract::RawQuery;
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use vecmill_engine::MemoryStatistics;
+use vecmill_engine::{MemoryStatistics, Recording};
+
+use super::ask::{beside, json, named_device};
+use crate::app::Model;
+use crate::failure::Failure;
+
+const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
+
+/// `GET /admin/memory`: each device's memory in numbers.
+pub(crate) async fn figures(model: Model) -> Result<Response, Failure> {
+    let memory = beside(&model, |engine| engine.memory()).await?;
+    json(memory.iter().map(|(name, now)| Figures::new(name, now)).collect())
+}
+
+/// `POST /admin/memory/trim`: has what is unused given back, now.
+pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
+    let trimmed = beside(&model, |engine| engine.trim_memory()).await?;
+    for (device, bytes) in &trimmed {
+        tracing::info!(device, bytes, "memory given back on the operator's demand");
+    }
+    json(trimmed.into_iter().map(|(device, bytes)| Trimmed { device, bytes }).collect())
+}
+
+/// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill-bench replay`.
+pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Response, Failure> {
+    let device = named_device(&model, query.as_deref())?;
+    let wanted = device.clone();
+    let csv = beside(&model, move |engine| {
+        let traces = engine.memory_trace().into_iter();
+        let trace = traces.into_iter().find(|(name, _)| *name == wanted)?.1;
+        csv(&trace)
+    });
+    let csv = csv.await?.ok_or(Failure::Internal)?;
+    let attachment = format!("attachment; filename=\"{}\"", file_name(&device));
+    let attachment = HeaderValue::from_str(&attachment).map_err(|_| Failure::Internal)?;
+    Ok(([(CONTENT_TYPE, CSV), (CONTENT_DISPOSITION, attachment)], csv).into_response())
+}
+
+fn csv(trace: &Recording) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    trace.write(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// What to save a device's trace as: `cuda:0/sms=32` is no name for a file.
+fn file_name(device: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    format!("vecmill-memory-{}.csv", device.chars().map(plain).collect::<String>())
+}
+
+/// What one device gave back.
+#[derive(Serialize)]
+struct Trimmed {
+    device: String,
+    bytes: usize,
+}
 
 /// One device's memory.
 #[derive(Serialize)]
-pub(super) struct Figures<'a> {
+struct Figures<'a> {
     device: &'a str,
     budget_bytes: usize,
     reserved_bytes: usize,
@@ -90,11 +149,11 @@ struct Failures {
 #[derive(Serialize)]
 struct LeaseTime {
     sum_nanoseconds: u64,
-    buckets: Vec<Bucket>,
+    buckets: Vec<BucketFigures>,
 }
 
 #[derive(Serialize)]
-struct Bucket {
+struct BucketFigures {
     /// `null` has no upper bound.
     at_most_nanoseconds: Option<u64>,
     leases: u64,
@@ -102,7 +161,7 @@ struct Bucket {
 
 impl<'a> Figures<'a> {
     /// What `now` says of `device`.
-    pub(super) fn new(device: &'a str, now: &MemoryStatistics) -> Self {
+    fn new(device: &'a str, now: &MemoryStatistics) -> Self {
         Self {
             device,
             budget_bytes: now.budget_bytes,
@@ -166,7 +225,19 @@ fn leases(now: &MemoryStatistics) -> Leases {
 /// Buckets without leases say nothing and are left out.
 fn lease_time(now: &MemoryStatistics) -> LeaseTime {
     let buckets = now.latency.iter().filter(|bucket| bucket.leases > 0);
-    let buckets =
-        buckets.map(|it| Bucket { at_most_nanoseconds: it.at_most, leases: it.leases }).collect();
+    let buckets = buckets
+        .map(|it| BucketFigures { at_most_nanoseconds: it.at_most, leases: it.leases })
+        .collect();
     LeaseTime { sum_nanoseconds: now.latency_nanoseconds, buckets }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_are_harmless() {
+        assert_eq!(file_name("cpu"), "vecmill-memory-cpu.csv");
+        assert_eq!(file_name("cuda:0/\"\r\n"), "vecmill-memory-cuda-0----.csv");
+    }
 }
