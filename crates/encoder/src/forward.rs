@@ -1,8 +1,8 @@
 //! The forward pass of a post-norm transformer encoder, written once for every architecture.
 //!
 //! BERT, RoBERTa, XLM-RoBERTa, DistilBERT and MPNet differ in the names of their tensors, in where
-//! positions start and in whether attention has a relative bias: all of that is data in
-//! [`crate::model`]. What remains is this.
+//! positions start and in whether attention has a relative bias: all of that is data, an
+//! [`Architecture`]. What remains is this.
 
 use std::slice;
 
@@ -14,19 +14,19 @@ use crate::backend::{
 };
 use crate::batch::Shape;
 use crate::program::{Fusion, Layers, Program, Projection};
-use vecmill_model::{Activation, Model, ModelError, Poolings, TensorView};
-
-/// From this distance on, MPNet's relative positions share a bucket; no configuration changes it.
-const RELATIVE_REACH: usize = 128;
+use vecmill_model::{
+    Activation, Architecture, Bias, Embedding, FeedForward, Linear, Model, ModelError, Norm, Order,
+    Poolings, TensorView, Weight,
+};
 
 /// A model's weights, as one backend laid them out.
 #[derive(Debug)]
 pub(crate) struct Network<B: Backend> {
-    hidden: usize,
-    heads: usize,
-    activation: Activation,
+    /// Of the embeddings.
+    width: usize,
     pooling: Poolings,
     embeddings: B::Embeddings,
+    projection: Option<Projection<B>>,
     relative_bias: Option<B::RelativeBias>,
     layers: Vec<Layer<B>>,
     dense: Vec<Dense<B>>,
@@ -34,6 +34,8 @@ pub(crate) struct Network<B: Backend> {
 
 #[derive(Debug)]
 struct Layer<B: Backend> {
+    heads: usize,
+    activation: Activation,
     qkv: Projection<B>,
     attention_output: Projection<B>,
     attention_norm: B::Norm,
@@ -107,10 +109,13 @@ impl<B: Backend> Network<B> {
     ) -> Program<'m, B> {
         let mut pass = Program::new(backend, shape, fusion);
         let picks = self.pooling.picks_a_row();
-        let mut hidden = pass.embed(&self.embeddings, self.hidden);
+        let mut hidden = pass.embed(&self.embeddings, self.width);
+        if let Some(projection) = &self.projection {
+            hidden = pass.linear(hidden, projection, Activation::Identity);
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = pass.linear(hidden, &layer.qkv, Activation::Identity);
-            let mut context = pass.attention(qkv, self.heads, self.relative_bias.as_ref());
+            let mut context = pass.attention(qkv, layer.heads, self.relative_bias.as_ref());
             if picks && index + 1 == self.layers.len() {
                 // Behind the last attention no row depends on others: those that are read suffice.
                 // Pooled rows are wide, as this layer is (`is_wide`).
@@ -124,8 +129,8 @@ impl<B: Backend> Network<B> {
                 hidden,
                 &layer.attention_norm,
             );
-            let Layer { up, down, .. } = layer;
-            let layers = Layers { up, activation: self.activation, down };
+            let &Layer { ref up, ref down, activation, .. } = layer;
+            let layers = Layers { up, activation, down };
             hidden = pass.feed_forward(attended, layers, &layer.output_norm);
         }
         let mut sentence = pass.normalized(hidden);
@@ -158,61 +163,47 @@ impl<B: Backend> Network<B> {
         pooling: Poolings,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, LoadError> {
-        let config = &model.config;
-        let names = config.names();
-        let weights = &model.weights;
-        let norm = |prefix: &str| -> Result<NormTensors, ModelError> {
-            let (gain, bias) = weights.norm(prefix, config.hidden)?;
-            Ok(NormTensors { gain, bias, epsilon: config.epsilon })
-        };
-        let tensors = |parts: &[String], outputs, inputs| {
-            let parts = parts.iter().map(|prefix| {
-                let (weight, bias) = weights.linear(prefix, outputs, inputs)?;
-                Ok(LinearTensors { weight, bias: Some(bias) })
-            });
-            parts.collect::<Result<Vec<_>, ModelError>>()
-        };
-
-        progress(0, config.layers);
-        let embeddings = load_embeddings(load, model)?;
-        let mut layers = Vec::with_capacity(config.layers);
+        let Architecture { embedding, layers: all } = model.architecture()?;
+        let shared = all.first().and_then(|layer| layer.attention.bias.clone());
+        progress(0, all.len());
+        let embeddings = load_embeddings(load, &embedding)?;
+        let projection = embedding.projection.as_ref();
+        let projection =
+            projection.map(|linear| projection_of(load, linear, true, None)).transpose()?;
+        let mut layers = Vec::with_capacity(all.len());
         // What normalises the rows that a layer begins with.
         let mut before = None;
-        for index in 0..config.layers {
-            let (hidden, intermediate) = (config.hidden, config.intermediate);
-            let name = |part| names.in_layer(index, part);
-            let wide = is_wide(index, config.layers);
-            let linear = |load: &mut L,
-                          parts: &[String],
-                          outputs,
-                          inputs,
-                          input_norm: Option<&NormTensors>| {
-                let parts = &tensors(parts, outputs, inputs)?;
-                projection(load, StackTensors { parts, wide, input_norm })
+        for (index, layer) in all.iter().enumerate() {
+            let wide = is_wide(index, all.len());
+            let Order::Post { attention: attended, output } = &layer.order;
+            let FeedForward::Plain { up, down, activation } = &layer.feed_forward;
+            let (attended, output) = (norm_tensors(attended), norm_tensors(output));
+            let linear = |load: &mut L, linear: &Linear, input_norm: Option<&NormTensors>| {
+                projection_of(load, linear, wide, input_norm)
             };
-            let qkv = [names.query, names.key, names.value].map(name);
-            let (attended, output) =
-                (norm(&name(names.attention_norm))?, norm(&name(names.output_norm))?);
-            let attention_output = [name(names.attention_output)];
-            let (up, down) = ([name(names.up)], [name(names.down)]);
             layers.push(Layer {
-                qkv: linear(load, &qkv, hidden, hidden, before.as_ref())?,
-                attention_output: linear(load, &attention_output, hidden, hidden, None)?,
+                heads: layer.attention.heads,
+                activation: *activation,
+                qkv: linear(load, &layer.attention.qkv, before.as_ref())?,
+                attention_output: linear(load, &layer.attention.output, None)?,
                 attention_norm: load.norm(&attended)?,
-                up: linear(load, &up, intermediate, hidden, Some(&attended))?,
-                down: linear(load, &down, hidden, intermediate, None)?,
+                up: linear(load, up, Some(&attended))?,
+                down: linear(load, down, None)?,
                 output_norm: load.norm(&output)?,
             });
             before = Some(output);
-            progress(index + 1, config.layers);
+            progress(index + 1, all.len());
         }
+        let relative_bias = shared.map(|bias| {
+            let Bias { table, reach } = &*bias;
+            load.relative_bias(&tensor(table), *reach)
+        });
         Ok(Self {
-            hidden: config.hidden,
-            heads: config.heads,
-            activation: config.activation,
+            width: embedding.words.shape().columns,
             pooling,
             embeddings,
-            relative_bias: load_relative_bias(load, model)?,
+            projection,
+            relative_bias: relative_bias.transpose()?,
             layers,
             dense: load_dense(load, model)?,
         })
@@ -233,37 +224,41 @@ fn projection<B: Backend>(
     Ok(Projection { shape: stack.shape(), weights: load.linear(stack)? })
 }
 
-fn load_embeddings<B: Backend>(
-    load: &mut impl Load<B>,
-    model: &Model,
-) -> Result<B::Embeddings, LoadError> {
-    let (config, weights, names) = (&model.config, &model.weights, model.config.names());
-    let (gain, bias) = weights.norm(names.embedding_norm, config.hidden)?;
-    let types = names
-        .type_embeddings
-        .filter(|_| config.token_types > 0)
-        .map(|name| weights.tensor(name, &[config.token_types, config.hidden]))
-        .transpose()?;
-    let tensors = EmbeddingTensors {
-        words: weights.tensor(names.word_embeddings, &[config.vocabulary, config.hidden])?,
-        positions: weights.tensor(names.position_embeddings, &[config.positions, config.hidden])?,
-        types,
-        norm: NormTensors { gain, bias, epsilon: config.epsilon },
-    };
-    Ok(load.embeddings(&tensors)?)
+/// A weight that is one tensor.
+fn tensor(weight: &Weight) -> TensorView {
+    match weight {
+        Weight::Tensor(tensor) => tensor.clone(),
+        Weight::Stack(parts) => parts[0].clone(),
+    }
 }
 
-fn load_relative_bias<B: Backend>(
+fn norm_tensors(norm: &Norm) -> NormTensors {
+    NormTensors { gain: tensor(&norm.gain), bias: tensor(&norm.bias), epsilon: norm.epsilon }
+}
+
+fn projection_of<B: Backend>(
     load: &mut impl Load<B>,
-    model: &Model,
-) -> Result<Option<B::RelativeBias>, LoadError> {
-    let config = &model.config;
-    let (Some(buckets), Some(name)) = (config.relative_buckets, config.names().relative_bias)
-    else {
-        return Ok(None);
+    linear: &Linear,
+    wide: bool,
+    input_norm: Option<&NormTensors>,
+) -> Result<Projection<B>, LoadError> {
+    let mut biases = linear.bias.iter().flat_map(Weight::tensors).cloned();
+    let part = |weight: &TensorView| LinearTensors { weight: weight.clone(), bias: biases.next() };
+    let parts: Vec<_> = linear.weight.tensors().iter().map(part).collect();
+    projection(load, StackTensors { parts: &parts, wide, input_norm })
+}
+
+fn load_embeddings<B: Backend>(
+    load: &mut impl Load<B>,
+    embedding: &Embedding,
+) -> Result<B::Embeddings, LoadError> {
+    let tensors = EmbeddingTensors {
+        words: tensor(&embedding.words),
+        positions: tensor(&embedding.positions),
+        types: embedding.types.as_ref().map(tensor),
+        norm: norm_tensors(&embedding.norm),
     };
-    let table = model.weights.tensor(name, &[buckets, config.heads])?;
-    Ok(Some(load.relative_bias(&table, RELATIVE_REACH)?))
+    Ok(load.embeddings(&tensors)?)
 }
 
 fn load_dense<B: Backend>(

@@ -386,7 +386,7 @@ impl Builder {
         Info {
             model_id,
             revision,
-            architecture: model.config.family.model_type().into(),
+            architecture: model.config.model_type.into(),
             dtype: devices.first().map(|device| device.dtype.clone()).unwrap_or_default(),
             pooling: model.pipeline.pooling.to_string(),
             normalized: model.pipeline.normalize,

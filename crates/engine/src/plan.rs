@@ -75,7 +75,7 @@ impl Builder {
         let model = self.open_unserved(&self.fetch()?)?;
         let max_input_tokens = model.max_input_tokens();
         let (model_id, _) = self.model_name();
-        let architecture = model.config.family.model_type().into();
+        let architecture = model.config.model_type.into();
         let (fit, driver_bytes) = match target.place {
             Place::Cpu => (self.fit_on_cpu(&model, target.in_flight)?, None),
             Place::Gpu(format) => {

@@ -47,7 +47,7 @@ const CLASSES: [(&str, Task); 16] = [
 ];
 
 /// Tasks by tensors of their heads.
-const TENSORS: [(&str, Task); 14] = [
+const TENSORS: [(&str, Task); 16] = [
     ("classifier.weight", Task::Classify),
     ("classifier.out_proj.weight", Task::Classify),
     ("classifier.dense.weight", Task::Classify),
@@ -62,6 +62,8 @@ const TENSORS: [(&str, Task); 14] = [
     ("lm_head.dense.weight", Task::Language),
     ("vocab_transform.weight", Task::Language),
     ("vocab_projector.weight", Task::Language),
+    ("discriminator_predictions.dense.weight", Task::Language),
+    ("generator_predictions.dense.weight", Task::Language),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

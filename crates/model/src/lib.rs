@@ -1,22 +1,23 @@
 //! Models as they lie in a folder: configuration, pipeline and weights.
 //!
-//! - [`Config`] says what the transformer computes; [`Names`] says what its tensors are called.
+//! - [`Config`] has the transformer's sizes; its [`Family`], a row of [`families`], finds its tensors and
+//!   yields its [`Architecture`].
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
 //! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
 //! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
 //! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
 //!
-//! The choice behind it: architectures differ in data, not in code. A family is one row of a table
-//! (its configuration's keys, its tensors' names, where its positions start), so that one forward
-//! pass runs them all. Files are taken as hostile: whatever they say is checked against a bound and
+//! The choice behind it: architectures differ in data, not in code, so that one forward pass runs them
+//! all. Nothing here knows of devices, memory or what computes. Files are taken as hostile: whatever they say is checked against a bound and
 //! against the bytes that are really there before anything is sized by it.
 
+mod architecture;
 mod config;
 mod convert;
 pub mod e4m3;
 mod error;
-mod family;
+pub mod families;
 mod file;
 mod head;
 mod json;
@@ -30,14 +31,18 @@ mod safetensors;
 mod tensor;
 mod tokenizing;
 mod warning;
+mod weight;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use architecture::{
+    Architecture, Attention, Bias, Embedding, FeedForward, Layer, Linear, Norm, Order,
+};
 pub use config::{Activation, Config};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
-pub use family::{Family, Names};
+pub use families::Family;
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
@@ -45,6 +50,7 @@ pub use pooling::{Pooling, Poolings, UnknownPooling};
 pub use tensor::{DType, TensorView};
 pub use tokenizing::{AddedToken, TokenizerSettings};
 pub use warning::Warning;
+pub use weight::{Weight, WeightShape};
 pub use weights::Weights;
 
 use modules::Modules;
@@ -78,7 +84,7 @@ pub struct Model {
     /// The folder of the transformer: its tokenizer is there. Mostly the model's own folder; some
     /// older models keep it in `0_Transformer`.
     pub folder: PathBuf,
-    /// What the transformer computes.
+    /// The transformer's sizes.
     pub config: Config,
     /// What happens before and after it.
     pub pipeline: Pipeline,
@@ -115,7 +121,8 @@ impl Model {
         let file = JsonFile::open(&transformer.join("config.json"))?;
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
-        let weights = Weights::open(transformer)?.with_prefix_of(config.names().word_embeddings)?;
+        let weights = Weights::open(transformer)?;
+        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
         if !modules.listed {
             let chosen = pooling.is_some();
             head::check(&file, &weights, transformer, chosen, &mut warnings)?;
@@ -123,6 +130,16 @@ impl Model {
         leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
         let folder = transformer.to_owned();
         Ok(Self { folder, config, pipeline, weights, warnings })
+    }
+
+    /// What the transformer computes, with all its tensors.
+    ///
+    /// # Errors
+    /// When a tensor is missing, or has another shape than `config.json` says, or isn't of F32, F16 or
+    /// BF16.
+    pub fn architecture(&self) -> Result<Architecture, ModelError> {
+        let tensors = families::Tensors::new(&self.weights, self.config.epsilon);
+        (self.config.family.read)(&self.config, &tensors)
     }
 
     /// Makes sure that no file of weights was changed since it was opened: to be asked when all that

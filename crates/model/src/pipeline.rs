@@ -83,7 +83,7 @@ impl Pipeline {
         let general = General::open(modules, warnings)?;
         let (pooling, pool_prompt) = match &modules.pooling {
             Some(folder) => pooling::open(folder, config.hidden, warnings)?,
-            None => (Pooling::Mean.into(), true),
+            None => (config.family.pooling.into(), true),
         };
         let pooling = chosen.map_or(pooling, Poolings::from);
         let mut dense: Vec<Dense> = Vec::with_capacity(modules.dense.len());

@@ -23,18 +23,8 @@ const INDEX_LIMIT: u64 = 8 << 20;
 /// Each shard is a mapping; the largest models have a few hundred.
 const SHARDS_LIMIT: usize = 1024;
 
-/// What checkpoints put in front of the names that [`Names`](super::Names) knows.
-const PREFIXES: [&str; 9] = [
-    "",
-    "bert.",
-    "roberta.",
-    "distilbert.",
-    "mpnet.",
-    "model.",
-    "auto_model.",
-    "0.auto_model.",
-    "0.model.",
-];
+/// What may stand in front of the names that a family spells, beside its own prefixes.
+const PREFIXES: [&str; 5] = ["", "model.", "auto_model.", "0.auto_model.", "0.model."];
 
 /// The tensors of a folder. Clones share them.
 #[derive(Debug, Clone)]
@@ -102,13 +92,17 @@ impl Weights {
         Ok(Self { path: index, prefix: "", tensors: Arc::new(tensors) })
     }
 
-    /// With the prefix under which the tensor `name` is there.
+    /// With the prefix under which the tensor `name` is there, of a family's `own` or a common one.
     ///
     /// # Errors
     /// When it is there under several: which one is meant?
-    pub(super) fn with_prefix_of(mut self, name: &str) -> Result<Self, ModelError> {
+    pub(super) fn with_prefix_of(
+        mut self,
+        name: &str,
+        own: &'static [&'static str],
+    ) -> Result<Self, ModelError> {
         let there = |prefix: &&str| self.tensors.contains_key(&format!("{prefix}{name}"));
-        let mut prefixes = PREFIXES.into_iter().filter(there);
+        let mut prefixes = PREFIXES.into_iter().chain(own.iter().copied()).filter(there);
         let first = prefixes.next();
         if let (Some(first), Some(second)) = (first, prefixes.next()) {
             let [first, second] = [first, second].map(|prefix| format!("{prefix}{name}"));
