@@ -10,7 +10,7 @@ use vecmill_model::{DType, Model, ModelError, Pooling};
 use vecmill_scheduler::{DeviceSettings, policy};
 
 use crate::core::{Core, Parts};
-use crate::device::{DeviceSpec, MemoryBudget};
+use crate::devices::{DeviceSpec, MemoryBudget};
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::error::StartError;
@@ -19,10 +19,10 @@ use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
 use crate::info::{Device, Info};
 use crate::machine::threads;
 use crate::metrics;
-use crate::monitor::Watched;
 use crate::practice;
 use crate::request::Prompt;
-use crate::tokenizer::Tokenizer;
+use crate::sensors::Watched;
+use crate::tokenize::Tokenizer;
 
 /// Configures and starts an [`Engine`].
 ///

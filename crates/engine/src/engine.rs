@@ -14,14 +14,14 @@ use vecmill_scheduler::policy::UnknownPolicy;
 use crate::answer::GiveUpOnDrop;
 use crate::builder::Builder;
 use crate::core::Core;
-use crate::device::KeptSpeed;
+use crate::devices::KeptSpeed;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
-use crate::monitor::{Monitor, Watched};
 use crate::request::{Reply, Request, TokenizeRequest};
-use crate::tokenizer::Tokenized;
-use crate::upkeep::Upkeep;
+use crate::sensors::{Monitor, Watched};
+use crate::sweep::Upkeep;
+use crate::tokenize::Tokenized;
 use crate::worker::{self, Worker};
 
 /// A running model. Clones share it; when the last one is dropped, it shuts down.

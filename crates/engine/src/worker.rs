@@ -15,7 +15,7 @@ use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Statistics};
 
 use crate::core::Core;
 use crate::metrics::Snapshot;
-use crate::traces::RefusalTraces;
+use crate::recording::RefusalTraces;
 use shift::Shift;
 
 /// How long a batch, with all that it is split into, waits for memory.

@@ -6,7 +6,7 @@
 mod picture;
 mod report;
 
-use vecmill_engine::plan::{DType, FitError, Plan, Target};
+use vecmill_engine::capacity::{DType, FitError, Plan, Target};
 use vecmill_engine::{MemoryBudget, StartError};
 
 use crate::arguments::{NumberFormat, Place, PlanArguments};
@@ -63,7 +63,7 @@ fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
         (Place::Cpu, _) => Target::CPU,
         (Place::Gpu, dtype) => {
             let format = dtype.map_or(DType::F16, DType::from);
-            Target { place: vecmill_engine::plan::Place::Gpu(format), ..Target::GPU }
+            Target { place: vecmill_engine::capacity::Place::Gpu(format), ..Target::GPU }
         }
     };
     match (arguments.device, arguments.memory) {
@@ -94,7 +94,7 @@ fn explained(error: StartError, target: Target) -> Failure {
             tokens,
             missing_bytes,
         }) => {
-            let full = matches!(target.place, vecmill_engine::plan::Place::Gpu(DType::F32));
+            let full = matches!(target.place, vecmill_engine::capacity::Place::Gpu(DType::F32));
             Failure::TooSmall(TooSmall {
                 budget: budget_bytes,
                 weights: weights_bytes,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use indicatif::HumanCount;
 use serde::Serialize;
-use vecmill_engine::plan::{Place, Plan, SlabSize};
+use vecmill_engine::capacity::{Place, Plan, SlabSize};
 
 use super::has_room;
 use super::picture::{Part, bar};
@@ -222,7 +222,7 @@ fn table(plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vecmill_engine::plan::{Fit, Shape, Target};
+    use vecmill_engine::capacity::{Fit, Shape, Target};
 
     use super::*;
 

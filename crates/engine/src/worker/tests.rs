@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::error::RequestError;
 use crate::info::Info;
 use crate::request::{Input, Prompt, Reply, Request};
-use crate::tokenizer::Tokenizer;
+use crate::tokenize::Tokenizer;
 
 const MIB: usize = 1 << 20;
 const BATCH_TOKENS: usize = 16_384;

@@ -14,7 +14,7 @@ use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
 use crate::info;
-use crate::monitor::Sensors;
+use crate::sensors::Sensors;
 
 /// How long practising may take, after which what remains is compiled and chosen when it comes up.
 const WARM_UP: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 pub use vecmill_model::DType;
 
 use crate::builder::Builder;
-use crate::device::format_name;
+use crate::devices::format_name;
 use crate::error::StartError;
 
 /// Where a plan is for.

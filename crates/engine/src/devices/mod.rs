@@ -3,11 +3,11 @@
 //! The choice behind it: a kind of device is one file here that makes a backend and says how much
 //! memory it may take; loading the model onto it is the same for all.
 
+mod budget;
 mod cpu;
 mod cuda;
-mod kept;
-mod memory;
 mod spec;
+mod speed_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +23,14 @@ use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::{Stage, cache_folder};
 use crate::info;
-use crate::monitor::Sensors;
-use crate::traces::RefusalTraces;
+use crate::recording::RefusalTraces;
+use crate::sensors::Sensors;
 use crate::worker::{self, Worker};
 use spec::parts_like;
 
-pub(crate) use kept::KeptSpeed;
-pub use memory::MemoryBudget;
+pub use budget::MemoryBudget;
 pub use spec::{DeviceSpec, DeviceSpecError};
+pub(crate) use speed_cache::KeptSpeed;
 
 pub(crate) use cpu::cpu_info;
 pub(crate) use cuda::{free_memory, gpus, state};
