@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::error::StartError;
 use crate::experiment::Experiment;
 use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
-use crate::info::{Device, Info};
+use crate::info::{DeviceSummary, Info};
 use crate::machine::threads;
 use crate::metrics;
 use crate::practice;
@@ -381,7 +381,7 @@ impl Builder {
         }
     }
 
-    fn info(&self, model: &Model, max_batch_tokens: usize, devices: Vec<Device>) -> Info {
+    fn info(&self, model: &Model, max_batch_tokens: usize, devices: Vec<DeviceSummary>) -> Info {
         let (model_id, revision) = self.model_name();
         Info {
             model_id,

@@ -14,13 +14,13 @@ use vecmill_scheduler::policy::UnknownPolicy;
 use crate::answer::GiveUpOnDrop;
 use crate::builder::Builder;
 use crate::core::Core;
-use crate::devices::KeptSpeed;
+use crate::devices::CachedSpeed;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::request::{Reply, Request, TokenizeRequest};
 use crate::sensors::{Monitor, Watched};
-use crate::sweep::Upkeep;
+use crate::sweep::Sweep;
 use crate::tokenize::Tokenized;
 use crate::worker::{self, Worker};
 
@@ -35,9 +35,9 @@ struct Running {
     info: Info,
     devices: Vec<Arc<dyn Worker>>,
     /// Where each device's speed is kept, if anywhere.
-    kept: Vec<Option<KeptSpeed>>,
+    kept: Vec<Option<CachedSpeed>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    upkeep: Mutex<Option<Upkeep>>,
+    sweep: Mutex<Option<Sweep>>,
     monitor: Mutex<Option<Monitor>>,
 }
 
@@ -57,16 +57,16 @@ impl Engine {
         core: Arc<Core>,
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
-        kept: Vec<Option<KeptSpeed>>,
+        kept: Vec<Option<CachedSpeed>>,
         watched: Vec<Watched>,
         experiment: Option<Arc<Experiment>>,
     ) -> std::io::Result<Self> {
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
-        let upkeep = Upkeep::start(Arc::clone(&core), experiment, names)?;
-        let upkeep = Mutex::new(Some(upkeep));
+        let sweep = Sweep::start(Arc::clone(&core), experiment, names)?;
+        let sweep = Mutex::new(Some(sweep));
         let monitor = Mutex::new(Some(Monitor::start(Arc::clone(&core), watched)?));
         let threads = Mutex::default();
-        let running = Running { core, info, devices, kept, threads, upkeep, monitor };
+        let running = Running { core, info, devices, kept, threads, sweep, monitor };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -91,6 +91,29 @@ impl Engine {
         async move {
             let _caller = caller;
             receiver.await.unwrap_or(Err(RequestError::Lost))
+        }
+    }
+
+    /// The vector of one text, with the model's own settings for all else: an [`embed`](Self::embed) for
+    /// when nothing more is asked.
+    ///
+    /// ```no_run
+    /// # async fn one(engine: vecmill_engine::Engine) -> Result<(), vecmill_engine::RequestError> {
+    /// let vector: Vec<f32> = engine.embed_text("a quick brown fox").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`embed`](Self::embed).
+    pub fn embed_text(
+        &self,
+        text: &str,
+    ) -> impl Future<Output = Result<Vec<f32>, RequestError>> + Send + 'static {
+        let reply = self.embed(Request::new([text]));
+        async move {
+            let embedding = reply.await?.embeddings.pop();
+            embedding.map(|embedding| embedding.vector).ok_or(RequestError::Lost)
         }
     }
 
@@ -243,8 +266,8 @@ impl Running {
             (Some(kept), Some(speed), 1..) => Some((kept.clone(), speed)),
             _ => None,
         });
-        KeptSpeed::write_all(speeds.collect());
-        drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        CachedSpeed::write_all(speeds.collect());
+        drop(self.sweep.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {
             device.stop();

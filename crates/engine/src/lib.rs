@@ -55,7 +55,7 @@ pub use builder::Builder;
 pub use devices::{DeviceSpec, DeviceSpecError, MemoryBudget};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
-pub use info::{Device, Info};
+pub use info::{DeviceSummary, Info};
 pub use request::{
     Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
     Truncation,

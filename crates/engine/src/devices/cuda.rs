@@ -117,8 +117,8 @@ fn missing<E: std::fmt::Display>(device: &str) -> impl Fn(E) -> StartError {
 }
 
 /// What a GPU is.
-fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::Device {
-    info::Device {
+fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::DeviceSummary {
+    info::DeviceSummary {
         name: name.to_owned(),
         description: describe(gpu),
         dtype: format_name(format).into(),

@@ -44,7 +44,7 @@ struct Setup {
     devices: Vec<&'static str>,
     budget: usize,
     patience: Duration,
-    traces: Option<RefusalTraces>,
+    traces: Option<RefusalRecordings>,
     batch_tokens: usize,
     policy: Box<dyn Policy>,
     /// Token ids that the engine takes, if not those that the model has.

@@ -52,8 +52,8 @@ fn pooling(name: &str) -> &str {
 /// `GET /info`: TEI's fields, then ours.
 pub(crate) async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.embedder.info();
-    let device = |device: &vecmill_engine::Device| {
-        let vecmill_engine::Device { name, description, dtype } = device;
+    let device = |device: &vecmill_engine::DeviceSummary| {
+        let vecmill_engine::DeviceSummary { name, description, dtype } = device;
         serde_json::json!({"name": name, "description": description, "dtype": dtype})
     };
     let body = serde_json::json!({

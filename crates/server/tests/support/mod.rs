@@ -23,8 +23,8 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
-    Coefficients, Device, DeviceSpec, DeviceState, DeviceStatistics, Embedding, Engine, Info,
-    Input, MemoryStatistics, Prompt, Reply, Request, RequestError, Throttling, Timings,
+    Coefficients, DeviceSpec, DeviceState, DeviceStatistics, DeviceSummary, Embedding, Engine,
+    Info, Input, MemoryStatistics, Prompt, Reply, Request, RequestError, Throttling, Timings,
     TokenizeRequest, Tokenizer, Trace, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
@@ -68,7 +68,7 @@ impl Drop for Waiting {
 
 impl Fake {
     pub(crate) fn new() -> Self {
-        let device = |name: &str| Device {
+        let device = |name: &str| DeviceSummary {
             name: name.into(),
             description: "pretended".into(),
             dtype: "float32".into(),
@@ -251,7 +251,7 @@ impl Embedder for Fake {
 
     fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
         let drained = self.drained.lock().unwrap();
-        let standing = |device: &Device| {
+        let standing = |device: &DeviceSummary| {
             let speed = Speed::kept(Coefficients { fixed: 0.5, per_token: 0.25, per_square: 0.0 });
             let settings = DeviceSettings { batch_tokens: 64, in_flight: 1, speed };
             let policy = policy::by_name("earliest-finish").unwrap();
