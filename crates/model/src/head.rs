@@ -11,9 +11,6 @@ use std::path::Path;
 use super::json::{Json, JsonFile, shortened};
 use super::{ModelError, Warning, Weights};
 
-/// The settings of Stanford's ColBERT.
-pub(super) const COLBERT: &str = "artifact.metadata";
-
 /// What the bodies of all families are called where they were saved without a head.
 const BODIES: [&str; 8] = [
     "BertModel",
@@ -133,7 +130,7 @@ pub(super) fn check(
             refuse(config.path(), format!("the key '{key}'"), Task::Classify)?;
         }
     }
-    let metadata = folder.join(COLBERT);
+    let metadata = folder.join(super::files::COLBERT);
     if super::file::has_file(&metadata)? {
         refuse(&metadata, "this file".to_owned(), Task::LateInteraction)?;
     }

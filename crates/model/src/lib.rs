@@ -6,6 +6,7 @@
 //! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
 //! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
+//! - [`OPTIONAL_FILES`] and its neighbours say which files make a model.
 //! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
 //!
 //! The choice behind it: architectures differ in data, not in code, so that one forward pass runs them
@@ -19,6 +20,7 @@ pub mod e4m3;
 mod error;
 pub mod families;
 mod file;
+mod files;
 mod head;
 mod json;
 mod keys;
@@ -44,6 +46,7 @@ pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use families::Family;
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
+pub use files::{CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE};
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
 pub use pooling::{Pooling, Poolings, UnknownPooling};
@@ -54,29 +57,6 @@ pub use weight::{Weight, WeightShape};
 pub use weights::Weights;
 
 use modules::Modules;
-
-/// Files of settings beside `config.json` that count where they are there: in a model's own folder
-/// and in its transformer's. Of some only that they are there counts, against the model.
-pub const OPTIONAL_FILES: [&str; 15] = [
-    modules::FILE,
-    pipeline::PROMPTS_FILE,
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    ADAPTERS[0],
-    ADAPTERS[1],
-    head::COLBERT,
-];
-
-/// Weights that only change those of another model.
-const ADAPTERS: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// A model in a folder, checked and ready to be loaded onto devices.
 #[derive(Debug, Clone)]
@@ -118,7 +98,7 @@ impl Model {
         let modules = Modules::open(folder, &mut warnings)?;
         let transformer = modules.transformer();
         refuse_adapter(transformer)?;
-        let file = JsonFile::open(&transformer.join("config.json"))?;
+        let file = JsonFile::open(&transformer.join(CONFIG_FILE))?;
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
@@ -171,7 +151,7 @@ impl Model {
 
 /// Refuses weights that only change those of another model.
 fn refuse_adapter(folder: &Path) -> Result<(), ModelError> {
-    for name in ADAPTERS {
+    for name in files::ADAPTERS {
         let path = folder.join(name);
         if has_file(&path)? {
             return Err(ModelError::Adapter { path });

@@ -8,13 +8,12 @@ use safetensors::tensor::Dtype;
 
 use super::ModelError;
 use super::file::{has_file, names_in, read_file};
+use super::files::{INDEX_FILE, WEIGHTS_FILE};
 use super::json::{Json, JsonFile, join_inside};
 use super::keys::{self, Kind};
 use super::safetensors::{self as container, Entry};
 use super::tensor::{DType, TensorView, elements};
 
-pub(super) const SINGLE: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Room for the names of tens of thousands of tensors.
@@ -41,12 +40,12 @@ impl Weights {
     /// # Errors
     /// When a file is missing or contradicts itself.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let single = folder.join(SINGLE);
+        let single = folder.join(WEIGHTS_FILE);
         if has_file(&single)? {
             let tensors = Arc::new(container::open(&single)?);
             return Ok(Self { path: single, prefix: "", tensors });
         }
-        let index = folder.join(INDEX);
+        let index = folder.join(INDEX_FILE);
         if has_file(&index)? {
             return Self::open_shards(folder, index);
         }
