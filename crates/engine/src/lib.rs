@@ -43,6 +43,7 @@ pub mod fetch;
 mod info;
 pub mod machine;
 mod metrics;
+mod operate;
 mod practice;
 mod recording;
 mod request;
