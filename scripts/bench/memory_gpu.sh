@@ -10,7 +10,8 @@ trap 'rm -rf "$days"' EXIT
 
 "$bench" latency --json "$out/latency.json"
 for model in minilm bge-large; do
-  "$bench" replay --model "$model" --json "$out/replay-$model.json" --svg "$out/replay-$model.svg"
+  "$bench" replay --model "$model" --device cuda:0 --json "$out/replay-$model.json" \
+    --svg "$out/replay-$model.svg"
   "$bench" trace --model "$model" --out "$days/$model"
   for mode in "" --expandable; do
     python3 "$(dirname "$0")/torch_allocator.py" "$days/$model/tensors.csv" $mode \

@@ -13,7 +13,7 @@ use vecmill_model::Activation;
 
 use crate::math::softmax;
 use crate::matmul::{Multiply, panel_width};
-use crate::simd::vectorised;
+use crate::threads::vectorised;
 
 /// Queries that are handled together: the rows of a register tile.
 const QUERIES: usize = 6;
@@ -23,7 +23,7 @@ const SPLIT_HEADS_AT: usize = 64;
 
 /// Relative position biases, by head and distance.
 #[derive(Debug)]
-pub struct RelativeBias {
+pub(crate) struct RelativeBias {
     by_distance: Stored<HostBlock>, // [heads][2 · reach + 1]
     reach: usize,
 }
@@ -62,9 +62,9 @@ pub(crate) struct Heads<'a> {
     pub(crate) bias: Option<&'a RelativeBias>,
 }
 
-/// Some heads of one sequence.
+/// Some heads of one sequence: what one task computes.
 #[derive(Debug)]
-pub(crate) struct Task<'q, 'o> {
+pub(crate) struct HeadRange<'q, 'o> {
     /// The sequence's rows of queries, keys and values.
     qkv: &'q [f32],
     heads: Range<usize>,
@@ -95,7 +95,7 @@ impl Heads<'_> {
         qkv: &'q [f32],
         starts: &[u32],
         output: &'o mut [f32],
-    ) -> Vec<Task<'q, 'o>> {
+    ) -> Vec<HeadRange<'q, 'o>> {
         let hidden = self.hidden();
         let mut tasks = Vec::with_capacity(starts.len());
         let (mut qkv, mut output) = (qkv, output);
@@ -108,18 +108,18 @@ impl Heads<'_> {
                 continue;
             }
             let heads_each = if length >= SPLIT_HEADS_AT { 1 } else { self.heads };
-            let strips = crate::tasks::strips(target, hidden, heads_each * self.head_size);
+            let strips = crate::threads::strips(target, hidden, heads_each * self.head_size);
             tasks.extend(strips.into_iter().map(|(first, output)| {
                 let first = first / self.head_size;
-                Task { qkv: rows, heads: first..first + heads_each, output }
+                HeadRange { qkv: rows, heads: first..first + heads_each, output }
             }));
         }
         tasks
     }
 
     /// Computes one task.
-    pub(crate) fn run(&self, task: Task<'_, '_>, scratch: &mut [f32]) {
-        let Task { qkv, heads, mut output } = task;
+    pub(crate) fn run(&self, task: HeadRange<'_, '_>, scratch: &mut [f32]) {
+        let HeadRange { qkv, heads, mut output } = task;
         for (strip, head) in heads.enumerate() {
             let columns = strip * self.head_size..(strip + 1) * self.head_size;
             self.head(qkv, head, &mut output, columns, scratch);

@@ -1,9 +1,10 @@
 //! The encoder operations on the CPU.
 //!
-//! - [`CpuBackend`] implements [`vecmill_encoder::Backend`] over main memory, on threads of its own.
+//! - [`CpuBackend`] runs the steps of [`CpuLowering`]'s programs in main memory, on threads of its own.
 //! - `matmul` multiplies with packed weights; `attention` uses the same kernel; `rows` holds what
-//!   goes row by row; `math` the elementary functions; `tasks` deals work out to threads; `slab`
-//!   hands out disjoint views of a batch's memory; `lower` says what all of it takes.
+//!   goes row by row; `math` the elementary functions; `threads` deals disjoint views of a batch's
+//!   memory out to threads; `weights` says what is stored of a model, `lower` which kernels compute
+//!   it.
 //!
 //! The choice behind it: no C library and no assembly. Vector code is safe Rust that `pulp` compiles
 //! once for each instruction set (AVX-512, AVX2, NEON, baseline) and picks when the program runs, so
@@ -17,31 +18,22 @@ mod lower;
 mod math;
 mod matmul;
 mod rows;
-mod simd;
-mod slab;
-mod tasks;
+mod threads;
+mod weights;
 
 use std::ops::Range;
 
 use pulp::Arch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use vecmill_encoder::{
-    AddNorm, Attention, Backend, BackendError, Buffer, Embed, EmbeddingTensors, Indices, Linear,
-    NormTensors, Pool, Precision, RegionWriter, StackTensors,
-};
+use vecmill_encoder::{Backend, Graph, Node, Place, Places, Step, ValueId, Weights};
+use vecmill_encoder::{BackendError, RegionWriter};
 use vecmill_memory::{HostBlock, HostSource};
-use vecmill_model::{DType, TensorView};
+use vecmill_model::{Activation, Poolings, Weight};
 
-pub use attention::RelativeBias;
-pub use lower::CpuLowering;
-pub use rows::{Embeddings, Norm};
-use simd::vectorised;
-use slab::{Place, as_indices, views};
-
-/// A loaded linear layer: packed weights and bias.
-#[derive(Debug)]
-pub struct PackedLinear(matmul::Panels);
+pub use lower::{CpuKernel, CpuLowering};
+use threads::{as_indices, vectorised, view, views};
+pub use weights::CpuWeight;
 
 /// Rows that one task normalises: enough to outweigh being dealt out.
 const ROWS_PER_TASK: usize = 64;
@@ -132,118 +124,51 @@ fn instructions(arch: Arch) -> &'static str {
     }
 }
 
-impl Backend for CpuBackend {
-    type Lower = CpuLowering;
-    type Source = HostSource;
-    type Linear = PackedLinear;
-    type Norm = Norm;
-    type Embeddings = Embeddings;
-    type RelativeBias = RelativeBias;
-    type Fetched = Vec<f32>;
-
-    fn source(&self) -> HostSource {
-        HostSource
-    }
-
-    fn stream(&self) {}
-
-    fn lowering(&self) -> &CpuLowering {
-        &self.lowering
-    }
-
-    fn precision(&self) -> Precision {
-        Precision::of(DType::F32)
-    }
-
-    fn load_linear(
+/// The kernels, each on operands at byte ranges of the slab.
+impl CpuBackend {
+    fn embed(
         &self,
-        stack: StackTensors<'_>,
-        into: &mut RegionWriter<HostBlock>,
-    ) -> Result<PackedLinear, BackendError> {
-        let (parts, shape) = (stack.parts, stack.shape());
-        let weights: Vec<_> = parts.iter().map(|part| part.weight.to_f32()).collect();
-        let rows = weights.iter().flat_map(|weight| weight.chunks_exact(shape.inputs.max(1)));
-        let bias = parts.iter().flat_map(|part| {
-            let outputs = part.weight.shape().first().copied().unwrap_or(0);
-            part.bias.as_ref().map_or_else(|| vec![0.0; outputs], |bias| bias.to_f32().into_owned())
-        });
-        matmul::Panels::pack(self.arch, shape, rows, bias, into).map(PackedLinear)
-    }
-
-    fn load_norm(
-        &self,
-        tensors: &NormTensors,
-        into: &mut RegionWriter<HostBlock>,
-    ) -> Result<Norm, BackendError> {
-        Norm::new(tensors, into)
-    }
-
-    fn load_embeddings(
-        &self,
-        tensors: &EmbeddingTensors,
-        into: &mut RegionWriter<HostBlock>,
-    ) -> Result<Embeddings, BackendError> {
-        Embeddings::new(tensors, into)
-    }
-
-    fn load_relative_bias(
-        &self,
-        table: &TensorView,
-        max_distance: usize,
-        into: &mut RegionWriter<HostBlock>,
-    ) -> Result<RelativeBias, BackendError> {
-        let heads = table.shape().last().copied().unwrap_or(0);
-        RelativeBias::new(&table.to_f32(), heads, max_distance, into)
-    }
-
-    fn run_batch<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(operations)
-    }
-
-    fn copy_in(
-        &self,
+        tables: &rows::Tables,
+        norm: Option<&rows::Norm>,
+        operands: [Range<usize>; 3],
         slab: &mut HostBlock,
-        values: &[u32],
-        into: Indices,
     ) -> Result<(), BackendError> {
-        let [target] = views(slab, "copy in", [into.range()])?;
-        bytemuck::cast_slice_mut(target).copy_from_slice(values);
-        Ok(())
-    }
-
-    fn embed(&self, slab: &mut HostBlock, op: &Embed<'_, Self>) -> Result<(), BackendError> {
-        let places = [op.ids.range(), op.positions.range(), op.output.range()];
-        let [ids, positions, output] = views(slab, "embed", places)?;
+        let [ids, positions, output] = views(slab, "embed", operands)?;
         let (ids, positions) = (as_indices(ids), as_indices(positions));
-        self.by_rows(op.tables.columns(), output, |rows, output| {
+        self.by_rows(tables.columns(), output, |rows, output| {
             let (ids, positions) = (&ids[rows.clone()], &positions[rows]);
             vectorised(
                 self.arch,
                 #[inline(always)]
-                || op.tables.write(ids, positions, output),
+                || tables.write(ids, positions, norm, output),
             );
         });
         Ok(())
     }
 
-    fn linear(&self, slab: &mut HostBlock, op: &Linear<'_, Self>) -> Result<(), BackendError> {
-        let [input, output] = views(slab, "linear", [op.input.range(), op.output.range()])?;
-        let weights = &op.weights.0;
+    fn linear(
+        &self,
+        weights: &matmul::Panels,
+        activation: Activation,
+        operands: [Range<usize>; 2],
+        slab: &mut HostBlock,
+    ) -> Result<(), BackendError> {
+        let [input, output] = views(slab, "linear", operands)?;
         let (inputs, outputs) = (weights.inputs(), weights.outputs());
-        let width = self.strip_width(op.input.rows, weights);
+        let width = self.strip_width(input.len() / inputs.max(1), weights);
         let chunk = matmul::ROW_CHUNK;
         let chunks = input.chunks(chunk * inputs).zip(output.chunks_mut(chunk * outputs));
         let tasks = chunks.flat_map(|(input, output)| {
-            let strips = tasks::strips(output, outputs, width).into_iter();
+            let strips = threads::strips(output, outputs, width).into_iter();
             strips.map(move |(first, output)| (&*input, first, output))
         });
-        tasks::for_each(
+        threads::for_each(
             tasks.collect(),
             &mut [],
             self.threads(),
             |(input, first, mut output), _| {
                 let rows: Vec<&[f32]> = input.chunks_exact(inputs).collect();
-                matmul::multiply(self.arch, &rows, weights, op.activation, first, &mut output);
+                matmul::multiply(self.arch, &rows, weights, activation, first, &mut output);
             },
         );
         Ok(())
@@ -251,61 +176,163 @@ impl Backend for CpuBackend {
 
     fn attention(
         &self,
+        heads: &attention::Heads<'_>,
+        operands: [Range<usize>; 4],
         slab: &mut HostBlock,
-        op: &Attention<'_, Self>,
     ) -> Result<(), BackendError> {
-        let starts = op.sequences.starts.range();
-        let places = [op.qkv.range(), starts, op.output.range(), op.workspace.range()];
-        let [qkv, starts, output, workspace] = views(slab, "attention", places)?;
-        let heads = attention::Heads {
-            arch: self.arch,
-            heads: op.heads,
-            head_size: op.output.columns / op.heads,
-            bias: op.bias,
-        };
+        let [qkv, starts, output, workspace] = views(slab, "attention", operands)?;
         let tasks = heads.tasks(qkv, as_indices(starts), output);
-        tasks::for_each(tasks, workspace, self.threads(), |task, scratch| heads.run(task, scratch));
+        threads::for_each(tasks, workspace, self.threads(), |task, scratch| {
+            heads.run(task, scratch);
+        });
         Ok(())
     }
 
-    fn add_norm(&self, slab: &mut HostBlock, op: &AddNorm<'_, Self>) -> Result<(), BackendError> {
-        const NAME: &str = "add and normalise";
-        // In place; the two may differ in the copies that readers want, of which there is one here.
-        if op.input.range() != op.output.range() {
-            let [input, output] = views(slab, NAME, [op.input.range(), op.output.range()])?;
-            output.copy_from_slice(input);
-        }
-        let [residual, output] = views(slab, NAME, [op.residual.range(), op.output.range()])?;
-        let columns = op.output.columns;
+    /// Adds the residual, in place, and normalises.
+    fn add(
+        &self,
+        slab: &mut HostBlock,
+        operands: [Range<usize>; 2],
+        columns: usize,
+        norm: Option<&rows::Norm>,
+    ) -> Result<(), BackendError> {
+        let [residual, output] = views(slab, "add and normalise", operands)?;
         let residual = &*residual;
         self.by_rows(columns, output, |rows, output| {
             let residual = &residual[rows.start * columns..rows.end * columns];
             vectorised(
                 self.arch,
                 #[inline(always)]
-                || op.norm.add_and_apply(residual, output, columns),
+                || rows::add(residual, norm, output, columns),
             );
         });
         Ok(())
     }
 
-    fn pool(&self, slab: &mut HostBlock, op: &Pool) -> Result<(), BackendError> {
-        let places = [op.input.range(), op.sequences.starts.range(), op.output.range()];
-        let [input, starts, output] = views(slab, "pool", places)?;
+    /// In place.
+    fn normalise(
+        &self,
+        slab: &mut HostBlock,
+        rows: Range<usize>,
+        columns: usize,
+        norm: &rows::Norm,
+    ) -> Result<(), BackendError> {
+        let rows = view(slab, "normalise", rows)?;
+        self.by_rows(columns, rows, |_, rows| {
+            vectorised(
+                self.arch,
+                #[inline(always)]
+                || norm.apply(rows, columns),
+            );
+        });
+        Ok(())
+    }
+
+    fn pool(
+        &self,
+        poolings: Poolings,
+        columns: usize,
+        operands: [Range<usize>; 3],
+        slab: &mut HostBlock,
+    ) -> Result<(), BackendError> {
+        let [input, starts, output] = views(slab, "pool", operands)?;
         let (input, starts) = (&*input, as_indices(starts));
-        self.by_rows(op.output.columns, output, |sequences, output| {
+        self.by_rows(poolings.count() * columns, output, |sequences, output| {
             let starts = &starts[sequences.start..=sequences.end];
             vectorised(
                 self.arch,
                 #[inline(always)]
-                || rows::pool(op.pooling, input, starts, output, op.input.columns),
+                || rows::pool(poolings, input, starts, output, columns),
             );
         });
         Ok(())
     }
+}
 
-    fn fetch(&self, slab: &mut HostBlock, from: Buffer) -> Result<Vec<f32>, BackendError> {
-        let [source] = views(slab, "fetch", [from.range()])?;
+impl Backend for CpuBackend {
+    type Lower = CpuLowering;
+    type Source = HostSource;
+    type Weight = CpuWeight;
+    type Fetched = Vec<f32>;
+
+    fn lowering(&self) -> &CpuLowering {
+        &self.lowering
+    }
+
+    fn source(&self) -> HostSource {
+        HostSource
+    }
+
+    fn stream(&self) {}
+
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+
+    fn load(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        weights: &[Weight],
+        into: &mut RegionWriter<HostBlock>,
+    ) -> Result<CpuWeight, BackendError> {
+        CpuWeight::load(self.arch, (graph, node), weights, into)
+    }
+
+    fn copy_in(&self, slab: &mut HostBlock, values: &[u32], at: usize) -> Result<(), BackendError> {
+        let target = view(slab, "copy in", at..at + size_of_val(values))?;
+        bytemuck::cast_slice_mut(target).copy_from_slice(values);
+        Ok(())
+    }
+
+    fn run(
+        &self,
+        weights: &Weights<CpuWeight>,
+        step: &Step<CpuKernel>,
+        places: &Places<'_>,
+        slab: &mut HostBlock,
+    ) -> Result<(), BackendError> {
+        let Step { kernel, reads, writes, .. } = step;
+        let value = |id: ValueId| places.plane(id, 0).bytes();
+        let output = value(writes[0]);
+        match *kernel {
+            CpuKernel::Embed { tables, norm } => {
+                let norm = norm.map(|norm| weights.get(norm)?.norm()).transpose()?;
+                let tables = weights.get(tables)?.tables()?;
+                self.embed(tables, norm, [places.ids(), places.positions(), output], slab)
+            }
+            CpuKernel::Norm { norm, columns } => {
+                let norm = weights.get(norm)?.norm()?;
+                copy(slab, value(reads[0]), output.clone())?;
+                self.normalise(slab, output, columns, norm)
+            }
+            CpuKernel::Add { columns } => {
+                copy(slab, value(reads[0]), output.clone())?;
+                self.add(slab, [value(reads[1]), output], columns, None)
+            }
+            CpuKernel::AddNorm { norm, columns } => {
+                let norm = weights.get(norm)?.norm()?;
+                copy(slab, value(reads[0]), output.clone())?;
+                self.add(slab, [value(reads[1]), output], columns, Some(norm))
+            }
+            CpuKernel::Linear { layer, activation } => {
+                let layer = weights.get(layer)?.linear()?;
+                self.linear(layer, activation, [value(reads[0]), output], slab)
+            }
+            CpuKernel::Attention { heads, head_size, bias } => {
+                let bias = bias.map(|bias| weights.get(bias)?.relative_bias()).transpose()?;
+                let heads = attention::Heads { arch: self.arch, heads, head_size, bias };
+                let operands = [value(reads[0]), places.starts(), output, places.scratch()];
+                self.attention(&heads, operands, slab)
+            }
+            CpuKernel::Pool { poolings, columns } => {
+                self.pool(poolings, columns, [value(reads[0]), places.starts(), output], slab)
+            }
+        }
+    }
+
+    fn fetch(&self, slab: &mut HostBlock, from: Place) -> Result<Vec<f32>, BackendError> {
+        let source = view(slab, "fetch", from.bytes())?;
         Ok(source.to_vec())
     }
 
@@ -313,4 +340,13 @@ impl Backend for CpuBackend {
         into.copy_from_slice(&fetched);
         Ok(())
     }
+}
+
+/// Nothing, where a value is changed in place.
+fn copy(slab: &mut HostBlock, from: Range<usize>, to: Range<usize>) -> Result<(), BackendError> {
+    if from != to {
+        let [from, to] = views(slab, "copy", [from, to])?;
+        to.copy_from_slice(from);
+    }
+    Ok(())
 }

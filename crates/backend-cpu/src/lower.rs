@@ -1,10 +1,12 @@
-//! What the CPU's operations take of memory, known without its threads.
+//! How the CPU computes a graph: a kernel for each operation, but embedding and adding normalise what they
+//! write, in place.
 
 use pulp::Arch;
-use vecmill_encoder::{EmbeddingTensors, LinearShape, Lower, NormTensors, Weight, WeightPlan};
-use vecmill_model::TensorView;
+use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, WeightId};
+use vecmill_encoder::{Precision, WeightPlan};
+use vecmill_model::{Activation, DType, Poolings};
 
-use crate::{attention, matmul};
+use crate::{attention, weights};
 
 const FLOAT: usize = size_of::<f32>();
 
@@ -12,7 +14,61 @@ const FLOAT: usize = size_of::<f32>();
 #[derive(Debug, Clone, Copy)]
 pub struct CpuLowering {
     pub(crate) arch: Arch,
-    threads: usize,
+    pub(crate) threads: usize,
+}
+
+/// What a step computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum CpuKernel {
+    /// Looks tokens up, and normalises their rows.
+    Embed {
+        /// Word, position and type tables.
+        tables: WeightId,
+        /// Gain and bias, if rows are normalised.
+        norm: Option<WeightId>,
+    },
+    /// Normalises rows.
+    Norm {
+        /// Gain and bias.
+        norm: WeightId,
+        /// Of a row.
+        columns: usize,
+    },
+    /// Adds two matrices.
+    Add {
+        /// Of a row.
+        columns: usize,
+    },
+    /// Adds two matrices, and normalises the sum's rows.
+    AddNorm {
+        /// Gain and bias.
+        norm: WeightId,
+        /// Of a row.
+        columns: usize,
+    },
+    /// Multiplies by packed weights.
+    Linear {
+        /// Weights and bias.
+        layer: WeightId,
+        /// Applied to each element.
+        activation: Activation,
+    },
+    /// Attention within each sequence.
+    Attention {
+        /// How many heads there are.
+        heads: usize,
+        /// Columns of each.
+        head_size: usize,
+        /// Relative position biases.
+        bias: Option<WeightId>,
+    },
+    /// Makes one row of a sequence's.
+    Pool {
+        /// How.
+        poolings: Poolings,
+        /// Of a token's row.
+        columns: usize,
+    },
 }
 
 impl CpuLowering {
@@ -21,46 +77,84 @@ impl CpuLowering {
         Self { arch: Arch::new(), threads: threads.max(1) }
     }
 
-    /// A table is read where the model's file is mapped, if it lies there as it is needed.
-    fn table(tensor: &TensorView, plan: &mut WeightPlan) {
-        let bytes = tensor.elements() * FLOAT;
-        if tensor.lies_as_f32() { plan.mapped(bytes) } else { plan.place(bytes) }
-    }
-
-    fn norm(tensors: &NormTensors, plan: &mut WeightPlan) {
-        plan.place(tensors.gain.elements() * FLOAT);
-        plan.place(tensors.bias.elements() * FLOAT);
-    }
-}
-
-impl Lower for CpuLowering {
-    fn store(&self, weight: Weight<'_>, plan: &mut WeightPlan) {
-        match weight {
-            Weight::Linear(stack) => {
-                let LinearShape { inputs, outputs, .. } = stack.shape();
-                let columns = matmul::packed_columns(self.arch, outputs);
-                plan.place(columns * inputs * FLOAT);
-                plan.place(columns * FLOAT);
+    fn kernel(graph: &Graph, node: &Node) -> CpuKernel {
+        let columns = graph.value(node.output).columns;
+        match node.op {
+            Op::Embed { words, .. } => CpuKernel::Embed { tables: words, norm: None },
+            Op::Norm { gain, .. } => CpuKernel::Norm { norm: gain, columns },
+            Op::Add => CpuKernel::Add { columns },
+            Op::Linear { weight, activation, .. } => {
+                CpuKernel::Linear { layer: weight, activation }
             }
-            Weight::Norm(tensors) => Self::norm(tensors, plan),
-            Weight::Embeddings(EmbeddingTensors { words, positions, norm, .. }) => {
-                Self::table(words, plan);
-                Self::table(positions, plan);
-                plan.place(norm.gain.elements() * FLOAT);
-                Self::norm(norm, plan);
+            Op::Attention { heads, bias } => {
+                let bias = bias.map(|bias| bias.table);
+                CpuKernel::Attention { heads, head_size: columns / heads.max(1), bias }
             }
-            Weight::RelativeBias { table, max_distance } => {
-                let heads = table.shape().last().copied().unwrap_or(0);
-                plan.place(heads * (2 * max_distance + 1) * FLOAT);
+            Op::Pool(poolings) => {
+                CpuKernel::Pool { poolings, columns: columns / poolings.count().max(1) }
             }
         }
     }
 
-    fn element_bytes(&self) -> usize {
-        FLOAT
+    fn scratch(&self, kernel: CpuKernel, longest: usize) -> usize {
+        match kernel {
+            CpuKernel::Attention { head_size, .. } => {
+                attention::workspace(self.arch, self.threads, longest, head_size)
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// The kernel that computes `first` and the norm of what it writes, where there is one.
+fn normalising(first: CpuKernel, norm: WeightId) -> Option<CpuKernel> {
+    match first {
+        CpuKernel::Embed { tables, norm: None } => {
+            Some(CpuKernel::Embed { tables, norm: Some(norm) })
+        }
+        CpuKernel::Add { columns } => Some(CpuKernel::AddNorm { norm, columns }),
+        _ => None,
+    }
+}
+
+impl Lower for CpuLowering {
+    type Kernel = CpuKernel;
+
+    fn lower(&self, graph: &Graph, rows: RowBound) -> Program<CpuKernel> {
+        let mut program = Program::new(graph, rows);
+        let mut nodes = graph.nodes();
+        while let Some((node, mut rest)) = nodes.split_first() {
+            let (mut kernel, mut output) = (Self::kernel(graph, node), node.output);
+            if let Some((next, behind)) = rest.split_first()
+                && let Op::Norm { gain, .. } = next.op
+                && next.inputs == [output]
+                && graph.is_read_once(output)
+                && let Some(both) = normalising(kernel, gain)
+            {
+                (kernel, output, rest) = (both, next.output, behind);
+            }
+            let adds = matches!(kernel, CpuKernel::Add { .. } | CpuKernel::AddNorm { .. });
+            match node.inputs.first() {
+                Some(&sum) if adds && graph.is_read_once(sum) => program.share(output, sum),
+                _ => program.keep(output, vec![graph.value(output).columns * FLOAT]),
+            }
+            program.push(Step {
+                kernel,
+                reads: node.inputs.clone(),
+                writes: vec![output],
+                scratch: self.scratch(kernel, rows.shape().longest),
+                reads_batch: node.op.reads_batch(),
+            });
+            nodes = rest;
+        }
+        program
     }
 
-    fn attention_workspace(&self, _tokens: usize, longest: usize, head_size: usize) -> usize {
-        attention::workspace(self.arch, self.threads, longest, head_size)
+    fn store(&self, graph: &Graph, node: &Node, plan: &mut WeightPlan) {
+        weights::store(self.arch, graph, node, plan);
+    }
+
+    fn precision(&self, _graph: &Graph, _node: &Node, _rows: RowBound) -> Precision {
+        Precision::of(DType::F32)
     }
 }

@@ -11,7 +11,7 @@
 //! not depend on how many rows the batch has, nor on the number of threads.
 
 use pulp::{Arch, Simd, WithSimd};
-use vecmill_encoder::{BackendError, LinearShape, RegionWriter, Stored};
+use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::HostBlock;
 use vecmill_model::Activation;
 
@@ -59,7 +59,7 @@ impl Panels {
     /// Packs rows of `inputs` numbers, one row per output.
     pub(crate) fn pack<'a>(
         arch: Arch,
-        LinearShape { inputs, outputs, .. }: LinearShape,
+        (inputs, outputs): (usize, usize),
         rows: impl Iterator<Item = &'a [f32]>,
         bias: impl Iterator<Item = f32>,
         into: &mut RegionWriter<HostBlock>,

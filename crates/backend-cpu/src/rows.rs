@@ -1,14 +1,14 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
-use vecmill_encoder::{BackendError, EmbeddingTensors, NormTensors, RegionWriter, Stored};
+use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::HostBlock;
-use vecmill_model::{Pooling, Poolings, TensorView};
+use vecmill_model::{Pooling, Poolings, TensorView, Weight};
 
 use crate::math::sum;
 
 /// Gain, bias and epsilon of a layer normalisation (Ba et al., arXiv:1607.06450).
 #[derive(Debug)]
-pub struct Norm {
+pub(crate) struct Norm {
     gain: Stored<HostBlock>,
     bias: Stored<HostBlock>,
     epsilon: f32,
@@ -23,19 +23,20 @@ struct Factors<'a> {
 }
 
 fn keep(
-    tensor: &TensorView,
+    weight: &Weight,
     into: &mut RegionWriter<HostBlock>,
 ) -> Result<Stored<HostBlock>, BackendError> {
-    into.floats(tensor.elements(), |place| place.copy_from_slice(&tensor.to_f32()))
+    let numbers = weight.to_f32();
+    into.floats(numbers.len(), |place| place.copy_from_slice(&numbers))
 }
 
 impl Norm {
     pub(crate) fn new(
-        tensors: &NormTensors,
+        [gain, bias]: [&Weight; 2],
+        epsilon: f32,
         into: &mut RegionWriter<HostBlock>,
     ) -> Result<Self, BackendError> {
-        let (gain, bias) = (keep(&tensors.gain, into)?, keep(&tensors.bias, into)?);
-        Ok(Self { gain, bias, epsilon: tensors.epsilon })
+        Ok(Self { gain: keep(gain, into)?, bias: keep(bias, into)?, epsilon })
     }
 
     fn factors(&self) -> Factors<'_> {
@@ -43,15 +44,27 @@ impl Norm {
         Factors { gain: gain.floats(), bias: bias.floats(), epsilon }
     }
 
-    /// `values = norm(values + residual)`, row by row.
+    /// Normalises each row of `values` in place.
     #[inline(always)]
-    pub(crate) fn add_and_apply(&self, residual: &[f32], values: &mut [f32], columns: usize) {
+    pub(crate) fn apply(&self, values: &mut [f32], columns: usize) {
         let norm = self.factors();
-        let rows = residual.chunks_exact(columns).zip(values.chunks_exact_mut(columns));
-        for (residual, row) in rows {
-            for (value, &more) in row.iter_mut().zip(residual) {
-                *value += more;
-            }
+        values.chunks_exact_mut(columns).for_each(
+            #[inline(always)]
+            |row| norm.apply(row),
+        );
+    }
+}
+
+/// Adds `residual` to `values`, and normalises each row.
+#[inline(always)]
+pub(crate) fn add(residual: &[f32], norm: Option<&Norm>, values: &mut [f32], columns: usize) {
+    let norm = norm.map(Norm::factors);
+    let rows = residual.chunks_exact(columns).zip(values.chunks_exact_mut(columns));
+    for (residual, row) in rows {
+        for (value, &more) in row.iter_mut().zip(residual) {
+            *value += more;
+        }
+        if let Some(norm) = norm {
             norm.apply(row);
         }
     }
@@ -88,14 +101,12 @@ enum TableValues {
 }
 
 impl Table {
-    fn new(tensor: &TensorView, into: &mut RegionWriter<HostBlock>) -> Result<Self, BackendError> {
-        let columns = tensor.shape().last().copied().unwrap_or(0);
-        let values = if tensor.lies_as_f32() {
-            TableValues::Mapped(tensor.clone())
-        } else {
-            TableValues::Converted(keep(tensor, into)?)
+    fn new(weight: &Weight, into: &mut RegionWriter<HostBlock>) -> Result<Self, BackendError> {
+        let values = match weight {
+            Weight::Tensor(tensor) if tensor.lies_as_f32() => TableValues::Mapped(tensor.clone()),
+            _ => TableValues::Converted(keep(weight, into)?),
         };
-        Ok(Self { values, columns })
+        Ok(Self { values, columns: weight.shape().columns })
     }
 
     fn values(&self) -> &[f32] {
@@ -114,37 +125,41 @@ impl Table {
     }
 }
 
-/// Word, position and type tables with the normalisation of their sum.
+/// Word, position and type tables.
 #[derive(Debug)]
-pub struct Embeddings {
+pub(crate) struct Tables {
     words: Table,
     positions: Table,
     type_row: Stored<HostBlock>,
-    norm: Norm,
 }
 
-impl Embeddings {
+impl Tables {
     pub(crate) fn new(
-        tensors: &EmbeddingTensors,
+        [words, positions]: [&Weight; 2],
+        types: Option<&Weight>,
         into: &mut RegionWriter<HostBlock>,
     ) -> Result<Self, BackendError> {
-        let EmbeddingTensors { words, positions, types, norm } = tensors;
-        let kinds = types.as_ref().map(TensorView::to_f32).unwrap_or_default();
+        let kinds = types.map(Weight::to_f32).unwrap_or_default();
         Ok(Self {
             words: Table::new(words, into)?,
             positions: Table::new(positions, into)?,
-            type_row: into.floats(norm.gain.elements(), |row| {
+            type_row: into.floats(words.shape().columns, |row| {
                 row.iter_mut().zip(kinds.iter()).for_each(|(place, &kind)| *place = kind);
             })?,
-            norm: Norm::new(norm, into)?,
         })
     }
 
-    /// Writes the normalised embeddings of some tokens, row by row.
+    /// Writes the embeddings of some tokens, row by row, normalised if there is a norm.
     #[inline(always)]
-    pub(crate) fn write(&self, ids: &[u32], positions: &[u32], output: &mut [f32]) {
+    pub(crate) fn write(
+        &self,
+        ids: &[u32],
+        positions: &[u32],
+        norm: Option<&Norm>,
+        output: &mut [f32],
+    ) {
         let (words, places) = (self.words.values(), self.positions.values());
-        let (kinds, norm) = (self.type_row.floats(), self.norm.factors());
+        let (kinds, norm) = (self.type_row.floats(), norm.map(Norm::factors));
         let rows = output.chunks_exact_mut(self.words.columns.max(1));
         for ((&id, &position), output) in ids.iter().zip(positions).zip(rows) {
             let word = self.words.row(words, id);
@@ -153,7 +168,9 @@ impl Embeddings {
             for (value, ((&word, &place), &kind)) in output.iter_mut().zip(terms) {
                 *value = word + place + kind;
             }
-            norm.apply(output);
+            if let Some(norm) = norm {
+                norm.apply(output);
+            }
         }
     }
 

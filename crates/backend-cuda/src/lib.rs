@@ -17,7 +17,6 @@
 //! that calls it, and the only one with `unsafe` code; it hands out owned things (a stream, a chunk
 //! of memory), so that the rest is ordinary safe Rust.
 
-mod backend;
 mod compiler;
 mod device;
 mod driver;
@@ -29,32 +28,33 @@ mod graphs;
 mod kernels;
 mod libraries;
 mod lower;
+mod open;
 mod pinned;
 mod probe;
+mod row_order;
+mod run;
 mod sensors;
 mod source;
 mod staging;
 mod state;
 mod stopwatch;
 mod stream;
-mod sweeps;
 mod weights;
 
-pub use backend::{
-    CudaBackend, CudaEmbeddings, CudaFetched, CudaLinear, CudaNorm, CudaRelativeBias, OpenError,
-};
 pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;
 #[cfg(feature = "faults")]
 pub use faults::provoke_fault;
 pub use gemm::{
-    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Linear, Tuned, WEIGHT_ALIGNMENT,
+    ACTIVATION_ALIGNMENT, Format, Gemm, GemmError, Linear, RowRange, Tuned, WEIGHT_ALIGNMENT,
 };
 pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
-pub use lower::CudaLowering;
+pub use lower::{CudaKernel, CudaLowering, Form};
+pub use open::OpenError;
 pub use pinned::PinnedBuffer;
 pub use probe::{DeviceInfo, devices};
+pub use run::{CudaBackend, CudaFetched};
 pub use sensors::{NoSensors, Sensors};
 pub use source::{
     CudaBlock, CudaSource, MappedBlock, MappedSource, OrderedBlock, PlainBlock, PlainSource,
@@ -63,3 +63,4 @@ pub use source::{
 pub use staging::{Staged, StagingRing, StagingStatistics};
 pub use state::{DeviceState, MemoryUse, Throttling, XidErrors};
 pub use stream::{CudaEvent, CudaStream, HeldStream};
+pub use weights::CudaWeight;

@@ -7,18 +7,19 @@
 //! The choice behind it: one pinned allocation per device for all batches. Pinning memory is slow
 //! and can hold the device up, and a [`PinnedBuffer`](crate::PinnedBuffer) makes the host wait for
 //! its last copy; a ring of a few megabytes takes many batches' ids and vectors in, and the host
-//! waits only when it's full. Its space is [`vecmill_memory::Ring`]'s, used again when the event
+//! waits only when it's full. Its space is a [`Ring`](ring::Ring)'s, used again when the event
 //! behind its copy has passed.
 
 mod queue;
+pub(crate) mod ring;
 #[cfg(test)]
 mod tests;
 
 use vecmill_memory::{Cause, SourceError};
 
 use crate::device::Device;
+use crate::driver::DriverError;
 use crate::driver::{DeviceSpan, HostPart, HostParts};
-use crate::error::DriverError;
 use crate::stream::CudaStream;
 use queue::{Part, Parts, Pieces, Queue};
 

@@ -6,11 +6,11 @@ use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vecmill_backend_cuda::{CudaBackend, Device};
-use vecmill_encoder::conformance;
+use vecmill_backend_cuda::{CudaBackend, CudaLowering, Device};
 use vecmill_encoder::{Backend, Batch, Encoder};
 use vecmill_memory::{Pool, Source};
 use vecmill_model::{DType, Model};
+use vecmill_testing::conformance;
 
 /// The first device, used by one test at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -72,7 +72,7 @@ fn architectures(format: DType) {
     let mut off = Vec::new();
     for model in conformance::models().unwrap() {
         let backend = backend(format);
-        let precision = backend.precision();
+        let precision = conformance::precision(backend.lowering(), &model).unwrap();
         let agreement = conformance::model(backend, &model).unwrap();
         println!("{} {format:?} {agreement:?}", model.display());
         if !agreement.is_within(precision) {
@@ -87,13 +87,20 @@ fn independence(format: DType) {
     let _guard = alone();
     for model in conformance::models().unwrap() {
         let backend = backend(format);
-        let precision = backend.precision();
+        let precision = conformance::precision(backend.lowering(), &model).unwrap();
         // A rounding that differs may lead an operand to the next number of its format.
         let rounding = precision.narrow.map_or(precision.storage, |narrow| narrow.operands);
         let allowed = 8.0 * rounding + 160.0 * precision.accumulation;
         let difference = conformance::independence(backend, &model).unwrap();
         println!("{} {format:?} {difference:e}", model.display());
         assert!(difference <= allowed, "{} {format:?}: {difference:e}", model.display());
+    }
+}
+
+#[test]
+fn programs_of_buckets_hold_for_fewer_rows() {
+    for format in [DType::F32, DType::F16, DType::BF16, DType::F8E4M3] {
+        conformance::lowering(&CudaLowering::most(format)).unwrap();
     }
 }
 

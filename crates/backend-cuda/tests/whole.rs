@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::{MODELS, Sizes, write_model};
 use vecmill_backend_cuda::{CudaBackend, CudaLowering, Device, Sensors, devices};
-use vecmill_encoder::{Backend, Batch, Demand, Encoder, fit};
+use vecmill_encoder::{Ask, Backend, Batch, Encoder, Programs, fit};
 use vecmill_memory::Pool;
 use vecmill_model::{DType, Model, Pooling};
 
@@ -77,21 +77,21 @@ fn measure(
     let device = backend.device().clone();
     let lowering = *backend.lowering();
     let plan = |lowering| {
-        let paper = Encoder::on_paper(lowering, model, Some(Pooling::Cls)).unwrap();
-        paper.weights().reserved_bytes()
+        let programs = Programs::of(lowering, model, Some(Pooling::Cls)).unwrap();
+        programs.weights().reserved_bytes()
     };
     let planned = plan(lowering);
     assert!(planned <= plan(CudaLowering::most(format)), "a plan without a device is no less");
     // Room for the weights, and for batches of half the usual size.
-    let demand = Demand {
+    let ask = Ask {
         budget_bytes: planned + 512 * MIB,
         in_flight: 2,
         longest_input: 512,
         max_batch_tokens: MOST / 2,
     };
-    let fit = fit(model, Some(Pooling::Cls), lowering, demand).unwrap();
+    let fit = fit(model, Some(Pooling::Cls), lowering, ask).unwrap();
     assert_eq!(fit.weights_bytes, planned);
-    let pool = Pool::new(backend.source(), demand.budget_bytes);
+    let pool = Pool::new(backend.source(), ask.budget_bytes);
     let before = device.memory_info().unwrap().free;
     let encoder = Encoder::load(backend, model, Some(Pooling::Cls), &pool, &|_, _| {}).unwrap();
     let taken = before.saturating_sub(device.memory_info().unwrap().free);
@@ -107,7 +107,7 @@ fn measure(
     encoder.warm_up(&pool, fit.largest.tokens, limit, &|_, _| {}).unwrap();
     let now = pool.statistics();
     let held = now.reserved_bytes + now.peak_held_bytes;
-    assert!(held <= demand.budget_bytes, "{held} of {}", demand.budget_bytes);
+    assert!(held <= ask.budget_bytes, "{held} of {}", ask.budget_bytes);
     let free_now = free();
     let driver = at_first.zip(free_now).map(|(first, now_free)| {
         first.saturating_sub(now_free + now.reserved_bytes + now.held_bytes)
@@ -119,7 +119,7 @@ fn measure(
         mib(planned),
         mib(reserved),
         mib(taken),
-        mib(demand.budget_bytes),
+        mib(ask.budget_bytes),
         mib(held),
         driver.map_or("?".to_owned(), |bytes| mib(bytes).to_string())
     );

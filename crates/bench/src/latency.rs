@@ -7,9 +7,11 @@ use clap::Args;
 use quanta::Clock;
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource, StreamOrderedSource};
-use vecmill_memory::{Heap, Pool, Source};
+use vecmill_lab::histogram::percentile;
+use vecmill_lab::results;
+use vecmill_memory::{Pool, Source};
 
-use crate::{Outcome, results};
+use crate::Outcome;
 
 const MIB: usize = 1 << 20;
 
@@ -41,13 +43,14 @@ struct Row {
 
 impl Row {
     fn new(what: impl Into<String>, threads: usize, samples: &mut [u64]) -> Self {
-        let p50 = results::percentile(samples, 50.0);
+        samples.sort_unstable();
+        let p50 = percentile(samples, 0.5);
         Self {
             what: what.into(),
             threads,
             clock_readings: 1,
             p50_nanoseconds: p50,
-            p99_nanoseconds: results::percentile(samples, 99.0),
+            p99_nanoseconds: percentile(samples, 0.99),
             p50_without_clock_nanoseconds: p50,
         }
     }
@@ -68,11 +71,6 @@ pub(crate) fn run(arguments: &LatencyArguments) -> Outcome {
     }
     for mib in [1, 16, 256] {
         rows.push(plain(&device, mib, 200)?);
-    }
-    for churn in [false, true] {
-        for holes in [16, 65_536] {
-            rows.push(heap(holes, churn, leases));
-        }
     }
     let reading = rows[0].p50_nanoseconds;
     for row in &mut rows[1..] {
@@ -107,7 +105,6 @@ fn lease_and_return(
     leases: usize,
 ) -> Result<Row, Box<dyn std::error::Error>> {
     let pool = Pool::new(MappedSource::new(device)?, 64 << 30);
-    pool.prepare(&vec![64 * MIB; threads])?;
     let start = Barrier::new(threads);
     let measure = |stream: CudaStream| -> Result<Vec<u64>, vecmill_memory::LeaseError> {
         let clock = Clock::new();
@@ -127,6 +124,9 @@ fn lease_and_return(
     };
     let streams: Vec<CudaStream> =
         (0..threads).map(|_| device.stream()).collect::<Result<_, _>>()?;
+    let warm: Result<Vec<_>, _> =
+        streams.iter().map(|stream| pool.lease(64 * MIB, stream)).collect();
+    drop(warm?);
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =
             streams.into_iter().map(|stream| scope.spawn(|| measure(stream))).collect();
@@ -189,38 +189,4 @@ fn plain(device: &Device, mib: usize, pairs: usize) -> Result<Row, Box<dyn std::
         samples.push(clock.delta_as_nanos(before, clock.raw()));
     }
     Ok(Row::new(format!("cuMemAlloc + cuMemFree, {mib} MiB"), 1, &mut samples))
-}
-
-/// The fallback heap with so many holes: a piece is taken and given back, or, with `churn`, given
-/// back in place of another one that was taken long before.
-fn heap(holes: usize, churn: bool, pairs: usize) -> Row {
-    let (mut heap, mut random) = (Heap::new(), fastrand::Rng::with_seed(1));
-    let clock = Clock::new();
-    let mut failures = u64::from(heap.extend(2 * holes * 64 * 1024).is_err());
-    let mut live: Vec<_> =
-        (0..2 * holes).filter_map(|_| heap.allocate(random.usize(1024..64 * 1024))).collect();
-    for index in (0..holes).rev() {
-        failures += u64::from(heap.free(live.swap_remove(2 * index)).is_err());
-    }
-    let mut samples = Vec::with_capacity(pairs);
-    for _ in 0..pairs {
-        let bytes = random.usize(1024..64 * 1024);
-        let victim = random.usize(..live.len());
-        let before = clock.raw();
-        let span = heap.allocate(bytes);
-        let freed = match span {
-            Some(span) if churn => heap.free(std::mem::replace(&mut live[victim], span)),
-            Some(span) => heap.free(span),
-            None => Ok(()),
-        };
-        samples.push(clock.delta_as_nanos(before, clock.raw()));
-        failures += u64::from(span.is_none() || freed.is_err());
-    }
-    let note = if failures == 0 { String::new() } else { format!(", {failures} failures") };
-    let how = if churn { "of old pieces " } else { "" };
-    Row::new(
-        format!("fallback heap: allocate + free {how}among {holes} holes{note}"),
-        1,
-        &mut samples,
-    )
 }

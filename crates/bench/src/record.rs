@@ -1,6 +1,6 @@
-//! The memory traces of a simulated service.
+//! The memory recordings of a simulated service.
 //!
-//! The same batches make two traces: one lease per batch, of the plan's peak, as the pool is asked;
+//! The same batches make two recordings: one lease per batch, of the plan's peak, as the pool is asked;
 //! and one per tensor, in the order of the forward pass, as a framework asks its allocator.
 
 use std::error::Error;
@@ -9,12 +9,13 @@ use std::io::BufWriter;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use vecmill_lab::results;
 use vecmill_memory::Plan;
-use vecmill_memory::trace::{Event, Trace, What};
+use vecmill_memory::recording::{Event, Recording, What};
 
+use crate::Outcome;
 use crate::sketch::{BATCH_TOKENS, Sketch};
 use crate::workload::{Run, Workload};
-use crate::{Outcome, results};
 
 /// Ids of a batch's tensors follow each other from its number times this on.
 pub(crate) const TENSORS_PER_BATCH: u64 = 1 << 16;
@@ -71,14 +72,14 @@ impl Size {
     }
 }
 
-/// A day's traces.
+/// A day's recordings.
 #[derive(Debug)]
-pub(crate) struct Traces {
-    pub(crate) batches: Trace,
-    pub(crate) tensors: Trace,
+pub(crate) struct Recordings {
+    pub(crate) batches: Recording,
+    pub(crate) tensors: Recording,
 }
 
-impl Traces {
+impl Recordings {
     pub(crate) fn record(day: &Day) -> Result<Self, Box<dyn Error>> {
         let planner = Sketch::new(day.model)?;
         let runs = Workload {
@@ -91,19 +92,19 @@ impl Traces {
             seconds_per_token: 1.0 / day.model.tokens_per_second(),
         }
         .run();
-        let batches = trace(&runs, |run, id, events| {
-            let bytes = planner.bucketed(run.shape).peak_bytes();
+        let batches = recording(&runs, |run, id, events| {
+            let bytes = planner.bucketed(run.shape);
             events.push((run.start, What::Lease { id, stream: run.stream, bytes }));
             events.push((run.end, What::Return { id }));
         });
-        let tensors = trace(&runs, |run, id, events| {
+        let tensors = recording(&runs, |run, id, events| {
             tensors_of(&planner.exact(run.shape), run, id * TENSORS_PER_BATCH, events);
         });
         Ok(Self { batches, tensors })
     }
 }
 
-fn trace(runs: &[Run], mut add: impl FnMut(&Run, u64, &mut Vec<(u64, What)>)) -> Trace {
+fn recording(runs: &[Run], mut add: impl FnMut(&Run, u64, &mut Vec<(u64, What)>)) -> Recording {
     let mut events = Vec::new();
     for (run, id) in runs.iter().zip(1..) {
         add(run, id, &mut events);
@@ -111,7 +112,7 @@ fn trace(runs: &[Run], mut add: impl FnMut(&Run, u64, &mut Vec<(u64, What)>)) ->
     // Stable, and a tensor's return comes before the next step's leases: frameworks free first.
     events.sort_by_key(|(at, what)| (*at, !matches!(what, What::Return { .. })));
     let event = |(nanoseconds, what)| Event { nanoseconds, what };
-    Trace { events: events.into_iter().map(event).collect(), lost: 0 }
+    Recording { events: events.into_iter().map(event).collect(), lost: 0 }
 }
 
 /// The tensors of a batch, each taken at its first step and given back behind its last one.
@@ -128,14 +129,14 @@ fn tensors_of(plan: &Plan, run: &Run, first: u64, events: &mut Vec<(u64, What)>)
     }
 }
 
-/// Writes the traces.
+/// Writes the recordings.
 pub(crate) fn run(arguments: &TraceArguments) -> Outcome {
-    let traces = Traces::record(&arguments.day)?;
+    let recordings = Recordings::record(&arguments.day)?;
     fs::create_dir_all(&arguments.out)?;
-    for (name, trace) in [("batches", &traces.batches), ("tensors", &traces.tensors)] {
+    for (name, recording) in [("batches", &recordings.batches), ("tensors", &recordings.tensors)] {
         let file = arguments.out.join(format!("{name}.csv"));
-        trace.write(BufWriter::new(File::create(&file)?))?;
-        results::line(&format!("{}: {} events", file.display(), trace.events.len()))?;
+        recording.write(BufWriter::new(File::create(&file)?))?;
+        results::line(&format!("{}: {} events", file.display(), recording.events.len()))?;
     }
     Ok(())
 }

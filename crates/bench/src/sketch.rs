@@ -5,12 +5,13 @@ use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use vecmill_encoder::{Encoder, Lower, PaperBackend, Shape, Weight, WeightPlan};
+use vecmill_encoder::{
+    Graph, Lower, Node, Op, Precision, Program, Programs, RowBound, Shape, Step, WeightPlan,
+};
 use vecmill_memory::Plan;
-use vecmill_model::Model;
+use vecmill_model::{DType, Model};
 
 use crate::record::Size;
 
@@ -22,18 +23,39 @@ const POSITIONS: usize = 512;
 
 /// Plans batches of a model.
 #[derive(Debug)]
-pub(crate) struct Sketch(Encoder<PaperBackend<Activations>>);
+pub(crate) struct Sketch(Programs<Activations>);
 
 /// In f16, and without scratch memory for products: a framework takes that once, not per tensor, so
-/// that it would only blur the comparison.
+/// that it would only blur the comparison. What a norm reads is written by nobody else, so sums are
+/// normalised in their place.
 #[derive(Debug, Clone, Copy)]
-struct Activations;
+pub(crate) struct Activations;
 
 impl Lower for Activations {
-    fn store(&self, _: Weight<'_>, _: &mut WeightPlan) {}
+    type Kernel = ();
 
-    fn element_bytes(&self) -> usize {
-        2
+    fn lower(&self, graph: &Graph, rows: RowBound) -> Program<()> {
+        let mut program = Program::new(graph, rows);
+        for node in graph.nodes() {
+            let output = node.output;
+            let in_place = node.inputs.first().filter(|&&input| {
+                matches!(node.op, Op::Add | Op::Norm { .. }) && graph.is_read_once(input)
+            });
+            match in_place {
+                Some(&input) => program.share(output, input),
+                None => program.keep(output, vec![2 * graph.value(output).columns]),
+            }
+            let (reads, writes) = (node.inputs.clone(), vec![output]);
+            let reads_batch = node.op.reads_batch();
+            program.push(Step { kernel: (), reads, writes, scratch: 0, reads_batch });
+        }
+        program
+    }
+
+    fn store(&self, _: &Graph, _: &Node, _: &mut WeightPlan) {}
+
+    fn precision(&self, _: &Graph, _: &Node, _: RowBound) -> Precision {
+        Precision::of(DType::F16)
     }
 }
 
@@ -41,24 +63,24 @@ impl Sketch {
     pub(crate) fn new(size: Size) -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::tempdir()?;
         write_model(folder.path(), size)?;
-        let model = Model::open(folder.path())?;
-        let encoder = Encoder::on_paper(Activations, &model, None)?;
+        let programs = Programs::of(Activations, &Model::open(folder.path())?, None)?;
         let largest = Shape { tokens: BATCH_TOKENS, sequences: BATCH_TOKENS, longest: POSITIONS };
-        Ok(Self(encoder.with_largest(largest)))
+        Ok(Self(programs.with_largest(largest)))
     }
 
-    /// The plan that serves the shape, made for all shapes of its bucket.
-    pub(crate) fn bucketed(&self, shape: Shape) -> Arc<Plan> {
-        self.0.plan(shape)
+    /// The bytes of the plan that serves the shape, made for all shapes of its bucket.
+    pub(crate) fn bucketed(&self, shape: Shape) -> usize {
+        self.0.get(shape).plan().peak_bytes()
     }
 
     /// The plan of this very shape.
     pub(crate) fn exact(&self, shape: Shape) -> Plan {
-        self.0.plan_exactly(shape)
+        self.0.make(RowBound::Bucket(shape)).plan().clone()
     }
 }
 
-fn write_model(folder: &Path, size: Size) -> Result<(), Box<dyn Error>> {
+/// Writes the folder.
+pub(crate) fn write_model(folder: &Path, size: Size) -> Result<(), Box<dyn Error>> {
     let (hidden, layers, heads) = match size {
         Size::Minilm => (384, 6, 12),
         Size::BgeLarge => (1024, 24, 16),

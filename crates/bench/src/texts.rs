@@ -10,10 +10,10 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use vecmill_engine::disk;
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results::{self, whole};
 
 use crate::Outcome;
-use crate::lengths::Lengths;
-use crate::results::{self, whole};
 
 /// The most of a tokenizer's file that is read.
 const LIMIT: u64 = 256 << 20;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use vecmill_engine::{RequestError, Tokenizer, Truncation, disk};
+use vecmill_lab::results;
+use vecmill_lab::results::number;
 
+use crate::Outcome;
 use crate::load::processor_seconds;
-use crate::results::number;
 use crate::texts::TextKind;
-use crate::{Outcome, results};
 
 /// Texts that are made, enough that none comes twice soon.
 const TEXTS: usize = 16_384;
@@ -88,7 +89,8 @@ pub(crate) fn run(arguments: &TokenizeArguments) -> Outcome {
     results::write(arguments.json.as_deref(), "cpu", &speeds)
 }
 
-fn read(file: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+/// The texts of a file of JSON objects, one a line.
+pub(crate) fn read(file: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let lines = disk::read_regular(file, LIMIT).map_err(|e| format!("{}: {e}", file.display()))?;
     let lines = String::from_utf8(lines).map_err(|e| format!("{}: {e}", file.display()))?;
     let text = |line| Ok(serde_json::from_str::<Line>(line)?.text);

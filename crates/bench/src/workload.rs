@@ -5,9 +5,8 @@
 use std::collections::VecDeque;
 
 use vecmill_encoder::Shape;
-
-use crate::lengths::Lengths;
-use crate::results::whole;
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results::whole;
 
 /// What comes in and what it runs on.
 #[derive(Debug, Clone)]

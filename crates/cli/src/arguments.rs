@@ -12,13 +12,10 @@ use vecmill_engine::convert::DType;
 
 use self::help::{
     AFTER_COMPLETIONS, AFTER_CONVERT, AFTER_DEVICES, AFTER_EMBED, AFTER_HELP, AFTER_PLAN,
-    AFTER_REPLAY, AFTER_SERVE, CONVERT_EXAMPLES, DEVICES_EXAMPLES, EMBED_EXAMPLES, PLAN_EXAMPLES,
-    REPLAY_EXAMPLES, SERVE_EXAMPLES,
+    AFTER_SERVE, CONVERT_EXAMPLES, DEVICES_EXAMPLES, EMBED_EXAMPLES, PLAN_EXAMPLES, SERVE_EXAMPLES,
 };
 use crate::ab::arguments::AbArguments;
-use crate::settings::kind::Bytes;
 use crate::settings::memory::Budget;
-use crate::settings::time::GiveBackAfter;
 use crate::settings::value::Value;
 use crate::settings::{ConvertSettings, EmbedSettings, Flags, PlanSettings, ServeSettings};
 
@@ -43,8 +40,6 @@ pub(crate) enum Command {
     Convert(ConvertArguments),
     /// Compare scheduling policies on this machine's devices
     Ab(AbArguments),
-    /// Look into how memory was managed
-    Memory(MemoryArguments),
     /// List the devices of this machine, and the libraries that GPUs need
     Devices(DevicesArguments),
     /// Write a script that completes this command line in a shell
@@ -191,66 +186,6 @@ pub(crate) struct ConvertArguments {
 
     #[command(flatten)]
     pub(crate) flags: Flags<ConvertSettings>,
-}
-
-/// Arguments of `vecmill memory`.
-#[derive(Debug, Args)]
-#[command(after_help = REPLAY_EXAMPLES)]
-pub(crate) struct MemoryArguments {
-    #[command(subcommand)]
-    pub(crate) command: MemoryCommand,
-}
-
-/// What to look into.
-#[derive(Debug, Subcommand)]
-pub(crate) enum MemoryCommand {
-    /// Replay a trace and compare ways of managing its memory
-    Replay(ReplayArguments),
-}
-
-/// Arguments of `vecmill memory replay`.
-#[derive(Debug, Args)]
-#[command(after_help = REPLAY_EXAMPLES, after_long_help = AFTER_REPLAY)]
-pub(crate) struct ReplayArguments {
-    /// File with the trace; - is standard input
-    #[arg(value_name = "TRACE", value_hint = clap::ValueHint::FilePath)]
-    pub(crate) trace: PathBuf,
-
-    /// Ways of managing memory, to compare side by side
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "pool,naive,direct")]
-    pub(crate) policy: Vec<Policy>,
-
-    /// Most memory that each may hold: 8GiB or bytes [default: as much as it takes]
-    #[arg(long, value_name = "SIZE", value_parser = parsed::<Bytes>)]
-    pub(crate) budget: Option<Bytes>,
-
-    /// When the pool gives back what is no longer needed: 60s, 5m, 1h or never
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = parsed::<GiveBackAfter>,
-        default_value = "60s"
-    )]
-    pub(crate) give_back: GiveBackAfter,
-
-    /// Write a picture of it to this file as well
-    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
-    pub(crate) svg: Option<PathBuf>,
-
-    /// Write JSON instead of a table
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Ways of managing memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Policy {
-    /// Vecmill's own pool
-    Pool,
-    /// A list of buffers, first fit, never given back
-    Naive,
-    /// No pool: each lease is taken from the device and given back to it
-    Direct,
 }
 
 /// A flag's value by the rules of settings.

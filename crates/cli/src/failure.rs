@@ -4,11 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use vecmill_bench::ab::{AbError, TraceError as RequestTraceError};
 use vecmill_engine::convert::ConvertError;
 use vecmill_engine::disk::NoRoom;
 use vecmill_engine::{RequestError, StartError};
-use vecmill_memory::trace::TraceError;
+use vecmill_lab::ab::AbError;
+use vecmill_lab::traffic::TraceError as RequestTraceError;
+
 use vecmill_server::ServeError;
 
 use crate::plan::TooSmall;
@@ -38,14 +39,6 @@ pub(crate) enum Failure {
     /// Not even one input fits the memory that a plan is for.
     #[error(transparent)]
     TooSmall(#[from] TooSmall),
-    /// A trace is not one.
-    #[error("{}: {source}", path.display())]
-    Trace {
-        /// The file, or `standard input`.
-        path: PathBuf,
-        /// What is wrong, and in which line.
-        source: TraceError,
-    },
     /// A trace of requests is not one.
     #[error("{}: {source}", path.display())]
     RequestTrace {

@@ -1,8 +1,8 @@
 //! The `vecmill` binary: arguments become settings, settings become commands.
 //!
 //! - [`arguments`] is the command line, [`settings`] what it, the environment and a file set.
-//! - [`serve`], [`embed`], [`plan`], [`convert`], [`ab`], [`memory`], [`devices`] and [`completions`]
-//!   are the commands.
+//! - [`serve`], [`embed`], [`plan`], [`convert`], [`ab`], [`devices`] and [`completions`] are the
+//!   commands.
 //! - [`logging`] and [`progress`] write to [`stderr`]; results alone go to [`stdout`].
 //! - [`signals`] says what signals do.
 //! - [`failure`] knows why a command failed and with which exit code.
@@ -15,7 +15,6 @@ mod devices;
 mod embed;
 mod failure;
 mod logging;
-mod memory;
 mod new_file;
 mod patient;
 mod plan;
@@ -59,7 +58,6 @@ fn run() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments, &environment, &progress),
         Command::Convert(arguments) => convert::run(arguments, &environment, &progress),
         Command::Ab(arguments) => ab::run(arguments, &environment, &progress),
-        Command::Memory(arguments) => memory::run(&arguments, &progress),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };

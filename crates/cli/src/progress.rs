@@ -122,13 +122,6 @@ impl Progress {
         self.bars.add(bar.with_style(style))
     }
 
-    /// A bar for a replay of so many events.
-    pub(crate) fn of_events(&self, total: u64, shown: bool) -> ProgressBar {
-        let template = "replaying {bar:30} {percent}% of {len} events, {eta} left";
-        let visible = self.on_terminal && shown;
-        if visible { self.bar(Some(total), template) } else { ProgressBar::hidden() }
-    }
-
     /// A bar for the measurements of an experiment.
     pub(crate) fn of_passes(&self) -> ProgressBar {
         let template = "{bar:30} {pos}/{len} {msg}, {eta} left";

@@ -107,12 +107,10 @@ fn a_reader_who_comes_back_is_told_what_was_lost() {
 
 #[test]
 fn results_that_can_t_be_written_are_an_error() {
-    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/traces/sample.csv");
     for arguments in [
         &["devices"][..],
         &["devices", "--json"],
         &["completions", "bash"],
-        &["memory", "replay", trace],
         &["embed", "--help"],
         &["--version"],
     ] {

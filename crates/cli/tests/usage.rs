@@ -24,17 +24,8 @@ fn help_has_examples_and_exit_codes() {
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
     assert!(help.contains("Exit codes:") && help.contains("vecmill serve"), "{help}");
-    let commands: [&[&str]; 9] = [
-        &["serve"],
-        &["embed"],
-        &["plan"],
-        &["convert"],
-        &["ab"],
-        &["memory"],
-        &["memory", "replay"],
-        &["devices"],
-        &["completions"],
-    ];
+    let commands: [&[&str]; 7] =
+        [&["serve"], &["embed"], &["plan"], &["convert"], &["ab"], &["devices"], &["completions"]];
     for command in commands {
         for flag in ["-h", "--help"] {
             let (code, help, _) = run(&[command, &[flag]].concat());

@@ -129,7 +129,7 @@ impl Batch {
     /// What a device is told of the batch, padded to `shape`: ids, each token's place in its
     /// sequence counted from `position_offset`, and where each sequence starts and the last one
     /// ends. Padded tokens are zeros behind the last sequence, padded sequences are empty.
-    pub(crate) fn indices(&self, shape: Shape, position_offset: u32) -> Vec<u32> {
+    pub fn indices(&self, shape: Shape, position_offset: u32) -> Vec<u32> {
         let layout = IndexLayout::of(shape);
         let mut indices = vec![0; layout.length];
         indices[..self.ids.len()].copy_from_slice(&self.ids);

@@ -1,17 +1,17 @@
 //! A model on a backend: batches in, vectors out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_memory::{LeaseError, Plan, PlanCache, PlanCacheStatistics, Pool, Reservation};
+use vecmill_memory::{Lease, LeaseError, Pool, Reservation};
 
-use crate::backend::{Backend, BackendError, Lower, WeightPlan, load_weights};
-use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
-use crate::fit::last_where;
-use crate::forward::{LoadError, Loading, Network, SequenceRows};
-use crate::paper::{Counting, PaperBackend};
-use crate::program::{Fusion, Program};
-use vecmill_model::{Model, Pooling, Poolings};
+use crate::backend::{Backend, Kernel, Slab};
+use crate::batch::{Batch, Shape};
+use crate::error::BackendError;
+use crate::graph::Graph;
+use crate::prepared::{PlanStatistics, Prepared, Programs};
+use crate::program::Place;
+use crate::weights::{RegionWriter, WeightPlan, Weights, load_weights};
+use vecmill_model::{Model, ModelError, Pooling, Weight};
 
 /// A model, loaded onto a backend.
 ///
@@ -19,12 +19,10 @@ use vecmill_model::{Model, Pooling, Poolings};
 #[derive(Debug)]
 pub struct Encoder<B: Backend> {
     backend: B,
-    network: Network<B>,
+    programs: Programs<B::Lower>,
+    weights: Weights<B::Weight>,
+    weight_plan: WeightPlan,
     limits: Limits,
-    /// The largest shape that plans are rounded up to.
-    largest: Shape,
-    plans: PlanCache<Shape>,
-    weights: WeightPlan,
     /// The budget of what is read where the model's file is mapped.
     _mapped: Option<Reservation>,
 }
@@ -84,23 +82,19 @@ impl EncodeError {
     }
 }
 
-impl<L: Lower> Encoder<PaperBackend<L>> {
-    /// `model` on a device of a kind, on paper: batches and weights are planned as there, and no
-    /// weight is read.
-    ///
-    /// # Errors
-    /// [`LoadError`] names the file and tensor that is missing or wrong.
-    pub fn on_paper(
-        lowering: L,
-        model: &Model,
-        pooling: Option<Pooling>,
-    ) -> Result<Self, LoadError> {
-        let mut counting = Counting { lowering: &lowering, plan: WeightPlan::default() };
-        let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
-        let network = Network::load(&mut counting, model, pooling, &|_, _| {})?;
-        let weights = counting.plan;
-        Ok(Self::of(PaperBackend::new(lowering), network, model, weights))
-    }
+/// Why a model could not be loaded onto a backend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The model's files are wrong.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// There is no memory for the weights.
+    #[error(transparent)]
+    Memory(#[from] LeaseError),
 }
 
 impl<B: Backend> Encoder<B> {
@@ -117,34 +111,29 @@ impl<B: Backend> Encoder<B> {
         pool: &Pool<B::Source>,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, LoadError> {
-        let plan = Encoder::on_paper(backend.lowering().clone(), model, pooling)?.weights;
-        let mapped = pool.reserve(plan.mapped_granules())?;
-        let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
-        let network = load_weights(pool, &plan, |into| {
-            Network::load(&mut Loading { backend: &backend, into }, model, pooling, progress)
+        let lowering = backend.lowering().clone();
+        let (programs, tensors) = Programs::with_weights(lowering, model, pooling)?;
+        let weight_plan = programs.weights();
+        let mapped = Some(pool.reserve(weight_plan.mapped_granules())?);
+        let graph = programs.graph();
+        let weights = load_weights::<_, _, LoadError>(pool, &weight_plan, |into| {
+            Ok(load_graph(&backend, graph, &tensors, into, progress)?)
         })?;
-        Ok(Self { _mapped: Some(mapped), ..Self::of(backend, network, model, plan) })
-    }
-
-    fn of(backend: B, network: Network<B>, model: &Model, weights: WeightPlan) -> Self {
         let config = &model.config;
         let limits = Limits {
             vocabulary: config.vocabulary,
             max_tokens: config.max_tokens(),
-            dimensions: model.row(),
+            dimensions: graph.outputs().first().map_or(0, |&output| graph.value(output).columns),
             position_offset: u32::try_from(config.position_offset).unwrap_or(u32::MAX),
         };
-        let largest =
-            Shape { tokens: usize::MAX, sequences: usize::MAX, longest: limits.max_tokens };
-        let plans = PlanCache::default();
-        Self { backend, network, limits, largest, plans, weights, _mapped: None }
+        Ok(Self { backend, programs, weights, weight_plan, limits, _mapped: mapped })
     }
 
     /// With `largest` as the shape that no batch will exceed: the largest batch is planned exactly,
     /// not rounded up.
     #[must_use]
     pub fn with_largest(self, largest: Shape) -> Self {
-        Self { largest, ..self }
+        Self { programs: self.programs.with_largest(largest), ..self }
     }
 
     /// The backend that the model was loaded onto.
@@ -152,9 +141,14 @@ impl<B: Backend> Encoder<B> {
         &self.backend
     }
 
+    /// How batches are computed there.
+    pub fn programs(&self) -> &Programs<B::Lower> {
+        &self.programs
+    }
+
     /// Where the weights lie.
     pub fn weights(&self) -> &WeightPlan {
-        &self.weights
+        &self.weight_plan
     }
 
     /// What the encoder takes and gives.
@@ -162,61 +156,21 @@ impl<B: Backend> Encoder<B> {
         self.limits
     }
 
-    /// The memory that a batch of `shape` gets: every buffer's offset and the peak, which is exact
-    /// for the [bucket](Shape::bucket) that the shape falls into. Plans that were made are kept.
-    pub fn plan(&self, shape: Shape) -> Arc<Plan> {
-        let bucket = self.bucket(shape);
-        self.plans.get_or_plan(bucket, || self.plan_exactly(bucket))
-    }
-
-    /// The plan of this very shape, made anew.
-    pub fn plan_exactly(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape, Fusion::Of(shape)).plan()
-    }
-
-    /// The most that a batch of `shape` takes, whatever operations are one kernel with a few tokens
-    /// more or fewer.
-    pub(crate) fn costliest(&self, shape: Shape) -> Plan {
-        self.network.program(&self.backend, shape, Fusion::Costliest).plan()
-    }
-
-    /// The shape that plans of batches such as this are for.
-    pub(crate) fn bucket(&self, shape: Shape) -> Shape {
-        shape.bucket(self.largest)
-    }
-
-    /// Which linear layers have a row for each sequence.
-    pub(crate) fn sequence_rows(&self) -> SequenceRows {
-        self.network.sequence_rows()
-    }
-
-    /// As the plan of its bucket says.
-    fn program(&self, shape: Shape) -> Program<'_, B> {
-        let fusion = Fusion::Of(self.bucket(shape));
-        self.network.program(&self.backend, shape, fusion)
-    }
-
-    /// Whether a batch of `shape` can run as `plan` says.
-    #[cfg(test)]
-    pub(crate) fn holds(&self, shape: Shape, plan: &Plan) -> bool {
-        self.program(shape).fits(plan)
+    /// The bytes that a batch of `shape` takes: exact for the [bucket](Shape::bucket) that it falls
+    /// into.
+    pub fn peak_bytes(&self, shape: Shape) -> usize {
+        self.programs.get(shape).plan().peak_bytes()
     }
 
     /// The most tokens of a batch that surely fits a slab of `bytes`, whatever the lengths of its
     /// inputs; 0 when none does.
     pub fn tokens_within(&self, bytes: usize) -> usize {
-        let Shape { tokens: limit, longest, .. } = self.largest;
-        let fits = |tokens: usize| {
-            let shape = Shape { tokens, sequences: tokens, longest: longest.min(tokens) };
-            let shape = self.bucket(shape);
-            self.costliest(shape).peak_bytes() <= bytes
-        };
-        last_where(fits, 0, limit.min(MAX_BATCH_TOKENS))
+        self.programs.tokens_within(bytes)
     }
 
     /// How often plans were there already.
-    pub fn plan_statistics(&self) -> PlanCacheStatistics {
-        self.plans.statistics()
+    pub fn plan_statistics(&self) -> PlanStatistics {
+        self.programs.statistics()
     }
 
     /// Starts a batch on a slab leased from `pool`, waiting up to `patience` for other batches to
@@ -233,17 +187,32 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Started<B>, EncodeError> {
         self.check(batch)?;
         let exact = batch.shape();
-        let shape = if self.backend.pads(exact) { self.bucket(exact) } else { exact };
-        let program = self.program(shape).placed(self.plan(shape));
-        let bytes = program.plan().peak_bytes();
+        let prepared = self.programs.get(exact);
+        let shape = if self.backend.pads(exact) { prepared.program().shape() } else { exact };
+        let bytes = prepared.plan().peak_bytes();
         let mut lease = pool.lease_waiting(bytes, &self.backend.stream(), patience)?;
-        let offset = self.limits.position_offset;
-        let fetched = self.backend.run_batch(|| program.start(batch, offset, &mut lease))?;
+        let fetched = self.backend.enter(|| self.run(&prepared, (batch, shape), &mut lease))?;
         Ok(Started { fetched, elements: batch.sequences() * self.limits.dimensions })
     }
 
+    /// Runs all steps, and starts bringing the batch's rows to the host.
+    fn run(
+        &self,
+        prepared: &Prepared<Kernel<B>>,
+        (batch, shape): (&Batch, Shape),
+        lease: &mut Lease<'_, B::Source>,
+    ) -> Result<B::Fetched, BackendError> {
+        let packed = (batch, self.limits.position_offset, shape);
+        prepared.run(&self.backend, &self.weights, packed, lease)?;
+        let Some(rows) = prepared.output(0, shape) else {
+            let reason = "its program has no output: please report this".into();
+            return Err(BackendError { operation: "the forward pass", reason });
+        };
+        self.backend.fetch(lease.block_mut(), Place { rows: batch.sequences(), ..rows })
+    }
+
     /// Waits for a batch that was started. The result has a row per sequence, pooled and projected
-    /// but neither cut nor normalised: see [`finish`].
+    /// but neither cut nor normalised: see [`finish`](crate::finish).
     ///
     /// # Errors
     /// When the device failed, or gave fewer rows than there are sequences.
@@ -284,45 +253,37 @@ impl<B: Backend> Encoder<B> {
     }
 }
 
+/// Loads what `graph` reads of `tensors`, its weights by their numbers, each into its place. `progress` is
+/// told layers done and in all.
+///
+/// # Errors
+/// When the device fails.
+pub fn load_graph<B: Backend>(
+    backend: &B,
+    graph: &Graph,
+    tensors: &[Weight],
+    into: &mut RegionWriter<Slab<B>>,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Weights<B::Weight>, BackendError> {
+    let mut weights = Weights::new(graph.weights());
+    let mut done = 0;
+    progress(done, graph.layers());
+    for (weight, node) in graph.loads() {
+        let begun = node.layer.unwrap_or(done);
+        if begun > done {
+            done = begun;
+            progress(done, graph.layers());
+        }
+        weights.keep(weight, backend.load(graph, node, tensors, into)?);
+    }
+    progress(graph.layers(), graph.layers());
+    Ok(weights)
+}
+
 /// What a row holds until the device has written it: a NaN that no arithmetic gives.
 const UNWRITTEN: f32 = f32::from_bits(0x7fca_fe5e);
 
 /// Whether a device has written a row to its end.
 fn is_written(row: &[f32]) -> bool {
     row.last().is_some_and(|value| value.to_bits() != UNWRITTEN.to_bits())
-}
-
-/// Which numbers of a pooled row are given length one together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scaling {
-    /// None: they stay as they are.
-    AsIs,
-    /// Those that are kept.
-    Kept,
-    /// All of the row, before it is cut.
-    Whole,
-}
-
-/// Cuts a pooled row to its leading `dimensions` and scales it as `scaling` says.
-///
-/// A row of zeros stays as it is.
-///
-/// ```
-/// use vecmill_encoder::{Scaling, finish};
-///
-/// assert_eq!(finish(&[3.0, 4.0, 12.0], 2, Scaling::Kept), [0.6, 0.8]);
-/// assert_eq!(finish(&[3.0, 4.0, 0.0], 1, Scaling::Whole), [0.6]);
-/// ```
-pub fn finish(row: &[f32], dimensions: usize, scaling: Scaling) -> Vec<f32> {
-    let kept = &row[..dimensions.min(row.len())];
-    let measured = match scaling {
-        Scaling::AsIs => return kept.to_vec(),
-        Scaling::Kept => kept,
-        Scaling::Whole => row,
-    };
-    let squares: f64 = measured.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    // As in PyTorch's `normalize`: the floor keeps zeros from becoming NaN.
-    let scale = 1.0 / squares.sqrt().max(1e-12);
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
-    kept.iter().map(|&value| (f64::from(value) * scale) as f32).collect()
 }

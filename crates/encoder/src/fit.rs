@@ -2,16 +2,15 @@
 
 use crate::backend::Lower;
 use crate::batch::{MAX_BATCH_TOKENS, Shape};
-use crate::encoder::Encoder;
-use crate::forward::LoadError;
-use vecmill_model::{Model, Pooling};
+use crate::prepared::{Programs, last_where};
+use vecmill_model::{Model, ModelError, Pooling};
 
 /// Batches whose slabs are worth knowing, in tokens.
 const SIZES: [usize; 6] = [512, 2048, 8192, 16_384, 32_768, 65_536];
 
 /// What is asked of a device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
+pub struct Ask {
     /// The most bytes that weights and slabs may take together.
     pub budget_bytes: usize,
     /// Batches that should run at once, each on a slab of its own.
@@ -60,7 +59,7 @@ pub struct SlabSize {
 pub enum FitError {
     /// The model's files are wrong.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Model(#[from] ModelError),
     /// The weights and the longest input take more than there is.
     #[error(
         "the weights take {weights_bytes} bytes and an input of {tokens} tokens takes {slab_bytes}, but the budget is {budget_bytes}: raise it by at least {missing_bytes} bytes or choose a smaller model"
@@ -79,7 +78,7 @@ pub enum FitError {
     },
 }
 
-/// Finds the largest batch of `model` that a device of a kind can take within `demand`.
+/// Finds the largest batch of `model` that a device of a kind can take that `ask` allows.
 ///
 /// # Errors
 /// [`FitError`] when a file of the model is wrong or not even the longest input fits.
@@ -87,16 +86,16 @@ pub fn fit(
     model: &Model,
     pooling: Option<Pooling>,
     lowering: impl Lower,
-    demand: Demand,
+    ask: Ask,
 ) -> Result<Fit, FitError> {
-    let encoder = Encoder::on_paper(lowering, model, pooling)?;
-    let weights_bytes = encoder.weights().reserved_bytes();
-    let Demand { budget_bytes, longest_input, .. } = demand;
+    let programs = Programs::of(lowering, model, pooling)?;
+    let weights_bytes = programs.weights().reserved_bytes();
+    let Ask { budget_bytes, longest_input, .. } = ask;
     let room = budget_bytes.saturating_sub(weights_bytes);
 
     let alone = Shape { tokens: longest_input, sequences: 1, longest: longest_input };
-    let alone_bytes = encoder.costliest(alone).slab_bytes();
-    let in_flight = demand.in_flight.clamp(1, (room / alone_bytes).max(1));
+    let alone_bytes = programs.costliest(alone).plan().slab_bytes();
+    let in_flight = ask.in_flight.clamp(1, (room / alone_bytes).max(1));
     let needed_bytes = weights_bytes.saturating_add(alone_bytes);
     if needed_bytes > budget_bytes {
         return Err(FitError::TooSmall {
@@ -111,13 +110,14 @@ pub fn fit(
     // Whatever its inputs' lengths, a batch takes at most this much.
     let shape =
         |tokens: usize| Shape { tokens, sequences: tokens, longest: longest_input.min(tokens) };
-    let plan = |tokens| encoder.costliest(shape(tokens));
-    let fits = |tokens| plan(tokens).slab_bytes() <= room / in_flight;
-    let most = demand.max_batch_tokens.clamp(longest_input, MAX_BATCH_TOKENS.max(longest_input));
+    let program = |tokens| programs.costliest(shape(tokens));
+    let fits = |tokens| program(tokens).plan().slab_bytes() <= room / in_flight;
+    let most = ask.max_batch_tokens.clamp(longest_input, MAX_BATCH_TOKENS.max(longest_input));
     let tokens = last_where(fits, longest_input, most);
-    let (largest, half) = (plan(tokens), tokens / 2);
-    let slab_bytes = largest.slab_bytes();
-    let grown = largest.peak_bytes().saturating_sub(plan(half).peak_bytes());
+    let (largest, half) = (program(tokens), tokens / 2);
+    let slab_bytes = largest.plan().slab_bytes();
+    let peak_bytes = largest.plan().peak_bytes();
+    let grown = peak_bytes.saturating_sub(program(half).plan().peak_bytes());
     Ok(Fit {
         budget_bytes,
         weights_bytes,
@@ -126,19 +126,10 @@ pub fn fit(
         in_flight,
         headroom_bytes: room.saturating_sub(in_flight * slab_bytes),
         bytes_per_token: grown / (tokens - half).max(1),
-        slabs: SIZES.map(|tokens| SlabSize { tokens, bytes: plan(tokens).slab_bytes() }).to_vec(),
+        slabs: SIZES
+            .map(|tokens| SlabSize { tokens, bytes: program(tokens).plan().slab_bytes() })
+            .to_vec(),
     })
-}
-
-/// The largest number up to `last` for which `holds`, which must not hold again once it does not;
-/// `first` is taken to hold.
-pub(crate) fn last_where(holds: impl Fn(usize) -> bool, first: usize, last: usize) -> usize {
-    let (mut below, mut above) = (first, last.max(first) + 1);
-    while above - below > 1 {
-        let middle = below + (above - below) / 2;
-        if holds(middle) { below = middle } else { above = middle }
-    }
-    below
 }
 
 #[cfg(test)]

@@ -1,40 +1,53 @@
 //! Transformer encoders that turn token sequences into vectors, on any backend.
 //!
+//! Three levels, each made from the one before and none knowing the next:
+//!
+//! - a [`Graph`] is what a [`Model`](vecmill_model::Model) computes: the forward pass and a task's tail
+//!   make operations of it, as data;
+//! - a [`Program`] is how one kind of device does it: its [`Lower`] makes steps with kernels of its own;
+//! - a plan is where each byte lies, of weights ([`WeightPlan`]) and of a batch ([`Placed`]).
+//!
 //! The path of a batch:
 //!
-//! - [`Encoder::load`] lays the weights of a [`Model`](vecmill_model::Model) out on a [`Backend`],
-//!   as its [`Lower`] planned.
+//! - [`Encoder::load`] lays the weights out on a [`Backend`], as its [`Lower`] planned.
 //! - [`Batch`] packs sequences behind each other, without padding.
-//! - [`Encoder::start`] plans the batch's memory, leases it once and starts the forward pass;
-//!   [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises a row.
+//! - [`Encoder::start`] finds the program of the batch's bucket ([`Programs`]), leases its memory once
+//!   and runs it; [`Encoder::collect`] waits for one row per sequence; [`finish`] cuts and normalises
+//!   a row.
 //! - [`fit()`] says beforehand, on paper, which batches fit a memory budget.
 //!
-//! The choice behind it: the forward pass is written once, over a handful of coarse operations.
-//! Architectures differ in data, devices in their implementation of [`Backend`]; neither knows of
-//! the other. With the feature `conformance` comes the suite that every backend must pass.
+//! The choice behind it: the forward pass is written once, over a handful of operations. Architectures
+//! differ in data, devices in their lowering; neither knows of the other.
 
 mod backend;
 mod batch;
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
 mod encoder;
+mod error;
 mod fit;
 mod forward;
-mod paper;
+mod graph;
+mod plain;
+mod precision;
+mod prepared;
 mod program;
 mod relative;
+#[cfg(test)]
+mod sizes;
+mod tasks;
 mod warm_up;
+mod weights;
 
-pub use backend::{
-    AddNorm, Attention, Backend, BackendError, Between, Buffer, Copies, Embed, EmbeddingTensors,
-    FeedForward, Indices, Linear, LinearAddNorm, LinearShape, LinearTensors, Lower,
-    NarrowPrecision, NormTensors, Normalize, Pool, Precision, RegionWriter, Sequences, Slab,
-    StackTensors, Stored, Stream, WEIGHT_ALIGNMENT, Weight, WeightPlan, Workspace, load_weights,
-};
+pub use backend::{Backend, Kernel, Lower, RepeatKey, Slab, Stream};
 pub use batch::{Batch, Shape};
-pub use encoder::{EncodeError, Encoder, Limits, Scaling, Started, finish};
-pub use fit::{Demand, Fit, FitError, SlabSize, fit};
-pub use forward::LoadError;
-pub use paper::PaperBackend;
+pub use encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
+pub use error::BackendError;
+pub use fit::{Ask, Fit, FitError, SlabSize, fit};
+pub use graph::{Graph, GraphBuilder, Node, Op, RelativeBias, Rows, ValueId, ValueShape, WeightId};
+pub use plain::plain;
+pub use precision::{NarrowPrecision, Precision};
+pub use prepared::{PlanStatistics, Prepared, Programs};
+pub use program::{Place, Placed, Places, Program, RowBound, Step, Value};
 pub use relative::biases_by_distance;
+pub use tasks::{Scaling, finish};
 pub use warm_up::Practised;
+pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, Weights, load_weights};

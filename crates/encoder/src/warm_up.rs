@@ -16,7 +16,7 @@ use vecmill_memory::Pool;
 use crate::backend::{Backend, Lower};
 use crate::batch::{Batch, Shape};
 use crate::encoder::{EncodeError, Encoder};
-use crate::forward::SequenceRows;
+use crate::prepared::{Programs, SequenceRows};
 
 /// Tokens of a sequence, where the model takes as many: a paragraph.
 const USUAL_LENGTH: usize = 128;
@@ -61,7 +61,8 @@ impl<B: Backend> Encoder<B> {
         progress: &dyn Fn(usize, usize),
     ) -> Result<Vec<Practised>, EncodeError> {
         let timed = timed(most, self.limits().max_tokens);
-        let ways = self.ways(&timed, most);
+        let pads = |shape| self.backend().pads(shape);
+        let ways = self.programs().ways(&timed, most, pads);
         let all = timed.len() + ways.len();
         let mut practised = Vec::new();
         let begun = Instant::now();
@@ -100,15 +101,22 @@ impl<B: Backend> Encoder<B> {
         }
         Ok(Practised { shape: batch.shape(), took })
     }
+}
 
-    /// Batches of up to `most` tokens that take the ways that those `before` don't.
-    fn ways(&self, before: &[Practice], most: usize) -> Vec<Practice> {
-        let longest = self.limits().max_tokens;
-        let lower = self.backend().lowering();
+impl<L: Lower> Programs<L> {
+    /// Batches of up to `most` tokens that take the ways that those `before` don't. `pads` says which
+    /// shapes run padded.
+    fn ways(
+        &self,
+        before: &[Practice],
+        most: usize,
+        pads: impl Fn(Shape) -> bool,
+    ) -> Vec<Practice> {
+        let (longest, lower) = (self.max_tokens(), self.lowering());
         let way_of_tokens = |tokens| {
             let shape = Practice::equal(tokens, USUAL_LENGTH.min(longest)).shape();
             let planned = self.bucket(shape).tokens;
-            lower.way(if self.backend().pads(shape) { planned } else { tokens }, planned)
+            lower.way(if pads(shape) { planned } else { tokens }, planned)
         };
         let known = before.iter().map(|practice| way_of_tokens(practice.tokens));
         let mut known: HashSet<u64> = known.collect();
@@ -177,7 +185,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::paper::tests::Sizes;
+    use crate::sizes::Sizes;
     use vecmill_model::{DType, Model};
 
     #[test]
@@ -215,11 +223,11 @@ mod tests {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
             let model = Model::open(&folder.join(name)).unwrap();
             let sizes = Sizes { way, ..Sizes::of(DType::F16) };
-            let encoder = Encoder::on_paper(sizes, &model, None).unwrap();
-            let longest = encoder.limits().max_tokens;
+            let encoder = Programs::of(sizes, &model, None).unwrap();
+            let longest = encoder.max_tokens();
             let encoder = encoder.with_largest(Shape { tokens: MOST, sequences: MOST, longest });
             let timed = timed(MOST, longest);
-            let all = [timed.clone(), encoder.ways(&timed, MOST)].concat();
+            let all = [timed.clone(), encoder.ways(&timed, MOST, |_| false)].concat();
             let shapes = all.iter().map(|practice| practice.shape());
             let ways = |shapes: &mut dyn Iterator<Item = Shape>, rows: fn(Shape) -> usize| {
                 let way = |shape| way(rows(shape), rows(encoder.bucket(shape)));
@@ -246,8 +254,8 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");
         let model = Model::open(&folder).unwrap();
         let sizes = Sizes { attention_mixes: &[(96, 1)], ..Sizes::of(DType::F16) };
-        let encoder = Encoder::on_paper(sizes, &model, None).unwrap();
-        let ways = encoder.ways(&timed(500, 128), 500);
+        let encoder = Programs::of(sizes, &model, None).unwrap();
+        let ways = encoder.ways(&timed(500, 128), 500, |_| false);
         assert_eq!(ways, [Practice { tokens: 500, longest: 96, others: 1 }]);
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vecmill_backend_cpu::CpuLowering;
-use vecmill_encoder::Encoder;
+use vecmill_encoder::Programs;
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Request};
 use vecmill_model::Model;
@@ -22,11 +22,11 @@ const RUN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_micros(50);
 
 fn planning(model: &Model) -> Result<(), Box<dyn Error>> {
-    let encoder = Encoder::on_paper(CpuLowering::new(1), model, None)?;
+    let programs = Programs::of(CpuLowering::new(1), model, None)?;
     for mib in [4, 16, 64] {
         let time = || {
             let begun = Instant::now();
-            encoder.tokens_within(mib << 20);
+            programs.tokens_within(mib << 20);
             begun.elapsed()
         };
         let least = (0..20).map(|_| time()).min().unwrap_or_default();

@@ -341,7 +341,7 @@ pub enum StartError {
 impl From<FitError> for StartError {
     fn from(error: FitError) -> Self {
         match error {
-            FitError::Load(error) => Self::Load(error),
+            FitError::Model(error) => Self::Load(error.into()),
             error => Self::Budget(error),
         }
     }

@@ -63,7 +63,7 @@ pub use request::{
 };
 pub use tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};
-pub use vecmill_memory::trace::Trace;
+pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
 pub use vecmill_model::Pooling;
 pub use vecmill_scheduler::policy::{UnknownPolicy, names as policy_names};

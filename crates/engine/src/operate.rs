@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use vecmill_backend_cuda::DeviceState;
 use vecmill_memory::Statistics;
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 use vecmill_scheduler::DeviceStatistics;
 use vecmill_scheduler::policy::UnknownPolicy;
 
@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// What each device's pool remembers of its leases.
-    pub fn memory_trace(&self) -> Vec<(String, Trace)> {
+    pub fn memory_trace(&self) -> Vec<(String, Recording)> {
         let devices = self.running.devices.iter();
         devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use vecmill_memory::trace::Trace;
+use vecmill_memory::recording::Recording;
 
 use crate::aside::Aside;
 use crate::disk::NoRoom;
@@ -35,7 +35,7 @@ impl RefusalRecordings {
 
     /// Has what `trace` gives written to a new file, unless that was done a moment ago, is still
     /// being done, or there are enough files.
-    pub(crate) fn refused(&self, device: &str, trace: impl FnOnce() -> Trace) {
+    pub(crate) fn refused(&self, device: &str, trace: impl FnOnce() -> Recording) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let too_soon = last.as_ref().is_some_and(|(begun, writing)| {
             begun.elapsed() < INTERVAL || writing.as_ref().is_some_and(Aside::is_running)
@@ -51,7 +51,7 @@ impl RefusalRecordings {
     }
 }
 
-fn write_or_warn(folder: &Path, device: &str, trace: &Trace) {
+fn write_or_warn(folder: &Path, device: &str, trace: &Recording) {
     match write(folder, device, trace) {
         Ok(Some(path)) => {
             tracing::warn!(device, path = %path.display(), "a lease was refused: trace written");
@@ -67,7 +67,7 @@ fn write_or_warn(folder: &Path, device: &str, trace: &Trace) {
 }
 
 /// The file that was written; `None` when there are enough.
-fn write(folder: &Path, device: &str, trace: &Trace) -> io::Result<Option<PathBuf>> {
+fn write(folder: &Path, device: &str, trace: &Recording) -> io::Result<Option<PathBuf>> {
     std::fs::create_dir_all(folder)?;
     let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
     if std::fs::read_dir(folder)?.filter_map(Result::ok).filter(ours).count() >= FILES {
@@ -100,13 +100,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let traces = RefusalRecordings::new(folder.path().join("new"));
         for _ in 0..3 {
-            traces.refused("cuda:0/sms=32", Trace::default);
+            traces.refused("cuda:0/sms=32", Recording::default);
         }
         drop(traces);
         let [file] = &files(&folder.path().join("new"))[..] else { panic!("one file") };
         assert!(file.file_name().unwrap().to_string_lossy().starts_with("refusal-cuda-0-sms-32-"));
         let text = std::fs::read(file).unwrap();
-        assert_eq!(Trace::read(&*text).unwrap(), Trace::default());
+        assert_eq!(Recording::read(&*text).unwrap(), Recording::default());
     }
 
     #[test]
@@ -115,8 +115,8 @@ mod tests {
         for index in 0..FILES {
             std::fs::write(folder.path().join(format!("{PREFIX}{index}.csv")), "").unwrap();
         }
-        assert!(write(folder.path(), "cpu", &Trace::default()).unwrap().is_none());
-        RefusalRecordings::new(folder.path().to_owned()).refused("cpu", Trace::default);
+        assert!(write(folder.path(), "cpu", &Recording::default()).unwrap().is_none());
+        RefusalRecordings::new(folder.path().to_owned()).refused("cpu", Recording::default);
         assert_eq!(files(folder.path()).len(), FILES);
     }
 

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Backend, Batch, EncodeError, Encoder, Limits, Started};
-use vecmill_memory::trace::Trace;
-use vecmill_memory::{Keeper, LeaseError, Pool, Remedy, Statistics};
+use vecmill_memory::recording::Recording;
+use vecmill_memory::{LeaseError, Pool, Remedy, Statistics, Trimmer};
 
 use crate::core::Core;
 use crate::metrics::PoolSample;
@@ -45,7 +45,7 @@ pub(crate) struct Device<B: Backend> {
     /// Bytes of slabs, and the tokens that surely fit each: the last answers.
     fitting: Mutex<VecDeque<(usize, usize)>>,
     refusal_traces: Option<RefusalRecordings>,
-    keeper: Mutex<Option<Keeper>>,
+    trimmer: Mutex<Option<Trimmer>>,
 }
 
 impl<B: Backend> Device<B> {
@@ -57,7 +57,7 @@ impl<B: Backend> Device<B> {
         batch_tokens: usize,
         refusal_traces: Option<RefusalRecordings>,
     ) -> std::io::Result<Self> {
-        let keeper = Mutex::new(Some(pool.keep(UPKEEP_INTERVAL)?));
+        let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = encoder.backend().ways_taken();
         Ok(Self {
             name: name.to_owned(),
@@ -68,7 +68,7 @@ impl<B: Backend> Device<B> {
             ways_practised,
             fitting: Mutex::default(),
             refusal_traces,
-            keeper,
+            trimmer,
         })
     }
 
@@ -100,7 +100,7 @@ impl<B: Backend> Device<B> {
             let result = self.encoder.start(batch, &self.pool, patience);
             let Err(EncodeError::Memory(error)) = &result else { return result };
             if let Some(traces) = self.refusal_traces.as_ref().filter(|_| !refused) {
-                traces.refused(&self.name, || self.pool.trace());
+                traces.refused(&self.name, || self.pool.recording());
             }
             refused = true;
             let too_large = matches!(error, LeaseError::TooLarge { .. });
@@ -137,7 +137,7 @@ pub(crate) trait Worker: Send + Sync {
     fn memory_bytes(&self) -> usize;
     fn memory(&self) -> PoolSample;
     fn trim_memory(&self) -> usize;
-    fn memory_trace(&self) -> Trace;
+    fn memory_trace(&self) -> Recording;
     /// Ends what runs beside the batches.
     fn stop(&self);
 }
@@ -199,13 +199,13 @@ impl<B: Backend> Worker for Device<B> {
         self.pool.trim()
     }
 
-    fn memory_trace(&self) -> Trace {
-        self.pool.trace()
+    fn memory_trace(&self) -> Recording {
+        self.pool.recording()
     }
 
     fn stop(&self) {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(keeper); // outside the lock: this waits for its thread
+        let trimmer = self.trimmer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(trimmer); // outside the lock: this waits for its thread
     }
 }
 

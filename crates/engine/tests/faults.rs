@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use support::cosine;
 use vecmill_backend_cuda::{Device, provoke_fault};
-use vecmill_encoder::conformance;
 use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Health, Request};
+use vecmill_testing::conformance;
 
 const CLIENTS: usize = 8;
 const EACH: usize = 500;

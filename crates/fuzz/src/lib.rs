@@ -39,15 +39,15 @@ pub const TARGETS: [Target; 6] = [
 
 /// Traces of memory and of requests: refused shortly, or written and read again as they were.
 pub fn traces(data: &[u8]) {
-    match vecmill_memory::trace::Trace::read(data) {
+    match vecmill_memory::recording::Recording::read(data) {
         Ok(trace) => {
             let mut text = Vec::new();
             trace.write(&mut text).unwrap();
-            assert_eq!(vecmill_memory::trace::Trace::read(&*text).unwrap(), trace);
+            assert_eq!(vecmill_memory::recording::Recording::read(&*text).unwrap(), trace);
         }
         Err(error) => short(&error),
     }
-    if let Err(error) = vecmill_bench::ab::Traffic::read(data) {
+    if let Err(error) = vecmill_lab::traffic::Traffic::read(data) {
         short(&error);
     }
 }

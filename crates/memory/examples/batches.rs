@@ -6,10 +6,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use vecmill_memory::{
-    GiveBack, Lease, LeaseError, Plan, Planner, Pool, PoolSettings, Remedy, SimulatedDevice,
-    SimulatedStream,
-};
+use vecmill_memory::{GiveBack, Lease, LeaseError, Plan, Planner, Pool, PoolSettings, Remedy};
+use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
 const MIB: usize = 1 << 20;
 const MILLISECOND: u64 = 1_000_000;

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Nanoseconds per lease and return.
 fn measure(threads: usize) -> Result<Vec<u128>, LeaseError> {
     let pool = Pool::new(HostSource, 4 << 30);
-    pool.prepare(&vec![4 * MIB; threads])?;
+    let warm: Result<Vec<_>, _> = (0..threads).map(|_| pool.lease(4 * MIB, &())).collect();
+    drop(warm?);
     let start = Barrier::new(threads);
     let work = || {
         start.wait();

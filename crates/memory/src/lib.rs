@@ -35,28 +35,17 @@
 //! ```
 
 mod budget;
-mod class;
-mod heap;
+mod host;
 mod plan;
-mod plan_cache;
 mod pool;
-mod region;
-pub mod replay;
-mod ring;
+pub mod recording;
 mod source;
 mod sync;
-pub mod trace;
 
-pub use heap::{Heap, HeapStatistics, ResizeError, Span, StaleSpan};
+pub use host::{HostBlock, HostSource};
 pub use plan::{ALIGNMENT, BufferId, Plan, PlannedBuffer, Planner};
-pub use plan_cache::{PlanCache, PlanCacheStatistics};
 pub use pool::{
-    Extra, GiveBack, Keeper, LatencyBucket, Lease, LeaseError, LeaseId, Leases, Maintained, Pool,
-    PoolSettings, Remedy, Reservation, StaleLease, Statistics,
+    GiveBack, LatencyBucket, Lease, LeaseError, Leases, Maintained, Pool, PoolSettings, Region,
+    Remedy, Reservation, Statistics, Trimmer,
 };
-pub use region::Region;
-pub use ring::{Claim, Ring, RingStatistics, StaleClaim};
-pub use source::{
-    Cause, DriverCall, Fault, HostBlock, HostSource, SimulatedBlock, SimulatedDevice,
-    SimulatedEvent, SimulatedStream, Source, SourceError, Violation,
-};
+pub use source::{Cause, Source, SourceError};

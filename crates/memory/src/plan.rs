@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::class::GRANULE;
+use crate::budget::GRANULE;
 
 /// Every offset is a multiple of this many bytes: a cache line, the widest vector register, and
 /// what GPU copies want.

@@ -1,13 +1,11 @@
 //! The pool against a model of itself, on a simulated device that judges every use of memory.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests speak by panicking")]
+#![expect(clippy::panic, reason = "helpers of tests speak by panicking")]
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use vecmill_memory::{
-    GiveBack, HostSource, Lease, LeaseError, Pool, PoolSettings, Remedy, SimulatedDevice,
-    SimulatedStream, Source,
-};
+use vecmill_memory::{GiveBack, HostSource, Lease, LeaseError, Pool, PoolSettings, Remedy, Source};
+use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
 const MIB: usize = 1 << 20;
 const MILLISECOND: u64 = 1_000_000;
@@ -17,9 +15,6 @@ enum Step {
     Lease { bytes: usize, stream: usize },
     Launch { lease: usize, milliseconds: u64 },
     Return { lease: usize },
-    DetachAndAttach { lease: usize },
-    Extra { bytes: usize, stream: usize },
-    ReturnExtra,
     Trim,
     Maintain,
     Advance { milliseconds: u64 },
@@ -33,9 +28,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0usize..16, 1u64..50)
             .prop_map(|(lease, milliseconds)| Step::Launch { lease, milliseconds }),
         5 => (0usize..16).prop_map(|lease| Step::Return { lease }),
-        1 => (0usize..16).prop_map(|lease| Step::DetachAndAttach { lease }),
-        2 => (1usize..3 * MIB, 0usize..3).prop_map(|(bytes, stream)| Step::Extra { bytes, stream }),
-        2 => Just(Step::ReturnExtra),
         1 => Just(Step::Trim),
         2 => Just(Step::Maintain),
         3 => (1u64..2000).prop_map(|milliseconds| Step::Advance { milliseconds }),
@@ -77,7 +69,6 @@ impl Scene {
 
     fn run(&self, steps: &[Step]) {
         let mut leases: Vec<(Lease<'_, SimulatedDevice>, usize)> = Vec::new();
-        let mut extras = Vec::new();
         for step in steps {
             match *step {
                 Step::Lease { bytes, stream } => {
@@ -86,7 +77,7 @@ impl Scene {
                             assert!(lease.bytes() >= bytes);
                             leases.push((lease, stream));
                         }
-                        Err(error) => self.check_refusal(&error, leases.len() + extras.len()),
+                        Err(error) => self.check_refusal(&error, leases.len()),
                     }
                 }
                 Step::Launch { lease, milliseconds } if !leases.is_empty() => {
@@ -97,22 +88,12 @@ impl Scene {
                 Step::Return { lease } if !leases.is_empty() => {
                     drop(leases.swap_remove(lease % leases.len()));
                 }
-                Step::DetachAndAttach { lease } if !leases.is_empty() => {
-                    let (lease, stream) = leases.swap_remove(lease % leases.len());
-                    let id = lease.detach();
-                    leases.push((self.pool.attach(id).unwrap(), stream));
-                    assert!(self.pool.attach(id).is_err(), "a name is good once");
-                }
-                Step::Extra { bytes, stream } => {
-                    extras.extend(self.pool.extra(bytes, &self.streams[stream]).ok());
-                }
-                Step::ReturnExtra => drop(extras.pop()),
                 Step::Trim => drop(self.pool.trim()),
                 Step::Maintain => drop(self.pool.maintain()),
                 Step::Advance { milliseconds } => self.device.advance(milliseconds * MILLISECOND),
                 Step::NeighbourTakes(bytes) => drop(self.device.neighbour_takes(bytes)),
                 Step::NeighbourGives(bytes) => self.device.neighbour_gives(bytes),
-                Step::Launch { .. } | Step::Return { .. } | Step::DetachAndAttach { .. } => {}
+                Step::Launch { .. } | Step::Return { .. } => {}
             }
             let out: Vec<_> = leases.into_iter().collect();
             self.check(&out);
@@ -127,7 +108,7 @@ impl Scene {
         assert!(now.requested_bytes >= leases.iter().map(|(lease, _)| lease.planned_bytes()).sum());
         assert_eq!(now.held_bytes, self.device.taken_bytes());
         assert!(now.held_bytes <= self.budget && now.peak_held_bytes <= self.budget);
-        assert_eq!(now.leased_bytes + now.idle_bytes + now.fallback.capacity_bytes, now.held_bytes);
+        assert_eq!(now.leased_bytes + now.idle_bytes, now.held_bytes);
         assert_eq!(now.refused_with_room, 0);
         assert!(self.device.violations().is_empty(), "{:?}", self.device.violations());
     }
@@ -166,6 +147,17 @@ fn overlap_would_be_noticed() {
     let one = scene.pool.lease(MIB, &scene.streams[0]).unwrap();
     let two = scene.pool.lease(MIB, &scene.streams[0]).unwrap();
     assert_apart(&[one, two]);
+}
+
+/// Devices' threads share pools, and a batch may end on another thread than the one it began on.
+#[test]
+fn pools_are_shared_and_leases_are_sent() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Pool<HostSource>>();
+    sent::<Lease<'_, HostSource>>();
+    shared::<vecmill_memory::Statistics>();
+    shared::<LeaseError>();
 }
 
 #[test]
@@ -213,7 +205,7 @@ fn what_can_never_fit_is_told_apart_from_what_must_wait() {
     assert!(pool.lease(10 * MIB, &()).is_ok());
     assert!(matches!(pool.reserve(15 * MIB), Err(LeaseError::TooLarge { .. })));
     assert_eq!(pool.lease(usize::MAX, &()).unwrap_err().remedy(), Remedy::Split);
-    assert!(pool.region(usize::MAX).is_err() && pool.prepare(&[usize::MAX]).is_err());
+    assert!(pool.region(usize::MAX).is_err());
     assert_eq!(pool.statistics().leases.refused, 3);
 }
 
@@ -284,19 +276,6 @@ fn a_panicking_batch_returns_its_slab() {
 }
 
 #[test]
-fn a_stale_name_is_caught() {
-    let pool = Pool::new(HostSource, 16 * MIB);
-    let lease = pool.lease(MIB, &()).unwrap();
-    let id = lease.id();
-    assert!(pool.attach(id).is_err(), "it is still where it was");
-    assert_eq!(lease.detach(), id);
-    drop(pool.attach(id).unwrap());
-    assert!(pool.attach(id).is_err(), "returned");
-    let next = pool.lease(MIB, &()).unwrap();
-    assert_ne!(next.id(), id, "the same slab under another generation");
-}
-
-#[test]
 fn threads_never_share_a_slab() {
     let pool = Pool::new(HostSource, 64 * MIB);
     let rounds = if cfg!(miri) { 5 } else { 500 };
@@ -346,41 +325,13 @@ fn patience_ends_in_a_busy_error() {
 }
 
 #[test]
-fn extras_come_from_one_block_and_go_when_unused() {
-    let scene = Scene::new(true);
-    let stream = &scene.streams[0];
-    let one = scene.pool.extra(100_000, stream).unwrap();
-    let two = scene.pool.extra(5 * MIB, stream).unwrap();
-    assert!(two.address() >= one.address() + one.bytes() as u64);
-    scene.device.launch_at(stream, two.address()..two.address() + 1000, 5 * MILLISECOND);
-    drop((one, two));
-    let again = scene.pool.extra(5 * MIB, &scene.streams[1]).unwrap();
-    scene.device.launch_at(&scene.streams[1], again.address()..again.address() + 1000, MILLISECOND);
-    assert!(scene.device.violations().is_empty(), "{:?}", scene.device.violations());
-    drop(again);
-    scene.device.advance(10_000 * MILLISECOND);
-    assert!(scene.pool.maintain().given_back_bytes > 0);
-    assert_eq!(scene.device.taken_bytes(), 0);
-}
-
-#[test]
-fn a_spill_is_counted() {
-    let scene = Scene::new(true);
-    let lease = scene.pool.lease(4 * MIB, &scene.streams[0]).unwrap();
-    let extra = lease.spill(3 * MIB).unwrap();
-    assert!(extra.bytes() >= 3 * MIB);
-    let leases = scene.pool.statistics().leases;
-    assert_eq!((leases.fallback, leases.spilled), (1, 1));
-}
-
-#[test]
 fn the_trace_tells_what_was_leased_and_refused() {
-    use vecmill_memory::trace::What;
+    use vecmill_memory::recording::What;
     let pool = Pool::new(HostSource, 8 * MIB);
     drop(pool.lease(3 * MIB, &()).unwrap());
     let held = pool.lease(7 * MIB, &()).unwrap();
     pool.lease(4 * MIB, &()).unwrap_err();
-    let trace = pool.trace();
+    let trace = pool.recording();
     let kinds: Vec<_> = trace
         .events
         .iter()

@@ -2,11 +2,10 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use vecmill_memory::{Cause, DriverCall, Fault, GiveBack, Remedy, SimulatedDevice, Source};
+use vecmill_memory::{Cause, GiveBack, Remedy, Source};
+use vecmill_testing::simulated::{DriverCall, Fault, SimulatedDevice};
 
 use support::{MIB, SECOND, assert_innocent, pool};
 
@@ -56,11 +55,8 @@ fn a_query_that_fails_does_not_mean_that_the_work_is_done() {
 #[test]
 fn a_pool_that_ends_waits_for_work_whose_end_was_not_marked() {
     let (device, stream, pool) = pool(GiveBack::Never);
-    let parked = pool.lease(4 * MIB, &stream).unwrap();
-    device.launch(&stream, parked.block(), 0..parked.bytes(), SECOND);
     let unmarked = pool.lease(4 * MIB, &stream).unwrap();
     device.launch(&stream, unmarked.block(), 0..unmarked.bytes(), SECOND);
-    parked.detach();
     fail_once(&device, DriverCall::Record);
     drop(unmarked);
     drop(pool);
@@ -68,72 +64,10 @@ fn a_pool_that_ends_waits_for_work_whose_end_was_not_marked() {
     assert_innocent(&device);
 }
 
+/// What was refused for another reason than too little memory is not asked for again.
 #[test]
-fn a_pool_that_ends_waits_for_its_extras() {
-    for failing in [None, Some(DriverCall::Record)] {
-        let (device, stream, pool) = pool(GiveBack::Never);
-        let extra = pool.extra(MIB, &stream).unwrap();
-        device.launch_at(&stream, extra.address()..extra.address() + 1000, SECOND);
-        failing.into_iter().for_each(|call| fail_once(&device, call));
-        drop(extra);
-        drop(pool);
-        assert_eq!(device.taken_bytes(), 0);
-        assert_innocent(&device);
-    }
-}
-
-#[test]
-fn an_extra_whose_end_could_not_be_marked_is_not_handed_on() {
-    for failing in [DriverCall::Event, DriverCall::Record] {
-        let (device, stream, pool) = pool(GiveBack::Never);
-        let extra = pool.extra(MIB, &stream).unwrap();
-        device.launch_at(&stream, extra.address()..extra.address() + 1000, SECOND);
-        fail_once(&device, failing);
-        drop(extra);
-        let other = device.stream();
-        let next = pool.extra(MIB, &other).unwrap();
-        device.launch_at(&other, next.address()..next.address() + 1000, SECOND);
-        drop(next);
-        device.advance(2 * SECOND);
-        assert!(pool.trim() > 0, "it comes back once its end is known");
-        assert_innocent(&device);
-    }
-}
-
-#[test]
-fn an_extra_is_not_handed_on_because_a_query_failed() {
-    let (device, stream, pool) = pool(GiveBack::Never);
-    let extra = pool.extra(MIB, &stream).unwrap();
-    device.launch_at(&stream, extra.address()..extra.address() + 1000, SECOND);
-    fail_once(&device, DriverCall::Query);
-    drop(extra);
-    let other = device.stream();
-    let next = pool.extra(MIB, &other).unwrap();
-    device.launch_at(&other, next.address()..next.address() + 1000, SECOND);
-    assert_innocent(&device);
-}
-
-#[test]
-fn a_lost_device_keeps_no_extra() {
-    let (device, stream, pool) = pool(GiveBack::Never);
-    let [marked, unmarked] = [(); 2].map(|()| pool.extra(MIB, &stream).unwrap());
-    device.launch_at(&stream, marked.address()..marked.address() + 1000, SECOND);
-    drop(marked);
-    device.inject(Fault::Lost);
-    drop(unmarked);
-    assert!(pool.trim() > 0);
-    assert_eq!(pool.statistics().held_bytes, 0);
-}
-
-/// Helpers give up what others could use: only when that is what lacks.
-#[test]
-fn helpers_are_left_alone_while_they_cannot_help_or_need_not() {
+fn where_the_usual_size_is_not_to_be_had_what_is_needed_is_taken() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
-    let asked = Arc::new(AtomicUsize::new(0));
-    let called = Arc::clone(&asked);
-    pool.on_pressure(move |_| {
-        called.fetch_add(1, Ordering::SeqCst);
-    });
     fail_once(&device, DriverCall::Create);
     let refused = pool.lease(64 * MIB, &stream).unwrap_err();
     assert_eq!(refused.remedy(), Remedy::Reject);
@@ -146,7 +80,6 @@ fn helpers_are_left_alone_while_they_cannot_help_or_need_not() {
     pool.maintain();
     device.neighbour_takes((1 << 30) - 20 * MIB);
     assert_eq!(pool.lease(10 * MIB, &stream).unwrap().bytes(), 10 * MIB, "64 MiB were usual");
-    assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
 
 /// What was refused is not counted as given, and what the source failed is counted.
@@ -154,9 +87,9 @@ fn helpers_are_left_alone_while_they_cannot_help_or_need_not() {
 fn what_fails_is_counted_once_as_what_it_was() {
     let (device, stream, pool) = pool(GiveBack::Never);
     device.neighbour_takes(device.available().unwrap());
-    pool.extra(MIB, &stream).unwrap_err();
+    pool.lease(MIB, &stream).unwrap_err();
     let leases = pool.statistics().leases;
-    assert_eq!((leases.fallback, leases.refused), (0, 1));
+    assert_eq!((leases.grown, leases.refused), (0, 1));
     device.neighbour_gives(1 << 30);
     drop(pool.lease(MIB, &stream).unwrap());
     let before = pool.statistics().failures;

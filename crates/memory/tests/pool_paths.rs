@@ -1,15 +1,14 @@
-//! Turns that the pool takes rarely: slabs that were to shrink, names that went stale, what is
-//! kept, what is taken first, and waiting that wakes itself.
+//! Turns that the pool takes rarely: slabs that were to shrink, what is kept, what is taken first,
+//! and waiting that wakes itself.
 #![expect(clippy::unwrap_used, reason = "helpers of tests speak by panicking")]
 
 mod support;
 
 use std::time::Duration;
 
-use vecmill_memory::trace::What;
-use vecmill_memory::{
-    GiveBack, Lease, LeaseError, Pool, PoolSettings, SimulatedDevice, SimulatedStream, Source,
-};
+use vecmill_memory::recording::What;
+use vecmill_memory::{GiveBack, Lease, Pool, PoolSettings, Source};
+use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
 use support::{MIB, SECOND, assert_innocent, pool, pool_over, work};
 
@@ -132,88 +131,26 @@ fn without_prediction_nothing_is_made_ready() {
     assert_eq!(pool.statistics().slabs, 1);
 }
 
-/// It would hang if the keeper did nothing, or did not stop.
+/// It would hang if the trimmer did nothing, or did not stop.
 #[test]
-fn a_keeper_maintains_until_it_is_dropped() {
+fn a_trimmer_maintains_until_it_is_dropped() {
     let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
     drop(pool.lease(64 * MIB, &stream).unwrap());
     device.advance(100 * SECOND);
-    let keeper = pool.keep(Duration::from_millis(1)).unwrap();
+    let trimmer = pool.trimmer(Duration::from_millis(1)).unwrap();
     while pool.statistics().held_bytes > 0 {
         std::thread::yield_now();
     }
-    drop(keeper);
-    drop(pool.keep(Duration::from_secs(1 << 20)).unwrap());
+    drop(trimmer);
+    drop(pool.trimmer(Duration::from_secs(1 << 20)).unwrap());
 }
 
 #[test]
 fn the_snuggest_slab_is_taken() {
     let (_, stream, pool) = pool(GiveBack::Never);
-    pool.prepare(&[30 * MIB, 10 * MIB, 20 * MIB]).unwrap();
+    drop([30, 10, 20].map(|mib| pool.lease(mib * MIB, &stream).unwrap()));
     drop(pool.lease(30 * MIB, &stream).unwrap());
     assert_eq!(pool.lease(6 * MIB, &stream).unwrap().bytes(), 10 * MIB);
-}
-
-#[test]
-fn what_was_prepared_before_an_error_is_free() {
-    let (_, _, pool) = pool(GiveBack::Never);
-    assert!(pool.prepare(&[8 * MIB, 2 << 30]).is_err());
-    let now = pool.statistics();
-    assert_eq!((now.idle_bytes, now.leased_bytes), (8 * MIB, 0));
-}
-
-#[test]
-fn the_heap_is_kept_for_the_period() {
-    let (device, stream, pool) = pool(GiveBack::After(Duration::from_secs(5)));
-    drop(pool.extra(MIB, &stream).unwrap());
-    device.advance(5 * SECOND);
-    assert_eq!(pool.maintain().given_back_bytes, 0);
-    device.advance(1);
-    assert_eq!(pool.maintain().given_back_bytes, 32 * MIB);
-}
-
-#[test]
-fn the_heap_gives_way_to_a_batch() {
-    let (device, stream, pool) = pool(GiveBack::Never);
-    drop(pool.extra(MIB, &stream).unwrap());
-    device.neighbour_takes(device.available().unwrap());
-    assert!(pool.lease(32 * MIB, &stream).is_ok());
-    assert_eq!(pool.statistics().fallback.capacity_bytes, 0);
-}
-
-#[test]
-fn a_spill_is_not_handed_on_while_its_batch_runs() {
-    let (device, stream, pool) = pool(GiveBack::Never);
-    let spilled = pool.lease(MIB, &stream).unwrap().spill(MIB).unwrap();
-    device.launch_at(&stream, spilled.address()..spilled.address() + 1000, SECOND);
-    drop(spilled);
-    let other = device.stream();
-    let next = pool.extra(MIB, &other).unwrap();
-    device.launch_at(&other, next.address()..next.address() + 1000, SECOND);
-    assert_innocent(&device);
-}
-
-#[test]
-fn an_extra_that_no_heap_can_hold_is_refused() {
-    let (device, stream, pool) = pool(GiveBack::Never);
-    for bytes in [2 << 30, usize::MAX - MIB, usize::MAX] {
-        let refused = pool.extra(bytes, &stream).unwrap_err();
-        assert!(matches!(refused, LeaseError::TooLarge { .. }), "{refused}");
-        assert_eq!(device.taken_bytes(), 0);
-    }
-}
-
-#[test]
-fn a_name_outlives_neither_growth_nor_the_next_batch() {
-    let (_, stream, pool) = pool(GiveBack::Never);
-    let small = pool.lease(4 * MIB, &stream).unwrap().id();
-    let grown = pool.lease(50 * MIB, &stream).unwrap();
-    assert_ne!(grown.id(), small);
-    let grown = grown.detach();
-    drop(pool.attach(grown).unwrap());
-    let next = pool.lease(50 * MIB, &stream).unwrap().detach();
-    assert!(pool.attach(grown).is_err(), "the slab is parked, but by somebody else");
-    assert!(pool.attach(next).is_ok());
 }
 
 #[test]
@@ -267,7 +204,7 @@ fn a_trace_calls_a_stream_by_one_number() {
         drop(pool.lease(MIB, stream).unwrap());
         device.advance(SECOND);
     }
-    let streams = pool.trace().events.into_iter().filter_map(|event| match event.what {
+    let streams = pool.recording().events.into_iter().filter_map(|event| match event.what {
         What::Lease { stream, .. } => Some(stream),
         _ => None,
     });

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use vecmill_engine::{
-    DeviceState, DeviceStatistics, Engine, Info, MemoryStatistics, Reply, Request, RequestError,
-    TokenizeRequest, Tokenized, Trace,
+    DeviceState, DeviceStatistics, Engine, Info, MemoryStatistics, Recording, Reply, Request,
+    RequestError, TokenizeRequest, Tokenized,
 };
 
 /// The future of a reply. Dropping it gives the request up.
@@ -46,7 +46,7 @@ pub trait Embedder: Send + Sync + 'static {
     fn trim_memory(&self) -> Vec<(String, usize)>;
 
     /// The leases that each device remembers.
-    fn memory_trace(&self) -> Vec<(String, Trace)>;
+    fn memory_trace(&self) -> Vec<(String, Recording)>;
 
     /// How each device stands with the scheduler.
     fn scheduling(&self) -> Vec<(String, DeviceStatistics)>;
@@ -91,7 +91,7 @@ impl Embedder for Engine {
         Self::trim_memory(self)
     }
 
-    fn memory_trace(&self) -> Vec<(String, Trace)> {
+    fn memory_trace(&self) -> Vec<(String, Recording)> {
         Self::memory_trace(self)
     }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use support::{BUDGET, Fake, TestServer};
-use vecmill_engine::Trace;
+use vecmill_engine::Recording;
 use vecmill_server::Settings;
 
 const MEMORY: &str = "/admin/memory";
@@ -173,11 +173,11 @@ fn a_trace_is_a_file_that_can_be_replayed() {
     assert_eq!(answer.header("content-type"), Some("text/csv; charset=utf-8"));
     let attachment = "attachment; filename=\"vecmill-memory-cpu.csv\"";
     assert_eq!(answer.header("content-disposition"), Some(attachment));
-    let trace = Trace::read(&answer.body[..]).unwrap();
+    let trace = Recording::read(&answer.body[..]).unwrap();
     assert_eq!(trace.events.len(), 2, "{trace:?}");
 
     let answer = server.get("/admin/memory/trace?device=cuda%3A1");
-    assert!(Trace::read(&answer.body[..]).unwrap().events.is_empty());
+    assert!(Recording::read(&answer.body[..]).unwrap().events.is_empty());
 }
 
 #[test]

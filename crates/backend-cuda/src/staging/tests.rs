@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use proptest::prelude::*;
-use vecmill_memory::Ring;
 
 use super::queue::{Pieces, Queue};
-use crate::error::DriverError;
+use super::ring::Ring;
+use crate::driver::DriverError;
 use fake::{Copy, FakePart, FakeParts, LOST, Shared, World};
 
 /// A queue over `host` bytes beside a device of `device` bytes.

@@ -13,11 +13,12 @@ use serde::Serialize;
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::{CudaBackend, Device};
 use vecmill_encoder::{Backend, Encoder, Shape};
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results;
 use vecmill_memory::Pool;
 use vecmill_model::{DType, Model, Pooling};
 
-use crate::lengths::Lengths;
-use crate::{Outcome, results};
+use crate::Outcome;
 use measure::{Bench, Latency, Throughput};
 
 /// Arguments of `vecmill-bench encode`.
@@ -73,7 +74,7 @@ const PRACTICE: Duration = Duration::from_secs(60);
 /// A number format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Dtype {
+pub(crate) enum Dtype {
     Float32,
     Float16,
     Bfloat16,
@@ -128,7 +129,7 @@ pub(crate) fn run(arguments: &EncodeArguments) -> Outcome {
 }
 
 /// A GPU, `cuda:0`, or a part of one, `cuda:0/sms=32`.
-fn open(name: &str) -> Result<Device, Box<dyn Error>> {
+pub(crate) fn open(name: &str) -> Result<Device, Box<dyn Error>> {
     let unknown = || format!("no device {name:?}: expected cpu, cuda:0 or cuda:0/sms=32");
     let gpu = name.strip_prefix("cuda:").ok_or_else(unknown)?;
     let Some((ordinal, multiprocessors)) = gpu.split_once("/sms=") else {

@@ -39,7 +39,7 @@ impl Connection {
                 break at + HEAD_END.len();
             }
         };
-        let Head { status, body_bytes } = Head::parse(&self.buffer[..head_end])
+        let ResponseHead { status, body_bytes } = ResponseHead::parse(&self.buffer[..head_end])
             .ok_or_else(|| io::Error::other("the reply's head has no status or content-length"))?;
         self.buffer.reserve((head_end + body_bytes).saturating_sub(self.buffer.len()));
         while self.buffer.len() < head_end + body_bytes {
@@ -60,12 +60,12 @@ impl Connection {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Head {
+struct ResponseHead {
     status: u16,
     body_bytes: usize,
 }
 
-impl Head {
+impl ResponseHead {
     fn parse(head: &[u8]) -> Option<Self> {
         let mut lines = str::from_utf8(head).ok()?.lines();
         let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
@@ -86,8 +86,12 @@ mod tests {
 
     #[test]
     fn heads_are_read_whatever_the_case_of_their_names() {
-        let head = Head::parse(b"HTTP/1.1 429 Too Many\r\nContent-Length: 17\r\nx: y\r\n\r\n");
-        assert_eq!(head, Some(Head { status: 429, body_bytes: 17 }));
-        assert_eq!(Head::parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
+        let head =
+            ResponseHead::parse(b"HTTP/1.1 429 Too Many\r\nContent-Length: 17\r\nx: y\r\n\r\n");
+        assert_eq!(head, Some(ResponseHead { status: 429, body_bytes: 17 }));
+        assert_eq!(
+            ResponseHead::parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+            None
+        );
     }
 }

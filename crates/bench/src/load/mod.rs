@@ -24,13 +24,14 @@ use std::time::{Duration, Instant, TryFromFloatSecsError};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::Outcome;
 use crate::texts::TextKind;
-use crate::{Outcome, results};
 use answers::Request;
 use client::{Client, Tally};
 use report::Figures;
 use server::Metrics;
 pub(crate) use server::processor_seconds;
+use vecmill_lab::results;
 
 /// Texts that requests are made of: enough that none comes twice soon.
 const TEXTS: usize = 16_384;

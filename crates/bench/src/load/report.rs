@@ -3,12 +3,13 @@
 use std::io;
 
 use serde::Serialize;
+use vecmill_lab::histogram::{buckets, percentile};
+use vecmill_lab::lengths::Lengths;
+use vecmill_lab::results::{self, whole};
 
 use super::client::Tally;
 use super::server::Stage;
 use super::{LoadArguments, Look};
-use crate::lengths::Lengths;
-use crate::results::{self, percentile, whole};
 
 const NANOSECONDS_PER_MS: f64 = 1e6;
 
@@ -59,9 +60,11 @@ impl Figures {
         let seconds = arguments.seconds;
         // Whole seconds only: one that is cut short is not slow.
         tally.by_second.resize(whole(seconds).max(1) as usize, 0);
-        let mut ms =
-            |per_cent| percentile(&mut tally.latencies, per_cent) as f64 / NANOSECONDS_PER_MS;
-        let (p50_ms, p90_ms, p99_ms, max_ms) = (ms(50.0), ms(90.0), ms(99.0), ms(100.0));
+        tally.latencies.sort_unstable();
+        let in_ms = |&nanoseconds: &u64| nanoseconds as f64 / NANOSECONDS_PER_MS;
+        let latencies: Vec<f64> = tally.latencies.iter().map(in_ms).collect();
+        let [p50_ms, p90_ms, p99_ms, max_ms] =
+            [0.5, 0.9, 0.99, 1.0].map(|part| percentile(&latencies, part));
         let server = looks.map(|(before, after)| Server::between(&before, &after));
         let Server { server_cores, generator_cores, stages } = server.unwrap_or_default();
         Self {
@@ -83,7 +86,7 @@ impl Figures {
             p90_ms,
             p99_ms,
             max_ms,
-            histogram: histogram(&tally.latencies),
+            histogram: buckets(&latencies, FIRST_BUCKET_MS, BUCKET_RATIO),
             errors: tally.errors,
             first_error: tally.first_error.take(),
             server_cores,
@@ -135,35 +138,5 @@ impl Server {
             generator_cores: cores(before.own_processor, after.own_processor),
             stages: after.metrics.since(&before.metrics, seconds),
         }
-    }
-}
-
-/// Of sorted latencies; empty buckets are left out.
-fn histogram(latencies: &[u64]) -> Vec<(f64, usize)> {
-    let mut buckets = Vec::new();
-    let (mut bound, mut rest) = (FIRST_BUCKET_MS, latencies);
-    while !rest.is_empty() {
-        let inside = rest.partition_point(|&ns| ns as f64 <= bound * NANOSECONDS_PER_MS);
-        if inside > 0 {
-            buckets.push((bound, inside));
-        }
-        rest = &rest[inside..];
-        bound *= BUCKET_RATIO;
-    }
-    buckets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_histogram_has_every_request_once() {
-        let latencies = [50_000, 100_000, 100_001, 3_000_000_000];
-        let buckets = histogram(&latencies);
-        assert_eq!(buckets[0], (0.1, 2));
-        assert_eq!(buckets[1], (0.125, 1));
-        assert_eq!(buckets.len(), 3);
-        assert!((3000.0..3750.0).contains(&buckets[2].0));
     }
 }

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vecmill_backend_cuda::{CudaStream, MappedSource};
+use vecmill_lab::results;
 use vecmill_memory::{LeaseError, Pool, Remedy};
-
-use crate::results;
 
 const MIB: usize = 1 << 20;
 
@@ -58,7 +57,7 @@ impl Phase {
 
 /// What became of the requests.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Answers {
+pub(super) struct Responses {
     pub(super) accepted: u64,
     /// Ran, and found in memory what they had written there.
     pub(super) answered: u64,
@@ -81,7 +80,7 @@ pub(super) struct Load {
     budget: usize,
     queue: Mutex<Queue>,
     changed: Condvar,
-    answers: Mutex<Answers>,
+    answers: Mutex<Responses>,
     marks: AtomicU64,
     /// Batches larger than calm traffic brings, accepted and not yet answered.
     large: AtomicUsize,
@@ -223,11 +222,11 @@ impl Load {
         Ok(intact)
     }
 
-    pub(super) fn answers(&self) -> Answers {
+    pub(super) fn answers(&self) -> Responses {
         self.answers_mut().clone()
     }
 
-    fn answers_mut(&self) -> MutexGuard<'_, Answers> {
+    fn answers_mut(&self) -> MutexGuard<'_, Responses> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vecmill_backend_cuda::{Device, MappedSource};
+use vecmill_lab::results;
 use vecmill_memory::{GiveBack, Pool, PoolSettings};
 
-use crate::{Outcome, results};
+use crate::Outcome;
 use load::Load;
 use verdict::{Sample, Verdict};
 
@@ -59,7 +60,7 @@ pub(crate) fn run(arguments: &PressureArguments) -> Outcome {
     let period = Duration::from_secs(arguments.give_back_seconds);
     let settings = PoolSettings { give_back: GiveBack::After(period), ..PoolSettings::default() };
     let pool = Pool::with_settings(MappedSource::new(&device)?, budget, settings);
-    let _keeper = pool.keep(SAMPLED)?;
+    let _trimmer = pool.trimmer(SAMPLED)?;
     let neighbour = neighbour::start(arguments.device)?;
     let load = Load::new(pool.clone(), budget);
     let streams: Vec<_> = (0..load::WORKERS).map(|_| device.stream()).collect::<Result<_, _>>()?;

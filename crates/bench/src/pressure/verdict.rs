@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
+use vecmill_lab::results;
 use vecmill_memory::Statistics;
 
-use super::load::Answers;
-use crate::results;
+use super::load::Responses;
 
 /// Memory at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ pub(super) struct Recovery {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Verdict {
-    answers: Answers,
+    answers: Responses,
     period_seconds: f64,
     spikes: Vec<Recovery>,
     recovered_in_time: usize,
@@ -55,7 +55,7 @@ impl Verdict {
     pub(super) fn new(
         samples: &[Sample],
         period: Duration,
-        answers: &Answers,
+        answers: &Responses,
         pool: &Statistics,
     ) -> Self {
         let spikes = recoveries(samples);
@@ -85,12 +85,12 @@ impl Verdict {
     }
 
     pub(super) fn is_good(&self) -> bool {
-        let Answers { accepted, answered, .. } = self.answers;
+        let Responses { accepted, answered, .. } = self.answers;
         accepted == answered && self.recovered_in_time == self.spikes.len()
     }
 
     pub(super) fn text(&self) -> String {
-        let Answers { accepted, answered, not_accepted, busy, failed, corrupted, splits, .. } =
+        let Responses { accepted, answered, not_accepted, busy, failed, corrupted, splits, .. } =
             &self.answers;
         let slowest = self.spikes.iter().filter_map(|spike| spike.seconds).fold(0.0, f64::max);
         format!(

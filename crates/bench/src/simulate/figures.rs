@@ -96,7 +96,7 @@ impl Outcome {
         latencies.sort_unstable_by(f32::total_cmp);
         let count = latencies.len().max(1);
         let at = |part: f64| {
-            let index = crate::results::whole(part * count as f64) as usize;
+            let index = vecmill_lab::results::whole(part * count as f64) as usize;
             latencies.get(index.min(count - 1)).copied().map_or(0.0, f64::from)
         };
         let all: f64 = latencies.iter().copied().map(f64::from).sum();

@@ -26,11 +26,12 @@ use clap::Args;
 use serde::Serialize;
 use vecmill_scheduler::{Coefficients, Priority, policy};
 
-use crate::traffic::{Arrival, Mix, Traffic};
-use crate::{Outcome, results};
+use crate::Outcome;
 use device::{Device, Mishap, least_makespan};
 use figures::Figures;
 pub(crate) use predict::{PredictArguments, predict};
+use vecmill_lab::results;
+use vecmill_lab::traffic::{Arrival, Mix, Traffic};
 use world::{Experiment, World};
 
 /// About a GPU with a small model.

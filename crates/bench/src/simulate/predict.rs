@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use vecmill_lab::ab::{
+    DeviceLimits, Fate, Figures, Learned, MAKESPAN, MEAN, MadeOf, Metric, P50, P99, Record,
+    RecordError, Requests, Sent, THROUGHPUT, WAITING, Work,
+};
+use vecmill_lab::results;
+use vecmill_lab::traffic::{Mix, Traffic};
 use vecmill_scheduler::{Coefficients, Priority, Size, Speed};
 
 use super::device::Device;
 use super::read;
 use super::world::{Experiment, World};
-use crate::ab::{
-    DeviceLimits, Fate, Figures, Learned, MAKESPAN, MEAN, MadeOf, Metric, P50, P99, Record,
-    RecordError, Requests, Sent, THROUGHPUT, WAITING, Work,
-};
-use crate::traffic::{Mix, Traffic};
-use crate::{Outcome, results};
+use crate::Outcome;
 
 /// What is predicted, beside what the devices do: of a load that comes in time, and of bulk work.
 const OPEN: &[Metric] = &[THROUGHPUT, WAITING, MEAN, P50, P99];

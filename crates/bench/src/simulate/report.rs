@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use vecmill_lab::svg::axis::Decades;
+use vecmill_lab::svg::{Anchor, Area, COLOURS, Font, INK, NAME, Path, SMALL, Svg};
+
 use super::Row;
 use super::figures::Figures;
 
@@ -63,10 +66,11 @@ fn load(row: &Row) -> String {
 
 const WIDTH: f64 = 1100.0;
 const LEFT: f64 = 90.0;
-const TOP: f64 = 70.0;
-const PANEL: f64 = 260.0;
-const GAP: f64 = 70.0;
-const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#999999", "#d55e00", "#cc79a7"];
+const TOP: f64 = 84.0;
+const PANEL: f64 = 236.0;
+const GAP: f64 = 94.0;
+
+const TITLE: Font = Font { size: 16, bold: false, colour: INK };
 
 /// A panel of the picture: what it shows of a run, on a logarithmic scale.
 struct Panel {
@@ -75,8 +79,8 @@ struct Panel {
 }
 
 const PANELS: [Panel; 2] = [
-    Panel { title: "p99 of the latency, ms", of: |figures| figures.p99_ms },
-    Panel { title: "mean wait, ms", of: |figures| figures.mean_wait_ms },
+    Panel { title: "p99 of the latency", of: |figures| figures.p99_ms },
+    Panel { title: "mean wait", of: |figures| figures.mean_wait_ms },
 ];
 
 /// Bars for each policy, by devices and load, as SVG.
@@ -84,86 +88,50 @@ pub(super) fn draw(rows: &[Row]) -> String {
     let rows: Vec<&Row> = rows.iter().filter(|row| row.load.is_some()).collect();
     let groups: Vec<&[&Row]> =
         rows.chunk_by(|a, b| a.devices == b.devices && a.load == b.load).collect();
-    let height = TOP + PANELS.len() as f64 * (PANEL + GAP);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         font-family=\"sans-serif\" font-size=\"13\"><rect width=\"100%\" height=\"100%\" \
-         fill=\"white\"/><text x=\"{LEFT}\" y=\"24\" font-size=\"16\">Policies on simulated \
-         devices of unequal speed, by load</text>"
-    );
-    // Writing to a string can't fail.
+    let title = "Policies on simulated devices of unequal speed, by load";
+    let mut svg = Svg::default();
+    svg.text((LEFT, 24.0), Anchor::Start, TITLE, title);
     for (index, row) in groups.first().into_iter().flat_map(|group| group.iter()).enumerate() {
         let x = LEFT + 180.0 * index as f64;
-        let _ = write!(
-            svg,
-            "<rect x=\"{x}\" y=\"36\" width=\"14\" height=\"10\" fill=\"{}\"/>\
-             <text x=\"{}\" y=\"46\">{}</text>",
-            colour(index),
-            x + 20.0,
-            row.policy
-        );
+        let mut path = Path::default();
+        path.rectangle(Area { x, y: 36.0, width: 14.0, height: 10.0 });
+        svg.path(&path, colour(index), "");
+        svg.text((x + 20.0, 46.0), Anchor::Start, SMALL, &row.policy);
     }
     for (index, panel) in PANELS.iter().enumerate() {
-        draw_panel(&mut svg, panel, &groups, TOP + index as f64 * (PANEL + GAP));
+        let (y, width) = (TOP + index as f64 * (PANEL + GAP), WIDTH - LEFT - 20.0);
+        draw_panel(&mut svg, panel, &groups, Area { x: LEFT, y, width, height: PANEL });
     }
-    svg + "</svg>\n"
+    svg.finish(WIDTH, TOP + PANELS.len() as f64 * (PANEL + GAP), title)
 }
 
 fn colour(index: usize) -> &'static str {
     COLOURS[index % COLOURS.len()]
 }
 
-fn draw_panel(svg: &mut String, panel: &Panel, groups: &[&[&Row]], top: f64) {
-    let values =
-        || groups.iter().flat_map(|group| group.iter()).map(|row| (panel.of)(&row.figures));
-    let most = values().fold(1.0, f64::max).log10().ceil().max(1.0);
-    let bottom = top + PANEL;
-    let y = |value: f64| bottom - (PANEL - 24.0) * (value.max(1.0).log10() / most);
-    let _ = write!(
-        svg,
-        "<text x=\"{LEFT}\" y=\"{}\" font-weight=\"bold\">{}</text>",
-        top + 12.0,
-        panel.title
-    );
-    for power in 0..=crate::results::whole(most) {
-        let value = 10f64.powf(power as f64);
-        let _ = write!(
-            svg,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e5e5e5\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
-            WIDTH - 20.0,
-            LEFT - 6.0,
-            y(value) + 4.0,
-            y = y(value),
-        );
-    }
-    let width = (WIDTH - LEFT - 20.0) / groups.len().max(1) as f64;
+fn draw_panel(svg: &mut Svg, panel: &Panel, groups: &[&[&Row]], area: Area) {
+    let rows = groups.iter().flat_map(|group| group.iter());
+    // From a millisecond on: what is less is as good as none.
+    let decades = Decades::around(rows.map(|row| (panel.of)(&row.figures)).chain([1.0]));
+    svg.text((area.x, area.y - 10.0), Anchor::Start, NAME, panel.title);
+    decades.draw_left(svg, area, "ms");
+    let width = area.width / groups.len().max(1) as f64;
     for (place, group) in groups.iter().enumerate() {
-        let x = LEFT + width * place as f64;
+        let left = area.x + width * place as f64;
         let bar = 0.8 * width / group.len().max(1) as f64;
         for (index, row) in group.iter().enumerate() {
-            let value = y((panel.of)(&row.figures));
-            let _ = write!(
-                svg,
-                "<rect x=\"{:.1}\" y=\"{value:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
-                x + 0.1 * width + bar * index as f64,
-                bar * 0.9,
-                bottom - value,
-                colour(index)
-            );
+            let y = decades.at(area, (panel.of)(&row.figures));
+            let x = left + 0.1 * width + bar * index as f64;
+            let mut path = Path::default();
+            path.rectangle(Area { x, y, width: bar * 0.9, height: area.bottom() - y });
+            svg.path(&path, colour(index), "");
         }
         if let Some(row) = group.first() {
-            let _ = write!(
-                svg,
-                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
-                 <text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#666\">at {}</text>",
-                x + width / 2.0,
-                bottom + 18.0,
-                names(row),
-                x + width / 2.0,
-                bottom + 34.0,
-                load(row)
-            );
+            let middle = left + width / 2.0;
+            let font = Font { colour: INK, ..SMALL };
+            svg.text((middle, area.bottom() + 18.0), Anchor::Middle, font, &names(row));
+            let load = format!("at {}", load(row));
+            svg.text((middle, area.bottom() + 34.0), Anchor::Middle, SMALL, &load);
         }
     }
 }

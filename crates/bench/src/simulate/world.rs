@@ -8,13 +8,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use vecmill_lab::traffic::Arrival;
 use vecmill_scheduler::{
     Batch, Failed, Job, Next, Priority, Scheduler, Settings, Size, Terms, policy,
 };
 
 use super::device::{Device, Mishap, PREPARATION};
 use super::figures::{Answer, Outcome};
-use crate::traffic::Arrival;
 
 /// Seconds until a thread that waits for a device's work is awake.
 const AWAKE: f64 = 5e-5;
@@ -242,7 +242,7 @@ impl<'a> World<'a> {
 }
 
 fn nanoseconds(seconds: f64) -> u64 {
-    crate::results::whole((seconds * 1e9).ceil())
+    vecmill_lab::results::whole((seconds * 1e9).ceil())
 }
 
 fn seconds(nanoseconds: u64) -> f64 {

@@ -1,6 +1,6 @@
 //! `vecmill ab`: policies compared on this machine's devices, under a load of one's own.
 //!
-//! [`arguments`] is its command line. The experiment and its report are those of `vecmill_bench::ab`.
+//! [`arguments`] is its command line. The experiment and its report are those of [`vecmill_lab::ab`].
 
 pub(crate) mod arguments;
 
@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::Path;
 
-use vecmill_bench::ab::{self, Experiment, Load, Mix, Report, Traffic};
+use vecmill_lab::ab::{self, Experiment, Load, Report};
+use vecmill_lab::traffic::{Mix, Traffic};
 
 use crate::failure::Failure;
 use crate::logging;
@@ -47,10 +48,10 @@ pub(crate) fn run(
     logging::start(&settings.log.log_level, false, progress, &warnings);
     let builder = settings.engine.builder().on_progress(progress.of_start());
     let bar = progress.of_passes();
-    let report = ab::run(builder, &experiment, &|step| {
-        bar.set_length(step.total as u64);
-        bar.set_position(step.done as u64);
-        bar.set_message(step.what);
+    let report = ab::run(builder, &experiment, &|leg| {
+        bar.set_length(leg.total as u64);
+        bar.set_position(leg.done as u64);
+        bar.set_message(leg.what);
     });
     bar.finish_and_clear();
     write(&report?, html.as_deref(), json.as_deref())
@@ -79,10 +80,10 @@ impl AbArguments {
     fn experiment(&self) -> Result<Experiment, Failure> {
         let load = match (self.rate, self.load, self.bulk) {
             (Some(rate), _, _) => Load::Rate(rate),
-            (_, Some(part), _) => Load::Capacity(part),
+            (_, Some(part), _) => Load::Sustained(part),
             (_, _, Some(requests)) => Load::Bulk(requests),
             _ if self.trace.is_some() => Load::Recorded,
-            _ => Load::Capacity(USUAL_LOAD),
+            _ => Load::Sustained(USUAL_LOAD),
         };
         Ok(Experiment {
             policies: self.policies.clone(),

@@ -53,7 +53,7 @@ With --admin, the operator can look at the devices' memory:
   curl http://127.0.0.1:3000/admin/memory
   curl -X POST http://127.0.0.1:3000/admin/memory/trim
   curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'
-  vecmill memory replay vecmill-memory-cpu.csv"
+  vecmill-bench replay vecmill-memory-cpu.csv"
 );
 
 macro_rules! embed_examples {
@@ -113,33 +113,6 @@ growth: a GPU's driver, and other programs, need some, too.
 
 Settings come from flags, variables and the file as for 'vecmill serve'. When not even the longest \
 input fits, the exit code is 1 and the message says how much is missing."
-);
-
-macro_rules! replay_examples {
-    () => {
-        "\
-Examples:
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'     from vecmill serve --admin
-  vecmill memory replay vecmill-memory-cpu.csv
-  vecmill memory replay trace.csv --budget 8GiB --give-back 5m --svg memory.svg
-  vecmill memory replay trace.csv --policy pool,direct --json"
-    };
-}
-
-pub(super) const REPLAY_EXAMPLES: &str = replay_examples!();
-
-pub(super) const AFTER_REPLAY: &str = concat!(
-    replay_examples!(),
-    "
-
-A trace says which leases were taken and returned, when, and how large they were. It is replayed on \
-a device that exists only as numbers, in the trace's own time, so that a day takes seconds and every \
-run gives the same figures; only the times of 'lease+return' are of this machine. Traces come from \
---memory-trace-on-refusal as well, and other programs can write them: they are CSV with a first line
-
-  nanoseconds,event,id,stream,bytes
-
-and the events lease, return and refuse."
 );
 
 macro_rules! convert_examples {

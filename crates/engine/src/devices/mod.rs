@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use vecmill_backend_cpu::CpuLowering;
 use vecmill_backend_cuda::CudaLowering;
-use vecmill_encoder::{Backend, Demand, Encoder, Fit, Lower, Practised, Shape, fit};
+use vecmill_encoder::{Ask, Backend, Encoder, Fit, Lower, Practised, Shape, fit};
 use vecmill_memory::{Pool, Statistics};
 use vecmill_model::{DType, Model};
 use vecmill_scheduler::{Size, Speed, knee};
@@ -150,7 +150,7 @@ impl Builder {
         // back, because memory follows use.
         let longest = fit.largest.longest;
         let longest = Shape { tokens: longest, sequences: 1, longest };
-        drop(pool.lease(encoder.plan(longest).peak_bytes(), &encoder.backend().stream())?);
+        drop(pool.lease(encoder.peak_bytes(longest), &encoder.backend().stream())?);
         let kept = self.kept_speed(&info, hardware);
         let mut speed =
             kept.as_ref().and_then(CachedSpeed::read).map_or_else(Speed::new, Speed::kept);
@@ -225,8 +225,8 @@ impl Builder {
         let &Terms { budget_bytes, batch_tokens, .. } = terms;
         let longest_input = model.max_input_tokens();
         let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
-        let demand = Demand { budget_bytes, in_flight, longest_input, max_batch_tokens };
-        Ok(fit(model, self.pooling, lowering, demand)?)
+        let ask = Ask { budget_bytes, in_flight, longest_input, max_batch_tokens };
+        Ok(fit(model, self.pooling, lowering, ask)?)
     }
 
     /// The largest batch of `model` on the CPU.

@@ -10,13 +10,14 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
-use vecmill_memory::{PlanCacheStatistics, Statistics};
+use vecmill_encoder::PlanStatistics;
+use vecmill_memory::Statistics;
 
 /// A device's memory at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct PoolSample {
     pub(crate) pool: Statistics,
-    pub(crate) plans: PlanCacheStatistics,
+    pub(crate) plans: PlanStatistics,
     /// Ways of computing that were taken for the first time since practice ended.
     pub(crate) first_uses: u64,
 }
@@ -29,19 +30,16 @@ pub(super) struct Memory(pub(super) Vec<(String, PoolSample)>);
 type Metric<V> = (&'static str, &'static str, fn(&PoolSample) -> V);
 
 #[rustfmt::skip] // one metric, one line
-const BYTES: [Metric<usize>; 14] = [
+const BYTES: [Metric<usize>; 11] = [
     ("memory_budget", "The most that the pool may hold and reserve", |m| m.pool.budget_bytes),
     ("memory_reserved", "Set aside for weights", |m| m.pool.reserved_bytes),
-    ("memory_held", "Slabs and fallback heap that the pool has of the device", |m| m.pool.held_bytes),
+    ("memory_held", "Slabs that the pool has of the device", |m| m.pool.held_bytes),
     ("memory_held_peak", "The most that the pool has held", |m| m.pool.peak_held_bytes),
     ("memory_leased", "Slabs that batches have", |m| m.pool.leased_bytes),
     ("memory_requested", "What those batches' plans asked for", |m| m.pool.requested_bytes),
     ("memory_requested_peak", "The most that batches at once have asked for", |m| m.pool.peak_requested_bytes),
     ("memory_free", "Slabs that wait for a batch", |m| m.pool.idle_bytes),
     ("memory_stranded", "Leased slabs beyond what was asked for: of use to nobody until they are returned", |m| m.pool.stranded_bytes()),
-    ("memory_fallback_capacity", "The heap for pieces that no plan foresaw", |m| m.pool.fallback.capacity_bytes),
-    ("memory_fallback_live", "Of it, what is in use", |m| m.pool.fallback.live_bytes),
-    ("memory_fallback_largest_free", "Of it, the largest free piece", |m| m.pool.fallback.largest_free_bytes),
     ("memory_predicted", "What is expected to be wanted at once while there is work", |m| m.pool.predicted_bytes),
     ("memory_wanted", "The most that was wanted at once during the last give-back period", |m| m.pool.wanted_bytes),
 ];
@@ -84,13 +82,11 @@ fn largest_free(memory: &PoolSample) -> [Sample<usize>; 2] {
     ]
 }
 
-fn leases(memory: &PoolSample) -> [Sample<u64>; 6] {
+fn leases(memory: &PoolSample) -> [Sample<u64>; 4] {
     let leases = memory.pool.leases;
     [
         ("outcome", "warm", leases.warm),
         ("outcome", "grown", leases.grown),
-        ("outcome", "fallback", leases.fallback),
-        ("outcome", "spilled", leases.spilled),
         ("outcome", "waited", leases.waited),
         ("outcome", "refused", leases.refused),
     ]
@@ -159,7 +155,7 @@ impl Memory {
         for (device, memory) in &self.0 {
             count(&mut metric, &[("device", device.as_str())], memory.pool.given_back_bytes)?;
         }
-        let help = "Leases by outcome: warm (a free slab), grown (a slab made or grown for it), fallback (a piece beside the plans), spilled (those of them that a batch needed beyond its plan), waited (those that waited for another lease), refused";
+        let help = "Leases by outcome: warm (a free slab), grown (a slab made or grown for it), waited (those that waited for another lease), refused";
         let mut metric = describe(out, "memory_leases", help, None, MetricType::Counter)?;
         for (device, memory) in &self.0 {
             for (label, value, leases) in leases(memory) {

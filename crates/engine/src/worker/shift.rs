@@ -93,7 +93,7 @@ impl<'a, B: Backend> Shift<'a, B> {
         // Entering the backend's threads once, for good, saves two changes of thread per batch.
         let backend = self.device.encoder.backend();
         let Some(queued) = backend.in_flight().checked_sub(2) else {
-            return backend.run_batch(|| self.start_batches(&|batch| self.collect(batch)));
+            return backend.enter(|| self.start_batches(&|batch| self.collect(batch)));
         };
         // Besides those queued, the collector holds one, and so does whoever sends.
         let (sender, receiver) = sync_channel::<InFlight<'_, 'a, B>>(queued);
@@ -107,7 +107,7 @@ impl<'a, B: Backend> Shift<'a, B> {
             if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, collect) {
                 tracing::warn!(device = self.device.name, %error, "batches run one by one");
             }
-            backend.run_batch(move || {
+            backend.enter(move || {
                 self.start_batches(&|batch| {
                     // Without a collector, this thread is it.
                     if let Err(SendError(batch)) = sender.send(batch) {

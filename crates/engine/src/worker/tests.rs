@@ -1,4 +1,4 @@
-//! Devices on trial: in [`memory`] others take theirs, in [`overlap`] batches overlap, in
+//! Devices on faults: in [`memory`] others take theirs, in [`overlap`] batches overlap, in
 //! [`failures`] they fail, in [`deaths`] threads end, in [`monitor`] their sensors say so.
 
 mod deaths;
@@ -13,11 +13,11 @@ use std::sync::mpsc::{Receiver, channel};
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::DeviceState;
 use vecmill_encoder::Shape;
-use vecmill_encoder::conformance::{Trial, Tried};
 use vecmill_memory::Statistics;
 use vecmill_model::Model;
 use vecmill_scheduler::policy::{self, Policy};
 use vecmill_scheduler::{DeviceSettings, Speed};
+use vecmill_testing::{FaultPlan, Faulty};
 
 use super::*;
 use crate::core::Parts;
@@ -32,11 +32,11 @@ const MIB: usize = 1 << 20;
 const BATCH_TOKENS: usize = 16_384;
 const INPUT_TOKENS: usize = 40;
 
-/// Devices on trial, and their engine's core.
+/// Devices on faults, and their engine's core.
 struct Rig {
     core: Arc<Core>,
-    devices: Vec<Arc<Device<Tried<CpuBackend>>>>,
-    trials: Vec<Trial>,
+    devices: Vec<Arc<Device<Faulty<CpuBackend>>>>,
+    faults: Vec<FaultPlan>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -71,11 +71,11 @@ impl Rig {
     fn of(mut setup: Setup) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");
         let model = Model::open(&folder).unwrap();
-        let trials: Vec<Trial> = setup.devices.iter().map(|_| Trial::default()).collect();
+        let faults: Vec<FaultPlan> = setup.devices.iter().map(|_| FaultPlan::default()).collect();
         let names = setup.devices.clone();
-        let devices = names.into_iter().zip(&trials);
+        let devices = names.into_iter().zip(&faults);
         let devices: Vec<_> =
-            devices.map(|(name, trial)| device(name, &model, trial, &mut setup)).collect();
+            devices.map(|(name, faults)| device(name, &model, faults, &mut setup)).collect();
         let max_tokens = model.max_input_tokens();
         let mut limits = devices[0].limits();
         limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
@@ -88,17 +88,17 @@ impl Rig {
             dispatch: dispatch(&devices, setup.policy),
             experiment: None,
         });
-        Self { core, devices, trials, threads: Vec::new() }
+        Self { core, devices, faults, threads: Vec::new() }
     }
 
     /// The only device.
-    fn device(&self) -> &Arc<Device<Tried<CpuBackend>>> {
+    fn device(&self) -> &Arc<Device<Faulty<CpuBackend>>> {
         &self.devices[0]
     }
 
     /// What the only device goes through.
-    fn trial(&self) -> &Trial {
-        &self.trials[0]
+    fn faults(&self) -> &FaultPlan {
+        &self.faults[0]
     }
 
     /// Starts the devices' threads; until then, requests wait, so that they make one batch.
@@ -154,10 +154,10 @@ impl Rig {
     }
 }
 
-fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>], policy: Box<dyn Policy>) -> Dispatch {
+fn dispatch(devices: &[Arc<Device<Faulty<CpuBackend>>>], policy: Box<dyn Policy>) -> Dispatch {
     let settings = |device: &Arc<Device<_>>| DeviceSettings {
         batch_tokens: device.batch_tokens(),
-        in_flight: 8, // how many there are is the trials' business
+        in_flight: 8, // how many there are is the faults' business
         speed: Speed::new(),
     };
     let devices = devices.iter().map(|device| (device.name().to_owned(), settings(device)));
@@ -167,10 +167,10 @@ fn dispatch(devices: &[Arc<Device<Tried<CpuBackend>>>], policy: Box<dyn Policy>)
 fn device(
     name: &str,
     model: &Model,
-    trial: &Trial,
+    faults: &FaultPlan,
     setup: &mut Setup,
-) -> Arc<Device<Tried<CpuBackend>>> {
-    let backend = Tried::new(CpuBackend::new(1).unwrap(), trial.clone());
+) -> Arc<Device<Faulty<CpuBackend>>> {
+    let backend = Faulty::new(CpuBackend::new(1).unwrap(), faults.clone());
     // The budget is for batches: weights are in a pool of their own.
     let [weights, pool] = [1 << 30, setup.budget].map(|budget| Pool::new(backend.source(), budget));
     let encoder = Encoder::load(backend, model, None, &weights, &|_, _| {}).unwrap();

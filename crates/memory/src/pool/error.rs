@@ -67,13 +67,3 @@ impl LeaseError {
         }
     }
 }
-
-/// The name of a lease that has been returned, or taken up by somebody else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("lease {generation} of slab {slot} has been returned already")]
-pub struct StaleLease {
-    /// The slab's place in the pool.
-    pub slot: usize,
-    /// Which of its leases.
-    pub generation: u32,
-}

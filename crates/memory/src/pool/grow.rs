@@ -4,16 +4,14 @@
 //! the number of batches at once, not the variety of their sizes. Where it can't, the largest idle
 //! slab is replaced.
 //!
-//! The ladder, when the source refuses: take no more than needed → give idle slabs back → give the
-//! fallback's unused end back → ask helpers → say so, for the caller to split the batch or wait.
+//! The ladder, when the source refuses: take no more than needed → give idle slabs back → say so, for
+//! the caller to split the batch or wait.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::slot::Slab;
-use super::state::{State, Status};
-use super::{LeaseError, Owned, Shared};
-use crate::class::{GRANULE, class_bytes, class_of};
+use super::slot::{Owned, Slab, State, Status};
+use super::{LeaseError, Shared};
+use crate::budget::{GRANULE, class_bytes, class_of};
 use crate::source::{Cause, Source, SourceError};
 
 /// Why memory was not obtained.
@@ -37,24 +35,16 @@ impl<S: Source> Shared<S> {
             Ok(owned) => return Ok(owned),
             Err(refusal) => refusal,
         };
-        let rungs: [&dyn Fn(); 4] = [
-            &|| {}, // take no more than needed
-            &|| {
-                self.retire_all_idle();
-            },
-            &|| {
-                self.trim_fallback();
-            },
-            &|| self.call_helpers(needed),
-        ];
         let mut leased = 0;
-        for rung in rungs {
+        for give_idle_back in [false, true] {
             if let Refusal::Source(error) = &refusal
                 && error.cause != Cause::Exhausted
             {
                 break;
             }
-            rung();
+            if give_idle_back {
+                self.retire_all_idle();
+            }
             // A batch may have come back meanwhile.
             if let Some(owned) = self.claim_warm(needed / GRANULE) {
                 return Ok(owned);
@@ -82,10 +72,11 @@ impl<S: Source> Shared<S> {
         if !self.source.resizes_in_place() {
             return self.slab_bytes(needed);
         }
-        let larger = |state: &State| state.is_out() && state.granules * GRANULE >= needed;
-        let rank = self.live_slots().map(|slot| slot.word.read()).filter(larger).count();
+        let larger =
+            |state: &State| state.status == Status::Leased && state.granules * GRANULE >= needed;
+        let rank = self.live_slots().map(|slot| slot.state()).filter(larger).count();
         // Policy only: if the learning is under way just now, do without.
-        let usual = self.upkeep.try_lock().ok().and_then(|upkeep| upkeep.usual(rank));
+        let usual = self.learned.try_lock().ok().and_then(|learned| learned.usual(rank));
         usual.unwrap_or(0).max(needed).next_multiple_of(GRANULE)
     }
 
@@ -136,10 +127,8 @@ impl<S: Source> Shared<S> {
     pub(super) fn extend(&self, owned: Owned, bytes: usize) -> Result<Owned, Refusal> {
         let held = owned.state.granules * GRANULE;
         if bytes > held {
-            let slot = &self.slots[owned.slot];
-            let Some(mut slab) = slot.take() else { unreachable!("a claimed slot has its slab") };
-            let resized = self.source.resize(&mut slab.block, bytes);
-            slot.put(slab);
+            let resize = |slab: &mut Slab<S>| self.source.resize(&mut slab.block, bytes);
+            let resized = self.slots[owned.slot].with_slab(resize);
             resized.map_err(|error| {
                 self.budget.free(bytes - held);
                 self.source_failed(error)
@@ -150,14 +139,14 @@ impl<S: Source> Shared<S> {
     }
 
     fn source_failed(&self, error: SourceError) -> Refusal {
-        self.counts.failed(&error);
+        self.ledger.failed(&error);
         Refusal::Source(error)
     }
 
     /// Gives up a slot that this thread owns. Whoever changed something that others wait for tells
     /// them. An attempt that failed must not: those who wait would keep waking each other.
     pub(super) fn publish(&self, owned: Owned, status: Status, granules: usize) {
-        self.slots[owned.slot].word.publish(State { status, granules, ..owned.state });
+        self.slots[owned.slot].publish(State { status, granules, ..owned.state });
     }
 
     /// Turns a claimed slot of `bytes` into one that is leased to this thread.
@@ -169,14 +158,14 @@ impl<S: Source> Shared<S> {
         };
         let slot = &self.slots[owned.slot];
         slot.recall(0); // what was to shrink was another size
-        slot.word.publish(state);
+        slot.publish(state);
         Owned { state, ..owned }
     }
 
     /// Takes `bytes` of the budget, giving idle slabs back for it if it must.
     fn commit(&self, bytes: usize) -> Result<(), Refusal> {
         while !self.budget.commit(bytes) {
-            if self.retire_largest_idle() == 0 && self.trim_fallback() == 0 {
+            if self.retire_largest_idle() == 0 {
                 return Err(Refusal::Budget);
             }
         }
@@ -185,9 +174,9 @@ impl<S: Source> Shared<S> {
 
     fn claim_empty(&self) -> Option<Owned> {
         for (slot, place) in self.slots.iter().enumerate() {
-            let seen = place.word.read();
+            let seen = place.state();
             if seen.status == Status::Empty
-                && let Some(state) = place.word.claim(seen)
+                && let Some(state) = place.claim(seen)
             {
                 self.used.fetch_max(slot + 1, Ordering::AcqRel);
                 return Some(Owned { slot, state, warm: false });
@@ -204,11 +193,11 @@ impl<S: Source> Shared<S> {
     fn claim_idle_where(&self, fits: impl Fn(usize, State) -> bool) -> Option<Owned> {
         loop {
             let used = self.used.load(Ordering::Acquire);
-            let idle = (0..used).map(|slot| (slot, self.slots[slot].word.read()));
+            let idle = (0..used).map(|slot| (slot, self.slots[slot].state()));
             let (slot, seen) = idle
                 .filter(|&(slot, state)| state.status == Status::Idle && fits(slot, state))
                 .max_by_key(|(_, state)| state.granules)?;
-            if let Some(state) = self.slots[slot].word.claim(seen) {
+            if let Some(state) = self.slots[slot].claim(seen) {
                 return Some(Owned { slot, state, warm: false });
             }
         }
@@ -238,7 +227,7 @@ impl<S: Source> Shared<S> {
             }
             _ => false,
         };
-        self.counts.refused(self.source.now(), self.number_of(stream), bytes, had_room);
+        self.ledger.refused(self.source.now(), self.number_of(stream), bytes, had_room);
     }
 
     /// Bytes that a lease could have: unused budget and idle slabs that the device has finished
@@ -255,14 +244,11 @@ impl<S: Source> Shared<S> {
 
     /// Whether the device has finished with the slab of a slot that this thread owns.
     pub(super) fn is_at_rest(&self, owned: Owned) -> bool {
-        let slot = &self.slots[owned.slot];
-        let Some(slab) = slot.take() else { unreachable!("an owned slot has its slab") };
-        let at_rest = slab.is_at_rest(&self.source).unwrap_or_else(|error| {
-            self.counts.failed(&error);
+        let at_rest = self.slots[owned.slot].with_slab(|slab| slab.is_at_rest(&self.source));
+        at_rest.unwrap_or_else(|error| {
+            self.ledger.failed(&error);
             error.cause == Cause::Lost // nothing runs there any more
-        });
-        slot.put(slab);
-        at_rest
+        })
     }
 
     pub(super) fn retire_all_idle(&self) -> usize {
@@ -279,52 +265,18 @@ impl<S: Source> Shared<S> {
         }
         let Some(slab) = slot.take() else { unreachable!("a claimed slot has its slab") };
         if let Err(error) = self.source.release(slab.block) {
-            self.counts.failed(&error);
+            self.ledger.failed(&error);
         }
         self.budget.free(bytes);
-        self.counts.retired(bytes);
+        self.ledger.retired(bytes);
         self.publish(owned, Status::Empty, 0);
         self.waiting.wake();
         bytes
     }
 
     pub(super) fn trim(&self) -> usize {
-        let trimmed = self.retire_all_idle() + self.trim_fallback();
-        self.counts.trimmed();
+        let trimmed = self.retire_all_idle();
+        self.ledger.trimmed();
         trimmed
-    }
-
-    fn call_helpers(&self, bytes: usize) {
-        for helper in self.helpers.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            helper(bytes);
-        }
-    }
-
-    pub(super) fn prepare(&self, sizes: &[usize]) -> Result<(), LeaseError> {
-        let mut ready = Vec::new();
-        for &bytes in sizes {
-            let granules = self.granules(bytes);
-            let owned = granules.and_then(|granules| match self.claim_warm(granules) {
-                Some(owned) => Ok(owned),
-                None => self.grow(granules * GRANULE),
-            });
-            match owned {
-                Ok(owned) => ready.push(owned),
-                Err(error) => {
-                    self.put_back(&ready);
-                    return Err(error);
-                }
-            }
-        }
-        self.put_back(&ready);
-        Ok(())
-    }
-
-    /// Makes slots that this thread has leased, without handing them out, idle again.
-    pub(super) fn put_back(&self, ready: &[Owned]) {
-        for &owned in ready {
-            self.publish(owned, Status::Idle, owned.state.granules);
-        }
-        self.waiting.wake();
     }
 }

@@ -1,68 +1,102 @@
 //! Slabs under a budget, leased one per batch.
 //!
 //! - [`Pool`] leases ([`Lease`]), waits, trims and reports ([`Statistics`]).
-//! - `state` and `slot`: who owns which slab, in one atomic word each. `tally`: what was leased when.
-//! - `grow`: when no idle slab fits, up to the ladder that gives way under pressure.
-//! - `fallback`: small pieces that no plan foresaw. `upkeep` and `prediction`: what is kept ready and
-//!   what is given back.
+//! - `lease`: a slab that is there is handed out and taken back. `grow`: when none fits, up to the
+//!   ladder that gives way under pressure.
+//! - `slot`: who owns which slab, in one atomic word each. `ledger`: what was leased when.
+//! - `trimmer` and `prediction`: what is kept ready and what is given back.
+//! - `region`: memory for weights.
 //!
 //! The choice behind it: a lease of a slab that is there is one compare-and-swap, its return
 //! one exchange, and neither asks the device for anything. All that takes time (growing, giving
 //! back, learning) happens elsewhere, and the budget is committed before memory is taken: it is
 //! never exceeded.
 
-mod counts;
 mod error;
-mod fallback;
 mod grow;
 mod lease;
+mod ledger;
 mod prediction;
-mod settings;
+mod region;
 mod slot;
-mod state;
 mod statistics;
-mod tally;
-mod traced;
-mod upkeep;
+mod trimmer;
 mod waiting;
 
-use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::budget::Budget;
-use crate::class::GRANULE;
-use crate::region::Region;
+use crate::budget::{Budget, GRANULE};
 use crate::source::{Cause, Source};
-use counts::Counts;
-use fallback::Fallback;
-use slot::Slot;
-use state::{MOST_GRANULES, State, Status};
-use upkeep::Upkeep;
+use ledger::Ledger;
+use slot::{Slot, Status};
+use trimmer::Learned;
 use waiting::Waiting;
 
 pub use crate::budget::Reservation;
-pub use error::{LeaseError, Remedy, StaleLease};
-pub use fallback::Extra;
-pub use lease::{Lease, LeaseId};
-pub use settings::{GiveBack, PoolSettings};
+pub use error::{LeaseError, Remedy};
+pub use lease::Lease;
+pub use region::Region;
 pub use statistics::{LatencyBucket, Leases, Statistics};
-pub use upkeep::{Keeper, Maintained};
+pub use trimmer::{Maintained, Trimmer};
 
 /// Slabs that a pool can have: far more batches than a device can have in flight.
 const SLOTS: usize = 64;
 
-thread_local! {
-    /// The slot that this thread had last: its words are in this core's cache.
-    static LAST: Cell<usize> = const { Cell::new(0) };
+/// Settings of a pool.
+///
+/// ```
+/// use std::time::Duration;
+/// use vecmill_memory::{GiveBack, PoolSettings};
+///
+/// let settings = PoolSettings {
+///     give_back: GiveBack::After(Duration::from_secs(5)),
+///     ..PoolSettings::default()
+/// };
+/// assert!(settings.predict);
+/// ```
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// When slabs that nobody needs go back to the source (default: after 60 seconds).
+    pub give_back: GiveBack,
+    /// Whether slabs are made ready ahead of demand (default: yes).
+    pub predict: bool,
+    /// Leases that each slab's ring remembers for recordings (default: 4,096).
+    pub recorded_leases: usize,
 }
 
-/// Somebody who can give memory back when asked for so many bytes.
-type Helper = Box<dyn Fn(usize) + Send + Sync>;
+/// When unused memory is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveBack {
+    /// When it has not been needed for so long.
+    After(Duration),
+    /// Only when [`Pool::trim`](crate::Pool::trim) is called or the source runs dry.
+    Never,
+}
+
+impl GiveBack {
+    /// The period over which demand is remembered.
+    fn period(self) -> Duration {
+        match self {
+            Self::After(period) => period,
+            Self::Never => Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            give_back: GiveBack::After(Duration::from_secs(60)),
+            predict: true,
+            recorded_leases: 4096,
+        }
+    }
+}
 
 /// A pool of slabs over a [`Source`]. Clones share the same slabs.
 ///
@@ -89,21 +123,11 @@ pub(super) struct Shared<S: Source> {
     /// Slots from this one on have never had memory.
     used: AtomicUsize,
     streams: Mutex<Vec<S::Stream>>,
-    counts: Counts,
+    ledger: Ledger,
     waiting: Waiting,
-    fallback: Mutex<Fallback<S>>,
-    helpers: RwLock<Vec<Helper>>,
-    upkeep: Mutex<Upkeep>,
+    learned: Mutex<Learned>,
     /// What the device's driver has taken beside the pool.
     driver_bytes: OnceLock<usize>,
-}
-
-/// A slot that this thread owns.
-#[derive(Debug, Clone, Copy)]
-struct Owned {
-    slot: usize,
-    state: State,
-    warm: bool,
 }
 
 impl<S: Source> Clone for Pool<S> {
@@ -121,17 +145,15 @@ impl<S: Source> Pool<S> {
     /// As [`new`](Self::new), with settings.
     pub fn with_settings(source: S, budget: usize, settings: PoolSettings) -> Self {
         let now = source.now();
-        let slots = (0..SLOTS).map(|_| CachePadded::new(Slot::new(settings.trace_leases)));
+        let slots = (0..SLOTS).map(|_| CachePadded::new(Slot::new(settings.recorded_leases)));
         let shared = Shared {
             budget: Budget::new(budget),
             slots: slots.collect(),
             used: AtomicUsize::new(0),
             streams: Mutex::default(),
-            counts: Counts::default(),
+            ledger: Ledger::default(),
             waiting: Waiting::default(),
-            fallback: Mutex::new(Fallback::new()),
-            helpers: RwLock::default(),
-            upkeep: Mutex::new(Upkeep::new(SLOTS, settings.give_back.period(), now)),
+            learned: Mutex::new(Learned::new(SLOTS, settings.give_back.period(), now)),
             driver_bytes: OnceLock::new(),
             source,
             settings,
@@ -170,25 +192,9 @@ impl<S: Source> Pool<S> {
             .waiting
             .until(patience, attempt, |error: &LeaseError| error.remedy() == Remedy::Wait);
         if waited && result.is_ok() {
-            shared.counts.waited();
+            shared.ledger.waited();
         }
         result.inspect_err(|error| shared.refused(bytes, stream, error))
-    }
-
-    /// Takes up a lease that was [detached](Lease::detach).
-    ///
-    /// # Errors
-    /// [`StaleLease`] when it has been returned or taken up already.
-    pub fn attach(&self, id: LeaseId) -> Result<Lease<'_, S>, StaleLease> {
-        self.shared.attach(id)
-    }
-
-    /// A small piece of memory that no plan foresaw, out of the fallback heap.
-    ///
-    /// # Errors
-    /// As for [`lease`](Self::lease).
-    pub fn extra(&self, bytes: usize, stream: &S::Stream) -> Result<Extra<'_, S>, LeaseError> {
-        self.shared.extra(bytes, Some(stream.clone()))
     }
 
     /// Sets `bytes` of the budget aside for memory that lives outside the pool. Idle slabs make way
@@ -211,10 +217,10 @@ impl<S: Source> Pool<S> {
     /// # Errors
     /// [`LeaseError`] when budget or source do not have that much.
     pub fn region(&self, bytes: usize) -> Result<Region<S::Block>, LeaseError> {
-        let Shared { source, counts, .. } = &*self.shared;
+        let Shared { source, ledger, .. } = &*self.shared;
         let whole = self.shared.granules(bytes)? * GRANULE;
         let reservation = self.reserve(whole)?;
-        let allocate = || source.allocate(whole).inspect_err(|error| counts.failed(error));
+        let allocate = || source.allocate(whole).inspect_err(|error| ledger.failed(error));
         let block = allocate().or_else(|error| {
             if error.cause != Cause::Exhausted || self.trim() == 0 {
                 return Err(error);
@@ -230,23 +236,8 @@ impl<S: Source> Pool<S> {
         let _ = self.shared.driver_bytes.set(bytes);
     }
 
-    /// Makes slabs of these sizes ready, largest first, as far as the budget goes.
-    ///
-    /// # Errors
-    /// [`LeaseError`] of the first that can't be had.
-    pub fn prepare(&self, sizes: &[usize]) -> Result<(), LeaseError> {
-        self.shared.prepare(sizes)
-    }
-
-    /// Has `helper` called with a number of bytes when the source runs dry, to give back what it
-    /// can of other memory of the same device.
-    pub fn on_pressure(&self, helper: impl Fn(usize) + Send + Sync + 'static) {
-        let helpers = &self.shared.helpers;
-        helpers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(helper));
-    }
-
-    /// Gives all idle slabs and the unused end of the fallback heap back to the source, and returns
-    /// how many bytes that were. What the device still works on stays.
+    /// Gives all idle slabs back to the source, and returns how many bytes that were. What the
+    /// device still works on stays.
     pub fn trim(&self) -> usize {
         self.shared.trim()
     }
@@ -258,128 +249,24 @@ impl<S: Source> Pool<S> {
 
     /// Bytes of the largest idle slab: a batch that fits it needs nothing of the source.
     pub fn warm_bytes(&self) -> usize {
-        let idle = self.shared.live_slots().map(|slot| slot.word.read());
+        let idle = self.shared.live_slots().map(|slot| slot.state());
         let idle = idle.filter(|state| state.status == Status::Idle);
         idle.map(|state| state.granules * GRANULE).max().unwrap_or(0)
     }
 }
 
 impl<S: Source> Shared<S> {
-    fn lease(&self, bytes: usize, stream: &S::Stream) -> Result<Lease<'_, S>, LeaseError> {
-        let timed = self.counts.should_time().then(|| self.source.now());
-        let granules = self.granules(bytes)?;
-        let owned = match self.claim_warm(granules) {
-            Some(owned) => self.heed_recall(owned, granules),
-            None => self.grow(granules * GRANULE)?,
-        };
-        let lease = self.hand_out(owned, bytes, stream)?;
-        if let Some(started) = timed {
-            self.counts.took(self.source.now().saturating_sub(started));
-        }
-        Ok(lease)
-    }
-
-    /// `bytes` in granules, at least one.
-    #[inline]
-    fn granules(&self, bytes: usize) -> Result<usize, LeaseError> {
-        let granules = bytes.div_ceil(GRANULE).max(1);
-        if granules > MOST_GRANULES {
-            return Err(LeaseError::TooLarge { needed: bytes, available: self.budget.available() });
-        }
-        Ok(granules)
-    }
-
-    /// The smallest idle slab of at least `granules`.
-    #[inline]
-    fn claim_warm(&self, granules: usize) -> Option<Owned> {
-        let used = self.used.load(Ordering::Acquire);
-        let last = LAST.get();
-        if last < used {
-            let slot = &self.slots[last];
-            let seen = slot.word.read();
-            let snug = granules..=granules + granules / 8;
-            if seen.status == Status::Idle
-                && snug.contains(&seen.granules)
-                && let Some(state) = slot.word.lease(seen)
-            {
-                return Some(Owned { slot: last, state, warm: true });
-            }
-        }
-        loop {
-            let mut best: Option<(usize, State)> = None;
-            for step in 0..used {
-                // From its own slot on, so that threads do not all try the same one.
-                let index = (last + step) % used;
-                let seen = self.slots[index].word.read();
-                if seen.status == Status::Idle
-                    && seen.granules >= granules
-                    && best.is_none_or(|(_, best)| seen.granules < best.granules)
-                {
-                    best = Some((index, seen));
-                }
-            }
-            let (index, seen) = best?;
-            if let Some(state) = self.slots[index].word.lease(seen) {
-                LAST.set(index);
-                return Some(Owned { slot: index, state, warm: true });
-            }
-        }
-    }
-
-    /// Makes a lease of a slot that this thread has in the leased state.
-    #[inline]
-    fn hand_out(
-        &self,
-        owned: Owned,
-        bytes: usize,
-        stream: &S::Stream,
-    ) -> Result<Lease<'_, S>, LeaseError> {
-        let Owned { slot: index, state, warm } = owned;
-        let slot = &self.slots[index];
-        let Some(mut slab) = slot.take() else {
-            unreachable!("a slot in the leased state has a slab")
-        };
-        let number = match &slab.stream {
-            Some((last, number)) if last == stream => *number,
-            last => {
-                if last.is_some()
-                    && let Err(error) = self.source.wait(stream, &slab.event)
-                {
-                    self.counts.failed(&error);
-                    slot.put(slab);
-                    slot.word.publish(State { status: Status::Quarantined, ..state });
-                    return Err(error.into());
-                }
-                let number = self.number_of(stream);
-                slab.stream = Some((stream.clone(), number));
-                number
-            }
-        };
-        slot.tally.begin(self.source.now(), bytes.max(1), number, warm);
-        if !warm {
-            self.counts.grown();
-        }
-        Ok(Lease::new(self, index, state, slab, bytes))
-    }
-
-    /// The number that traces call a stream by.
-    fn number_of(&self, stream: &S::Stream) -> u32 {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = streams.iter().position(|known| known == stream).unwrap_or_else(|| {
-            streams.push(stream.clone());
-            streams.len() - 1
-        });
-        u32::try_from(index).unwrap_or(u32::MAX)
-    }
-
     fn live_slots(&self) -> impl Iterator<Item = &Slot<S>> {
         self.slots[..self.used.load(Ordering::Acquire)].iter().map(|slot| &**slot)
     }
 
     /// Bytes of the slabs that batches hold.
     fn leased_bytes(&self) -> usize {
-        let leased = self.live_slots().map(|slot| slot.word.read());
-        leased.filter(|state| state.is_out()).map(|state| state.granules * GRANULE).sum()
+        let leased = self.live_slots().map(|slot| slot.state());
+        leased
+            .filter(|state| state.status == Status::Leased)
+            .map(|state| state.granules * GRANULE)
+            .sum()
     }
 }
 
@@ -395,17 +282,14 @@ impl<S: Source> Drop for Shared<S> {
         for slot in &self.slots {
             if let Some(mut slab) = slot.take() {
                 if let Some((stream, _)) = &slab.stream {
-                    if slot.word.read().status != Status::Idle {
-                        // Detached or quarantined: its end has not been marked yet.
+                    if slot.state().status != Status::Idle {
+                        // Quarantined: its end has not been marked yet.
                         let _ = self.source.record(&mut slab.event, stream);
                     }
                     let _ = self.source.wait_on_host(&slab.event); // a lost device runs nothing
                 }
                 let _ = self.source.release(slab.block); // nobody is left to be told
             }
-        }
-        if let Some(block) = self.fallback().close(&self.source) {
-            let _ = self.source.release(block);
         }
     }
 }

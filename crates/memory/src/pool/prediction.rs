@@ -3,17 +3,17 @@
 //! Demand is a list of sizes, largest first: how large the largest slab had to be, the second
 //! largest beside it, and so on. It is followed in two ways:
 //!
-//! - [`Demand::recent`]: the most that was wanted during the last period, in eight windows. What is
+//! - [`Forecast::recent`]: the most that was wanted during the last period, in eight windows. What is
 //!   held beyond it has not been needed for that long and is given back.
-//! - [`Demand::usual`]: what most windows with any work wanted, from a histogram over size classes
+//! - [`Forecast::usual`]: what most windows with any work wanted, from a histogram over size classes
 //!   whose weights decay. It is made ready ahead of demand, and a slab that must grow grows to it.
 //!
 //! The choice behind it: it is policy only. Whatever is predicted, leases and budget are right.
 
 use std::time::Duration;
 
-use super::tally::Passed;
-use crate::class::{CLASSES, class_of};
+use super::ledger::Passed;
+use crate::budget::{CLASSES, class_of};
 
 const WINDOWS: usize = 8;
 
@@ -23,9 +23,9 @@ const HALF_LIFE_WINDOWS: f64 = 80.0;
 /// Sizes in bytes, largest first.
 pub(super) type Sizes = Vec<usize>;
 
-/// What has been wanted.
+/// What has been wanted, and what follows from it.
 #[derive(Debug)]
-pub(super) struct Demand {
+pub(super) struct Forecast {
     window_nanoseconds: u64,
     /// The windows of the last period; the last one is being filled.
     windows: [Sizes; WINDOWS],
@@ -44,7 +44,7 @@ struct History {
     total: f32,
 }
 
-impl Demand {
+impl Forecast {
     pub(super) fn new(period: Duration, now: u64) -> Self {
         // What falls out of the last window was wanted at most a period ago, with a window to spare
         // for whoever looks only now and then.
@@ -195,50 +195,52 @@ mod tests {
         Passed { leased_at: from, returned_at: to, bytes: mib * MIB, stream: 0 }
     }
 
-    fn demand() -> Demand {
-        Demand::new(Duration::from_secs(8), 0) // windows of one second
+    fn forecast() -> Forecast {
+        Forecast::new(Duration::from_secs(8), 0) // windows of one second
     }
 
     #[test]
     fn ranks_are_what_was_live_at_once() {
-        let mut demand = demand();
-        demand.observe(&mut [lease(10, 30, 5), lease(0, 20, 9), lease(25, 40, 7)], 50);
-        assert_eq!(demand.recent(), [9 * MIB, 5 * MIB]);
-        assert_eq!(demand.peak(), 14 * MIB);
+        let mut forecast = forecast();
+        forecast.observe(&mut [lease(10, 30, 5), lease(0, 20, 9), lease(25, 40, 7)], 50);
+        assert_eq!(forecast.recent(), [9 * MIB, 5 * MIB]);
+        assert_eq!(forecast.peak(), 14 * MIB);
     }
 
     #[test]
     fn a_spike_is_forgotten_after_the_period() {
-        let mut demand = demand();
-        demand.observe(&mut [lease(0, 5, 100)], 10);
+        let mut forecast = forecast();
+        forecast.observe(&mut [lease(0, 5, 100)], 10);
         for second in 1..=8 {
-            demand.observe(&mut [lease(second * SECOND, second * SECOND + 5, 10)], second * SECOND);
+            forecast
+                .observe(&mut [lease(second * SECOND, second * SECOND + 5, 10)], second * SECOND);
         }
-        assert_eq!(demand.recent(), [10 * MIB]);
+        assert_eq!(forecast.recent(), [10 * MIB]);
     }
 
     #[test]
     fn the_usual_demand_survives_idle_time_and_ignores_rare_spikes() {
-        let mut demand = demand();
+        let mut forecast = forecast();
         for second in 0..100 {
             let size = if second % 10 == 0 { 200 } else { 40 };
             let now = second * SECOND;
-            demand.observe(&mut [lease(now, now + 5, size), lease(now + 1, now + 4, 20)], now + 9);
+            forecast
+                .observe(&mut [lease(now, now + 5, size), lease(now + 1, now + 4, 20)], now + 9);
         }
-        demand.observe(&mut [], 10_000 * SECOND);
-        assert!(demand.recent().is_empty());
-        assert_eq!(demand.usual(), [40 * MIB, 20 * MIB]);
-        assert!(demand.error().unwrap() < 0.5);
+        forecast.observe(&mut [], 10_000 * SECOND);
+        assert!(forecast.recent().is_empty());
+        assert_eq!(forecast.usual(), [40 * MIB, 20 * MIB]);
+        assert!(forecast.error().unwrap() < 0.5);
     }
 
     #[test]
     fn a_lease_that_is_still_out_counts_in_every_window() {
-        let mut demand = demand();
+        let mut forecast = forecast();
         for second in 0..20 {
-            demand.observe(&mut [lease(5, u64::MAX, 64)], second * SECOND);
+            forecast.observe(&mut [lease(5, u64::MAX, 64)], second * SECOND);
         }
-        assert_eq!(demand.recent(), [64 * MIB]);
-        demand.observe(&mut [lease(5, u64::MAX, 64)], 1000 * SECOND);
-        assert_eq!(demand.recent(), [64 * MIB], "also when nobody has looked for long");
+        assert_eq!(forecast.recent(), [64 * MIB]);
+        forecast.observe(&mut [lease(5, u64::MAX, 64)], 1000 * SECOND);
+        assert_eq!(forecast.recent(), [64 * MIB], "also when nobody has looked for long");
     }
 }

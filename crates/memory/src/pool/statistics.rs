@@ -2,21 +2,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::counts::{BUCKETS, bound};
-use super::state::{State, Status};
+use super::ledger::{BUCKETS, bound};
+use super::slot::{State, Status};
 use super::{Pool, Shared};
-use crate::class::GRANULE;
-use crate::heap::HeapStatistics;
+use crate::budget::GRANULE;
 use crate::source::{Source, SourceError};
 
 /// A pool's state at one moment. All sizes are in bytes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Statistics {
     /// The most that the pool may hold and reserve.
     pub budget_bytes: usize,
     /// Set aside outside slabs, for weights.
     pub reserved_bytes: usize,
-    /// Slabs and fallback heap that the pool has of the source.
+    /// Slabs that the pool has of the source.
     pub held_bytes: usize,
     /// What the device's driver has taken beside all of this, outside the budget; if somebody
     /// [measured](Pool::note_driver) it.
@@ -37,8 +37,6 @@ pub struct Statistics {
     pub mappable_bytes: usize,
     /// Slabs, leased or idle.
     pub slabs: usize,
-    /// The fallback heap.
-    pub fallback: HeapStatistics,
     /// Leases so far.
     pub leases: Leases,
     /// Refusals although enough was free.
@@ -67,21 +65,18 @@ pub struct Statistics {
     pub latency: Vec<LatencyBucket>,
     /// Nanoseconds of all leases that were timed.
     pub latency_nanoseconds: u64,
-    /// Leases that traces missed because a ring was overwritten before it was read.
-    pub untraced_leases: u64,
+    /// Leases that recordings missed because a ring was overwritten before it was read.
+    pub unrecorded_leases: u64,
 }
 
 /// Leases by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leases {
     /// Served by an idle slab.
     pub warm: u64,
     /// Served by a slab that was made or grown for it.
     pub grown: u64,
-    /// Pieces beside the plans.
-    pub fallback: u64,
-    /// Those of them that a batch needed beyond its plan.
-    pub spilled: u64,
     /// Served after waiting for another lease.
     pub waited: u64,
     /// Not served.
@@ -90,6 +85,7 @@ pub struct Leases {
 
 /// Leases that took at most so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatencyBucket {
     /// The upper bound in nanoseconds; the last bucket has none.
     pub at_most: Option<u64>,
@@ -146,39 +142,35 @@ impl<S: Source> Pool<S> {
 impl<S: Source> Shared<S> {
     pub(super) fn statistics(&self) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut upkeep = self.upkeep();
-        self.observe(&mut upkeep, self.source.now());
-        let states: Vec<State> = self.live_slots().map(|slot| slot.word.read()).collect();
+        let mut learned = self.learned();
+        self.observe(&mut learned, self.source.now());
+        let states: Vec<State> = self.live_slots().map(|slot| slot.state()).collect();
         let sizes = |which: &dyn Fn(&State) -> bool| -> Vec<usize> {
             let chosen = states.iter().filter(|&state| which(state));
             chosen.map(|state| state.granules * GRANULE).collect()
         };
         let idle = sizes(&|state| state.status == Status::Idle);
         let idle_bytes = idle.iter().sum();
-        let (counts, latency_nanoseconds) = self.counts.latency();
+        let (counts, latency_nanoseconds) = self.ledger.latency();
         let budget = &self.budget;
-        let fallback = self.fallback().statistics();
         let free_budget = budget.available().saturating_sub(budget.held());
-        let counters = &self.counts;
+        let counters = &self.ledger;
         Statistics {
             driver_bytes: self.driver_bytes.get().copied(),
             budget_bytes: budget.limit(),
             reserved_bytes: budget.reserved(),
             held_bytes: budget.held(),
             peak_held_bytes: budget.peak_held(),
-            leased_bytes: sizes(&|state| state.is_out()).iter().sum(),
-            requested_bytes: self.live_slots().map(|slot| slot.tally.bytes()).sum(),
-            peak_requested_bytes: upkeep.demand.peak(),
+            leased_bytes: sizes(&|state| state.status == Status::Leased).iter().sum(),
+            requested_bytes: self.live_slots().map(|slot| slot.ledger.bytes()).sum(),
+            peak_requested_bytes: learned.forecast.peak(),
             idle_bytes,
             largest_idle_bytes: idle.iter().copied().max().unwrap_or(0),
             mappable_bytes: idle_bytes + free_budget,
             slabs: sizes(&|state| state.granules > 0).len(),
-            fallback,
             leases: Leases {
-                warm: self.live_slots().map(|slot| slot.tally.warm()).sum(),
+                warm: self.live_slots().map(|slot| slot.ledger.warm()).sum(),
                 grown: read(&counters.grown),
-                fallback: read(&counters.fallback),
-                spilled: read(&counters.spilled),
                 waited: read(&counters.waited),
                 refused: read(&counters.refused),
             },
@@ -190,12 +182,12 @@ impl<S: Source> Shared<S> {
             retired_slabs: read(&counters.retired_slabs),
             given_back_bytes: read(&counters.given_back_bytes),
             calls: self.source.calls(),
-            predicted_bytes: upkeep.demand.usual().iter().sum(),
-            wanted_bytes: upkeep.demand.recent().iter().sum(),
-            prediction_error: upkeep.demand.error(),
+            predicted_bytes: learned.forecast.usual().iter().sum(),
+            wanted_bytes: learned.forecast.recent().iter().sum(),
+            prediction_error: learned.forecast.error(),
             latency: buckets(counts),
             latency_nanoseconds,
-            untraced_leases: upkeep.lost,
+            unrecorded_leases: learned.lost,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What can't be brought about from outside: somebody else acts between two steps.
 
 use super::*;
-use crate::source::HostSource;
+use crate::host::HostSource;
 
 const MIB: usize = 1 << 20;
 

@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "each program of tests uses a part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests speak by panicking")]
 
-use vecmill_memory::{GiveBack, Pool, PoolSettings, SimulatedDevice, SimulatedStream};
+use vecmill_memory::{GiveBack, Pool, PoolSettings};
+use vecmill_testing::simulated::{SimulatedDevice, SimulatedStream};
 
 pub(crate) const MIB: usize = 1 << 20;
 pub(crate) const SECOND: u64 = 1_000_000_000;

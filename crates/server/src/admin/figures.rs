@@ -25,7 +25,6 @@ pub(super) struct Figures<'a> {
     leases: Leases,
     prediction: Prediction,
     given_back: GivenBack,
-    fallback: Fallback,
     calls: BTreeMap<&'static str, u64>,
     failures: Failures,
     lease_time: LeaseTime,
@@ -58,8 +57,6 @@ struct Fragmentation {
 struct Leases {
     warm: u64,
     grown: u64,
-    fallback: u64,
-    spilled: u64,
     waited: u64,
     refused: u64,
     refused_with_room: u64,
@@ -80,15 +77,6 @@ struct GivenBack {
     bytes: u64,
     slabs: u64,
     trims: u64,
-}
-
-#[derive(Serialize)]
-struct Fallback {
-    capacity_bytes: usize,
-    live_bytes: usize,
-    requested_bytes: usize,
-    free_bytes: usize,
-    largest_free_bytes: usize,
 }
 
 #[derive(Serialize)]
@@ -151,7 +139,6 @@ impl<'a> Figures<'a> {
                 slabs: now.retired_slabs,
                 trims: now.trims,
             },
-            fallback: fallback(now),
             calls: now.calls.iter().copied().collect(),
             failures: Failures {
                 calls: now.failures,
@@ -168,24 +155,11 @@ fn leases(now: &MemoryStatistics) -> Leases {
     Leases {
         warm: leases.warm,
         grown: leases.grown,
-        fallback: leases.fallback,
-        spilled: leases.spilled,
         waited: leases.waited,
         refused: leases.refused,
         refused_with_room: now.refused_with_room,
-        untraced: now.untraced_leases,
+        untraced: now.unrecorded_leases,
         warm_ratio: now.warm_ratio(),
-    }
-}
-
-fn fallback(now: &MemoryStatistics) -> Fallback {
-    let heap = &now.fallback;
-    Fallback {
-        capacity_bytes: heap.capacity_bytes,
-        live_bytes: heap.live_bytes,
-        requested_bytes: heap.requested_bytes,
-        free_bytes: heap.free_bytes,
-        largest_free_bytes: heap.largest_free_bytes,
     }
 }
 

@@ -15,7 +15,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use vecmill_engine::Trace;
+use vecmill_engine::Recording;
 
 use crate::Embedder;
 use crate::api;
@@ -54,7 +54,7 @@ pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
     json(trimmed.into_iter().map(|(device, bytes)| Trimmed { device, bytes }).collect())
 }
 
-/// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill memory replay`.
+/// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill-bench replay`.
 pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
@@ -104,7 +104,7 @@ fn device(query: &str, known: &[String]) -> Result<String, Failure> {
         .ok_or_else(|| Failure::UnknownDevice { device: asked.into_owned(), known: known.to_vec() })
 }
 
-fn csv(trace: &Trace) -> Option<Vec<u8>> {
+fn csv(trace: &Recording) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     trace.write(&mut bytes).ok()?;
     Some(bytes)

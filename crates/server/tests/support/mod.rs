@@ -24,8 +24,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use vecmill_engine::{
     Coefficients, DeviceSpec, DeviceState, DeviceStatistics, DeviceSummary, Embedding, Engine,
-    Info, Input, MemoryStatistics, Prompt, Reply, Request, RequestError, Throttling, Timings,
-    TokenizeRequest, Tokenizer, Trace, Truncation,
+    Info, Input, MemoryStatistics, Prompt, Recording, Reply, Request, RequestError, Throttling,
+    Timings, TokenizeRequest, Tokenizer, Truncation,
 };
 use vecmill_memory::{HostSource, Pool};
 use vecmill_scheduler::{DeviceSettings, Scheduler, Speed, policy};
@@ -245,8 +245,8 @@ impl Embedder for Fake {
         self.of_pools(Pool::trim)
     }
 
-    fn memory_trace(&self) -> Vec<(String, Trace)> {
-        self.of_pools(Pool::trace)
+    fn memory_trace(&self) -> Vec<(String, Recording)> {
+        self.of_pools(Pool::recording)
     }
 
     fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {

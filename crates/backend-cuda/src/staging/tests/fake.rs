@@ -8,10 +8,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use vecmill_memory::{Claim, Ring};
-
-use crate::error::{DriverError, code};
+use crate::driver::error::{DriverError, code};
 use crate::staging::queue::{Part, Parts};
+use crate::staging::ring::{Claim, Ring};
 
 pub(super) const LOST: DriverError =
     DriverError { call: "cuEventSynchronize", code: code::LOST[0] };

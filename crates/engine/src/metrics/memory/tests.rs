@@ -2,14 +2,15 @@
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::registry::Registry;
-use vecmill_memory::{HostSource, PlanCache, Planner, Pool};
+use vecmill_encoder::PlanStatistics;
+use vecmill_memory::{HostSource, Pool};
 
 use super::*;
 
 const MIB: usize = 1 << 20;
 
-fn written(pool: &Pool<HostSource>, plans: &PlanCache<u8>) -> String {
-    let memory = PoolSample { pool: pool.statistics(), plans: plans.statistics(), first_uses: 0 };
+fn written(pool: &Pool<HostSource>, plans: PlanStatistics) -> String {
+    let memory = PoolSample { pool: pool.statistics(), plans, first_uses: 0 };
     let mut registry = Registry::with_prefix("vecmill");
     registry.register_collector(Box::new(Memory(vec![("cpu".to_owned(), memory)])));
     let mut text = String::new();
@@ -36,11 +37,8 @@ fn every_figure_has_its_value() {
     let second = pool.lease(2 * MIB, &()).unwrap();
     drop(second);
     assert!(pool.lease(60 * MIB, &()).is_err());
-    let plans = PlanCache::new(1);
-    for key in [1, 1, 2] {
-        plans.get_or_plan(key, || Planner::new().plan());
-    }
-    let text = written(&pool, &plans);
+    let plans = PlanStatistics { plans: 1, hits: 1, misses: 2, evictions: 1 };
+    let text = written(&pool, plans);
     let bytes = |name: &str| value(&text, &format!("{name}_bytes"), "");
     let mib = |mib: usize| (mib * MIB) as f64;
     assert_eq!(bytes("budget"), mib(64));
@@ -57,7 +55,7 @@ fn every_figure_has_its_value() {
     assert_eq!(value(&text, "warm_ratio", ""), 1.0 / 3.0);
     let leases = |outcome| value(&text, "leases_total", &format!("outcome=\"{outcome}\""));
     assert_eq!(["warm", "grown", "refused"].map(leases), [1.0, 2.0, 1.0]);
-    assert_eq!(["fallback", "spilled", "waited"].map(leases), [0.0; 3]);
+    assert_eq!(leases("waited"), 0.0);
     for never in ["refusals_with_room_total", "plan_overruns_total", "source_failures_total"] {
         assert_eq!(value(&text, never, ""), 0.0);
     }
@@ -67,7 +65,7 @@ fn every_figure_has_its_value() {
     assert!(value(&text, "driver_calls_total", "call=\"map\"") >= 2.0);
     drop((lease, weights));
     pool.trim();
-    let text = written(&pool, &plans);
+    let text = written(&pool, plans);
     assert_eq!(value(&text, "trims_total", ""), 1.0);
     assert_eq!(value(&text, "slabs_given_back_total", ""), 2.0);
     assert_eq!(value(&text, "given_back_bytes_total", ""), mib(10));
@@ -82,7 +80,7 @@ fn the_histogram_counts_what_the_pool_timed() {
     }
     let timed: u64 = pool.statistics().latency.iter().map(|bucket| bucket.leases).sum();
     assert_eq!(timed, 4, "one in sixteen");
-    let text = written(&pool, &PlanCache::default());
+    let text = written(&pool, PlanStatistics::default());
     assert_eq!(value(&text, "lease_duration_seconds_count", ""), timed as f64);
     let last = "vecmill_memory_lease_duration_seconds_bucket{le=\"+Inf\",device=\"cpu\"} 4\n";
     assert!(text.contains(last));
@@ -97,7 +95,7 @@ fn the_histogram_counts_what_the_pool_timed() {
 
 #[test]
 fn each_metric_is_described_once_with_its_unit() {
-    let text = written(&Pool::new(HostSource, MIB), &PlanCache::default());
+    let text = written(&Pool::new(HostSource, MIB), PlanStatistics::default());
     let mut described = Vec::new();
     for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
@@ -120,9 +118,6 @@ fn each_metric_is_described_once_with_its_unit() {
         "largest_free_bytes",
         "stranded_bytes",
         "reserved_bytes",
-        "fallback_capacity_bytes",
-        "fallback_live_bytes",
-        "fallback_largest_free_bytes",
         "slabs",
         "external_fragmentation_ratio",
         "internal_fragmentation_ratio",
@@ -152,5 +147,5 @@ fn each_metric_is_described_once_with_its_unit() {
     }
     assert!(described.contains(&"vecmill_first_uses_after_start"), "{described:?}");
     let all = described.len();
-    assert_eq!(all, 36, "a metric that this test does not know: {described:?}");
+    assert_eq!(all, 33, "a metric that this test does not know: {described:?}");
 }

@@ -44,13 +44,16 @@ fn operations() -> BTreeSet<&'static str> {
     let rig = Rig::of(Setup::default());
     let met = Arc::new(Mutex::new(BTreeSet::new()));
     let meeting = Arc::clone(&met);
-    rig.trial().overlap(2);
-    rig.trial().at_any(move |operation| {
+    rig.faults().overlap(2);
+    rig.faults().at_any(move |operation| {
         meeting.lock().unwrap().insert(operation);
     });
     assert!(outlived(&rig.engine()).iter().all(Result::is_ok));
     let met = met.lock().unwrap().clone();
-    assert!(met.len() > 12 && met.contains("attention") && met.contains("allocate"), "{met:?}");
+    assert!(
+        met.len() > 12 && met.contains("run on sequences") && met.contains("allocate"),
+        "{met:?}"
+    );
     met
 }
 
@@ -59,14 +62,14 @@ fn wherever_a_backend_panics_once_all_are_answered() {
     for panicking in operations() {
         for in_flight in [1, 2] {
             let rig = Rig::of(Setup { batch_tokens: 10 * INPUT_TOKENS, ..Setup::default() });
-            rig.trial().overlap(in_flight);
+            rig.faults().overlap(in_flight);
             let count = Count::default();
-            rig.trial().at_any(move |operation| {
+            rig.faults().at_any(move |operation| {
                 assert!(operation != panicking || count.next() > 0, "a defect");
             });
             for answer in outlived(&rig.engine()) {
                 // What is called once when a thread starts ends that.
-                let lost = ["in_flight", "run_batch"].contains(&panicking);
+                let lost = ["in_flight", "enter"].contains(&panicking);
                 assert!(answer.is_ok() || lost, "{panicking}, {in_flight} at once: {answer:?}");
             }
         }
@@ -79,8 +82,8 @@ fn wherever_a_backend_always_panics_all_are_answered() {
         for in_flight in [1, 2] {
             let patience = Duration::from_millis(100);
             let rig = Rig::of(Setup { patience, ..Setup::default() });
-            rig.trial().overlap(in_flight);
-            rig.trial().at_any(move |operation| assert_ne!(operation, panicking, "a defect"));
+            rig.faults().overlap(in_flight);
+            rig.faults().at_any(move |operation| assert_ne!(operation, panicking, "a defect"));
             outlived(&rig.engine());
         }
     }
@@ -90,8 +93,8 @@ fn wherever_a_backend_always_panics_all_are_answered() {
 fn rows_that_never_arrive_are_the_device_s_failure() {
     for (in_flight, withheld) in [(1, 1), (1, 32), (2, 33), (2, usize::MAX)] {
         let rig = Rig::of(Setup::default());
-        rig.trial().overlap(in_flight);
-        rig.trial().withhold(withheld);
+        rig.faults().overlap(in_flight);
+        rig.faults().withhold(withheld);
         let engine = rig.engine();
         for answer in outlived(&engine) {
             let error = answer.unwrap_err();
@@ -140,7 +143,7 @@ fn a_scheduler_that_panics_takes_nobody_with_it() {
         for devices in [vec!["one"], vec!["one", "two"]] {
             let policy = Box::new(defect.clone());
             let rig = Rig::of(Setup { devices, policy, ..Setup::default() });
-            rig.trials.iter().for_each(|trial| trial.overlap(in_flight));
+            rig.faults.iter().for_each(|faults| faults.overlap(in_flight));
             for answer in outlived(&rig.engine()) {
                 let error = answer.unwrap_err();
                 let named = matches!(error, RequestError::Lost | RequestError::NoDevice { .. });
@@ -153,7 +156,7 @@ fn a_scheduler_that_panics_takes_nobody_with_it() {
 #[test]
 fn when_the_last_device_is_gone_what_waits_and_what_comes_is_refused() {
     let rig = Rig::of(Setup::default());
-    rig.trial().at_any(|operation| assert_ne!(operation, "in_flight", "a defect"));
+    rig.faults().at_any(|operation| assert_ne!(operation, "in_flight", "a defect"));
     let waiting = rig.ask(3);
     rig.queued(3);
     let engine = rig.engine();
@@ -174,7 +177,7 @@ fn when_the_last_device_is_gone_what_waits_and_what_comes_is_refused() {
 #[test]
 fn what_a_device_that_is_gone_leaves_others_do() {
     let mut rig = Rig::of(Setup { devices: vec!["one", "two"], ..Setup::default() });
-    rig.trials[0].at_any(|operation| assert_ne!(operation, "in_flight", "a defect"));
+    rig.faults[0].at_any(|operation| assert_ne!(operation, "in_flight", "a defect"));
     let answer = rig.ask(8);
     rig.queued(8);
     rig.start_device(0);
@@ -202,7 +205,7 @@ fn a_device_that_hangs_at_the_end_of_a_batch_does_not_hold_the_others_up() {
     let mut rig = Rig::of(Setup { devices: vec!["one", "two"], ..Setup::default() });
     let gate = Gate::default();
     let hanging = gate.clone();
-    rig.trials[0].at_collect(move || {
+    rig.faults[0].at_collect(move || {
         hanging.pass();
         Ok(())
     });

@@ -31,11 +31,11 @@ fn a_batch_that_fails_is_tried_once_more() {
     for (in_flight, panics) in [(1, false), (1, true), (2, false), (2, true)] {
         for at_start in [true, false] {
             let mut rig = Rig::of(Setup::default());
-            rig.trial().overlap(in_flight);
+            rig.faults().overlap(in_flight);
             if at_start {
-                rig.trial().at_start(faulty(1, panics));
+                rig.faults().at_start(faulty(1, panics));
             } else {
-                rig.trial().at_collect(faulty(1, panics));
+                rig.faults().at_collect(faulty(1, panics));
             }
             rig.start();
             assert_eq!(vectors(rig.ask(3).recv().unwrap()), healthy(3));
@@ -49,8 +49,8 @@ fn a_batch_that_fails_is_tried_once_more() {
 fn a_batch_that_fails_twice_is_refused_and_the_only_device_goes_on() {
     for in_flight in [1, 2] {
         let mut rig = Rig::of(Setup::default());
-        rig.trial().overlap(in_flight);
-        rig.trial().at_collect(faulty(10, false));
+        rig.faults().overlap(in_flight);
+        rig.faults().at_collect(faulty(10, false));
         rig.start();
         for _ in 0..5 {
             let error = rig.ask(3).recv().unwrap().unwrap_err();
@@ -68,10 +68,10 @@ fn two_devices() -> Rig {
     Rig::of(Setup { devices, batch_tokens: INPUT_TOKENS, ..Setup::default() })
 }
 
-fn counted(trial: &Trial, gate: Option<Gate>) -> Count {
+fn counted(faults: &FaultPlan, gate: Option<Gate>) -> Count {
     let count = Count::default();
     let counted = count.clone();
-    trial.at_start(move || {
+    faults.at_start(move || {
         counted.next();
         if let Some(gate) = &gate {
             gate.pass();
@@ -85,8 +85,8 @@ fn counted(trial: &Trial, gate: Option<Gate>) -> Count {
 fn devices_share_a_queue_and_none_waits_for_another() {
     let mut rig = two_devices();
     let gate = Gate::default();
-    let slow = counted(&rig.trials[0], Some(gate.clone()));
-    let fast = counted(&rig.trials[1], None);
+    let slow = counted(&rig.faults[0], Some(gate.clone()));
+    let fast = counted(&rig.faults[1], None);
     let answer = rig.ask(30);
     rig.queued(30);
     rig.start_device(0);
@@ -103,8 +103,8 @@ fn devices_share_a_queue_and_none_waits_for_another() {
 fn what_one_device_fails_at_another_does_and_the_one_is_taken_out() {
     let mut rig = two_devices();
     let gate = Gate::default();
-    rig.trials[0].at_start(broken);
-    let good = counted(&rig.trials[1], Some(gate.clone()));
+    rig.faults[0].at_start(broken);
+    let good = counted(&rig.faults[1], Some(gate.clone()));
     let answer = rig.ask(8);
     rig.queued(8);
     rig.start();
@@ -118,19 +118,19 @@ fn what_one_device_fails_at_another_does_and_the_one_is_taken_out() {
     assert!(metrics.contains("vecmill_device_in_service{device=\"two\"} 1"));
 
     assert_eq!(vectors(rig.ask(2).recv().unwrap()), healthy(2), "and it goes on");
-    rig.trials[1].at_start(broken);
+    rig.faults[1].at_start(broken);
     assert!(rig.ask(1).recv().unwrap().is_err(), "the last one stays, whatever it does");
-    counted(&rig.trials[1], None);
+    counted(&rig.faults[1], None);
     assert_eq!(vectors(rig.ask(2).recv().unwrap()), healthy(2));
 }
 
 #[test]
 fn what_a_device_can_not_do_because_it_is_lost_with_its_memory_another_does() {
     let mut rig = two_devices();
-    let good = counted(&rig.trials[1], None);
+    let good = counted(&rig.faults[1], None);
     let answer = rig.ask(8);
     rig.queued(8);
-    rig.trials[0].lose();
+    rig.faults[0].lose();
     rig.start();
     assert_eq!(vectors(answer.recv().unwrap()), healthy(8));
     assert_eq!(good.get(), 8);
@@ -140,7 +140,7 @@ fn what_a_device_can_not_do_because_it_is_lost_with_its_memory_another_does() {
 fn a_success_makes_up_for_failures() {
     let mut rig = two_devices();
     let count = Count::default();
-    rig.trials[0].at_start(move || if count.next() % 3 == 2 { Ok(()) } else { broken() });
+    rig.faults[0].at_start(move || if count.next() % 3 == 2 { Ok(()) } else { broken() });
     rig.start();
     for _ in 0..40 {
         assert_eq!(vectors(rig.ask(3).recv().unwrap()), healthy_three());
@@ -157,8 +157,8 @@ fn healthy_three() -> Vec<Vec<f32>> {
 fn every_request_is_answered_whatever_fails() {
     let mut rig = two_devices();
     let count = Count::default();
-    for trial in &rig.trials {
-        trial.overlap(2);
+    for faults in &rig.faults {
+        faults.overlap(2);
         for at_start in [true, false] {
             let count = count.clone();
             let fault = move || match count.next() {
@@ -166,7 +166,7 @@ fn every_request_is_answered_whatever_fails() {
                 nth if nth % 5 == 1 => broken(),
                 _ => Ok(()),
             };
-            if at_start { trial.at_start(fault) } else { trial.at_collect(fault) }
+            if at_start { faults.at_start(fault) } else { faults.at_collect(fault) }
         }
     }
     rig.start();
@@ -193,7 +193,7 @@ fn every_request_is_answered_whatever_fails() {
 fn an_input_that_can_not_run_is_found_among_others() {
     for in_flight in [1, 2] {
         let mut rig = Rig::of(Setup { vocabulary: Some(usize::MAX), ..Setup::default() });
-        rig.trial().overlap(in_flight);
+        rig.faults().overlap(in_flight);
         let good = rig.ask(30);
         rig.queued(30);
         let (sender, bad) = channel();

@@ -10,14 +10,14 @@ fn a_batch_that_gets_no_memory_is_split_and_its_vectors_are_right() {
     let mut rig = Rig::of(Setup::default());
     let answer = rig.ask(400);
     rig.queued(400);
-    rig.trial().leave(4 * MIB);
+    rig.faults().leave(4 * MIB);
     rig.start();
     let split = vectors(answer.recv().unwrap());
     let seen = rig.statistics();
     assert!(seen.peak_held_bytes <= 4 * MIB && seen.leases.refused > 0, "{seen:?}");
     assert!(rig.metrics().contains("vecmill_batches_total{device=\"cpu\",outcome=\"split\"}"));
 
-    rig.trial().leave(usize::MAX);
+    rig.faults().leave(usize::MAX);
     assert_eq!(split, vectors(rig.ask(400).recv().unwrap()), "in one batch as in parts");
     let seen = rig.statistics();
     assert_eq!((seen.overruns, seen.refused_with_room, seen.leased_bytes), (0, 0, 0));
@@ -26,7 +26,7 @@ fn a_batch_that_gets_no_memory_is_split_and_its_vectors_are_right() {
 #[test]
 fn where_there_is_no_memory_at_all_every_caller_is_told_when_to_come_back() {
     let mut rig = Rig::of(Setup { patience: Duration::ZERO, ..Setup::default() });
-    rig.trial().leave(0);
+    rig.faults().leave(0);
     let answers = [rig.ask(3), rig.ask(1), rig.ask(60)];
     rig.start();
     for answer in answers {
@@ -34,21 +34,21 @@ fn where_there_is_no_memory_at_all_every_caller_is_told_when_to_come_back() {
         assert_eq!(error.fault(), Fault::Load, "{error}");
         assert!(error.retry_after().is_some() && error.to_string().contains("others use it"));
     }
-    rig.trial().leave(usize::MAX);
+    rig.faults().leave(usize::MAX);
     assert_eq!(vectors(rig.ask(3).recv().unwrap()).len(), 3, "and it works again");
 }
 
 #[test]
 fn memory_that_comes_free_in_time_is_waited_for() {
     let mut rig = Rig::of(Setup::default());
-    rig.trial().leave(0);
+    rig.faults().leave(0);
     let answer = rig.ask(2);
     rig.start();
     while rig.statistics().leases.refused < 5 {
         std::thread::yield_now();
     }
     assert!(answer.try_recv().is_err(), "nobody is turned away while there is patience");
-    rig.trial().leave(usize::MAX);
+    rig.faults().leave(usize::MAX);
     assert_eq!(vectors(answer.recv().unwrap()).len(), 2);
 }
 
@@ -89,14 +89,14 @@ fn a_refusal_leaves_a_trace() {
     let traces = RefusalRecordings::new(folder.path().to_owned());
     let mut rig =
         Rig::of(Setup { patience: Duration::ZERO, traces: Some(traces), ..Setup::default() });
-    rig.trial().leave(0);
+    rig.faults().leave(0);
     let answer = rig.ask(4);
     rig.start();
     assert!(answer.recv().unwrap().is_err());
     drop(rig); // which waits for the writing
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
     assert_eq!(files.len(), 1, "one in a minute");
-    let trace = Trace::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
+    let trace = Recording::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
     assert!(!trace.events.is_empty());
 }
 
@@ -122,7 +122,7 @@ fn batches_are_even_where_that_saves_memory() {
     let warm = rig.device().warm_tokens();
     let needs = |tokens| {
         let shape = Shape { tokens, sequences: tokens, longest: 128 };
-        rig.device().encoder.plan(shape).peak_bytes()
+        rig.device().encoder.peak_bytes(shape)
     };
     assert!(needs(warm) <= 6 * MIB && warm > 1_000 && warm < BATCH_TOKENS, "{warm}");
 }

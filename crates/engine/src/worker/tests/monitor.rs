@@ -86,7 +86,7 @@ fn batches_are_planned_for_what_others_leave() {
     assert_eq!(free(64 * MIB), BATCH_TOKENS, "it is back");
 
     free(8 * MIB);
-    rig.trials[0].leave(8 * MIB);
+    rig.faults[0].leave(8 * MIB);
     let answer = rig.ask(400);
     rig.queued(400);
     rig.start();

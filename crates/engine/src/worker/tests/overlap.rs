@@ -43,12 +43,12 @@ fn gated(in_flight: usize) -> (Rig, Count, Gate) {
     let rig = Rig::of(Setup { batch_tokens: INPUT_TOKENS, ..Setup::default() });
     let (starts, collected, gate) = (Count::default(), Count::default(), Gate::default());
     let (counted, done, gated) = (starts.clone(), collected.clone(), gate.clone());
-    rig.trial().overlap(in_flight);
-    rig.trial().at_start(move || {
+    rig.faults().overlap(in_flight);
+    rig.faults().at_start(move || {
         assert!(counted.next() - collected.get() < in_flight, "too many batches at once");
         Ok(())
     });
-    rig.trial().at_collect(move || {
+    rig.faults().at_collect(move || {
         gated.pass();
         done.next();
         Ok(())
@@ -96,13 +96,13 @@ fn answers_come_while_another_batch_waits_for_memory() {
     rig.start();
     wait_until(|| starts.get() == 1 && rig.statistics().leased_bytes == 0);
     rig.device().trim_memory();
-    rig.trial().leave(0);
+    rig.faults().leave(0);
     let second = rig.ask(1);
     wait_until(|| rig.statistics().leases.refused > 3);
     gate.open(2);
     assert_eq!(vectors(first.recv().unwrap()).len(), 1);
     assert!(second.try_recv().is_err());
-    rig.trial().leave(usize::MAX);
+    rig.faults().leave(usize::MAX);
     assert_eq!(vectors(second.recv().unwrap()).len(), 1);
 }
 

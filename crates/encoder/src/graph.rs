@@ -1,0 +1,338 @@
+//! What a model computes: operations as data, without a device, a number format or a batch's size.
+//!
+//! - [`Graph`] is a list of [`Node`]s in the order of their running, over values and weights that
+//!   are told by number; [`Op`] is what a node computes, one operation at a time.
+//! - [`GraphBuilder`] makes one: the forward pass for a model, the conformance suite for a case.
+//!
+//! The choice behind it: nothing is fused here. Which operations are one kernel, and in which formats
+//! what lies between them is kept, is for each kind of device to say
+//! ([`Lower`](crate::Lower)), and data can be asked what a call can't: who reads this, what
+//! comes next.
+
+use vecmill_model::{Activation, Linear, Norm, Poolings, Weight, WeightShape};
+
+/// Names a value: a matrix that one operation computes and others read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub(crate) usize);
+
+/// Names a weight of the model, whichever graph reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightId(pub(crate) usize);
+
+impl ValueId {
+    /// Values of a graph are numbered from 0, in the order of their computation.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl WeightId {
+    /// Weights are numbered from 0.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a matrix has rows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// One for each token.
+    Tokens,
+    /// One for each sequence.
+    Sequences,
+}
+
+/// The sizes of a value that don't depend on the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValueShape {
+    /// What it has rows of.
+    pub rows: Rows,
+    /// Numbers in a row.
+    pub columns: usize,
+}
+
+/// One operation. What it reads comes in the order that is said here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Op {
+    /// `words[id] + positions[position] + types[0]` of each token of the batch. Reads no value.
+    Embed {
+        /// `[vocabulary, hidden]`
+        words: WeightId,
+        /// `[positions, hidden]`
+        positions: WeightId,
+        /// `[token types, hidden]`
+        types: Option<WeightId>,
+    },
+    /// Layer normalisation (Ba et al., arXiv:1607.06450) of each row.
+    Norm {
+        /// `[columns]`
+        gain: WeightId,
+        /// `[columns]`
+        bias: WeightId,
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// The sum of two matrices: what was computed, and the residual.
+    Add,
+    /// `activation(input · weightᵀ + bias)`
+    Linear {
+        /// `[outputs, inputs]`
+        weight: WeightId,
+        /// `[outputs]`
+        bias: Option<WeightId>,
+        /// Applied to each element.
+        activation: Activation,
+    },
+    /// Multi-head attention of every sequence with itself: `softmax(Q·Kᵀ / √head_size + bias) · V` for
+    /// each head. Reads queries, keys and values beside each other, heads within each.
+    Attention {
+        /// A third of the input's columns divides by it.
+        heads: usize,
+        /// Added to the scores by distance.
+        bias: Option<RelativeBias>,
+    },
+    /// One row for each sequence out of one for each token; several poolings' beside each other. A
+    /// [pick](Poolings::picks_a_row) is one of them.
+    Pool(Poolings),
+}
+
+/// Relative position biases: distances fall into logarithmic buckets (T5, arXiv:1910.10683, section
+/// 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RelativeBias {
+    /// `[buckets, heads]`
+    pub table: WeightId,
+    /// From this distance on, all are in one bucket.
+    pub reach: usize,
+}
+
+impl Op {
+    /// Whether it reads what is known of the batch: ids and positions, or where sequences start.
+    pub fn reads_batch(&self) -> bool {
+        match self {
+            Self::Embed { .. } | Self::Attention { .. } | Self::Pool(_) => true,
+            Self::Norm { .. } | Self::Add | Self::Linear { .. } => false,
+        }
+    }
+
+    /// The weight that stands for all that the operation reads of weights, where it reads any:
+    /// operations with the same one have all the same.
+    pub fn weight(&self) -> Option<WeightId> {
+        match *self {
+            Self::Embed { words, .. } => Some(words),
+            Self::Norm { gain, .. } => Some(gain),
+            Self::Linear { weight, .. } => Some(weight),
+            Self::Attention { bias, .. } => bias.map(|bias| bias.table),
+            Self::Add | Self::Pool(_) => None,
+        }
+    }
+}
+
+/// An operation at its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// The values that it reads.
+    pub inputs: Vec<ValueId>,
+    /// The value that it computes.
+    pub output: ValueId,
+    /// The model's layer that it belongs to, counted from 0.
+    pub layer: Option<usize>,
+}
+
+/// Operations in the order of their running.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    values: Vec<ValueShape>,
+    /// How often each value is read.
+    reads: Vec<usize>,
+    weights: Vec<WeightShape>,
+    outputs: Vec<ValueId>,
+    layers: usize,
+}
+
+impl Graph {
+    /// All operations. Whatever one reads, one before it has computed.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// How many values there are: their numbers count from 0.
+    pub fn values(&self) -> usize {
+        self.values.len()
+    }
+
+    /// A value's sizes.
+    pub fn value(&self, value: ValueId) -> ValueShape {
+        self.values[value.0]
+    }
+
+    /// How many weights there are: their numbers count from 0.
+    pub fn weights(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// A weight's sizes.
+    pub fn weight(&self, weight: WeightId) -> WeightShape {
+        self.weights[weight.0]
+    }
+
+    /// What is wanted: these values are brought to the host.
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// How many layers the model has.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// The operation that computes `value`.
+    pub fn producer(&self, value: ValueId) -> &Node {
+        &self.nodes[value.0] // each computes one
+    }
+
+    /// The operations that read `value`, in order.
+    pub fn readers(&self, value: ValueId) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| node.inputs.contains(&value))
+    }
+
+    /// Whether nothing but one operation reads `value`, once, so that a kernel that computes both need
+    /// not keep it.
+    pub fn is_read_once(&self, value: ValueId) -> bool {
+        self.reads[value.0] == 1 && !self.outputs.contains(&value)
+    }
+
+    /// The nodes that read weights which no node before them reads: what each of them reads is loaded
+    /// as one.
+    pub fn loads(&self) -> impl Iterator<Item = (WeightId, &Node)> {
+        let mut seen = vec![false; self.weights.len()];
+        self.nodes.iter().filter_map(move |node| {
+            let weight = node.op.weight()?;
+            (!std::mem::replace(&mut seen[weight.0], true)).then_some((weight, node))
+        })
+    }
+
+    /// Whether a node's precision counts more than its speed: nothing averages errors of the last
+    /// layer and of what is behind it, and all layers pass on those of the first two. `docs/kernels.md`
+    /// has the figures, for all-MiniLM-L6-v2 cosines of at least 0.993 instead of 0.975.
+    pub fn is_delicate(&self, node: &Node) -> bool {
+        let at_an_end = |layer| layer < (self.layers / 3).min(2) || layer + 1 == self.layers;
+        node.layer.is_none_or(at_an_end)
+    }
+}
+
+/// Makes a [`Graph`] and collects the weights that it names.
+#[derive(Debug)]
+pub struct GraphBuilder {
+    graph: Graph,
+    weights: Vec<Weight>,
+    layer: Option<usize>,
+}
+
+impl GraphBuilder {
+    /// Of a model of so many layers.
+    pub fn new(layers: usize) -> Self {
+        let graph = Graph {
+            nodes: Vec::new(),
+            values: Vec::new(),
+            reads: Vec::new(),
+            weights: Vec::new(),
+            outputs: Vec::new(),
+            layers,
+        };
+        Self { graph, weights: Vec::new(), layer: None }
+    }
+
+    /// What comes from now on belongs to this layer.
+    pub fn layer(&mut self, layer: Option<usize>) {
+        self.layer = layer;
+    }
+
+    /// A weight's number. Each call makes a new one.
+    pub fn weight(&mut self, weight: &Weight) -> WeightId {
+        self.graph.weights.push(weight.shape());
+        self.weights.push(weight.clone());
+        WeightId(self.weights.len() - 1)
+    }
+
+    /// [`Op::Embed`].
+    pub fn embed(&mut self, words: &Weight, positions: &Weight, types: Option<&Weight>) -> ValueId {
+        let columns = words.shape().columns;
+        let (words, positions) = (self.weight(words), self.weight(positions));
+        let types = types.map(|types| self.weight(types));
+        let shape = ValueShape { rows: Rows::Tokens, columns };
+        self.node(Op::Embed { words, positions, types }, vec![], shape)
+    }
+
+    /// [`Op::Norm`].
+    pub fn norm(&mut self, input: ValueId, norm: &Norm) -> ValueId {
+        let (gain, bias) = (self.weight(&norm.gain), self.weight(&norm.bias));
+        let op = Op::Norm { gain, bias, epsilon: norm.epsilon };
+        self.node(op, vec![input], self.graph.value(input))
+    }
+
+    /// [`Op::Add`].
+    pub fn add(&mut self, computed: ValueId, residual: ValueId) -> ValueId {
+        self.node(Op::Add, vec![computed, residual], self.graph.value(computed))
+    }
+
+    /// [`Op::Linear`].
+    pub fn linear(&mut self, input: ValueId, layer: &Linear, activation: Activation) -> ValueId {
+        let columns = layer.weight.shape().rows;
+        let weight = self.weight(&layer.weight);
+        let bias = layer.bias.as_ref().map(|bias| self.weight(bias));
+        let shape = ValueShape { columns, ..self.graph.value(input) };
+        self.node(Op::Linear { weight, bias, activation }, vec![input], shape)
+    }
+
+    /// [`Op::Attention`].
+    pub fn attention(&mut self, qkv: ValueId, heads: usize, bias: Option<RelativeBias>) -> ValueId {
+        let input = self.graph.value(qkv);
+        let shape = ValueShape { columns: input.columns / 3, ..input };
+        self.node(Op::Attention { heads, bias }, vec![qkv], shape)
+    }
+
+    /// [`Op::Pool`].
+    pub fn pool(&mut self, input: ValueId, poolings: Poolings) -> ValueId {
+        let columns = poolings.count() * self.graph.value(input).columns;
+        let shape = ValueShape { rows: Rows::Sequences, columns };
+        self.node(Op::Pool(poolings), vec![input], shape)
+    }
+
+    /// The graph that computes `outputs`, and its weights, by their numbers.
+    pub fn finish(mut self, outputs: Vec<ValueId>) -> (Graph, Vec<Weight>) {
+        self.graph.outputs = outputs;
+        (self.graph, self.weights)
+    }
+
+    fn node(&mut self, op: Op, inputs: Vec<ValueId>, shape: ValueShape) -> ValueId {
+        self.graph.values.push(shape);
+        self.graph.reads.push(0);
+        inputs.iter().for_each(|input| self.graph.reads[input.0] += 1);
+        let output = ValueId(self.graph.values.len() - 1);
+        self.graph.nodes.push(Node { op, inputs, output, layer: self.layer });
+        output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_at_both_ends_are_delicate_and_most_are_not_in_deep_models() {
+        let delicate = |layers| {
+            let (graph, _) = GraphBuilder::new(layers).finish(vec![]);
+            let node = |layer| Node { op: Op::Add, inputs: vec![], output: ValueId(0), layer };
+            assert!(graph.is_delicate(&node(None)));
+            let layers = (0..layers).filter(|&layer| graph.is_delicate(&node(Some(layer))));
+            layers.collect::<Vec<_>>()
+        };
+        assert_eq!(delicate(24), [0, 1, 23]);
+        assert_eq!(delicate(6), [0, 1, 5]);
+        assert_eq!((delicate(3), delicate(2), delicate(1)), (vec![0, 2], vec![1], vec![0]));
+    }
+}
