@@ -18,8 +18,8 @@ use crate::error::BackendError;
 use crate::graph::{Graph, Node};
 use crate::precision::Precision;
 use crate::program::{Place, Places, Program, RowBound, Step};
-use crate::weight::Weight;
 use crate::weights::{RegionWriter, WeightPlan, Weights};
+use vecmill_model::Weight;
 
 /// The slab type of a backend's memory source.
 pub type Slab<B> = <<B as Backend>::Source as Source>::Block;

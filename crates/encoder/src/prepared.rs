@@ -19,9 +19,8 @@ use crate::error::BackendError;
 use crate::forward;
 use crate::graph::{Graph, Op, Rows};
 use crate::program::{Place, Placed, Program, RowBound};
-use crate::weight::Weight;
 use crate::weights::{WeightPlan, Weights};
-use vecmill_model::{Model, ModelError, Pooling};
+use vecmill_model::{Model, ModelError, Pooling, Weight};
 
 /// Programs that are kept: at about 20 KB for one of twelve layers, 20 MB.
 const CAPACITY: usize = 1024;

@@ -17,7 +17,7 @@ use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::metrics::Metrics;
 use crate::request::{Input, Prompt, Request, TokenizeRequest, Truncation};
-use crate::tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer, Tokens};
+use crate::tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer, Tokens};
 
 /// Inputs that are tokenised as one task: a large request reaches the device in parts, early.
 const INPUTS_PER_TASK: usize = 32;

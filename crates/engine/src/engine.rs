@@ -1,44 +1,38 @@
-//! The handle to a running model.
+//! The handle to a running model: what is asked of it. What its operator asks is in `operate`.
 
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use vecmill_backend_cuda::DeviceState;
-use vecmill_memory::Statistics;
-use vecmill_memory::recording::Recording;
-use vecmill_scheduler::DeviceStatistics;
-use vecmill_scheduler::policy::UnknownPolicy;
-
 use crate::answer::GiveUpOnDrop;
 use crate::builder::Builder;
 use crate::core::Core;
-use crate::device::KeptSpeed;
+use crate::devices::CachedSpeed;
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
-use crate::monitor::{Monitor, Watched};
 use crate::request::{Reply, Request, TokenizeRequest};
-use crate::tokenizer::Tokenized;
-use crate::upkeep::Upkeep;
+use crate::sensors::{Monitor, Watched};
+use crate::sweep::Sweep;
+use crate::tokenize::Tokenized;
 use crate::worker::{self, Worker};
 
 /// A running model. Clones share it; when the last one is dropped, it shuts down.
 #[derive(Clone)]
 pub struct Engine {
-    running: Arc<Running>,
+    pub(crate) running: Arc<Running>,
 }
 
-struct Running {
-    core: Arc<Core>,
+pub(crate) struct Running {
+    pub(crate) core: Arc<Core>,
     info: Info,
-    devices: Vec<Arc<dyn Worker>>,
+    pub(crate) devices: Vec<Arc<dyn Worker>>,
     /// Where each device's speed is kept, if anywhere.
-    kept: Vec<Option<KeptSpeed>>,
+    kept: Vec<Option<CachedSpeed>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    upkeep: Mutex<Option<Upkeep>>,
-    monitor: Mutex<Option<Monitor>>,
+    sweep: Mutex<Option<Sweep>>,
+    pub(crate) monitor: Mutex<Option<Monitor>>,
 }
 
 impl fmt::Debug for Engine {
@@ -57,16 +51,16 @@ impl Engine {
         core: Arc<Core>,
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
-        kept: Vec<Option<KeptSpeed>>,
+        kept: Vec<Option<CachedSpeed>>,
         watched: Vec<Watched>,
         experiment: Option<Arc<Experiment>>,
     ) -> std::io::Result<Self> {
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
-        let upkeep = Upkeep::start(Arc::clone(&core), experiment, names)?;
-        let upkeep = Mutex::new(Some(upkeep));
+        let sweep = Sweep::start(Arc::clone(&core), experiment, names)?;
+        let sweep = Mutex::new(Some(sweep));
         let monitor = Mutex::new(Some(Monitor::start(Arc::clone(&core), watched)?));
         let threads = Mutex::default();
-        let running = Running { core, info, devices, kept, threads, upkeep, monitor };
+        let running = Running { core, info, devices, kept, threads, sweep, monitor };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -91,6 +85,29 @@ impl Engine {
         async move {
             let _caller = caller;
             receiver.await.unwrap_or(Err(RequestError::Lost))
+        }
+    }
+
+    /// The vector of one text, with the model's own settings for all else: an [`embed`](Self::embed) for
+    /// when nothing more is asked.
+    ///
+    /// ```no_run
+    /// # async fn one(engine: vecmill_engine::Engine) -> Result<(), vecmill_engine::RequestError> {
+    /// let vector: Vec<f32> = engine.embed_text("a quick brown fox").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`embed`](Self::embed).
+    pub fn embed_text(
+        &self,
+        text: &str,
+    ) -> impl Future<Output = Result<Vec<f32>, RequestError>> + Send + 'static {
+        let reply = self.embed(Request::new([text]));
+        async move {
+            let embedding = reply.await?.embeddings.pop();
+            embedding.map(|embedding| embedding.vector).ok_or(RequestError::Lost)
         }
     }
 
@@ -147,81 +164,6 @@ impl Engine {
         self.running.core.dispatch.serves()
     }
 
-    /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
-    ///
-    /// # Errors
-    /// None in practice: writing to a string does not fail.
-    pub fn write_metrics(&self, out: &mut String) -> fmt::Result {
-        let running = &self.running;
-        let devices = running.devices.iter();
-        let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
-        let dispatch = &running.core.dispatch;
-        let scheduling = self.scheduling();
-        let states = self.device_states();
-        running.core.metrics.write(out, dispatch.backlog(), scheduling, states, memory)
-    }
-
-    /// How each device stands with the scheduler, and what it has done.
-    pub fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
-        let names = self.running.devices.iter().map(|device| device.name().to_owned());
-        names.zip(self.running.core.dispatch.statistics()).collect()
-    }
-
-    /// What devices say of themselves, those that do, as of at most some seconds ago.
-    pub fn device_states(&self) -> Vec<(String, DeviceState)> {
-        let running = &self.running;
-        let monitor = running.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-        let states = monitor.as_ref().map(Monitor::states).unwrap_or_default().into_iter();
-        states.map(|(index, state)| (running.devices[index].name().to_owned(), state)).collect()
-    }
-
-    /// The policy by which devices get work.
-    pub fn policy(&self) -> &'static str {
-        self.running.core.dispatch.policy()
-    }
-
-    /// Changes the policy; what waits is dealt out anew.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        self.running.core.dispatch.set_policy(name)
-    }
-
-    /// Has a device finish what it has begun and gives it nothing more, even if it is the last;
-    /// `false` if there is none of that name.
-    pub fn drain(&self, device: &str) -> bool {
-        self.on_device(device, |index| self.running.core.dispatch.drain(index))
-    }
-
-    /// Gives a device work again that was drained, or is out; `false` if there is none of that name.
-    pub fn restore(&self, device: &str) -> bool {
-        self.on_device(device, |index| self.running.core.dispatch.restore(index))
-    }
-
-    fn on_device(&self, name: &str, act: impl FnOnce(usize)) -> bool {
-        let index = self.running.devices.iter().position(|device| device.name() == name);
-        index.map(act).is_some()
-    }
-
-    /// The memory of each device.
-    pub fn memory(&self) -> Vec<(String, Statistics)> {
-        let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.memory().pool)).collect()
-    }
-
-    /// Gives each device's unused memory back now, and tells how many bytes that were.
-    pub fn trim_memory(&self) -> Vec<(String, usize)> {
-        let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.trim_memory())).collect()
-    }
-
-    /// What each device's pool remembers of its leases.
-    pub fn memory_trace(&self) -> Vec<(String, Recording)> {
-        let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
-    }
-
     /// Refuses new requests, finishes those accepted and ends the workers. Blocks until then.
     pub fn shutdown(&self) {
         self.running.shutdown();
@@ -243,8 +185,8 @@ impl Running {
             (Some(kept), Some(speed), 1..) => Some((kept.clone(), speed)),
             _ => None,
         });
-        KeptSpeed::write_all(speeds.collect());
-        drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        CachedSpeed::write_all(speeds.collect());
+        drop(self.sweep.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {
             device.stop();

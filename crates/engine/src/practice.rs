@@ -6,7 +6,7 @@
 
 use crate::error::{RequestError, StartError};
 use crate::request::Truncation;
-use crate::tokenizer::Tokenizer;
+use crate::tokenize::Tokenizer;
 use crate::worker::Worker;
 
 /// What every model should make something of.

@@ -14,8 +14,8 @@ use vecmill_memory::recording::Recording;
 use vecmill_memory::{LeaseError, Pool, Remedy, Statistics, Trimmer};
 
 use crate::core::Core;
-use crate::metrics::Snapshot;
-use crate::traces::RefusalTraces;
+use crate::metrics::PoolSample;
+use crate::recording::RefusalRecordings;
 use shift::Shift;
 
 /// How long a batch, with all that it is split into, waits for memory.
@@ -44,7 +44,7 @@ pub(crate) struct Device<B: Backend> {
     ways_practised: u64,
     /// Bytes of slabs, and the tokens that surely fit each: the last answers.
     fitting: Mutex<VecDeque<(usize, usize)>>,
-    refusal_traces: Option<RefusalTraces>,
+    refusal_traces: Option<RefusalRecordings>,
     trimmer: Mutex<Option<Trimmer>>,
 }
 
@@ -55,7 +55,7 @@ impl<B: Backend> Device<B> {
         encoder: Encoder<B>,
         pool: Pool<B::Source>,
         batch_tokens: usize,
-        refusal_traces: Option<RefusalTraces>,
+        refusal_traces: Option<RefusalRecordings>,
     ) -> std::io::Result<Self> {
         let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = encoder.backend().ways_taken();
@@ -135,7 +135,7 @@ pub(crate) trait Worker: Send + Sync {
     fn in_flight(&self) -> usize;
     /// Bytes that it has of the device, for weights and batches.
     fn memory_bytes(&self) -> usize;
-    fn memory(&self) -> Snapshot;
+    fn memory(&self) -> PoolSample;
     fn trim_memory(&self) -> usize;
     fn memory_trace(&self) -> Recording;
     /// Ends what runs beside the batches.
@@ -186,9 +186,9 @@ impl<B: Backend> Worker for Device<B> {
         reserved_bytes + held_bytes
     }
 
-    fn memory(&self) -> Snapshot {
+    fn memory(&self) -> PoolSample {
         let ways = self.encoder.backend().ways_taken();
-        Snapshot {
+        PoolSample {
             pool: self.pool.statistics(),
             plans: self.encoder.plan_statistics(),
             first_uses: ways.saturating_sub(self.ways_practised),

@@ -19,8 +19,7 @@ mod single;
 
 use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, ValueId, WeightId};
 use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::Activation;
-use vecmill_model::{DType, Poolings};
+use vecmill_model::{Activation, DType, Poolings};
 
 use crate::gemm::{Format, HopperGemm, RowRange, row_class, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};

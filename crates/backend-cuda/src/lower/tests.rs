@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use vecmill_encoder::{Graph, GraphBuilder, Linear, Norm, Prepared, Programs, Shape, Weight};
-use vecmill_model::{Model, TensorView};
+use vecmill_encoder::{Graph, GraphBuilder, Prepared, Programs, Shape};
+use vecmill_model::{Linear, Model, Norm, TensorView, Weight};
 
 use crate::gemm::{own_norm_pays, own_pays};
 

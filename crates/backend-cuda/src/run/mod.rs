@@ -18,10 +18,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vecmill_encoder::{
     Backend, BackendError, Graph, Node, Place, Places, RegionWriter, RepeatKey, Shape, Step,
-    ValueId, Weight, WeightId, Weights,
+    ValueId, WeightId, Weights,
 };
 use vecmill_memory::{Cause, Source, SourceError};
-use vecmill_model::Poolings;
+use vecmill_model::{Poolings, Weight};
 
 use crate::device::Device;
 use crate::driver::DriverError;

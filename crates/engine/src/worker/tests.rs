@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::error::RequestError;
 use crate::info::Info;
 use crate::request::{Input, Prompt, Reply, Request};
-use crate::tokenizer::Tokenizer;
+use crate::tokenize::Tokenizer;
 
 const MIB: usize = 1 << 20;
 const BATCH_TOKENS: usize = 16_384;
@@ -44,7 +44,7 @@ struct Setup {
     devices: Vec<&'static str>,
     budget: usize,
     patience: Duration,
-    traces: Option<RefusalTraces>,
+    traces: Option<RefusalRecordings>,
     batch_tokens: usize,
     policy: Box<dyn Policy>,
     /// Token ids that the engine takes, if not those that the model has.

@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn kinds_of_devices_are_told_once_each() {
-        let device = |name: &str| vecmill_engine::Device {
+        let device = |name: &str| vecmill_engine::DeviceSummary {
             name: name.to_owned(),
             description: String::new(),
             dtype: String::new(),

@@ -113,8 +113,8 @@ fn pooling(name: &str) -> &str {
 /// `GET /info`: TEI's fields, then ours.
 async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.engine.info();
-    let device = |device: &vecmill_engine::Device| {
-        let vecmill_engine::Device { name, description, dtype } = device;
+    let device = |device: &vecmill_engine::DeviceSummary| {
+        let vecmill_engine::DeviceSummary { name, description, dtype } = device;
         json!({"name": name, "description": description, "dtype": dtype})
     };
     let body = json!({

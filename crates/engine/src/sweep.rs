@@ -16,12 +16,12 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Upkeep {
+pub(crate) struct Sweep {
     stop: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Upkeep {
+impl Sweep {
     /// Looks after the devices called `devices`, and after the experiment on them if there is one.
     pub(crate) fn start(
         core: Arc<Core>,
@@ -40,7 +40,7 @@ impl Upkeep {
                 let _ = catch_unwind(AssertUnwindSafe(look));
             }
         };
-        let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(work)?;
+        let thread = std::thread::Builder::new().name("sweep".to_owned()).spawn(work)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -56,7 +56,7 @@ fn take_turns(core: &Core, experiment: &Experiment, devices: &[String]) {
     experiment.look(devices.iter().cloned().zip(busy));
 }
 
-impl Drop for Upkeep {
+impl Drop for Sweep {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

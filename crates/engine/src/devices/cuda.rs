@@ -14,7 +14,7 @@ use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::cache_folder;
 use crate::info;
-use crate::monitor::Sensors;
+use crate::sensors::Sensors;
 
 /// How long practising may take, after which what remains is compiled and chosen when it comes up.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -117,8 +117,8 @@ fn missing<E: std::fmt::Display>(device: &str) -> impl Fn(E) -> StartError {
 }
 
 /// What a GPU is.
-fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::Device {
-    info::Device {
+fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::DeviceSummary {
+    info::DeviceSummary {
         name: name.to_owned(),
         description: describe(gpu),
         dtype: format_name(format).into(),

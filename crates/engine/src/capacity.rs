@@ -1,16 +1,16 @@
 //! What fits a memory budget, before anything is loaded.
 //!
-//! A server finds its largest batch with the same function as a plan does: the two never disagree.
+//! A server finds its largest batch with the same function: the two never disagree.
 
 use vecmill_backend_cuda::CudaLowering;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 pub use vecmill_model::DType;
 
 use crate::builder::Builder;
-use crate::device::format_name;
+use crate::devices::format_name;
 use crate::error::StartError;
 
-/// Where a plan is for.
+/// Where it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// The kind of device.
@@ -46,14 +46,14 @@ impl Target {
 
 /// What fits where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct Capacity {
     /// The Hugging Face id or folder that the model came from.
     pub model_id: String,
     /// `model_type` of its `config.json`.
     pub architecture: String,
     /// The most tokens that one input may have.
     pub max_input_tokens: usize,
-    /// The device that the plan is for.
+    /// The device that it was asked for.
     pub target: Target,
     /// Bytes of the machine's memory that are for something else: [`Builder::set_aside`].
     pub set_aside_bytes: usize,
@@ -70,12 +70,12 @@ impl Builder {
     /// # Errors
     /// As for [`start`](Self::start); [`StartError::Budget`] tells how much is missing when not even
     /// the longest input fits.
-    pub fn plan(&self, target: Target) -> Result<Plan, StartError> {
+    pub fn capacity(&self, target: Target) -> Result<Capacity, StartError> {
         self.check()?;
         let model = self.open_unserved(&self.fetch()?)?;
         let max_input_tokens = model.max_input_tokens();
         let (model_id, _) = self.model_name();
-        let architecture = model.config.family.model_type().into();
+        let architecture = model.config.model_type.into();
         let (fit, driver_bytes) = match target.place {
             Place::Cpu => (self.fit_on_cpu(&model, target.in_flight)?, None),
             Place::Gpu(format) => {
@@ -84,7 +84,7 @@ impl Builder {
             }
         };
         let set_aside_bytes = self.set_aside;
-        Ok(Plan {
+        Ok(Capacity {
             model_id,
             architecture,
             max_input_tokens,

@@ -22,13 +22,13 @@ const PREFIX: &str = "refusal-";
 
 /// A folder for traces.
 #[derive(Debug)]
-pub(crate) struct RefusalTraces {
+pub(crate) struct RefusalRecordings {
     folder: PathBuf,
     /// When the last one was begun, and its writing.
     last: Mutex<Option<(Instant, Option<Aside>)>>,
 }
 
-impl RefusalTraces {
+impl RefusalRecordings {
     pub(crate) fn new(folder: PathBuf) -> Self {
         Self { folder, last: Mutex::new(None) }
     }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn one_trace_is_kept_of_a_burst_of_refusals() {
         let folder = tempfile::tempdir().unwrap();
-        let traces = RefusalTraces::new(folder.path().join("new"));
+        let traces = RefusalRecordings::new(folder.path().join("new"));
         for _ in 0..3 {
             traces.refused("cuda:0/sms=32", Recording::default);
         }
@@ -116,14 +116,14 @@ mod tests {
             std::fs::write(folder.path().join(format!("{PREFIX}{index}.csv")), "").unwrap();
         }
         assert!(write(folder.path(), "cpu", &Recording::default()).unwrap().is_none());
-        RefusalTraces::new(folder.path().to_owned()).refused("cpu", Recording::default);
+        RefusalRecordings::new(folder.path().to_owned()).refused("cpu", Recording::default);
         assert_eq!(files(folder.path()).len(), FILES);
     }
 
     #[test]
     fn a_folder_that_does_not_answer_keeps_nobody_waiting() {
         let folder = tempfile::tempdir().unwrap();
-        let traces = RefusalTraces::new(folder.path().join("traces"));
+        let traces = RefusalRecordings::new(folder.path().join("traces"));
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let stuck = Aside::start("stuck", move || held.iter().for_each(drop)).unwrap();
         let long_ago = Instant::now().checked_sub(INTERVAL).unwrap();

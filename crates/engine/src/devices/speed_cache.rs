@@ -26,7 +26,7 @@ const STALE: Duration = Duration::from_secs(3600);
 
 /// Where a device's speed is kept.
 #[derive(Debug, Clone)]
-pub(crate) struct KeptSpeed {
+pub(crate) struct CachedSpeed {
     path: PathBuf,
     /// What the speed holds for. It is in the file's name as a digest, and in the file for readers.
     of: String,
@@ -40,7 +40,7 @@ struct Content {
     per_square: f64,
 }
 
-impl KeptSpeed {
+impl CachedSpeed {
     /// In `folder`, for what `of` names: device, driver, model, number format.
     pub(crate) fn new(folder: &Path, of: String) -> Self {
         let digest = Sha256::digest(of.as_bytes());
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_speed_comes_back_for_the_same_device_and_model_only() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = |of: &str| KeptSpeed::new(folder.path(), of.to_owned());
+        let kept = |of: &str| CachedSpeed::new(folder.path(), of.to_owned());
         assert_eq!(kept("cuda:0 model-a").read(), None);
         let speed = Coefficients { fixed: 0.001, per_token: 1e-6, per_square: 0.0 };
         kept("cuda:0 model-a").write(speed);
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = KeptSpeed::new(folder.path(), "cpu".to_owned());
+        let kept = CachedSpeed::new(folder.path(), "cpu".to_owned());
         kept.write(Coefficients { fixed: -1.0, per_token: 1e-6, per_square: 0.0 });
         assert_eq!(kept.read(), None);
         fs::write(&kept.path, "{").unwrap();
@@ -137,7 +137,7 @@ mod tests {
         // Other people's files are not ours to remove, whatever they are called.
         fs::create_dir(folder.path().join("folder.json")).unwrap();
         fs::write(folder.path().join("note.txt"), "").unwrap();
-        let kept = |index: usize| KeptSpeed::new(folder.path(), format!("device {index}"));
+        let kept = |index: usize| CachedSpeed::new(folder.path(), format!("device {index}"));
         let hour_ago = std::time::SystemTime::now() - STALE * 2;
         let age = |path: &Path| {
             fs::File::options().append(true).open(path).unwrap().set_modified(hour_ago).unwrap();
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_no_small_file_is_neither_waited_for_nor_read() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = KeptSpeed::new(folder.path(), "cpu".to_owned());
+        let kept = CachedSpeed::new(folder.path(), "cpu".to_owned());
         assert!(std::process::Command::new("mkfifo").arg(&kept.path).status().unwrap().success());
         assert_eq!(kept.read(), None);
         let speed = Coefficients { fixed: 0.001, per_token: 1e-6, per_square: 0.0 };

@@ -65,10 +65,10 @@ impl Builder {
 }
 
 /// What the CPU is.
-pub(crate) fn cpu_info(threads: usize) -> info::Device {
+pub(crate) fn cpu_info(threads: usize) -> info::DeviceSummary {
     let plural = if threads == 1 { "" } else { "s" };
     let instructions = CpuBackend::detected_instructions();
-    info::Device {
+    info::DeviceSummary {
         name: NAME.into(),
         description: format!("{threads} thread{plural}, {instructions}"),
         dtype: format_name(DType::F32).into(),

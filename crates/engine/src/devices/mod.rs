@@ -3,11 +3,11 @@
 //! The choice behind it: a kind of device is one file here that makes a backend and says how much
 //! memory it may take; loading the model onto it is the same for all.
 
+mod budget;
 mod cpu;
 mod cuda;
-mod kept;
-mod memory;
 mod spec;
+mod speed_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +23,14 @@ use crate::builder::Builder;
 use crate::error::StartError;
 use crate::fetch::{Stage, cache_folder};
 use crate::info;
-use crate::monitor::Sensors;
-use crate::traces::RefusalTraces;
+use crate::recording::RefusalRecordings;
+use crate::sensors::Sensors;
 use crate::worker::{self, Worker};
 use spec::parts_like;
 
-pub(crate) use kept::KeptSpeed;
-pub use memory::MemoryBudget;
+pub use budget::MemoryBudget;
 pub use spec::{DeviceSpec, DeviceSpecError};
+pub(crate) use speed_cache::CachedSpeed;
 
 pub(crate) use cpu::cpu_info;
 pub(crate) use cuda::{free_memory, gpus, state};
@@ -38,11 +38,11 @@ pub(crate) use cuda::{free_memory, gpus, state};
 /// A device with the model on it.
 pub(crate) struct Opened {
     pub(crate) worker: Arc<dyn Worker>,
-    pub(crate) info: info::Device,
+    pub(crate) info: info::DeviceSummary,
     /// What is known of its speed already.
     pub(crate) speed: Speed,
     /// Where that is kept.
-    pub(crate) kept: Option<KeptSpeed>,
+    pub(crate) kept: Option<CachedSpeed>,
     /// What it can say about itself, if anything.
     pub(crate) sensors: Option<Sensors>,
 }
@@ -133,7 +133,7 @@ impl Builder {
     fn load<B: Backend>(
         &self,
         model: &Model,
-        info: info::Device,
+        info: info::DeviceSummary,
         hardware: &str,
         backend: B,
         terms: Terms,
@@ -153,7 +153,7 @@ impl Builder {
         drop(pool.lease(encoder.peak_bytes(longest), &encoder.backend().stream())?);
         let kept = self.kept_speed(&info, hardware);
         let mut speed =
-            kept.as_ref().and_then(KeptSpeed::read).map_or_else(Speed::new, Speed::kept);
+            kept.as_ref().and_then(CachedSpeed::read).map_or_else(Speed::new, Speed::kept);
         if self.warm_up || self.batch_latency.is_some() {
             for Practised { shape, took } in
                 self.practise(name, &encoder, &pool, fit.largest.tokens, warm_up)?
@@ -170,7 +170,7 @@ impl Builder {
             pool.note_driver(before.saturating_sub(free + reserved_bytes + held_bytes));
         }
         let batch_tokens = self.batch_tokens(&speed, fit.largest);
-        let traces = self.refusal_traces.clone().map(RefusalTraces::new);
+        let traces = self.refusal_traces.clone().map(RefusalRecordings::new);
         let device = worker::Device::new(name, encoder, pool, batch_tokens, traces);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
         Ok(Opened { worker, info, speed, kept, sensors: None })
@@ -187,14 +187,14 @@ impl Builder {
         }
     }
 
-    fn kept_speed(&self, info: &info::Device, hardware: &str) -> Option<KeptSpeed> {
-        let info::Device { name, dtype, .. } = info;
+    fn kept_speed(&self, info: &info::DeviceSummary, hardware: &str) -> Option<CachedSpeed> {
+        let info::DeviceSummary { name, dtype, .. } = info;
         let folder = cache_folder(self.cache.as_deref())?.join("speeds");
         let (model, revision) = self.model_name();
         let revision = revision.unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
         let of = format!("{name} | {hardware} | {dtype} | {model}@{revision} | vecmill {version}");
-        Some(KeptSpeed::new(&folder, of))
+        Some(CachedSpeed::new(&folder, of))
     }
 
     fn practise<B: Backend>(

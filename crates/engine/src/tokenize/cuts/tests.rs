@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::request::Truncation;
-use crate::tokenizer::Tokenizer as Whole;
+use crate::tokenize::Tokenizer as Whole;
 
 /// What decides whether a place holds: spaces alone and together, what joins to its neighbours or
 /// vanishes, marks, scripts with and without spaces, added tokens and parts of them.

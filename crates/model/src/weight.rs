@@ -1,10 +1,10 @@
-//! Weights as the graph's operations name them.
+//! Weights as an architecture names them.
 
 use std::borrow::Cow;
 
-use vecmill_model::TensorView;
+use crate::TensorView;
 
-/// A weight as it is to be read.
+/// A weight as it is to be read: from one tensor of a file, or put together while it is loaded.
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// As it lies in a file.
@@ -29,26 +29,6 @@ impl WeightShape {
     pub fn elements(self) -> usize {
         self.rows * self.columns
     }
-}
-
-/// A linear layer's parameters.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    /// `[outputs, inputs]`
-    pub weight: Weight,
-    /// `[outputs]`
-    pub bias: Option<Weight>,
-}
-
-/// The parameters of a layer normalisation.
-#[derive(Debug, Clone)]
-pub struct Norm {
-    /// `[columns]`
-    pub gain: Weight,
-    /// `[columns]`
-    pub bias: Weight,
-    /// Added to the variance.
-    pub epsilon: f32,
 }
 
 impl Weight {
