@@ -9,7 +9,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from cases import DIMENSIONS, TEXT, TOKENS, expect, expect_close, expect_error_body, expect_unit, run
+from cases import (
+    DIMENSIONS,
+    TEXT,
+    TOKENS,
+    expect,
+    expect_close,
+    expect_error_body,
+    expect_unit,
+    run,
+)
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.types import CreateEmbeddingResponse
 

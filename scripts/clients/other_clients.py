@@ -1,12 +1,12 @@
-"""Clients of OpenAI's and TEI's servers, as their packages come, against a running server that
-serves all-MiniLM-L6-v2. `--token-inputs` says what that server was started with."""
+"""Clients of OpenAI's, TEI's and Ollama's servers, as their packages come, against a running server
+that serves all-MiniLM-L6-v2. `--token-inputs` says what that server was started with."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from cases import DIMENSIONS, TEXT, expect, expect_close, expect_unit, run
+from cases import DIMENSIONS, TEXT, TOKENS, expect, expect_close, expect_unit, run
 from haystack import Document
 from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder
 from haystack.utils import Secret
@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
+from ollama import Client, ResponseError
 from openai import BadRequestError, OpenAI
 from tei_client import HttpClient
 
@@ -114,6 +115,29 @@ def tei(url: str, expected: Sequence[float]) -> None:
     expect(client.prompt_names() is not None, "no list of prompts")
 
 
+def ollama(url: str, expected: Sequence[float]) -> None:
+    client = Client(host=url)
+    expect_close(client.embed(model="m", input=TEXT).embeddings[0], expected, CLOSE)
+    options = {"num_ctx": 8192, "temperature": 0.1}
+    more = {"truncate": True, "options": options, "keep_alive": "5m", "dimensions": 64}
+    reply = client.embed(model="m", input=[OTHER, TEXT], **more)
+    expect(reply.model == "m" and reply.prompt_eval_count > len(TOKENS), f"reply {reply}")
+    expect(reply.total_duration is not None and reply.load_duration == 0, f"reply {reply}")
+    expect([len(vector) for vector in reply.embeddings] == [64, 64], "dimensions")
+    expect_unit(reply.embeddings[1])
+    expect(client.embed(model="m").embeddings == [], "vectors of nothing")
+    for wrong, word in (
+        ({"input": "a " * 1000, "truncate": False}, "context length"),
+        ({"input": TEXT, "options": {"num_ctx": 8}}, "num_ctx"),
+    ):
+        try:
+            client.embed(model="m", **wrong)
+        except ResponseError as error:
+            expect(error.status_code == 400 and word in error.error, str(error))
+        else:
+            raise AssertionError(f"{wrong} was accepted")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base-url", default="http://127.0.0.1:3000")
@@ -127,6 +151,7 @@ def main() -> None:
         "LlamaIndex": partial(llama_index, url, expected),
         "Haystack": partial(haystack, url, expected),
         "tei-client": partial(tei, url, expected),
+        "ollama": partial(ollama, url, expected),
     }
     # tiktoken fetches OpenAI's vocabulary, or takes it from TIKTOKEN_CACHE_DIR.
     if given.token_inputs == "cl100k_base":

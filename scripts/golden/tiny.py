@@ -24,6 +24,12 @@ TEXTS = 12
 LENGTHS = (5, 1, 1_000_000, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129)
 DENSE_WIDTH = 24
 TOLERANCE = 1e-5
+AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+WITH_HEAD = {
+    "bert": transformers.BertForMaskedLM,
+    "camembert": transformers.CamembertForMaskedLM,
+    "electra": transformers.ElectraForPreTraining,
+}
 POOLINGS = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -34,7 +40,8 @@ POOLINGS = {
 
 @dataclass(frozen=True)
 class Spec:
-    """One model; `positions` is the size of its position table."""
+    """One model; `positions` is the size of its position table, `embedding` the width of the embeddings
+    where a family has that apart."""
 
     name: str
     kind: str
@@ -52,11 +59,12 @@ class Spec:
     with_head: bool = False
     legacy_names: bool = False
     saved_by_sentence_transformers: bool = False
+    embedding: int | None = None
 
     @property
     def max_tokens(self) -> int:
         """RoBERTa's line starts counting positions after the padding's, at 2."""
-        return self.positions - (2 if self.kind in ("roberta", "xlm-roberta", "mpnet") else 0)
+        return self.positions - (2 if self.kind in AFTER_PADDING else 0)
 
     @property
     def dimensions(self) -> int:
@@ -94,6 +102,16 @@ SPECS = (
         tokenizer="unigram",
     ),
     Spec("distilbert-mean", "distilbert"),
+    Spec(
+        "camembert-mean",
+        "camembert",
+        positions=66,
+        layer_norm_eps=1e-5,
+        tokenizer="unigram",
+        with_head=True,
+    ),
+    Spec("electra-cls", "electra", "cls", embedding=32),
+    Spec("electra-narrow", "electra", embedding=16, with_head=True),
     # Relative distances fall into one bucket from 128 on: go beyond that.
     Spec("mpnet-mean", "mpnet", positions=202, layer_norm_eps=1e-5, tokenizer=None),
 )
@@ -111,7 +129,9 @@ def shape(spec: Spec, vocabulary: int) -> dict:
             "activation": spec.activation,
             "max_position_embeddings": spec.positions,
         }
+    width = {"embedding_size": spec.embedding} if spec.embedding else {}
     return {
+        **width,
         "vocab_size": vocabulary,
         "hidden_size": spec.hidden,
         "num_hidden_layers": spec.layers,
@@ -131,6 +151,8 @@ def family(kind: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel], di
         "bert": (transformers.BertConfig, transformers.BertModel, {}),
         "roberta": (transformers.RobertaConfig, transformers.RobertaModel, one_type),
         "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel, one_type),
+        "camembert": (transformers.CamembertConfig, transformers.CamembertModel, one_type),
+        "electra": (transformers.ElectraConfig, transformers.ElectraModel, {}),
         "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel, {}),
         "mpnet": (transformers.MPNetConfig, transformers.MPNetModel, specials),
     }[kind]
@@ -139,7 +161,7 @@ def family(kind: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel], di
 def build(spec: Spec, vocabulary: int) -> PreTrainedModel:
     config_class, model_class, extra = family(spec.kind)
     if spec.with_head:
-        model_class = transformers.BertForMaskedLM
+        model_class = WITH_HEAD[spec.kind]
     config = config_class(**shape(spec, vocabulary), **extra)
     model = model_class._from_config(config, attn_implementation="eager").eval()
     randomise(model)

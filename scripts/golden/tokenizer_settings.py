@@ -125,7 +125,10 @@ def changed(value, changes):
 def files(model, tokenizer, others):
     """The files that differ from the model's own, whole; None for one that is removed."""
     folder = TESTDATA / "models" / model
-    read = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+
+    def read(name):
+        return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+
     result = {name: None if change == REMOVED else changed(read(name), change)
               for name, change in others.items()}
     if tokenizer:

@@ -116,7 +116,10 @@ def resources(code: bytes, cuobjdump: str) -> list[tuple[str, int, int, int]]:
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
     rows = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
-    return [(name, int(r), int(stack) + int(l), int(s)) for name, r, stack, s, l in rows]
+    return [
+        (name, int(registers), int(stack) + int(local), int(shared))
+        for name, registers, stack, shared, local in rows
+    ]
 
 
 def main() -> int:

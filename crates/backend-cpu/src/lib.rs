@@ -26,11 +26,10 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use vecmill_encoder::{Backend, Graph, Node, Place, Places, Step, ValueId, Weight, Weights};
+use vecmill_encoder::{Backend, Graph, Node, Place, Places, Step, ValueId, Weights};
 use vecmill_encoder::{BackendError, RegionWriter};
 use vecmill_memory::{HostBlock, HostSource};
-use vecmill_model::Activation;
-use vecmill_model::Poolings;
+use vecmill_model::{Activation, Poolings, Weight};
 
 pub use lower::{CpuKernel, CpuLowering};
 use threads::{as_indices, vectorised, view, views};

@@ -4,8 +4,7 @@
 use pulp::Arch;
 use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, WeightId};
 use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::Activation;
-use vecmill_model::{DType, Poolings};
+use vecmill_model::{Activation, DType, Poolings};
 
 use crate::{attention, weights};
 

@@ -1,10 +1,8 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
-use vecmill_encoder::Weight;
 use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::HostBlock;
-use vecmill_model::Poolings;
-use vecmill_model::{Pooling, TensorView};
+use vecmill_model::{Pooling, Poolings, TensorView, Weight};
 
 use crate::math::sum;
 

@@ -2,8 +2,9 @@
 
 use pulp::Arch;
 use vecmill_encoder::{BackendError, RegionWriter, WeightPlan};
-use vecmill_encoder::{Graph, Node, Op, RelativeBias as Bias, Weight, WeightId};
+use vecmill_encoder::{Graph, Node, Op, RelativeBias as Bias, WeightId};
 use vecmill_memory::HostBlock;
+use vecmill_model::Weight;
 
 use crate::attention::RelativeBias;
 use crate::matmul::{Panels, packed_columns};

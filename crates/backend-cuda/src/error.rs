@@ -1,13 +1,4 @@
-//! What goes wrong, as values: [`Unavailable`] before a device is open, [`LaunchError`] for kernels,
-//! `SourceError` for all else.
-//!
-//! The choice behind it: the driver has a hundred error codes and a caller four things to do about
-//! them, so each code is sorted into a [`Cause`] here, once. Codes are numbers and not an `enum`,
-//! because a driver newer than this program returns some that it has never heard of.
-
-use vecmill_memory::{Cause, SourceError};
-
-use crate::driver;
+//! Why there is no GPU to be used. What goes wrong once there is one, `driver/error` has.
 
 /// Why no GPU can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,21 +55,6 @@ pub enum Unavailable {
     },
 }
 
-/// A kernel was not launched.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LaunchError {
-    #[error("{} failed: {}", .0.call, driver::describe(.0.code))]
-    Driver(DriverError),
-    #[error("{kernel} takes parameters of {expected:?} bytes and was given {found:?}")]
-    Arguments { kernel: String, expected: Vec<usize>, found: Vec<usize> },
-}
-
-impl From<DriverError> for LaunchError {
-    fn from(error: DriverError) -> Self {
-        Self::Driver(error)
-    }
-}
-
 /// The first of `names`, which is what the file is usually called, and how many others.
 fn shortened(names: &[String]) -> String {
     match names {
@@ -88,96 +64,9 @@ fn shortened(names: &[String]) -> String {
     }
 }
 
-/// A function of the driver returned something other than success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DriverError {
-    /// The function's name, for example `cuMemCreate`.
-    pub(crate) call: &'static str,
-    /// A `CUresult`.
-    pub(crate) code: u32,
-}
-
-impl DriverError {
-    /// An argument that was found wrong before the driver was asked.
-    pub(crate) const fn invalid(call: &'static str) -> Self {
-        Self { call, code: code::INVALID_VALUE }
-    }
-
-    /// What follows from it.
-    pub(crate) fn cause(self) -> Cause {
-        match self.code {
-            code::OUT_OF_MEMORY => Cause::Exhausted,
-            code::NOT_SUPPORTED => Cause::Unsupported,
-            code if code::LOST.contains(&code) => Cause::Lost,
-            _ => Cause::Failed,
-        }
-    }
-
-    /// The error as the pool sees it; `device` is its name, `bytes` what the call was about.
-    pub(crate) fn of(self, device: &str, bytes: usize) -> SourceError {
-        let reason = driver::describe(self.code);
-        SourceError::new(device, self.call, bytes, self.cause(), reason)
-    }
-}
-
-impl From<DriverError> for Unavailable {
-    fn from(error: DriverError) -> Self {
-        Self::Failed { call: error.call, reason: driver::describe(error.code) }
-    }
-}
-
-/// Values of `CUresult` that are told apart.
-pub(crate) mod code {
-    pub(crate) const SUCCESS: u32 = 0;
-    pub(crate) const INVALID_VALUE: u32 = 1;
-    pub(crate) const OUT_OF_MEMORY: u32 = 2;
-    pub(crate) const NOT_READY: u32 = 600;
-    pub(crate) const NOT_SUPPORTED: u32 = 801;
-
-    /// After these no call on the context succeeds again. For most the documentation says that
-    /// the process must be restarted; with the others the device or its context is gone.
-    pub(crate) const LOST: [u32; 22] = [
-        4,   // DEINITIALIZED
-        46,  // DEVICE_UNAVAILABLE
-        100, // NO_DEVICE: there was one when the context was made
-        201, // INVALID_CONTEXT
-        214, // ECC_UNCORRECTABLE
-        220, // NVLINK_UNCORRECTABLE
-        226, // CONTAINED: a memory error that hit this process only
-        700, // ILLEGAL_ADDRESS
-        702, // LAUNCH_TIMEOUT
-        709, // CONTEXT_IS_DESTROYED
-        710, // ASSERT
-        714, // HARDWARE_STACK_ERROR
-        715, // ILLEGAL_INSTRUCTION
-        716, // MISALIGNED_ADDRESS
-        717, // INVALID_ADDRESS_SPACE
-        718, // INVALID_PC
-        719, // LAUNCH_FAILED
-        721, // TENSOR_MEMORY_LEAK
-        805, // MPS_CONNECTION_FAILED
-        806, // MPS_RPC_FAILURE
-        810, // MPS_CLIENT_TERMINATED
-        911, // EXTERNAL_DEVICE
-    ];
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cause(code: u32) -> Cause {
-        DriverError { call: "cuMemCreate", code }.cause()
-    }
-
-    #[test]
-    fn a_code_says_what_to_do() {
-        assert_eq!(cause(2), Cause::Exhausted);
-        assert_eq!(cause(801), Cause::Unsupported);
-        assert_eq!(cause(700), Cause::Lost);
-        assert_eq!(cause(1), Cause::Failed);
-        assert_eq!(cause(4_000_000_000), Cause::Failed, "of a driver newer than this program");
-    }
 
     #[test]
     fn messages_are_plain() {

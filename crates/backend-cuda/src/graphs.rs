@@ -8,15 +8,15 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use vecmill_encoder::Shape;
+use vecmill_encoder::RepeatKey;
 
-use crate::driver::Graph;
+use crate::driver::CapturedGraph;
 
 /// Graphs that are kept; the one that was not used for longest makes way.
 const CAPACITY: usize = 128;
 
-/// What makes two runs the same: the shape, and the slab's address.
-type Key = (Shape, u64);
+/// What makes two runs the same: the steps, and the slab's address.
+type Key = (RepeatKey, u64);
 
 #[derive(Debug, Default)]
 pub(crate) struct Graphs(Mutex<State>);
@@ -30,7 +30,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     used: u64,
-    graph: Option<Graph>,
+    graph: Option<CapturedGraph>,
 }
 
 /// What to do with a run.
@@ -41,15 +41,15 @@ pub(crate) enum Turn {
     /// Capture it, and [put](Graphs::put) what comes of it.
     Capture,
     /// Launch this, and put it back.
-    Replay(Graph),
+    Replay(CapturedGraph),
 }
 
 impl Graphs {
-    pub(crate) fn turn(&self, shape: Shape, address: u64) -> Turn {
+    pub(crate) fn turn(&self, key: RepeatKey, address: u64) -> Turn {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let State { clock, known } = &mut *state;
         *clock += 1;
-        if let Some(entry) = known.get_mut(&(shape, address)) {
+        if let Some(entry) = known.get_mut(&(key, address)) {
             entry.used = *clock;
             return entry.graph.take().map_or(Turn::Capture, Turn::Replay);
         }
@@ -59,13 +59,13 @@ impl Graphs {
         {
             known.remove(&oldest);
         }
-        known.insert((shape, address), Entry { used: *clock, graph: None });
+        known.insert((key, address), Entry { used: *clock, graph: None });
         Turn::Step
     }
 
-    pub(crate) fn put(&self, shape: Shape, address: u64, graph: Graph) {
+    pub(crate) fn put(&self, key: RepeatKey, address: u64, graph: CapturedGraph) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = state.known.get_mut(&(shape, address)) {
+        if let Some(entry) = state.known.get_mut(&(key, address)) {
             entry.graph = Some(graph);
         }
     }
@@ -73,21 +73,25 @@ impl Graphs {
 
 #[cfg(test)]
 mod tests {
+    use vecmill_encoder::Shape;
+
     use super::*;
 
-    fn shape(tokens: usize) -> Shape {
-        Shape { tokens, sequences: 1, longest: tokens }
+    fn key(tokens: usize) -> RepeatKey {
+        RepeatKey { programs: 0, shape: Shape { tokens, sequences: 1, longest: tokens } }
     }
 
     #[test]
     fn the_second_time_is_captured_and_old_ones_make_way() {
         let graphs = Graphs::default();
-        assert!(matches!(graphs.turn(shape(1), 7), Turn::Step));
-        assert!(matches!(graphs.turn(shape(1), 8), Turn::Step), "another slab is another run");
-        assert!(matches!(graphs.turn(shape(1), 7), Turn::Capture));
+        assert!(matches!(graphs.turn(key(1), 7), Turn::Step));
+        assert!(matches!(graphs.turn(key(1), 8), Turn::Step), "another slab is another run");
+        let other = RepeatKey { programs: 1, ..key(1) };
+        assert!(matches!(graphs.turn(other, 7), Turn::Step), "another program is another run");
+        assert!(matches!(graphs.turn(key(1), 7), Turn::Capture));
         for tokens in 2..2 + CAPACITY {
-            graphs.turn(shape(tokens), 7);
+            graphs.turn(key(tokens), 7);
         }
-        assert!(matches!(graphs.turn(shape(1), 7), Turn::Step), "it was forgotten");
+        assert!(matches!(graphs.turn(key(1), 7), Turn::Step), "it was forgotten");
     }
 }

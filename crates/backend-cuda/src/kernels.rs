@@ -15,10 +15,10 @@ use vecmill_model::{Activation, Pooling, Poolings};
 
 use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
 use crate::device::Device;
-use crate::driver::{Argument, DeviceSpan, Kernel, Launch, Module};
-use crate::error::{DriverError, LaunchError};
+use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, Module};
+use crate::driver::{DriverError, LaunchError};
 use crate::gemm::Format;
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::stream::CudaStream;
 use attention::Attention;
 pub(crate) use attention::MIXES;
@@ -52,7 +52,7 @@ pub(crate) struct Kernels {
     /// Made with the first layer that needs it.
     linear_any: Mutex<Option<Arc<Module>>>,
     attention: Attention,
-    found: Mutex<HashMap<String, Kernel>>,
+    found: Mutex<HashMap<String, LoadedKernel>>,
 }
 
 /// Operands of [`Kernels::embed`].
@@ -344,9 +344,9 @@ impl Kernels {
         rows: (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         heads: Heads<'_>,
-        sweeps: &Sweeps,
+        row_order: &RowOrder,
     ) -> Result<(), KernelError> {
-        self.attention.run(stream, rows, sequences, heads, sweeps)
+        self.attention.run(stream, rows, sequences, heads, row_order)
     }
 
     /// Kernels that were launched so far.
@@ -355,7 +355,7 @@ impl Kernels {
         found + self.attention.ways_taken()
     }
 
-    fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<Kernel, KernelError> {
+    fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<LoadedKernel, KernelError> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = found.get(called) {
             return Ok(kernel.clone());
@@ -397,7 +397,7 @@ pub(crate) fn number(value: usize) -> Argument<'static> {
 }
 
 fn launch(
-    kernel: &Kernel,
+    kernel: &LoadedKernel,
     stream: &CudaStream,
     blocks: usize,
     threads: u32,

@@ -47,7 +47,7 @@ pub use error::Unavailable;
 #[cfg(feature = "faults")]
 pub use faults::provoke_fault;
 pub use gemm::{
-    ACTIVATION_ALIGNMENT, Bucket, Format, Gemm, GemmError, Linear, Tuned, WEIGHT_ALIGNMENT,
+    ACTIVATION_ALIGNMENT, Format, Gemm, GemmError, Linear, RowRange, Tuned, WEIGHT_ALIGNMENT,
 };
 pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
 pub use lower::{CudaKernel, CudaLowering, Form};

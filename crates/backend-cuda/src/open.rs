@@ -9,13 +9,13 @@ use vecmill_model::DType;
 use crate::compiler::Compiler;
 use crate::device::Device;
 use crate::error::Unavailable;
-use crate::gemm::{Format, Gemm, HopperGemm};
+use crate::gemm::{Format, Gemm, HopperGemm, Measured};
 use crate::graphs::Graphs;
 use crate::kernels::Kernels;
 use crate::lower::CudaLowering;
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::run::CudaBackend;
-use crate::run::Ways;
+
 use crate::source::CudaSource;
 use crate::staging::StagingRing;
 
@@ -78,8 +78,8 @@ impl CudaBackend {
             lowering: CudaLowering::of(device.info(), dtype, hopper.is_some()),
             staging: Mutex::new(staging),
             graphs: Graphs::default(),
-            ways: Ways::default(),
-            sweeps: Sweeps::default(),
+            measured: Measured::default(),
+            row_order: RowOrder::default(),
             device,
             source,
             stream,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use vecmill_memory::SourceError;
 
+use crate::driver::DriverError;
 use crate::driver::{Context, HostMemory, PinnedRange};
-use crate::error::DriverError;
 
 /// Bytes of host memory that the system does not move, so that a device can copy from and to them
 /// by itself. Made by [`Device::pinned`](crate::Device::pinned), freed when dropped.

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The direction of the last pass. Each pass that can begins where the last one ended: what that one
 /// wrote last is still in the second-level cache. Results don't depend on it.
 #[derive(Debug, Default)]
-pub(crate) struct Sweeps {
+pub(crate) struct RowOrder {
     backwards: AtomicBool,
 }
 
-impl Sweeps {
+impl RowOrder {
     /// Whether a pass that can go either way goes backwards.
     pub(crate) fn turn(&self) -> bool {
         !self.backwards.fetch_not(Ordering::Relaxed)
@@ -27,9 +27,9 @@ mod tests {
 
     #[test]
     fn passes_begin_where_the_last_one_ended() {
-        let sweeps = Sweeps::default();
-        assert_eq!([sweeps.turn(), sweeps.turn(), sweeps.turn()], [true, false, true]);
-        sweeps.forwards();
-        assert!(sweeps.turn());
+        let row_order = RowOrder::default();
+        assert_eq!([row_order.turn(), row_order.turn(), row_order.turn()], [true, false, true]);
+        row_order.forwards();
+        assert!(row_order.turn());
     }
 }

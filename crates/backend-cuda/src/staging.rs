@@ -18,8 +18,8 @@ mod tests;
 use vecmill_memory::{Cause, SourceError};
 
 use crate::device::Device;
+use crate::driver::DriverError;
 use crate::driver::{DeviceSpan, HostPart, HostParts};
-use crate::error::DriverError;
 use crate::stream::CudaStream;
 use queue::{Part, Parts, Pieces, Queue};
 

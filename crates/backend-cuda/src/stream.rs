@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use vecmill_memory::SourceError;
 
+use crate::driver::DriverError;
 use crate::driver::{Context, DeviceSpan, Event, Hold, Stream};
-use crate::error::DriverError;
 use crate::pinned::PinnedBuffer;
 
 /// A queue of work that a device does in order, beside its other streams. Clones are the same

@@ -11,8 +11,7 @@ use vecmill_encoder::{
     Graph, Lower, Node, Op, Precision, Program, Programs, RowBound, Shape, Step, WeightPlan,
 };
 use vecmill_memory::Plan;
-use vecmill_model::DType;
-use vecmill_model::Model;
+use vecmill_model::{DType, Model};
 
 use crate::record::Size;
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
 use vecmill_engine::{Builder, Engine, Info, StartError, machine};
-use vecmill_server::{ModelSlot, Server};
+use vecmill_server::{Loading, Server};
 
 use crate::arguments::ServeArguments;
 use crate::failure::Failure;
@@ -40,12 +40,12 @@ pub(crate) fn run(
 async fn serve(settings: ServeSettings, progress: &Progress) -> Result<(), Failure> {
     let [signal, second] = signals::listen(None).map_err(Failure::System)?;
     let observed = vecmill_server::Settings { lost_log_lines: stderr::lost(), ..settings.server() };
-    let (server, slot) = Server::bind(settings.address(), within_open_files(observed))?;
+    let (server, loading) = Server::bind(settings.address(), within_open_files(observed))?;
     let greeting = Greeting::new(&settings, server.local_addr(), progress);
     greeting.listening();
-    let loading = load(settings.builder().on_progress(progress.of_start()), slot)?;
+    let loaded = load(settings.builder().on_progress(progress.of_start()), loading)?;
     let mut outcome = Ok(None);
-    let shutdown = async { outcome = until_stopped(loading, signal, &greeting).await };
+    let shutdown = async { outcome = until_stopped(loaded, signal, &greeting).await };
     let stopped = server.run(shutdown, async { drop(second.await) }).await?;
     let engine = outcome?;
     if stopped.cut_off > 0 {
@@ -76,14 +76,14 @@ fn within_open_files(mut settings: vecmill_server::Settings) -> vecmill_server::
     settings
 }
 
-/// Loads on a thread of its own and puts the model into `slot`.
-fn load(builder: Builder, slot: ModelSlot) -> Result<oneshot::Receiver<Loaded>, Failure> {
+/// Loads on a thread of its own and puts the model into `loading`.
+fn load(builder: Builder, loading: Loading) -> Result<oneshot::Receiver<Loaded>, Failure> {
     let (sender, receiver) = oneshot::channel();
     let load = move || {
         let loaded = builder.start();
         match &loaded {
-            Ok(engine) => slot.ready(engine.clone()),
-            Err(error) => slot.failed(error.to_string()),
+            Ok(engine) => loading.ready(engine.clone()),
+            Err(error) => loading.failed(error.to_string()),
         }
         // Nobody waits any more if the server was stopped meanwhile.
         let _ = sender.send(loaded);

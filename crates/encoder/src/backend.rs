@@ -18,8 +18,8 @@ use crate::error::BackendError;
 use crate::graph::{Graph, Node};
 use crate::precision::Precision;
 use crate::program::{Place, Places, Program, RowBound, Step};
-use crate::weight::Weight;
 use crate::weights::{RegionWriter, WeightPlan, Weights};
+use vecmill_model::Weight;
 
 /// The slab type of a backend's memory source.
 pub type Slab<B> = <<B as Backend>::Source as Source>::Block;
@@ -29,6 +29,15 @@ pub type Stream<B> = <<B as Backend>::Source as Source>::Stream;
 
 /// What a backend's steps compute.
 pub type Kernel<B> = <<B as Backend>::Lower as Lower>::Kernel;
+
+/// What makes the steps of two batches the same, where they run padded and on the same slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RepeatKey {
+    /// The graph and the lowering, by a number that no others have in this process.
+    pub programs: u64,
+    /// The bucket.
+    pub shape: Shape,
+}
 
 /// How one kind of device computes. Pure: two that are equal say the same of all graphs.
 ///
@@ -172,19 +181,19 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     }
 
     /// Runs the steps between [`copy_in`](Self::copy_in) and [`fetch`](Self::fetch), which `steps`
-    /// calls. Where the backend [pads](Self::pads), `shape` is the bucket, and the same shape on the
-    /// same slab means the same steps on the same operands, whatever the batch: they may be captured
-    /// once and replayed instead of calling `steps`.
+    /// calls. Where the backend [pads](Self::pads), the same key on the same slab means the same steps
+    /// on the same operands, whatever the batch: they may be captured once and replayed instead of
+    /// calling `steps`.
     ///
     /// # Errors
     /// When the device fails.
     fn repeat(
         &self,
         slab: &mut Slab<Self>,
-        shape: Shape,
+        key: RepeatKey,
         mut steps: impl FnMut(&mut Slab<Self>) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let _ = shape;
+        let _ = key;
         steps(slab)
     }
 }

@@ -11,9 +11,8 @@ use crate::error::BackendError;
 use crate::graph::Graph;
 use crate::prepared::{PlanStatistics, Prepared, Programs};
 use crate::program::Place;
-use crate::weight::Weight;
 use crate::weights::{RegionWriter, WeightPlan, Weights, load_weights};
-use vecmill_model::{Model, ModelError, Pooling};
+use vecmill_model::{Model, ModelError, Pooling, Weight};
 
 /// A model, loaded onto a backend.
 ///

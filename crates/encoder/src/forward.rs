@@ -1,14 +1,17 @@
-//! The forward pass of a post-norm transformer encoder, written once for every architecture, as a
-//! graph.
+//! The forward pass of a transformer encoder, written once for every architecture, as a graph.
 //!
-//! BERT, RoBERTa, XLM-RoBERTa, DistilBERT and MPNet differ in the names of their tensors, in where
-//! positions start and in whether attention has a relative bias: all of that is data in
-//! [`vecmill_model`]. What remains is this, and a [task](crate::tasks)'s tail.
+//! In what models differ is data, an [`Architecture`] with its weights. What remains is this, and a
+//! [task](crate::tasks)'s tail.
+
+use std::sync::Arc;
+
+use vecmill_model::{
+    Activation, Architecture, Bias, Embedding, FeedForward, Layer, Model, ModelError, Order,
+    Pooling, Weight,
+};
 
 use crate::graph::{Graph, GraphBuilder, RelativeBias, ValueId};
 use crate::tasks::TASKS;
-use crate::weight::{Linear, Norm, Weight};
-use vecmill_model::{Activation, Config, Model, ModelError, Pooling, TensorView};
 
 /// The graph of `model`, and its weights by their numbers; `pooling` overrides the model's own.
 ///
@@ -19,39 +22,31 @@ pub(crate) fn graph(
     pooling: Option<Pooling>,
 ) -> Result<(Graph, Vec<Weight>), ModelError> {
     let found = TASKS.iter().find_map(|task| Some((task, (task.find)(model, pooling)?)));
-    let config = &model.config;
-    let names = config.names();
-    let tensors = Tensors { model };
-    let mut graph = GraphBuilder::new(config.layers);
-    let mut rows = embed(&mut graph, &tensors)?;
-    let bias = relative_bias(&mut graph, &tensors)?;
-    for index in 0..config.layers {
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
-        let name = |part| names.in_layer(index, part);
-        let qkv = [names.query, names.key, names.value].map(name);
-        let qkv = tensors.linear(&qkv, hidden, hidden)?;
-        let output = tensors.linear(&[name(names.attention_output)], hidden, hidden)?;
-        let attention_norm = tensors.norm(&name(names.attention_norm))?;
-        let up = tensors.linear(&[name(names.up)], intermediate, hidden)?;
-        let down = tensors.linear(&[name(names.down)], hidden, intermediate)?;
-        let output_norm = tensors.norm(&name(names.output_norm))?;
+    let Architecture { embedding, layers } = model.architecture()?;
+    let mut graph = GraphBuilder::new(layers.len());
+    let mut rows = embed(&mut graph, &embedding);
+    let biases = biases(&mut graph, &layers);
+    for (index, (layer, bias)) in layers.iter().zip(biases).enumerate() {
+        let Layer { order, attention, feed_forward } = layer;
+        let Order::Post { attention: attention_norm, output: output_norm } = order;
+        let FeedForward::Plain { up, down, activation } = feed_forward;
 
         graph.layer(Some(index));
-        let qkv = graph.linear(rows, &qkv, Activation::Identity);
-        let mut context = graph.attention(qkv, config.heads, bias);
+        let qkv = graph.linear(rows, &attention.qkv, Activation::Identity);
+        let mut context = graph.attention(qkv, attention.heads, bias);
         let pick = found.as_ref().and_then(|(_, head)| head.pick());
-        if let Some(pick) = pick.filter(|_| index + 1 == config.layers) {
+        if let Some(pick) = pick.filter(|_| index + 1 == layers.len()) {
             // Behind the last attention no row depends on others: those that are read suffice.
             context = graph.pool(context, pick);
             rows = graph.pool(rows, pick);
         }
-        let output = graph.linear(context, &output, Activation::Identity);
+        let output = graph.linear(context, &attention.output, Activation::Identity);
         let attended = graph.add(output, rows);
-        let attended = graph.norm(attended, &attention_norm);
-        let between = graph.linear(attended, &up, config.activation);
-        let output = graph.linear(between, &down, Activation::Identity);
+        let attended = graph.norm(attended, attention_norm);
+        let between = graph.linear(attended, up, *activation);
+        let output = graph.linear(between, down, Activation::Identity);
         rows = graph.add(output, attended);
-        rows = graph.norm(rows, &output_norm);
+        rows = graph.norm(rows, output_norm);
     }
     graph.layer(None);
     if let Some((task, head)) = found {
@@ -60,59 +55,32 @@ pub(crate) fn graph(
     Ok(graph.finish(vec![rows]))
 }
 
-fn embed(graph: &mut GraphBuilder, tensors: &Tensors<'_>) -> Result<ValueId, ModelError> {
-    let (config, weights) = (&tensors.model.config, &tensors.model.weights);
-    let names = config.names();
-    let table = |name, rows| weights.tensor(name, &[rows, config.hidden]).map(Weight::Tensor);
-    let types = names.type_embeddings.filter(|_| config.token_types > 0);
-    let types = types.map(|name| table(name, config.token_types)).transpose()?;
-    let words = table(names.word_embeddings, config.vocabulary)?;
-    let positions = table(names.position_embeddings, config.positions)?;
-    let norm = tensors.norm(names.embedding_norm)?;
-    let sum = graph.embed(&words, &positions, types.as_ref());
-    Ok(graph.norm(sum, &norm))
-}
-
-/// All layers have the same.
-fn relative_bias(
-    graph: &mut GraphBuilder,
-    tensors: &Tensors<'_>,
-) -> Result<Option<RelativeBias>, ModelError> {
-    let config = &tensors.model.config;
-    let (Some(buckets), Some(name)) = (config.relative_buckets, config.names().relative_bias)
-    else {
-        return Ok(None);
-    };
-    let table = tensors.model.weights.tensor(name, &[buckets, config.heads])?;
-    let table = graph.weight(&Weight::Tensor(table));
-    Ok(Some(RelativeBias { table, reach: Config::RELATIVE_MAX_DISTANCE }))
-}
-
-/// A model's tensors, found by name and checked.
-struct Tensors<'a> {
-    model: &'a Model,
-}
-
-impl Tensors<'_> {
-    fn norm(&self, prefix: &str) -> Result<Norm, ModelError> {
-        let Config { hidden, epsilon, .. } = self.model.config;
-        let (gain, bias) = self.model.weights.norm(prefix, hidden)?;
-        Ok(Norm { gain: Weight::Tensor(gain), bias: Weight::Tensor(bias), epsilon })
+fn embed(graph: &mut GraphBuilder, embedding: &Embedding) -> ValueId {
+    let Embedding { words, positions, types, norm, projection } = embedding;
+    let sum = graph.embed(words, positions, types.as_ref());
+    let rows = graph.norm(sum, norm);
+    match projection {
+        Some(projection) => graph.linear(rows, projection, Activation::Identity),
+        None => rows,
     }
+}
 
-    /// Layers that share their input, stacked as one.
-    fn linear(
-        &self,
-        prefixes: &[String],
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Linear, ModelError> {
-        let pairs =
-            prefixes.iter().map(|prefix| self.model.weights.linear(prefix, outputs, inputs));
-        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
-        let (weights, biases): (Vec<TensorView>, Vec<TensorView>) = pairs.into_iter().unzip();
-        Ok(Linear { weight: Weight::Stack(weights), bias: Some(Weight::Stack(biases)) })
+/// Each layer's bias of attention; layers that share one read the same weight.
+fn biases(graph: &mut GraphBuilder, layers: &[Layer]) -> Vec<Option<RelativeBias>> {
+    let mut known: Option<(&Arc<Bias>, RelativeBias)> = None;
+    let mut all = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let bias = layer.attention.bias.as_ref().map(|bias| match known {
+            Some((same, number)) if Arc::ptr_eq(same, bias) => number,
+            _ => {
+                let number = RelativeBias { table: graph.weight(&bias.table), reach: bias.reach };
+                known = Some((bias, number));
+                number
+            }
+        });
+        all.push(bias);
     }
+    all
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@
 //! ([`Lower`](crate::Lower)), and data can be asked what a call can't: who reads this, what
 //! comes next.
 
-use crate::weight::{Linear, Norm, Weight, WeightShape};
-use vecmill_model::{Activation, Poolings};
+use vecmill_model::{Activation, Linear, Norm, Poolings, Weight, WeightShape};
 
 /// Names a value: a matrix that one operation computes and others read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -35,10 +35,9 @@ mod relative;
 mod sizes;
 mod tasks;
 mod warm_up;
-mod weight;
 mod weights;
 
-pub use backend::{Backend, Kernel, Lower, Slab, Stream};
+pub use backend::{Backend, Kernel, Lower, RepeatKey, Slab, Stream};
 pub use batch::{Batch, Shape};
 pub use encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
 pub use error::BackendError;
@@ -51,5 +50,4 @@ pub use program::{Place, Placed, Places, Program, RowBound, Step, Value};
 pub use relative::biases_by_distance;
 pub use tasks::{Scaling, finish};
 pub use warm_up::Practised;
-pub use weight::{Linear, Norm, Weight, WeightShape};
 pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, Weights, load_weights};

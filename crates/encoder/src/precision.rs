@@ -1,7 +1,6 @@
 //! How exact a backend is: what the conformance suite derives its tolerances from.
 
-use vecmill_model::DType;
-use vecmill_model::e4m3;
+use vecmill_model::{DType, e4m3};
 
 /// The rounding errors of a backend, from which the conformance suite derives its tolerances.
 ///

@@ -8,19 +8,19 @@
 //! used least recently goes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vecmill_memory::{Lease, Plan};
 
-use crate::backend::{Backend, Lower};
+use crate::backend::{Backend, Lower, RepeatKey};
 use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
 use crate::error::BackendError;
 use crate::forward;
 use crate::graph::{Graph, Op, Rows};
 use crate::program::{Place, Placed, Program, RowBound};
-use crate::weight::Weight;
 use crate::weights::{WeightPlan, Weights};
-use vecmill_model::{Model, ModelError, Pooling};
+use vecmill_model::{Model, ModelError, Pooling, Weight};
 
 /// Programs that are kept: at about 20 KB for one of twelve layers, 20 MB.
 const CAPACITY: usize = 1024;
@@ -28,6 +28,8 @@ const CAPACITY: usize = 1024;
 /// A program, and where its values lie.
 #[derive(Debug)]
 pub struct Prepared<K> {
+    /// Of those that it belongs to, or its own.
+    number: u64,
     program: Program<K>,
     placed: Placed,
 }
@@ -35,8 +37,12 @@ pub struct Prepared<K> {
 impl<K> Prepared<K> {
     /// Of `program`, all of whose steps are there.
     pub fn of(program: Program<K>) -> Self {
+        Self::numbered(next_number(), program)
+    }
+
+    fn numbered(number: u64, program: Program<K>) -> Self {
         let placed = program.place();
-        Self { program, placed }
+        Self { number, program, placed }
     }
 
     /// The steps.
@@ -64,11 +70,12 @@ impl<K> Prepared<K> {
     where
         B::Lower: Lower<Kernel = K>,
     {
-        let Self { program, placed } = self;
+        let Self { number: programs, program, placed } = self;
         lease.check_use(placed.plan().peak_bytes());
         let slab = lease.block_mut();
         backend.copy_in(slab, &batch.indices(shape, position_offset), placed.indices())?;
-        backend.repeat(slab, shape, |slab| {
+        let key = RepeatKey { programs: *programs, shape };
+        backend.repeat(slab, key, |slab| {
             let mut steps = program.steps().iter().enumerate();
             steps.try_for_each(|(index, step)| {
                 backend.run(weights, step, &placed.at(index, shape), slab)
@@ -83,11 +90,18 @@ impl<K> Prepared<K> {
     }
 }
 
+/// A number that nothing else has.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// The programs of a model on a kind of device.
 ///
 /// Batches and weights are planned as on the device itself, and no weight is read.
 #[derive(Debug)]
 pub struct Programs<L: Lower> {
+    number: u64,
     lowering: L,
     graph: Graph,
     /// The largest shape that programs are rounded up to.
@@ -136,7 +150,8 @@ impl<L: Lower> Programs<L> {
         let (graph, weights) = forward::graph(model, pooling)?;
         let max_tokens = model.config.max_tokens();
         let largest = Shape { tokens: usize::MAX, sequences: usize::MAX, longest: max_tokens };
-        Ok((Self { lowering, graph, largest, max_tokens, state: Mutex::default() }, weights))
+        let (number, state) = (next_number(), Mutex::default());
+        Ok((Self { number, lowering, graph, largest, max_tokens, state }, weights))
     }
 
     /// With `largest` as the shape that no batch will exceed: the largest batch is planned exactly,
@@ -184,7 +199,7 @@ impl<L: Lower> Programs<L> {
 
     /// A program for these rows, made anew.
     pub fn make(&self, rows: RowBound) -> Prepared<L::Kernel> {
-        Prepared::of(self.lowering.lower(&self.graph, rows))
+        Prepared::numbered(self.number, self.lowering.lower(&self.graph, rows))
     }
 
     /// The most that a batch of `shape` takes, whatever operations are one kernel with a few tokens

@@ -327,8 +327,7 @@ fn index_bytes(count: usize) -> usize {
 mod tests {
     use super::*;
     use crate::graph::GraphBuilder;
-    use crate::weight::{Linear, Weight};
-    use vecmill_model::{Activation, TensorView};
+    use vecmill_model::{Activation, Linear, TensorView, Weight};
 
     const SHAPE: Shape = Shape { tokens: 100, sequences: 3, longest: 50 };
 

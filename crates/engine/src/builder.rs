@@ -11,20 +11,20 @@ use vecmill_model::{DType, Model, ModelError, Pipeline, Pooling};
 use vecmill_scheduler::{ClassId, DeviceSettings, policy};
 
 use crate::core::{Core, Parts};
-use crate::device::{DeviceSpec, MemoryBudget};
+use crate::devices::{DeviceSpec, MemoryBudget};
 use crate::engine::{Engine, Loader};
 use crate::error::StartError;
 use crate::experiment::Experiment;
 use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
-use crate::info::{Device, Info};
+use crate::info::{DeviceSummary, Info};
 use crate::machine::threads;
 use crate::metrics;
 use crate::models::{Models, Served};
-use crate::monitor::Watched;
 use crate::practice;
 use crate::queue::Queue;
 use crate::request::Prompt;
-use crate::tokenizer::Tokenizer;
+use crate::sensors::Watched;
+use crate::tokenize::Tokenizer;
 
 /// The class of the first model's work.
 const CLASS: ClassId = ClassId::FIRST;
@@ -411,12 +411,12 @@ impl Builder {
         }
     }
 
-    fn info(&self, model: &Model, max_batch_tokens: usize, devices: Vec<Device>) -> Info {
+    fn info(&self, model: &Model, max_batch_tokens: usize, devices: Vec<DeviceSummary>) -> Info {
         let (model_id, revision) = self.model_name();
         Info {
             model_id,
             revision,
-            architecture: model.config.family.model_type().into(),
+            architecture: model.config.model_type.into(),
             dtype: devices.first().map(|device| device.dtype.clone()).unwrap_or_default(),
             pooling: model.pipeline.pooling.to_string(),
             normalized: model.pipeline.normalize,

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::models::{Models, Open, Served};
 use crate::queue::Queue;
 use crate::request::{Input, Request, TokenizeRequest, Truncation};
-use crate::tokenizer::{TOKENS_LIMIT, Tokenized, Tokens};
+use crate::tokenize::{TOKENS_LIMIT, Tokenized, Tokens};
 
 /// Inputs that are tokenised as one task: a large request reaches the device in parts, early.
 const INPUTS_PER_TASK: usize = 32;

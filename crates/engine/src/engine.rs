@@ -1,4 +1,4 @@
-//! The handle to running models.
+//! The handle to running models: what is asked of them. What their operator asks is in `operate`.
 
 use std::fmt;
 use std::future::Future;
@@ -6,27 +6,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vecmill_backend_cuda::DeviceState;
 use vecmill_encoder::LoadError;
-use vecmill_memory::Statistics;
-use vecmill_memory::recording::Recording;
-use vecmill_scheduler::policy::UnknownPolicy;
-use vecmill_scheduler::{ClassId, DeviceStatistics, Speed};
+use vecmill_scheduler::{ClassId, Speed};
 
 use crate::answer::GiveUpOnDrop;
 use crate::builder::{Builder, no_device, open_model};
 use crate::core::Core;
-use crate::device::{KeptSpeed, Loading, Place};
+use crate::devices::{CachedSpeed, Loading, Place};
 use crate::error::{RequestError, StartError};
 use crate::experiment::Experiment;
 use crate::fetch::ModelRef;
 use crate::info::Info;
 use crate::models::{Changing, ModelStatus, Open, Served};
-use crate::monitor::{Monitor, Watched};
 use crate::practice;
 use crate::request::{Input, Prompt, Reply, Request, TokenizeRequest};
-use crate::tokenizer::{Tokenized, Tokenizer};
-use crate::upkeep::Upkeep;
+use crate::sensors::{Monitor, Watched};
+use crate::sweep::Sweep;
+use crate::tokenize::{Tokenized, Tokenizer};
 use crate::worker::{self, Worker};
 
 /// How often it is looked whether a model's requests are answered.
@@ -36,21 +32,21 @@ const DRAINED: Duration = Duration::from_millis(1);
 /// shuts down.
 #[derive(Clone)]
 pub struct Engine {
-    running: Arc<Running>,
+    pub(crate) running: Arc<Running>,
 }
 
-struct Running {
-    core: Arc<Core>,
+pub(crate) struct Running {
+    pub(crate) core: Arc<Core>,
     info: Info,
-    devices: Vec<Arc<dyn Worker>>,
+    pub(crate) devices: Vec<Arc<dyn Worker>>,
     /// Where the speed of each model on each device is kept, if anywhere.
-    kept: Mutex<Vec<(ClassId, usize, KeptSpeed)>>,
+    kept: Mutex<Vec<(ClassId, usize, CachedSpeed)>>,
     /// What other models are loaded by.
     loader: Option<Loader>,
     changing: Changing,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    upkeep: Mutex<Option<Upkeep>>,
-    monitor: Mutex<Option<Monitor>>,
+    sweep: Mutex<Option<Sweep>>,
+    pub(crate) monitor: Mutex<Option<Monitor>>,
 }
 
 /// What models are loaded by after the start.
@@ -75,21 +71,21 @@ impl Engine {
         core: Arc<Core>,
         info: Info,
         devices: Vec<Arc<dyn Worker>>,
-        kept: Vec<Option<KeptSpeed>>,
+        kept: Vec<Option<CachedSpeed>>,
         watched: Vec<Watched>,
         experiment: Option<Arc<Experiment>>,
         loader: Option<Loader>,
     ) -> std::io::Result<Self> {
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
-        let upkeep = Upkeep::start(Arc::clone(&core), experiment, names)?;
-        let upkeep = Mutex::new(Some(upkeep));
+        let sweep = Sweep::start(Arc::clone(&core), experiment, names)?;
+        let sweep = Mutex::new(Some(sweep));
         let monitor = Mutex::new(Some(Monitor::start(Arc::clone(&core), watched)?));
         let threads = Mutex::default();
         let kept = kept.into_iter().enumerate();
         let kept = kept.filter_map(|(index, kept)| Some((ClassId::FIRST, index, kept?))).collect();
         let (kept, changing) = (Mutex::new(kept), Changing::default());
         let running =
-            Running { core, info, devices, kept, loader, changing, threads, upkeep, monitor };
+            Running { core, info, devices, kept, loader, changing, threads, sweep, monitor };
         for (index, device) in running.devices.iter().enumerate() {
             let thread = worker::spawn(Arc::clone(device), Arc::clone(&running.core), index)?;
             running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -114,6 +110,29 @@ impl Engine {
         async move {
             let _caller = caller;
             receiver.await.unwrap_or(Err(RequestError::Lost))
+        }
+    }
+
+    /// The vector of one text, with the model's own settings for all else: an [`embed`](Self::embed) for
+    /// when nothing more is asked.
+    ///
+    /// ```no_run
+    /// # async fn one(engine: vecmill_engine::Engine) -> Result<(), vecmill_engine::RequestError> {
+    /// let vector: Vec<f32> = engine.embed_text("a quick brown fox").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`embed`](Self::embed).
+    pub fn embed_text(
+        &self,
+        text: &str,
+    ) -> impl Future<Output = Result<Vec<f32>, RequestError>> + Send + 'static {
+        let reply = self.embed(Request::new([text]));
+        async move {
+            let embedding = reply.await?.embeddings.pop();
+            embedding.map(|embedding| embedding.vector).ok_or(RequestError::Lost)
         }
     }
 
@@ -198,81 +217,6 @@ impl Engine {
     pub fn readiness(&self) -> Result<(), RequestError> {
         let core = &self.running.core;
         core.queue.serves(&core.models.ready())
-    }
-
-    /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
-    ///
-    /// # Errors
-    /// None in practice: writing to a string does not fail.
-    pub fn write_metrics(&self, out: &mut String) -> fmt::Result {
-        let running = &self.running;
-        let devices = running.devices.iter();
-        let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
-        let queue = &running.core.queue;
-        let scheduling = self.scheduling();
-        let states = self.device_states();
-        running.core.metrics.write(out, queue.backlog(), scheduling, states, memory)
-    }
-
-    /// How each device stands with the scheduler, and what it has done.
-    pub fn scheduling(&self) -> Vec<(String, DeviceStatistics)> {
-        let names = self.running.devices.iter().map(|device| device.name().to_owned());
-        names.zip(self.running.core.queue.statistics()).collect()
-    }
-
-    /// What devices say of themselves, those that do, as of at most some seconds ago.
-    pub fn device_states(&self) -> Vec<(String, DeviceState)> {
-        let running = &self.running;
-        let monitor = running.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-        let states = monitor.as_ref().map(Monitor::states).unwrap_or_default().into_iter();
-        states.map(|(index, state)| (running.devices[index].name().to_owned(), state)).collect()
-    }
-
-    /// The policy by which devices get work.
-    pub fn policy(&self) -> &'static str {
-        self.running.core.queue.policy()
-    }
-
-    /// Changes the policy; what waits is dealt out anew.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        self.running.core.queue.set_policy(name)
-    }
-
-    /// Has a device finish what it has begun and gives it nothing more, even if it is the last;
-    /// `false` if there is none of that name.
-    pub fn drain(&self, device: &str) -> bool {
-        self.on_device(device, |index| self.running.core.queue.drain(index))
-    }
-
-    /// Gives a device work again that was drained, or is out; `false` if there is none of that name.
-    pub fn restore(&self, device: &str) -> bool {
-        self.on_device(device, |index| self.running.core.queue.restore(index))
-    }
-
-    fn on_device(&self, name: &str, act: impl FnOnce(usize)) -> bool {
-        let index = self.running.devices.iter().position(|device| device.name() == name);
-        index.map(act).is_some()
-    }
-
-    /// The memory of each device.
-    pub fn memory(&self) -> Vec<(String, Statistics)> {
-        let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.memory().pool)).collect()
-    }
-
-    /// Gives each device's unused memory back now, and tells how many bytes that were.
-    pub fn trim_memory(&self) -> Vec<(String, usize)> {
-        let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.trim_memory())).collect()
-    }
-
-    /// What each device's pool remembers of its leases.
-    pub fn memory_trace(&self) -> Vec<(String, Recording)> {
-        let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
     }
 
     /// Refuses new requests, finishes those accepted and ends the workers. Blocks until then.
@@ -406,7 +350,7 @@ impl Running {
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<(ClassId, usize, KeptSpeed)>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<(ClassId, usize, CachedSpeed)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -420,7 +364,7 @@ impl Running {
         });
         let speeds = speeds.collect();
         drop(kept);
-        KeptSpeed::write_all(speeds);
+        CachedSpeed::write_all(speeds);
     }
 
     fn shutdown(&self) {
@@ -433,7 +377,7 @@ impl Running {
         }
         self.core.queue.finish();
         self.keep_speeds(|_| true);
-        drop(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.sweep.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {
             device.stop();

@@ -34,12 +34,12 @@ pub struct Info {
     /// Ids of the special tokens that it puts behind each text.
     pub tokens_after: Vec<u32>,
     /// The devices that run batches.
-    pub devices: Vec<Device>,
+    pub devices: Vec<DeviceSummary>,
 }
 
 /// A place that runs batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct DeviceSummary {
     /// Its name, for example `cpu`.
     pub name: String,
     /// What it is, for example `2 threads, AVX2`.

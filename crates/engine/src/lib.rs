@@ -6,7 +6,7 @@
 //! answer (`answer`). Several devices (`device`) share the queue (`queue`).
 //!
 //! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
-//! - [`plan`] says beforehand what fits a memory budget; [`convert`] writes a model in another number
+//! - [`capacity`] says beforehand what fits a memory budget; [`convert`] writes a model in another number
 //!   format.
 //! - [`Request`] and [`Reply`] are what goes in and comes out; [`RequestError`] and [`StartError`]
 //!   say whose fault it was.
@@ -30,9 +30,10 @@
 mod answer;
 mod aside;
 mod builder;
+pub mod capacity;
 pub mod convert;
 mod core;
-mod device;
+mod devices;
 pub mod disk;
 mod engine;
 mod error;
@@ -42,27 +43,27 @@ mod info;
 pub mod machine;
 mod metrics;
 mod models;
-mod monitor;
-pub mod plan;
+mod operate;
 mod practice;
 mod queue;
+mod recording;
 mod request;
-mod tokenizer;
-mod traces;
-mod upkeep;
+mod sensors;
+mod sweep;
+mod tokenize;
 mod worker;
 
 pub use builder::Builder;
-pub use device::{DeviceSpec, DeviceSpecError, MemoryBudget};
+pub use devices::{DeviceSpec, DeviceSpecError, MemoryBudget};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
-pub use info::{Device, Info};
+pub use info::{DeviceSummary, Info};
 pub use models::{ModelState, ModelStatus};
 pub use request::{
     Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
     Truncation,
 };
-pub use tokenizer::{TOKENS_LIMIT, Tokenized, Tokenizer};
+pub use tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};
 pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};

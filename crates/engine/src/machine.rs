@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vecmill_backend_cuda::{self as cuda, DeviceInfo, DeviceState};
 
-use crate::device::{DeviceSpec, cpu_info, free_memory, gpus, state};
+use crate::devices::{DeviceSpec, cpu_info, free_memory, gpus, state};
 pub use memory::{Limiter, Memory};
 
 /// A device of this machine.

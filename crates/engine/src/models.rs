@@ -20,7 +20,7 @@ use vecmill_scheduler::ClassId;
 
 use crate::error::{RequestError, StartError};
 use crate::request::Prompt;
-use crate::tokenizer::Tokenizer;
+use crate::tokenize::Tokenizer;
 
 /// A model that requests can name.
 pub(crate) struct Served {

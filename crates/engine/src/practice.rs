@@ -6,7 +6,7 @@
 
 use crate::error::{RequestError, StartError};
 use crate::request::Truncation;
-use crate::tokenizer::Tokenizer;
+use crate::tokenize::Tokenizer;
 
 /// What every model should make something of.
 const TEXTS: [&str; 3] = ["Hello, world!", "good morning", "1 2 3"];

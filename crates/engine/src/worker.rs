@@ -18,10 +18,10 @@ use vecmill_memory::{LeaseError, Pool, Remedy, Statistics, Trimmer};
 use vecmill_scheduler::{ClassId, Speed};
 
 use crate::core::Core;
-use crate::device::Loading;
+use crate::devices::Loading;
 use crate::error::StartError;
-use crate::metrics::Snapshot;
-use crate::traces::RefusalTraces;
+use crate::metrics::PoolSample;
+use crate::recording::RefusalRecordings;
 use device_loop::DeviceLoop;
 
 /// How long a batch, with all that it is split into, waits for memory.
@@ -51,7 +51,7 @@ pub(crate) struct Device<B: Backend> {
     patience: Duration,
     /// Ways of computing that were taken in practice.
     ways_practised: u64,
-    refusal_traces: Option<RefusalTraces>,
+    refusal_traces: Option<RefusalRecordings>,
     trimmer: Mutex<Option<Trimmer>>,
 }
 
@@ -104,7 +104,7 @@ impl<B: Backend> Device<B> {
         name: &str,
         first: Resident<B>,
         pool: Pool<B::Source>,
-        refusal_traces: Option<RefusalTraces>,
+        refusal_traces: Option<RefusalRecordings>,
     ) -> std::io::Result<Self> {
         let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = first.encoder.backend().ways_taken();
@@ -262,7 +262,7 @@ pub(crate) trait Worker: Send + Sync {
     fn in_flight(&self) -> usize;
     /// Bytes that it has of the device, for weights and batches.
     fn memory_bytes(&self) -> usize;
-    fn memory(&self) -> Snapshot;
+    fn memory(&self) -> PoolSample;
     fn trim_memory(&self) -> usize;
     fn memory_trace(&self) -> Recording;
     /// Ends what runs beside the batches.
@@ -351,7 +351,7 @@ impl<B: Backend> Worker for Device<B> {
         reserved_bytes + held_bytes
     }
 
-    fn memory(&self) -> Snapshot {
+    fn memory(&self) -> PoolSample {
         let ways = self.backend.ways_taken();
         let plans = self.all_residents().into_iter().map(|(_, it)| it.encoder.plan_statistics());
         let add = |a: PlanStatistics, b: PlanStatistics| PlanStatistics {
@@ -360,7 +360,7 @@ impl<B: Backend> Worker for Device<B> {
             misses: a.misses + b.misses,
             evictions: a.evictions + b.evictions,
         };
-        Snapshot {
+        PoolSample {
             pool: self.pool.statistics(),
             plans: plans.reduce(add).unwrap_or_default(),
             first_uses: ways.saturating_sub(self.ways_practised),

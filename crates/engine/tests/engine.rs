@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use vecmill_engine::capacity::{DType, FitError, Target};
 use vecmill_engine::fetch::ModelRef;
-use vecmill_engine::plan::{DType, FitError, Target};
 use vecmill_engine::{
     Builder, DeviceSpec, Engine, Fault, Input, Keep, MemoryBudget, Prompt, Request, RequestError,
     StartError, Token, TokenizeRequest, Truncation,
@@ -62,6 +62,14 @@ impl Drop for Told {
     fn drop(&mut self) {
         let _ = self.0.send(());
     }
+}
+
+#[test]
+fn one_text_gives_its_vector() {
+    let engine = builder("electra-narrow").start().unwrap();
+    let vector = block_on(engine.embed_text("a quick brown fox")).unwrap();
+    let reply = engine.embed_blocking(Request::new(["a quick brown fox"])).unwrap();
+    assert_eq!(vector, reply.embeddings[0].vector);
 }
 
 #[test]
@@ -310,7 +318,7 @@ fn every_tokenizer_family_works_end_to_end() {
 #[test]
 fn what_does_not_fit_the_budget_is_said_at_the_start() {
     let result = builder("bert-mean").memory_budget(1 << 20).start();
-    let planned = builder("bert-mean").memory_budget(1 << 20).plan(Target::CPU);
+    let planned = builder("bert-mean").memory_budget(1 << 20).capacity(Target::CPU);
     assert_eq!(
         format!("{:?}", planned.unwrap_err()),
         format!("{:?}", result.as_ref().unwrap_err())
@@ -346,7 +354,7 @@ fn devices_that_can_t_be_used_are_said_at_the_start() {
 fn the_plan_and_the_server_agree() {
     for mib in [6, 8, 16, 4096] {
         let builder = builder("bert-mean").memory_budget(mib << 20);
-        let plan = builder.plan(Target::CPU).unwrap();
+        let plan = builder.capacity(Target::CPU).unwrap();
         let engine = builder.start().unwrap();
         assert_eq!(plan.fit.largest.tokens, engine.info().max_batch_tokens);
         assert_eq!(plan.max_input_tokens, engine.info().max_input_tokens);
@@ -364,17 +372,17 @@ fn the_plan_and_the_server_agree() {
 
 #[test]
 fn a_plan_for_a_gpu_needs_none_but_a_budget() {
-    let gpu = builder("bert-mean").memory_budget(1 << 30).plan(Target::GPU).unwrap();
+    let gpu = builder("bert-mean").memory_budget(1 << 30).capacity(Target::GPU).unwrap();
     assert_eq!((gpu.fit.in_flight, gpu.fit.largest.tokens), (2, 16_384));
     assert_eq!(gpu.target.dtype(), "float16");
-    let unknown = builder("bert-mean").plan(Target::GPU);
+    let unknown = builder("bert-mean").capacity(Target::GPU);
     assert!(matches!(unknown, Err(StartError::Setting { setting: "memory budget", .. })));
-    let small = builder("bert-mean").memory_budget(1 << 20).plan(Target::GPU).unwrap_err();
+    let small = builder("bert-mean").memory_budget(1 << 20).capacity(Target::GPU).unwrap_err();
     let StartError::Budget(FitError::TooSmall { missing_bytes, .. }) = small else {
         panic!("{small}");
     };
     let enough = builder("bert-mean").memory_budget((1 << 20) + missing_bytes);
-    assert_eq!(enough.plan(Target::GPU).unwrap().fit.headroom_bytes, 0);
+    assert_eq!(enough.capacity(Target::GPU).unwrap().fit.headroom_bytes, 0);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use vecmill_server::{Server, Settings};
 use crate::folder::models;
 
 /// Where bodies go, by the first byte of an input.
-const ROUTES: [&str; 6] = ["/v1/embeddings", "/embed", "/tokenize", "/embeddings", "/decode", "/"];
+const ROUTES: [&str; 6] = ["/v1/embeddings", "/embed", "/tokenize", "/api/embed", "/decode", "/"];
 
 /// How long any answer may take. Generous: it is for what would never come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,11 +26,11 @@ struct Client {
 impl Client {
     fn new() -> Self {
         let settings = Settings::default();
-        let (server, slot) = Server::bind("127.0.0.1:0", settings).unwrap();
+        let (server, loading) = Server::bind("127.0.0.1:0", settings).unwrap();
         let address = server.local_addr();
         let model = ModelRef::Folder(models().join("bert-mean"));
         let engine = Engine::builder().model(model).devices(vec!["cpu".parse().unwrap()]);
-        slot.ready(engine.cpu_threads(1).start().unwrap());
+        loading.ready(engine.cpu_threads(1).start().unwrap());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)

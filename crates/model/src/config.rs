@@ -2,10 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::family::Positions;
+use super::families::{self, Family, Positions};
 use super::json::{JsonFile, shortened};
 use super::keys::{self, Kind};
-use super::{Family, ModelError, Names, Warning};
+use super::{ModelError, Warning};
 
 /// Bounds of what is believed; the largest encoders stay far below.
 const HIDDEN: RangeInclusive<usize> = 1..=1 << 16;
@@ -73,10 +73,14 @@ impl Activation {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The architecture.
-    pub family: Family,
+    /// Its family.
+    pub family: &'static Family,
+    /// What `config.json` calls its architecture; one of the family's.
+    pub model_type: &'static str,
     /// Numbers per token between layers.
     pub hidden: usize,
+    /// Numbers per token of the embeddings; mostly as many as `hidden`.
+    pub embedding: usize,
     /// How many layers there are.
     pub layers: usize,
     /// Attention heads per layer; they divide `hidden` evenly.
@@ -102,36 +106,36 @@ pub struct Config {
 }
 
 impl Config {
-    /// The distance in tokens from which on all distances share the last bucket.
-    pub const RELATIVE_MAX_DISTANCE: usize = 128;
-
     /// Reads `config.json`.
     pub(super) fn read(file: &JsonFile, warnings: &mut Vec<Warning>) -> Result<Self, ModelError> {
-        let family = family(file)?;
+        let (family, model_type) = family(file)?;
         keys::check(file, Kind::Config(family), warnings)?;
         refuse_code(file)?;
-        let keys = family.keys();
+        let keys = &family.keys;
         let hidden = file.required_integer(keys.hidden, HIDDEN)?;
         let heads = file.required_integer(keys.heads, HEADS)?;
         if !hidden.is_multiple_of(heads) {
             return Err(file.wrong(keys.heads, format!("a divisor of {hidden}")));
         }
-        let names = family.names();
         let vocabulary = file.required_integer("vocab_size", VOCABULARY)?;
         let positions = file.required_integer("max_position_embeddings", POSITIONS)?;
-        let token_types = match names.type_embeddings {
-            Some(_) => file.integer("type_vocab_size", TOKEN_TYPES)?.unwrap_or(DEFAULT_TOKEN_TYPES),
+        let token_types = match keys.token_types {
+            Some(key) => file.integer(key, TOKEN_TYPES)?.unwrap_or(DEFAULT_TOKEN_TYPES),
             None => 0,
         };
-        let relative_buckets = match names.relative_bias {
-            Some(_) => Some(
-                file.integer("relative_attention_num_buckets", BUCKETS)?.unwrap_or(DEFAULT_BUCKETS),
-            ),
+        let relative_buckets = match keys.relative_buckets {
+            Some(key) => Some(file.integer(key, BUCKETS)?.unwrap_or(DEFAULT_BUCKETS)),
             None => None,
+        };
+        let embedding = match keys.embedding {
+            Some((key, default)) => file.integer(key, HIDDEN)?.unwrap_or(default),
+            None => hidden,
         };
         Ok(Self {
             family,
+            model_type,
             hidden,
+            embedding,
             layers: file.required_integer(keys.layers, LAYERS)?,
             heads,
             head_size: hidden / heads,
@@ -146,29 +150,22 @@ impl Config {
         })
     }
 
-    /// What the tensors are called.
-    pub fn names(&self) -> &'static Names {
-        self.family.names()
-    }
-
     /// The most tokens that have a position.
     pub fn max_tokens(&self) -> usize {
         self.positions - self.position_offset
     }
 }
 
-fn family(file: &JsonFile) -> Result<Family, ModelError> {
-    let supported = || Family::ALL.map(Family::model_type).join(", ");
+fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError> {
+    let supported = || families::ALL.map(|family| family.model_types.join(", ")).join(", ");
     let Some(found) = file.text("model_type")? else {
         return Err(file.wrong("model_type", format!("one of {}", supported())));
     };
-    Family::ALL.into_iter().find(|family| family.model_type() == found).ok_or_else(|| {
-        ModelError::Unsupported {
-            path: file.path().to_owned(),
-            what: "the architecture",
-            found: shortened(found),
-            supported: supported(),
-        }
+    Family::of(found).ok_or_else(|| ModelError::Unsupported {
+        path: file.path().to_owned(),
+        what: "the architecture",
+        found: shortened(found),
+        supported: supported(),
     })
 }
 
@@ -189,9 +186,9 @@ fn refuse_code(file: &JsonFile) -> Result<(), ModelError> {
 }
 
 /// Where positions start, at most `limit`.
-fn position_offset(file: &JsonFile, family: Family, limit: usize) -> Result<usize, ModelError> {
+fn position_offset(file: &JsonFile, family: &Family, limit: usize) -> Result<usize, ModelError> {
     let key = "pad_token_id";
-    let padding = match family.positions() {
+    let padding = match family.positions {
         Positions::FromZero => return Ok(0),
         Positions::After(padding) => padding,
         Positions::AfterPadding(default) => {
@@ -206,10 +203,9 @@ fn position_offset(file: &JsonFile, family: Family, limit: usize) -> Result<usiz
     clippy::cast_possible_truncation,
     reason = "single precision is what layer norms compute in"
 )]
-fn epsilon(file: &JsonFile, family: Family) -> Result<f32, ModelError> {
-    let key = "layer_norm_eps";
-    let stated = if family.states_epsilon() { file.number(key)? } else { None };
-    let epsilon = stated.unwrap_or(DEFAULT_EPSILON) as f32;
+fn epsilon(file: &JsonFile, family: &Family) -> Result<f32, ModelError> {
+    let Some(key) = family.keys.epsilon else { return Ok(DEFAULT_EPSILON as f32) };
+    let epsilon = file.number(key)?.unwrap_or(DEFAULT_EPSILON) as f32;
     if epsilon > 0.0 && epsilon <= 1.0 {
         Ok(epsilon)
     } else {

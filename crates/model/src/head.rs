@@ -11,9 +11,6 @@ use std::path::Path;
 use super::json::{Json, JsonFile, shortened};
 use super::{ModelError, Warning, Weights};
 
-/// The settings of Stanford's ColBERT.
-pub(super) const COLBERT: &str = "artifact.metadata";
-
 /// What the bodies of all families are called where they were saved without a head.
 const BODIES: [&str; 8] = [
     "BertModel",
@@ -47,7 +44,7 @@ const CLASSES: [(&str, Task); 16] = [
 ];
 
 /// Tasks by tensors of their heads.
-const TENSORS: [(&str, Task); 14] = [
+const TENSORS: [(&str, Task); 16] = [
     ("classifier.weight", Task::Classify),
     ("classifier.out_proj.weight", Task::Classify),
     ("classifier.dense.weight", Task::Classify),
@@ -62,6 +59,8 @@ const TENSORS: [(&str, Task); 14] = [
     ("lm_head.dense.weight", Task::Language),
     ("vocab_transform.weight", Task::Language),
     ("vocab_projector.weight", Task::Language),
+    ("discriminator_predictions.dense.weight", Task::Language),
+    ("generator_predictions.dense.weight", Task::Language),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +130,7 @@ pub(super) fn check(
             refuse(config.path(), format!("the key '{key}'"), Task::Classify)?;
         }
     }
-    let metadata = folder.join(COLBERT);
+    let metadata = folder.join(super::files::COLBERT);
     if super::file::has_file(&metadata)? {
         refuse(&metadata, "this file".to_owned(), Task::LateInteraction)?;
     }

@@ -1,9 +1,8 @@
 //! What lies in a model's folder and is not read, though it looks as if it should be.
 
 use super::file::{has_file, names_in};
-use super::modules::{self, Modules};
-use super::pipeline::{PROMPTS_FILE, TRANSFORMER_FILES};
-use super::weights::{INDEX, SINGLE};
+use super::files::{self, CONFIG_FILE, INDEX_FILE, MODULES_FILE, WEIGHTS_FILE};
+use super::modules::Modules;
 use super::{ModelError, Warning};
 
 /// Warns of files and folders that are passed over; `chosen` says that the model's user has chosen a
@@ -14,9 +13,9 @@ pub(super) fn check(
     warnings: &mut Vec<Warning>,
 ) -> Result<(), ModelError> {
     let transformer = modules.transformer();
-    if has_file(&transformer.join(SINGLE))? && has_file(&transformer.join(INDEX))? {
-        let what = format!("not read, because {SINGLE} lies beside");
-        warnings.push(Warning::new(&transformer.join(INDEX), what));
+    if has_file(&transformer.join(WEIGHTS_FILE))? && has_file(&transformer.join(INDEX_FILE))? {
+        let what = format!("not read, because {WEIGHTS_FILE} lies beside");
+        warnings.push(Warning::new(&transformer.join(INDEX_FILE), what));
     }
     let mut folders = Vec::new();
     for name in names_in(&modules.folder) {
@@ -38,13 +37,13 @@ pub(super) fn check(
         return Ok(());
     }
     let mut beside = folders;
-    for name in [PROMPTS_FILE].into_iter().chain(TRANSFORMER_FILES) {
+    for name in [files::PROMPTS].into_iter().chain(files::TRANSFORMER) {
         if has_file(&modules.folder.join(name))? {
             beside.push(name.to_owned());
         }
     }
     if !chosen || !beside.is_empty() {
-        warnings.push(Warning::new(&modules.folder.join(modules::FILE), assumed(chosen, &beside)));
+        warnings.push(Warning::new(&modules.folder.join(MODULES_FILE), assumed(chosen, &beside)));
     }
     Ok(())
 }
@@ -63,13 +62,17 @@ fn assumed(chosen: bool, beside: &[String]) -> String {
 /// The file that would be read were `name` written in lower case.
 fn in_other_case(name: &str) -> Option<&'static str> {
     const OTHERS: [&str; 5] = [
-        "config.json",
+        CONFIG_FILE,
         "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        PROMPTS_FILE,
+        files::TOKENIZER_CONFIG,
+        files::SPECIAL_TOKENS,
+        files::PROMPTS,
     ];
-    let known = OTHERS.into_iter().chain(TRANSFORMER_FILES).chain([modules::FILE, SINGLE, INDEX]);
+    let known = OTHERS.into_iter().chain(files::TRANSFORMER).chain([
+        MODULES_FILE,
+        WEIGHTS_FILE,
+        INDEX_FILE,
+    ]);
     known.into_iter().find(|known| *known != name && known.eq_ignore_ascii_case(name))
 }
 

@@ -1,23 +1,26 @@
 //! Models as they lie in a folder: configuration, pipeline and weights.
 //!
-//! - [`Config`] says what the transformer computes; [`Names`] says what its tensors are called.
+//! - [`Config`] has the transformer's sizes; its [`Family`], a row of [`families`], finds its tensors and
+//!   yields its [`Architecture`].
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
 //! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
 //! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
+//! - [`OPTIONAL_FILES`] and its neighbours say which files make a model.
 //! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
 //!
-//! The choice behind it: architectures differ in data, not in code. A family is one row of a table
-//! (its configuration's keys, its tensors' names, where its positions start), so that one forward
-//! pass runs them all. Files are taken as hostile: whatever they say is checked against a bound and
+//! The choice behind it: architectures differ in data, not in code, so that one forward pass runs them
+//! all. Nothing here knows of devices, memory or what computes. Files are taken as hostile: whatever they say is checked against a bound and
 //! against the bytes that are really there before anything is sized by it.
 
+mod architecture;
 mod config;
 mod convert;
 pub mod e4m3;
 mod error;
-mod family;
+pub mod families;
 mod file;
+mod files;
 mod head;
 mod json;
 mod keys;
@@ -30,47 +33,30 @@ mod safetensors;
 mod tensor;
 mod tokenizing;
 mod warning;
+mod weight;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use architecture::{
+    Architecture, Attention, Bias, Embedding, FeedForward, Layer, Linear, Norm, Order,
+};
 pub use config::{Activation, Config};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
-pub use family::{Family, Names};
+pub use families::Family;
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
+pub use files::{CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE};
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
 pub use pooling::{Pooling, Poolings, UnknownPooling};
 pub use tensor::{DType, TensorView};
 pub use tokenizing::{AddedToken, TokenizerSettings};
 pub use warning::Warning;
+pub use weight::{Weight, WeightShape};
 pub use weights::Weights;
 
 use modules::Modules;
-
-/// Files of settings beside `config.json` that count where they are there: in a model's own folder
-/// and in its transformer's. Of some only that they are there counts, against the model.
-pub const OPTIONAL_FILES: [&str; 15] = [
-    modules::FILE,
-    pipeline::PROMPTS_FILE,
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    ADAPTERS[0],
-    ADAPTERS[1],
-    head::COLBERT,
-];
-
-/// Weights that only change those of another model.
-const ADAPTERS: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// A model in a folder, checked and ready to be loaded onto devices.
 #[derive(Debug, Clone)]
@@ -78,7 +64,7 @@ pub struct Model {
     /// The folder of the transformer: its tokenizer is there. Mostly the model's own folder; some
     /// older models keep it in `0_Transformer`.
     pub folder: PathBuf,
-    /// What the transformer computes.
+    /// The transformer's sizes.
     pub config: Config,
     /// What happens before and after it.
     pub pipeline: Pipeline,
@@ -112,10 +98,11 @@ impl Model {
         let modules = Modules::open(folder, &mut warnings)?;
         let transformer = modules.transformer();
         refuse_adapter(transformer)?;
-        let file = JsonFile::open(&transformer.join("config.json"))?;
+        let file = JsonFile::open(&transformer.join(CONFIG_FILE))?;
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
-        let weights = Weights::open(transformer)?.with_prefix_of(config.names().word_embeddings)?;
+        let weights = Weights::open(transformer)?;
+        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
         if !modules.listed {
             let chosen = pooling.is_some();
             head::check(&file, &weights, transformer, chosen, &mut warnings)?;
@@ -123,6 +110,16 @@ impl Model {
         leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
         let folder = transformer.to_owned();
         Ok(Self { folder, config, pipeline, weights, warnings })
+    }
+
+    /// What the transformer computes, with all its tensors.
+    ///
+    /// # Errors
+    /// When a tensor is missing, or has another shape than `config.json` says, or isn't of F32, F16 or
+    /// BF16.
+    pub fn architecture(&self) -> Result<Architecture, ModelError> {
+        let tensors = families::Tensors::new(&self.weights, self.config.epsilon);
+        (self.config.family.read)(&self.config, &tensors)
     }
 
     /// Makes sure that no file of weights was changed since it was opened: to be asked when all that
@@ -154,7 +151,7 @@ impl Model {
 
 /// Refuses weights that only change those of another model.
 fn refuse_adapter(folder: &Path) -> Result<(), ModelError> {
-    for name in ADAPTERS {
+    for name in files::ADAPTERS {
         let path = folder.join(name);
         if has_file(&path)? {
             return Err(ModelError::Adapter { path });

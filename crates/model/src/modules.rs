@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use super::file::{SETTINGS_LIMIT, read_optional_file};
 use super::json::{self, Json, JsonFile, join_inside, shortened};
 use super::keys::{self, Kind};
-use super::{ModelError, Warning};
+use super::{CONFIG_FILE, MODULES_FILE, ModelError, Warning};
 
-pub(super) const FILE: &str = "modules.json";
 const LIMIT: usize = 64;
 
 /// What modules do that vecmill doesn't, by the ends of their classes' names.
@@ -54,7 +53,7 @@ impl Modules {
     /// Reads `modules.json` in `folder`.
     pub(super) fn open(folder: &Path, warnings: &mut Vec<Warning>) -> Result<Self, ModelError> {
         let mut modules = Self { folder: folder.to_owned(), ..Self::default() };
-        let path = folder.join(FILE);
+        let path = folder.join(MODULES_FILE);
         let Some(bytes) = read_optional_file(&path, SETTINGS_LIMIT)? else { return Ok(modules) };
         modules.listed = true;
         let list = match json::value(&path, &bytes)? {
@@ -100,7 +99,7 @@ impl Modules {
             "Normalize" if self.pooling.is_some() => {
                 // In the model's own folder `config.json` is the transformer's.
                 if !path.is_empty() {
-                    let file = JsonFile::open_optional(&folder.join("config.json"))?;
+                    let file = JsonFile::open_optional(&folder.join(CONFIG_FILE))?;
                     keys::check(&file, Kind::Normalize, warnings)?;
                 }
                 self.normalize = true;

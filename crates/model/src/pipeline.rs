@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::files::{self, CONFIG_FILE};
 use super::json::{Json, JsonFile, shortened};
 use super::keys::{self, Kind};
 use super::modules::Modules;
@@ -11,18 +12,6 @@ use super::weights::Weights;
 use super::{Activation, Config, ModelError, Pooling, Poolings, TensorView, Warning};
 
 const DENSE_FEATURES: usize = 1 << 16;
-
-/// Where sentence-transformers keeps the transformer's settings, in the order in which it looks.
-pub(super) const TRANSFORMER_FILES: [&str; 7] = [
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
-pub(super) const PROMPTS_FILE: &str = "config_sentence_transformers.json";
 
 /// A dense layer behind pooling.
 #[derive(Debug, Clone)]
@@ -83,7 +72,7 @@ impl Pipeline {
         let general = General::open(modules, warnings)?;
         let (pooling, pool_prompt) = match &modules.pooling {
             Some(folder) => pooling::open(folder, config.hidden, warnings)?,
-            None => (Pooling::Mean.into(), true),
+            None => (config.family.pooling.into(), true),
         };
         let pooling = chosen.map_or(pooling, Poolings::from);
         let mut dense: Vec<Dense> = Vec::with_capacity(modules.dense.len());
@@ -113,9 +102,9 @@ fn limits(
     warnings: &mut Vec<Warning>,
 ) -> Result<(usize, bool), ModelError> {
     let folder = modules.transformer();
-    let tokenizer = JsonFile::open_optional(&folder.join("tokenizer_config.json"))?;
+    let tokenizer = JsonFile::open_optional(&folder.join(files::TOKENIZER_CONFIG))?;
     keys::check(&tokenizer, Kind::Tokenizer, warnings)?;
-    let special = JsonFile::open_optional(&folder.join("special_tokens_map.json"))?;
+    let special = JsonFile::open_optional(&folder.join(files::SPECIAL_TOKENS))?;
     keys::check(&special, Kind::SpecialTokens, warnings)?;
     let (mut limit, mut lowercase) = (None, false);
     if modules.listed {
@@ -138,8 +127,8 @@ fn limits(
 
 /// The transformer's settings: the first file that is there and says something.
 fn transformer_file(folder: &Path) -> Result<JsonFile, ModelError> {
-    let [newest, ..] = TRANSFORMER_FILES;
-    for name in TRANSFORMER_FILES {
+    let [newest, ..] = files::TRANSFORMER;
+    for name in files::TRANSFORMER {
         let file = JsonFile::open_optional(&folder.join(name))?;
         if file.members().next().is_some() {
             return Ok(file);
@@ -223,7 +212,7 @@ impl General {
         if !modules.listed {
             return Ok(Self::default());
         }
-        let file = JsonFile::open_optional(&modules.folder.join(PROMPTS_FILE))?;
+        let file = JsonFile::open_optional(&modules.folder.join(files::PROMPTS))?;
         keys::check(&file, Kind::SentenceTransformers, warnings)?;
         let mut prompts = BTreeMap::new();
         if let Some(value) = file.get("prompts") {
@@ -244,7 +233,7 @@ impl General {
 
 /// The dense layer in `folder`, which takes `inputs` numbers.
 fn dense(folder: &Path, inputs: usize, warnings: &mut Vec<Warning>) -> Result<Dense, ModelError> {
-    let file = JsonFile::open(&folder.join("config.json"))?;
+    let file = JsonFile::open(&folder.join(CONFIG_FILE))?;
     keys::check(&file, Kind::Dense, warnings)?;
     file.required_integer("in_features", inputs..=inputs)?;
     let outputs = file.required_integer("out_features", 1..=DENSE_FEATURES)?;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::json::{Json, JsonFile, shortened};
 use super::keys::{self, Kind};
-use super::{ModelError, Warning};
+use super::{CONFIG_FILE, ModelError, Warning};
 
 /// A name that no pooling has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +145,7 @@ pub(super) fn open(
     hidden: usize,
     warnings: &mut Vec<Warning>,
 ) -> Result<(Poolings, bool), ModelError> {
-    let file = JsonFile::open(&folder.join("config.json"))?;
+    let file = JsonFile::open(&folder.join(CONFIG_FILE))?;
     keys::check(&file, Kind::Pooling, warnings)?;
     for key in ["word_embedding_dimension", "embedding_dimension"] {
         file.integer(key, hidden..=hidden)?;

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::ModelError;
 use super::json::{Json, JsonFile};
+use super::{ModelError, files};
 
 /// The most tokens that are added beside the file.
 const TOKENS_LIMIT: usize = 1 << 17;
@@ -147,7 +147,7 @@ impl TokenizerSettings {
     /// # Errors
     /// When a file is there and broken, or a key has a value that can't be.
     pub fn open(folder: &Path, own: &BTreeMap<u32, AddedToken>) -> Result<Self, ModelError> {
-        let config = JsonFile::open_optional(&folder.join("tokenizer_config.json"))?;
+        let config = JsonFile::open_optional(&folder.join(files::TOKENIZER_CONFIG))?;
         let class = class(folder, &config)?;
         let mut tokens = Tokens::default();
         if config.get("added_tokens_decoder").is_some() {
@@ -155,9 +155,8 @@ impl TokenizerSettings {
             tokens.named(&config, true)?;
         } else {
             tokens.named(&config, true)?;
-            tokens
-                .named(&JsonFile::open_optional(&folder.join("special_tokens_map.json"))?, false)?;
-            tokens.legacy(&JsonFile::open_optional(&folder.join("added_tokens.json"))?)?;
+            tokens.named(&JsonFile::open_optional(&folder.join(files::SPECIAL_TOKENS))?, false)?;
+            tokens.legacy(&JsonFile::open_optional(&folder.join(files::ADDED_TOKENS))?)?;
             tokens.by_id.extend(own.iter().map(|(&id, token)| (id.into(), token.clone())));
         }
         Ok(Self {
@@ -175,7 +174,7 @@ fn class(folder: &Path, config: &JsonFile) -> Result<Class, ModelError> {
     if let Some(name) = config.text("tokenizer_class")? {
         return Ok(Class::named(name));
     }
-    let model = JsonFile::open_optional(&folder.join("config.json"))?;
+    let model = JsonFile::open_optional(&folder.join(files::CONFIG_FILE))?;
     if let Some(name) = model.text("tokenizer_class")? {
         return Ok(Class::named(name));
     }

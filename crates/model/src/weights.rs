@@ -8,13 +8,12 @@ use safetensors::tensor::Dtype;
 
 use super::ModelError;
 use super::file::{has_file, names_in, read_file};
+use super::files::{INDEX_FILE, WEIGHTS_FILE};
 use super::json::{Json, JsonFile, join_inside};
 use super::keys::{self, Kind};
 use super::safetensors::{self as container, Entry};
 use super::tensor::{DType, TensorView, elements};
 
-pub(super) const SINGLE: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Room for the names of tens of thousands of tensors.
@@ -23,18 +22,8 @@ const INDEX_LIMIT: u64 = 8 << 20;
 /// Each shard is a mapping; the largest models have a few hundred.
 const SHARDS_LIMIT: usize = 1024;
 
-/// What checkpoints put in front of the names that [`Names`](super::Names) knows.
-const PREFIXES: [&str; 9] = [
-    "",
-    "bert.",
-    "roberta.",
-    "distilbert.",
-    "mpnet.",
-    "model.",
-    "auto_model.",
-    "0.auto_model.",
-    "0.model.",
-];
+/// What may stand in front of the names that a family spells, beside its own prefixes.
+const PREFIXES: [&str; 5] = ["", "model.", "auto_model.", "0.auto_model.", "0.model."];
 
 /// The tensors of a folder. Clones share them.
 #[derive(Debug, Clone)]
@@ -51,12 +40,12 @@ impl Weights {
     /// # Errors
     /// When a file is missing or contradicts itself.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let single = folder.join(SINGLE);
+        let single = folder.join(WEIGHTS_FILE);
         if has_file(&single)? {
             let tensors = Arc::new(container::open(&single)?);
             return Ok(Self { path: single, prefix: "", tensors });
         }
-        let index = folder.join(INDEX);
+        let index = folder.join(INDEX_FILE);
         if has_file(&index)? {
             return Self::open_shards(folder, index);
         }
@@ -102,13 +91,17 @@ impl Weights {
         Ok(Self { path: index, prefix: "", tensors: Arc::new(tensors) })
     }
 
-    /// With the prefix under which the tensor `name` is there.
+    /// With the prefix under which the tensor `name` is there, of a family's `own` or a common one.
     ///
     /// # Errors
     /// When it is there under several: which one is meant?
-    pub(super) fn with_prefix_of(mut self, name: &str) -> Result<Self, ModelError> {
+    pub(super) fn with_prefix_of(
+        mut self,
+        name: &str,
+        own: &'static [&'static str],
+    ) -> Result<Self, ModelError> {
         let there = |prefix: &&str| self.tensors.contains_key(&format!("{prefix}{name}"));
-        let mut prefixes = PREFIXES.into_iter().filter(there);
+        let mut prefixes = PREFIXES.into_iter().chain(own.iter().copied()).filter(there);
         let first = prefixes.next();
         if let (Some(first), Some(second)) = (first, prefixes.next()) {
             let [first, second] = [first, second].map(|prefix| format!("{prefix}{name}"));

@@ -1,29 +1,32 @@
-//! What every handler shares.
+//! What every handler shares: the settings, the limits, and the model once it is loaded.
+//!
+//! The model's place goes from loading to ready or to failed, once. [`Loading`] is the side of
+//! whoever loads the model; what it tells is seen by every request from then on, without a lock.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
+use vecmill_engine::Engine;
 
 use crate::Settings;
 use crate::failure::Failure;
-use crate::room::RequestMemory;
-use crate::slot::{Model, Outcome, Slot};
-use crate::telemetry::HttpMetrics;
+use crate::json::token_ids::OwnIds;
+use crate::layers::room::RequestMemory;
+use crate::layers::telemetry::HttpMetrics;
 
 /// The state behind all routes.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) slot: Slot,
+    pub(crate) served: Served,
     pub(crate) settings: Settings,
-    pub(crate) metrics: HttpMetrics,
+    pub(crate) metrics: Arc<HttpMetrics>,
     /// What requests may hold.
-    pub(crate) memory: RequestMemory,
-    /// One permit for each request that may be at work.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) memory: Arc<RequestMemory>,
     /// For whoever makes a reply about the server itself: one at a time.
     pub(crate) watching: Semaphore,
     /// Requests that have come whole and whose reply is not written yet.
@@ -34,19 +37,16 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(
-        slot: Slot,
+        served: Served,
         settings: Settings,
         stop: watch::Receiver<Option<Instant>>,
     ) -> Self {
-        // More permits than a semaphore has would be no limit at all.
-        let places = settings.max_concurrent_requests.min(Semaphore::MAX_PERMITS);
         Self {
-            memory: RequestMemory::new(settings.max_request_memory, settings.max_connections),
-            places: Arc::new(Semaphore::new(places)),
+            memory: Arc::new(RequestMemory::new(&settings)),
             watching: Semaphore::new(1),
             accepted: 0.into(),
-            metrics: HttpMetrics::new(Arc::clone(&settings.lost_log_lines)),
-            slot,
+            metrics: Arc::new(HttpMetrics::new(Arc::clone(&settings.lost_log_lines))),
+            served,
             settings,
             stop,
         }
@@ -70,7 +70,7 @@ impl App {
 
     /// The model, if it is loaded.
     pub(crate) fn model(&self) -> Result<&Model, Failure> {
-        match self.slot.outcome() {
+        match self.served.outcome() {
             Some(Outcome::Ready(model)) => Ok(model),
             Some(Outcome::Failed(reason)) => Err(Failure::LoadFailed(reason.clone())),
             None => Err(Failure::Loading),
@@ -79,7 +79,7 @@ impl App {
 
     /// The name that replies give the model.
     pub(crate) fn model_name<'a>(&'a self, model: &'a Model) -> &'a str {
-        self.settings.served_model_name.as_deref().unwrap_or(&model.embedder.info().model_id)
+        self.settings.served_model_name.as_deref().unwrap_or(&model.engine.info().model_id)
     }
 }
 
@@ -89,5 +89,94 @@ impl FromRequestParts<Arc<App>> for Model {
 
     async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
         app.model().cloned()
+    }
+}
+
+/// Tells a server how the loading of its model ended. Dropped without a word, for example by a
+/// panic, it tells that loading failed.
+#[derive(Debug)]
+pub struct Loading {
+    served: Served,
+}
+
+impl Loading {
+    /// The model is loaded: requests are answered from now on.
+    pub fn ready(self, engine: Engine) {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let own_ids = Arc::new(OwnIds::of(engine.info()));
+        self.served.settle(Outcome::Ready(Model { engine, created, own_ids }));
+    }
+
+    /// The model could not be loaded. Anybody can read the reason at `/ready`: no secrets.
+    pub fn failed(self, reason: impl Into<String>) {
+        self.served.settle(Outcome::Failed(reason.into()));
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.served.settle(Outcome::Failed("loading ended without a model".to_owned()));
+    }
+}
+
+/// The server's side.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Served {
+    outcome: Arc<OnceLock<Outcome>>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Ready(Model),
+    Failed(String),
+}
+
+/// A model that is being served.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) engine: Engine,
+    /// When it became ready, in seconds since 1970.
+    pub(crate) created: u64,
+    /// To tell its token ids from others.
+    pub(crate) own_ids: Arc<OwnIds>,
+}
+
+impl Served {
+    /// The handle for the loader.
+    pub(crate) fn loading(&self) -> Loading {
+        Loading { served: self.clone() }
+    }
+
+    /// How loading ended; `None` while it goes on.
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.get()
+    }
+
+    /// The first outcome counts: the one of a drop after `ready` is ignored.
+    fn settle(&self, outcome: Outcome) {
+        let _ = self.outcome.set(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_loader_is_a_failure() {
+        let served = Served::default();
+        let loading = served.loading();
+        assert!(served.outcome().is_none());
+        drop(loading);
+        assert!(matches!(served.outcome(), Some(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn the_first_outcome_counts() {
+        let served = Served::default();
+        served.loading().failed("no such file");
+        assert!(
+            matches!(served.outcome(), Some(Outcome::Failed(reason)) if reason == "no such file")
+        );
     }
 }

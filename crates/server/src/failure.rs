@@ -1,20 +1,16 @@
-//! Every way in which a request can fail, and how each contract says it.
+//! Every way in which a request can fail: what it is, and whose fault. How it is said is the
+//! dialects' matter.
 //!
 //! Handlers and layers return a [`Failure`]; it travels as an extension of an empty response to the
-//! one place that writes error bodies, [`explain`]. So whatever the cause, from a wrong key to a
-//! panic, the reply is JSON in the words of the contract that the route belongs to.
+//! one place that writes error bodies, [`explain`](crate::dialects::explain).
 
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 use vecmill_engine::{Fault, RequestError};
 
-use crate::api;
+use crate::token_inputs::ADVICE;
 
 /// The most bytes of a message, so that what a client sent is not sent back.
 const MAX_MESSAGE: usize = 1000;
@@ -70,70 +66,39 @@ pub(crate) enum Failure {
     Request(#[from] RequestError),
 }
 
-/// What the contracts call a failure.
-struct Verdict {
-    /// The status; OpenAI's and TEI's differ for some.
-    openai_status: u16,
-    tei_status: u16,
-    /// OpenAI's `type` and `code`.
-    kind: &'static str,
-    code: Option<&'static str>,
-    /// TEI's `error_type`.
-    error_type: &'static str,
-}
-
-const fn verdict(
-    (openai_status, tei_status): (u16, u16),
-    kind: &'static str,
-    code: Option<&'static str>,
-    error_type: &'static str,
-) -> Verdict {
-    Verdict { openai_status, tei_status, kind, code, error_type }
-}
-
-const INVALID: &str = "invalid_request_error";
-const SERVER: &str = "server_error";
-const LIMITED: &str = "requests";
-
 impl Failure {
-    fn verdict(&self) -> Verdict {
-        match self {
-            Self::Malformed(_) => verdict((400, 400), INVALID, Some("invalid_json"), "Validation"),
-            Self::Field { .. } => verdict((400, 422), INVALID, None, "Validation"),
-            Self::TooManyInputs { .. } => verdict((400, 413), INVALID, None, "Validation"),
-            Self::MediaType(_) => {
-                verdict((415, 415), INVALID, Some("unsupported_media_type"), "Validation")
-            }
-            Self::TooLarge { .. } | Self::TooMuchMemory { .. } => {
-                verdict((413, 413), INVALID, Some("payload_too_large"), "Validation")
-            }
-            Self::SlowBody { .. } => {
-                verdict((408, 408), INVALID, Some("request_timeout"), "Validation")
-            }
-            Self::NoKey | Self::WrongKey => {
-                verdict((401, 401), INVALID, Some("invalid_api_key"), "Unauthorized")
-            }
-            Self::Origin { .. } => {
-                verdict((403, 403), INVALID, Some("origin_not_allowed"), "Unauthorized")
-            }
-            Self::UnknownDevice { .. } => {
-                verdict((404, 404), INVALID, Some("device_not_found"), "Validation")
-            }
-            Self::NoRoute { .. } => verdict((404, 404), INVALID, Some("unknown_url"), "Validation"),
-            Self::Method { .. } => {
-                verdict((405, 405), INVALID, Some("method_not_supported"), "Validation")
-            }
-            Self::AtCapacity { .. } | Self::MemoryTaken => {
-                verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
-            }
-            Self::Timeout { .. } => verdict((504, 504), SERVER, Some("timeout"), "Backend"),
-            Self::Loading => verdict((503, 503), SERVER, Some("model_loading"), "Unhealthy"),
-            Self::LoadFailed(_) => {
-                verdict((503, 503), SERVER, Some("model_unavailable"), "Unhealthy")
-            }
-            Self::Internal => verdict((500, 500), SERVER, Some("internal_error"), "Backend"),
+    /// The status of HTTP that says it best, and a word for programs. A dialect may have others.
+    fn verdict(&self) -> (StatusCode, Option<&'static str>) {
+        let (status, code) = match self {
+            Self::Malformed(_) => (400, "invalid_json"),
+            Self::Field { .. } | Self::TooManyInputs { .. } => (400, ""),
+            Self::MediaType(_) => (415, "unsupported_media_type"),
+            Self::TooLarge { .. } | Self::TooMuchMemory { .. } => (413, "payload_too_large"),
+            Self::SlowBody { .. } => (408, "request_timeout"),
+            Self::NoKey | Self::WrongKey => (401, "invalid_api_key"),
+            Self::Origin { .. } => (403, "origin_not_allowed"),
+            Self::UnknownDevice { .. } => (404, "device_not_found"),
+            Self::NoRoute { .. } => (404, "unknown_url"),
+            Self::Method { .. } => (405, "method_not_supported"),
+            Self::AtCapacity { .. } | Self::MemoryTaken => (429, "rate_limit_exceeded"),
+            Self::Timeout { .. } => (504, "timeout"),
+            Self::Loading => (503, "model_loading"),
+            Self::LoadFailed(_) => (503, "model_unavailable"),
+            Self::Internal => (500, "internal_error"),
             Self::Request(error) => request_verdict(error),
-        }
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, (!code.is_empty()).then_some(code))
+    }
+
+    /// The status of HTTP that says it best.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.verdict().0
+    }
+
+    /// A word for programs, if there is more to say than by the status.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        self.verdict().1
     }
 
     /// Whether this is for the operator to look at: neither the caller's doing nor a state that
@@ -147,25 +112,8 @@ impl Failure {
         }
     }
 
-    /// The field of an OpenAI request that is to blame.
-    fn param(&self) -> Option<String> {
-        match self {
-            Self::Field { param, .. } => Some(param.clone()),
-            Self::TooManyInputs { param, .. } => Some((*param).to_owned()),
-            Self::UnknownDevice { .. } => Some("device".to_owned()),
-            Self::Request(error) => match (error.input(), error) {
-                (Some(index), _) => Some(format!("input[{index}]")),
-                (None, RequestError::NoInputs) => Some("input".to_owned()),
-                (None, RequestError::Dimensions { .. }) => Some("dimensions".to_owned()),
-                (None, RequestError::UnknownPrompt { .. }) => Some("prompt_name".to_owned()),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
     /// When the same request may succeed.
-    fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::AtCapacity { .. } | Self::MemoryTaken => Some(Duration::from_secs(1)),
             Self::Loading => Some(LOADING_RETRY),
@@ -174,81 +122,36 @@ impl Failure {
         }
     }
 
-    /// The failure in words, with what clients of the contract look for in them.
-    fn message(&self, contract: Contract) -> String {
-        match (self, contract) {
-            (Self::Request(RequestError::UnknownToken { .. }), _) => {
-                format!("{self}; {}", api::TOKEN_ADVICE)
-            }
-            // How clients of TEI learn which prompts there are: no route tells.
-            (Self::Request(RequestError::UnknownPrompt { known, .. }), Contract::Tei) => {
-                format!("{}. Available prompts: {known:?}", short(self.to_string()))
-            }
+    /// The failure in words.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Request(RequestError::UnknownToken { .. }) => format!("{self}; {ADVICE}"),
             _ => short(self.to_string()),
         }
     }
-
-    /// The reply in a contract's words.
-    fn explained(&self, contract: Contract) -> (StatusCode, String) {
-        let verdict = self.verdict();
-        let message = self.message(contract);
-        let (status, body) = match contract {
-            Contract::OpenAi => {
-                let (kind, code) = (verdict.kind, verdict.code);
-                let param = self.param().map(short);
-                let error = json!({"message": message, "type": kind, "param": param, "code": code});
-                (verdict.openai_status, json!({ "error": error }))
-            }
-            Contract::Tei => {
-                (verdict.tei_status, json!({"error": message, "error_type": verdict.error_type}))
-            }
-        };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, body.to_string())
-    }
 }
 
-fn request_verdict(error: &RequestError) -> Verdict {
+fn request_verdict(error: &RequestError) -> (u16, &'static str) {
+    use RequestError as E;
     match error {
-        RequestError::NoInputs | RequestError::EmptyInput { .. } => {
-            verdict((400, 400), INVALID, None, "Empty")
-        }
-        RequestError::TooManyTokens { .. } | RequestError::TooMuchToTokenize { .. } => {
-            verdict((400, 413), INVALID, Some("context_length_exceeded"), "Validation")
-        }
-        RequestError::UnknownToken { .. }
-        | RequestError::NoEmbedding { .. }
-        | RequestError::Tokenizer { .. } => verdict((400, 422), INVALID, None, "Tokenizer"),
-        RequestError::Busy { .. } => {
-            verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded")
-        }
-        RequestError::TooLate { .. } | RequestError::Expired => {
-            verdict((429, 429), LIMITED, Some("deadline_exceeded"), "Overloaded")
-        }
-        RequestError::NoMemory { .. } => {
-            verdict((503, 503), SERVER, Some("insufficient_memory"), "Overloaded")
-        }
-        RequestError::InputTooLarge { .. } => {
-            verdict((500, 424), SERVER, Some("insufficient_memory"), "Backend")
-        }
-        RequestError::NotFinite { .. } => {
-            verdict((500, 424), SERVER, Some("vector_not_finite"), "Backend")
-        }
-        RequestError::Lost => verdict((500, 424), SERVER, Some("internal_error"), "Backend"),
-        RequestError::NoDevice { .. } => {
-            verdict((503, 503), SERVER, Some("no_device"), "Unhealthy")
-        }
-        RequestError::Stopped => verdict((503, 503), SERVER, Some("shutting_down"), "Unhealthy"),
+        E::TooManyTokens { .. } | E::TooMuchToTokenize { .. } => (400, "context_length_exceeded"),
+        E::TooLate { .. } | E::Expired => (429, "deadline_exceeded"),
+        E::NoMemory { .. } => (503, "insufficient_memory"),
+        E::InputTooLarge { .. } => (500, "insufficient_memory"),
+        E::NotFinite { .. } => (500, "vector_not_finite"),
+        E::Lost => (500, "internal_error"),
+        E::NoDevice { .. } => (503, "no_device"),
+        E::Stopped => (503, "shutting_down"),
         other => match other.fault() {
-            Fault::Caller => verdict((400, 422), INVALID, None, "Validation"),
-            Fault::Load => verdict((429, 429), LIMITED, Some("rate_limit_exceeded"), "Overloaded"),
-            Fault::Server => verdict((500, 424), SERVER, Some("device_failed"), "Backend"),
+            Fault::Caller => (400, ""),
+            Fault::Load => (429, "rate_limit_exceeded"),
+            Fault::Server => (500, "device_failed"),
         },
     }
 }
 
 /// The beginning of a message that may repeat what a client sent.
-fn short(mut message: String) -> String {
+pub(crate) fn short(mut message: String) -> String {
     if message.len() > MAX_MESSAGE {
         let end = (0..=MAX_MESSAGE).rev().find(|&end| message.is_char_boundary(end));
         message.truncate(end.unwrap_or_default());
@@ -262,119 +165,5 @@ impl IntoResponse for Failure {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
         response.extensions_mut().insert(self);
         response
-    }
-}
-
-/// Whose error format a route speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Contract {
-    OpenAi,
-    Tei,
-}
-
-impl Contract {
-    /// TEI's own routes speak TEI's; everything else, unknown addresses included, OpenAI's.
-    fn of(path: &str) -> Self {
-        if matches!(path, "/" | "/embed" | "/tokenize" | "/info") {
-            Self::Tei
-        } else {
-            Self::OpenAi
-        }
-    }
-}
-
-/// The layer that gives a failure its status, headers and body.
-pub(crate) async fn explain(request: Request, next: Next) -> Response {
-    let contract = Contract::of(request.uri().path());
-    let mut response = next.run(request).await;
-    let Some(failure) = response.extensions().get::<Failure>().cloned() else { return response };
-    let (status, body) = failure.explained(contract);
-    *response.status_mut() = status;
-    *response.body_mut() = Body::from(body);
-    let headers = response.headers_mut();
-    headers.remove(header::CONTENT_LENGTH);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if status == StatusCode::UNAUTHORIZED {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if let Some(wait) = failure.retry_after() {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    }
-    response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::Value;
-    use vecmill_engine::Health;
-
-    fn body(failure: &Failure, contract: Contract) -> (u16, Value) {
-        let (status, body) = failure.explained(contract);
-        (status.as_u16(), serde_json::from_str(&body).unwrap())
-    }
-
-    #[test]
-    fn openai_errors_always_have_all_four_keys() {
-        let failures = [
-            Failure::Malformed("expected value at line 1 column 1".into()),
-            Failure::NoKey,
-            Failure::Internal,
-            RequestError::NoInputs.into(),
-        ];
-        for failure in failures {
-            let (_, body) = body(&failure, Contract::OpenAi);
-            let error = body["error"].as_object().unwrap();
-            assert_eq!(error.len(), 4);
-            for key in ["message", "type", "param", "code"] {
-                assert!(error.contains_key(key), "{failure:?} lacks {key}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_fault_decides_the_status() {
-        let busy = RequestError::Busy { waiting: 9, retry_after: Duration::from_millis(1500) };
-        let device = RequestError::Device { device: "cpu".into(), reason: "it melted".into() };
-        let memory = RequestError::NoMemory {
-            device: "cpu".into(),
-            reason: "all is leased".into(),
-            retry_after: Duration::from_secs(2),
-        };
-        let large = RequestError::InputTooLarge { index: 0, needed: 9, available: 8 };
-        let long = RequestError::TooManyTokens { index: 2, tokens: 900, limit: 512 };
-        let token = RequestError::UnknownToken { index: 0, token: 9, last: 8 };
-        let prompt = RequestError::UnknownPrompt { name: "q".into(), known: Vec::new() };
-        let standing = vec![("cpu".to_owned(), Health::Drained)];
-        let table = [
-            (RequestError::NoDevice { standing }, 503, 503, "Unhealthy"),
-            (RequestError::NotFinite { index: 3 }, 500, 424, "Backend"),
-            (RequestError::NoInputs, 400, 400, "Empty"),
-            (RequestError::EmptyInput { index: 0 }, 400, 400, "Empty"),
-            (long, 400, 413, "Validation"),
-            (token, 400, 422, "Tokenizer"),
-            (prompt, 400, 422, "Validation"),
-            (busy, 429, 429, "Overloaded"),
-            (memory, 503, 503, "Overloaded"),
-            (large, 500, 424, "Backend"),
-            (RequestError::Stopped, 503, 503, "Unhealthy"),
-            (device, 500, 424, "Backend"),
-        ];
-        for (error, openai, tei, error_type) in table {
-            let failure = Failure::from(error);
-            assert_eq!(body(&failure, Contract::OpenAi).0, openai, "{failure:?}");
-            let (status, body) = body(&failure, Contract::Tei);
-            assert_eq!((status, &body["error_type"]), (tei, &json!(error_type)), "{failure:?}");
-        }
-    }
-
-    #[test]
-    fn the_blamed_field_is_named() {
-        let param = |failure: Failure| body(&failure, Contract::OpenAi).1["error"]["param"].clone();
-        assert_eq!(param(RequestError::EmptyInput { index: 3 }.into()), "input[3]");
-        assert_eq!(param(RequestError::NotFinite { index: 2 }.into()), "input[2]");
-        assert_eq!(param(RequestError::Dimensions { asked: 0, available: 8 }.into()), "dimensions");
-        assert_eq!(param(Failure::Loading), Value::Null);
     }
 }

@@ -1,19 +1,19 @@
-//! The HTTP server of vecmill: OpenAI's and TEI's contracts over an engine.
+//! The HTTP server of vecmill: the contracts of several servers' APIs over an engine.
 //!
 //! The parts, in the order in which a request meets them:
 //!
-//! - [`Server`] listens and drives connections, within limits of time and pace; `connections`,
-//!   `exchange` (a request that is answered before its body was read) and `stream`.
-//! - `room` counts the memory that requests hold, from the first byte of a body to the last of the
-//!   reply.
-//! - `routes` leads to handlers, through what holds for all of them: metrics and access log, JSON
-//!   for every error, panics, browsers' origins, keys, and the limit on what is held at once.
-//! - `api` has the contracts: `openai` and `tei` each parse, call the same few lines of shared
-//!   work, and write the reply.
-//! - `admin` is for the operator: the devices' memory. It is there only if the settings say so.
-//! - [`Embedder`] is what does the work, usually a [`vecmill_engine::Engine`].
+//! - `http`: [`Server`] listens and drives connections, within limits of time and pace; a request
+//!   that is answered before its body was read.
+//! - `layers`: metrics and access log, keys, and what requests hold of the memory, from the first
+//!   byte of a body to the last of the reply.
+//! - `routes` leads to handlers, through the layers; `app` is what they share.
+//! - `dialects`: a file for each server's contract. It reads a body by means of `json`, hands it to
+//!   the [`Engine`](vecmill_engine::Engine), writes the reply by means of `reply`, and words what
+//!   `failure` says.
+//! - `admin` is for the operator: the devices and their memory. It is there only if the settings say
+//!   so.
 //!
-//! The choice behind it: the port answers before the model is loaded. Until [`ModelSlot`] is told
+//! The choice behind it: the port answers before the model is loaded. Until [`Loading`] is told
 //! how loading ended, `/health` says alive, `/ready` says not yet, and requests for vectors get a
 //! 503 that says when to come back. Vectors are awaited inside the task of their connection, so a
 //! client that goes away takes its work with it.
@@ -41,32 +41,23 @@
 //! ```
 
 mod admin;
-mod api;
 mod app;
-mod connections;
-mod embedder;
+mod dialects;
 mod error;
-mod exchange;
 mod failure;
-mod guard;
+mod http;
 mod invisible;
-mod key;
-mod pace;
-mod room;
+mod json;
+mod layers;
+mod reply;
 mod routes;
-mod server;
 mod settings;
-mod slot;
-mod stream;
-mod telemetry;
 mod token_inputs;
 
-pub use connections::Stopped;
-pub use embedder::{Embedder, ReplyFuture, TokenizedFuture};
+pub use app::Loading;
 pub use error::ServeError;
+pub use http::{Server, Stopped};
 pub use invisible::Invisible;
-pub use key::{ApiKey, ApiKeyError, WrongCharacter};
-pub use server::Server;
+pub use layers::key::{ApiKey, ApiKeyError, WrongCharacter};
 pub use settings::Settings;
-pub use slot::ModelSlot;
 pub use token_inputs::{TokenInputs, TokenInputsError};

@@ -1,4 +1,6 @@
-//! Which address leads where, and through what.
+//! Which address leads where, and through what: metrics and access log ([`track`]), JSON for every
+//! error ([`explain`]), browsers' origins, the count of what requests hold ([`account`]), panics, and
+//! keys ([`require_key`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +16,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::ServeError;
-use crate::admin;
-use crate::api::{self, openai, tei, tokenize};
+use crate::admin::{ask, devices, memory};
 use crate::app::App;
-use crate::failure::{Failure, explain};
-use crate::guard::{account, one_at_a_time, refuse_web_pages, require_key};
+use crate::dialects::{self, call::REPLY_HEADERS, explain};
+use crate::failure::Failure;
+use crate::layers::telemetry::{REQUEST_ID, track};
+use crate::layers::{account, one_at_a_time, refuse_web_pages, require_key};
+use crate::reply;
 use crate::settings::Origins;
-use crate::telemetry::{REQUEST_ID, track};
 
 /// How long a browser may remember that an origin is allowed.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
@@ -33,17 +36,8 @@ const METRICS_TYPE: HeaderValue =
 /// nothing about requests' contents.
 pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServeError> {
     let cors = cors(app.settings.cors_origins()?);
-    let work = Router::new()
-        .route("/v1/embeddings", post(openai::embeddings))
-        .route("/embeddings", post(openai::embeddings))
-        .route("/embed", post(tei::embed))
-        .route("/", post(tei::embed))
-        .route("/tokenize", post(tokenize::tokenize));
     let operators = if app.settings.admin { operators(app) } else { Router::new() };
-    let about = Router::new()
-        .route("/v1/models", get(openai::models))
-        .route("/info", get(tei::info))
-        .merge(work)
+    let about = dialects::routes()
         .merge(operators)
         .route_layer(from_fn_with_state(Arc::clone(app), require_key));
     let polled = Router::new()
@@ -56,29 +50,31 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServeError> {
                 .route("/metrics", get(metrics))
                 .route_layer(from_fn_with_state(Arc::clone(app), one_at_a_time)),
         );
-    let routes = about
-        .merge(polled)
-        .fallback(no_route)
-        .method_not_allowed_fallback(wrong_method)
+    let routes = about.merge(polled).fallback(no_route).method_not_allowed_fallback(wrong_method);
+    Ok(layered(routes, app, cors))
+}
+
+/// Routes behind what holds for all of them. The layer added last is met first.
+fn layered(routes: Router<Arc<App>>, app: &Arc<App>, cors: Option<CorsLayer>) -> Router {
+    let routes = routes
         .layer(CatchPanicLayer::custom(|_| Failure::Internal.into_response()))
-        .layer(from_fn_with_state(Arc::clone(app), account));
-    // The layer added last is met first.
+        .layer(from_fn_with_state(Arc::clone(&app.memory), account));
     let routes = if let Some(cors) = cors { routes.layer(cors) } else { routes };
-    Ok(routes
+    routes
         .layer(from_fn(explain))
-        .layer(from_fn_with_state(Arc::clone(app), track))
-        .with_state(Arc::clone(app)))
+        .layer(from_fn_with_state(Arc::clone(&app.metrics), track))
+        .with_state(Arc::clone(app))
 }
 
 /// What only the operator is to see and to do.
 fn operators(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
-        .route("/admin/devices", get(admin::devices))
-        .route("/admin/devices/drain", post(admin::drain))
-        .route("/admin/devices/restore", post(admin::restore))
-        .route("/admin/memory", get(admin::memory))
-        .route("/admin/memory/trim", post(admin::trim))
-        .route("/admin/memory/trace", get(admin::trace))
+        .route("/admin/devices", get(devices::reports))
+        .route("/admin/devices/drain", post(devices::drain))
+        .route("/admin/devices/restore", post(devices::restore))
+        .route("/admin/memory", get(memory::figures))
+        .route("/admin/memory/trim", post(memory::trim))
+        .route("/admin/memory/trace", get(memory::trace))
         .route_layer(from_fn_with_state(Arc::clone(app), one_at_a_time))
         .route_layer(from_fn_with_state(Arc::clone(app), refuse_web_pages))
 }
@@ -90,7 +86,7 @@ fn cors(origins: Origins) -> Option<CorsLayer> {
         Origins::These(origins) => AllowOrigin::list(origins),
         Origins::Any => AllowOrigin::any(),
     };
-    let exposed = api::REPLY_HEADERS.into_iter().chain([REQUEST_ID]).collect::<Vec<HeaderName>>();
+    let exposed = REPLY_HEADERS.into_iter().chain([REQUEST_ID]).collect::<Vec<HeaderName>>();
     Some(
         CorsLayer::new()
             .allow_origin(origins)
@@ -104,21 +100,21 @@ fn cors(origins: Origins) -> Option<CorsLayer> {
 
 /// The process is alive, whatever its model does.
 async fn health() -> Response {
-    api::json(r#"{"status":"ok"}"#)
+    reply::json(r#"{"status":"ok"}"#)
 }
 
 /// Requests for vectors would be answered: the model is loaded, and some device serves.
 async fn ready(State(app): State<Arc<App>>) -> Result<Response, Failure> {
-    app.model()?.embedder.readiness()?;
-    Ok(api::json(r#"{"status":"ready"}"#))
+    app.model()?.engine.readiness()?;
+    Ok(reply::json(r#"{"status":"ready"}"#))
 }
 
 /// The engine's metrics, read beside the async threads, and the server's own.
 async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
     let mut text = match app.model() {
-        Ok(model) => admin::beside(model, |embedder| {
+        Ok(model) => ask::beside(model, |engine| {
             let mut text = String::new();
-            embedder.write_metrics(&mut text).map(|()| text)
+            engine.write_metrics(&mut text).map(|()| text)
         })
         .await?
         .map_err(|_| Failure::Internal)?,
@@ -135,4 +131,39 @@ async fn no_route(request: Request) -> Failure {
 
 async fn wrong_method(request: Request) -> Failure {
     Failure::Method { method: request.method().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use crate::app::Served;
+    use axum::http::StatusCode;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use serde_json::{Value, json};
+
+    async fn defect() -> Response {
+        panic!("a defect");
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_the_server_s_fault_and_no_more() {
+        let stop = tokio::sync::watch::channel(None).1;
+        let app = Arc::new(App::new(Served::default(), Settings::default(), stop));
+        let routes = Router::new().route("/defect", get(defect)).route("/health", get(health));
+        let router = TowerToHyperService::new(layered(routes, &app, None));
+        for (path, status) in [("/defect", 500), ("/health", 200), ("/defect", 500)] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            let reply = router.call(request).await.unwrap();
+            assert_eq!(reply.status(), StatusCode::from_u16(status).unwrap());
+            assert!(reply.headers().contains_key(REQUEST_ID));
+            let body = axum::body::to_bytes(reply.into_body(), 1000).await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            if status == 500 {
+                assert_eq!(body["error"]["code"], json!("internal_error"), "{body}");
+            }
+        }
+        assert_eq!(app.memory.held(), 0);
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 
+use crate::token_inputs::cl100k_base;
 use crate::{ApiKey, ServeError, TokenInputs};
 
 /// Timers take any time up to here; longer ones would overflow some clocks.
@@ -124,7 +125,7 @@ impl Settings {
         if self.served_model_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(wrong("served_model_name", "must not be empty"));
         }
-        if self.token_inputs == TokenInputs::Cl100kBase && crate::api::cl100k_base().is_err() {
+        if self.token_inputs == TokenInputs::Cl100kBase && cl100k_base().is_none() {
             return Err(wrong("token_inputs", "the vocabulary cl100k_base can't be read"));
         }
         self.cors_origins().map(drop)

@@ -3,6 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tiktoken::CoreBpe;
+
+/// What a client that sends another vocabulary's ids can do about it, and what the operator.
+pub(crate) const ADVICE: &str = "if these are OpenAI's ids, as LangChain's OpenAIEmbeddings sends \
+     them, set check_embedding_ctx_length=False there, which sends text, or start vecmill with \
+     --token-inputs cl100k_base";
+
 /// What the ids of a client that sends ids in place of text are.
 ///
 /// ```
@@ -52,4 +59,9 @@ impl fmt::Display for TokenInputs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// OpenAI's vocabulary, if it can be read. That takes some milliseconds, the first time.
+pub(crate) fn cl100k_base() -> Option<&'static CoreBpe> {
+    tiktoken::get_encoding("cl100k_base")
 }

@@ -4,32 +4,14 @@
 
 mod support;
 
-use std::path::Path;
-
 use support::TestServer;
-use vecmill_engine::fetch::ModelRef;
-use vecmill_engine::{DeviceSpec, Engine};
+use vecmill_engine::Engine;
 use vecmill_server::Settings;
 
 const ASK: &str = r#"{"model":"any","input":["a quick brown fox","jumps"]}"#;
 
-fn engine() -> Engine {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
-    Engine::builder()
-        .model(ModelRef::Folder(models.join("bert-mean")))
-        .cache(std::env::temp_dir().join("vecmill-test-server-engine"))
-        .devices(vec![DeviceSpec::Cpu])
-        .cpu_threads(1)
-        .tokenization_workers(1)
-        .start()
-        .unwrap()
-}
-
 fn server() -> (TestServer, Engine) {
-    let (server, slot) = TestServer::loading(Settings { admin: true, ..Settings::default() });
-    let engine = engine();
-    slot.ready(engine.clone());
-    (server, engine)
+    TestServer::with_engine(Settings { admin: true, ..Settings::default() })
 }
 
 #[test]

@@ -16,10 +16,9 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use peak_alloc::PeakAlloc;
-use support::{TestServer, message};
+use support::{TestServer, message, metric, until};
 use vecmill_server::Settings;
 
 #[global_allocator]
@@ -36,7 +35,7 @@ struct Form {
 }
 
 fn form(route: &'static str, form: &'static str, inputs: &str, more: &str) -> Form {
-    let field = if route.starts_with("/v1") { "input" } else { "inputs" };
+    let field = if ["/v1/embeddings", "/api/embed"].contains(&route) { "input" } else { "inputs" };
     let body = format!(r#"{{"{field}":{inputs}{more}}}"#).into_bytes();
     Form { route, form, body }
 }
@@ -64,6 +63,7 @@ fn forms() -> Vec<Form> {
         form(openai, "2,048 lists of ids", &many_ids, base64),
         form("/embed", "one long text", &long, ""),
         form("/embed", "2,048 short texts", &list(2048, "\"a\""), ""),
+        form("/api/embed", "2,048 short texts", &list(2048, "\"a\""), ""),
         form("/tokenize", "one long text", &dots, ""),
         form("/tokenize", "2,048 short texts", &list(2048, "\"a\""), ""),
     ]
@@ -87,12 +87,6 @@ fn ask(server: &TestServer, request: &[u8], buffer: &mut [u8]) -> (u16, usize) {
     }
 }
 
-fn metric(server: &TestServer, name: &str) -> usize {
-    let metrics = server.get("/metrics");
-    let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap().parse().unwrap()
-}
-
 /// The most that one request holds beside what the process held before, and what is counted for it.
 fn measure(form: &Form) -> (usize, usize, usize) {
     let server = TestServer::with_engine(Settings::default()).0;
@@ -101,10 +95,7 @@ fn measure(form: &Form) -> (usize, usize, usize) {
     // The first time, caches are filled and buffers grow that stay.
     let (status, reply) = ask(&server, &request, &mut buffer);
     assert_eq!(status, 200, "{} {}", form.route, form.form);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while metric(&server, "vecmill_http_request_memory_bytes") > 0 {
-        assert!(Instant::now() < deadline, "something is still held");
-    }
+    until(|| metric(&server, "vecmill_http_request_memory_bytes"), |&held| held == 0);
     let before = ALLOCATED.current_usage();
     ALLOCATED.reset_peak_usage();
     ask(&server, &request, &mut buffer);

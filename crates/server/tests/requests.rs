@@ -9,39 +9,13 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::{Answer, TestServer, message};
+use support::engine::{Gate, until_waiting};
+use support::{ASK, Answer, PATIENCE, TestServer, is_closed, kept, metric, until, with};
 use vecmill_server::Settings;
-
-const ASK: &str = r#"{"input":"a","model":"m"}"#;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn with(change: impl FnOnce(&mut Settings)) -> Settings {
-    let mut settings = Settings::default();
-    change(&mut settings);
-    settings
-}
-
-#[track_caller]
-fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = ask();
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "it never happened");
-    }
-}
-
-fn metric(server: &TestServer, name: &str) -> usize {
-    let metrics = server.get("/metrics");
-    let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
-}
 
 fn held(server: &TestServer) -> usize {
     metric(server, "vecmill_http_request_memory_bytes")
@@ -51,14 +25,6 @@ fn held(server: &TestServer) -> usize {
 fn many() -> String {
     let texts = vec!["\"a\""; 2048].join(",");
     format!(r#"{{"model":"m","input":[{texts}]}}"#)
-}
-
-/// A request that leaves its connection open.
-fn kept(method: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
-    let bytes = message(method, path, headers, body);
-    let text = "connection: close\r\n";
-    let at = bytes.windows(text.len()).position(|here| here == text.as_bytes()).unwrap();
-    [&bytes[..at], &bytes[at + text.len()..]].concat()
 }
 
 /// A client that keeps its connection, as `http.client` of Python and many others: it sends a
@@ -88,18 +54,9 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Waits for the end of a connection.
-fn ends(mut stream: &TcpStream) -> bool {
-    let mut rest = Vec::new();
-    match stream.read_to_end(&mut rest) {
-        Ok(_) => true,
-        Err(error) => error.kind() == ErrorKind::ConnectionReset,
-    }
-}
-
 #[test]
 fn a_body_that_does_not_come_takes_no_place_and_only_what_has_come() {
-    let (server, _engine) = TestServer::with_engine(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.max_concurrent_requests = 2;
     }));
     let head = "POST /v1/embeddings HTTP/1.1\r\nhost: t\r\ncontent-length: 1900000\r\n\r\n{";
@@ -120,7 +77,7 @@ fn a_body_that_does_not_come_takes_no_place_and_only_what_has_come() {
 
 #[test]
 fn a_reply_counts_until_its_reader_has_it() {
-    let (server, _engine) = TestServer::with_engine(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.max_concurrent_requests = 1;
     }));
     let body = many();
@@ -147,7 +104,7 @@ fn a_reply_counts_until_its_reader_has_it() {
 
 #[test]
 fn what_never_fits_is_refused_with_the_limit() {
-    let (server, _engine) = TestServer::with_engine(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.max_request_memory = 4 << 20;
     }));
     let refused = server.post("/v1/embeddings", many());
@@ -162,7 +119,7 @@ fn what_never_fits_is_refused_with_the_limit() {
 
 #[test]
 fn bodies_that_come_share_what_there_is() {
-    let (server, _engine) = TestServer::with_engine(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.max_request_memory = 12 << 20;
     }));
     // Four bodies that are nearly there take most of it; a fifth finds none, and small ones do.
@@ -199,7 +156,7 @@ fn bodies_that_come_share_what_there_is() {
 #[test]
 fn no_request_is_lost_after_a_refusal() {
     let key = "k".parse().unwrap();
-    let (server, _engine) = TestServer::with_engine(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.api_keys = vec![key];
         settings.payload_limit = 200_000;
     }));
@@ -236,7 +193,7 @@ fn no_request_is_lost_after_a_refusal() {
 
 #[test]
 fn a_refusal_does_not_send_back_what_was_sent() {
-    let (server, _engine) = TestServer::with_engine(Settings::default());
+    let server = TestServer::start(Settings::default());
     let long = "é".repeat(700_000);
     let twice = format!(r#"{{"{long}":1,"{long}":2}}"#);
     for (path, body) in [
@@ -254,7 +211,7 @@ fn a_refusal_does_not_send_back_what_was_sent() {
 
 #[test]
 fn requests_sent_at_once_are_all_answered() {
-    let (server, _engine) = TestServer::with_engine(Settings::default());
+    let server = TestServer::start(Settings::default());
     let mut stream = server.connect();
     let refused = kept("POST", "/v1/nowhere", &[], &[b'x'; 10_000]);
     let chunked = b"POST /health HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n\
@@ -269,7 +226,7 @@ fn requests_sent_at_once_are_all_answered() {
 #[test]
 fn a_client_that_is_refused_before_it_sends_may_send_or_not() {
     let key = "k".parse().unwrap();
-    let (server, _engine) = TestServer::with_engine(with(|settings| settings.api_keys = vec![key]));
+    let server = TestServer::start(with(|settings| settings.api_keys = vec![key]));
     let head = "POST /v1/embeddings HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\n\
                 content-length: 1000\r\n\r\n";
     for body in [&[][..], &[b' '; 1000]] {
@@ -287,7 +244,7 @@ fn a_client_that_is_refused_before_it_sends_may_send_or_not() {
 
 #[test]
 fn a_client_that_still_sends_gets_its_refusal() {
-    let (server, _engine) = TestServer::with_engine(with(|settings| settings.payload_limit = 1000));
+    let server = TestServer::start(with(|settings| settings.payload_limit = 1000));
     for head in [
         "content-length: 20000000\r\n\r\n".to_owned(),
         format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n", 20_000_000),
@@ -314,7 +271,7 @@ fn a_client_that_still_sends_gets_its_refusal() {
 #[test]
 fn a_stop_waits_for_nobody_who_has_not_asked() {
     let grace = Duration::from_secs(3600);
-    let (mut server, _engine) = TestServer::with_engine(with(|settings| {
+    let mut server = TestServer::start(with(|settings| {
         settings.shutdown_grace = grace;
         settings.idle_timeout = grace;
         settings.read_timeout = grace;
@@ -332,14 +289,13 @@ fn a_stop_waits_for_nobody_who_has_not_asked() {
     server.stop();
     assert_eq!(server.join().cut_off, 0);
     for stream in [silent, idle, half_head, second_half_head] {
-        assert!(ends(&stream));
+        assert!(is_closed(&stream));
     }
 }
 
 /// A server that was told to stop while a request lacked the last byte of its body.
 fn stopping_at_half_a_body(grace: Duration) -> (TestServer, TcpStream) {
-    let (mut server, _engine) =
-        TestServer::with_engine(with(|settings| settings.shutdown_grace = grace));
+    let mut server = TestServer::start(with(|settings| settings.shutdown_grace = grace));
     let whole = kept("POST", "/v1/embeddings", &[], ASK.as_bytes());
     let mut stream = server.connect();
     stream.write_all(&whole[..whole.len() - 1]).unwrap();
@@ -366,7 +322,7 @@ fn a_stop_waits_for_half_a_body_and_then_says_so() {
 
 #[test]
 fn a_request_that_came_before_the_stop_is_answered() {
-    let (mut server, _engine) = TestServer::with_engine(Settings::default());
+    let mut server = TestServer::start(Settings::default());
     // Connections that the system has let in and the server has not seen yet, perhaps.
     let asked: Vec<_> = (0..50).map(|_| server.send("/v1/embeddings", ASK)).collect();
     server.stop();
@@ -378,17 +334,17 @@ fn a_request_that_came_before_the_stop_is_answered() {
 
 #[test]
 fn a_stop_that_may_not_wait_says_what_it_cut_off() {
-    let (mut server, fake) = TestServer::start(with(|settings| {
+    let (mut server, engine) = TestServer::with_engine(with(|settings| {
         settings.shutdown_grace = Duration::from_secs(3600);
     }));
-    let wait = r#"{"input":"wait","model":"m"}"#;
-    let stuck: Vec<_> = (0..3).map(|_| server.send("/v1/embeddings", wait)).collect();
-    fake.until_waiting(&server, 3);
+    let _gate = Gate::closed(&engine);
+    let stuck: Vec<_> = (0..3).map(|_| server.send("/v1/embeddings", ASK)).collect();
+    until_waiting(&engine, 3);
     let mut half = server.connect();
     half.write_all(b"POST /embed HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n{").unwrap();
     server.stop();
     until(|| TcpStream::connect(server.address).is_err(), |&refused| refused);
     server.stop_now();
     assert_eq!(server.join().cut_off, 3);
-    assert!(stuck.iter().all(ends));
+    assert!(stuck.iter().all(is_closed));
 }

@@ -4,46 +4,20 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::{Answer, TestServer, message};
+use support::engine::{Gate, builder, shared, tiny, until_waiting};
+use support::{ASK, Answer, PATIENCE, TestServer, is_closed, message, metric, until, value, with};
 use vecmill_server::{ServeError, Server, Settings};
 
-const ASK: &str = r#"{"input":"a","model":"m"}"#;
-const WAIT: &str = r#"{"input":"wait","model":"m"}"#;
+/// What the device has embedded.
+const INPUTS: &str = "vecmill_inputs_total{device=\"cpu\"}";
+
 const SOON: Duration = Duration::from_millis(100);
-
-fn with(change: impl FnOnce(&mut Settings)) -> Settings {
-    let mut settings = Settings::default();
-    change(&mut settings);
-    settings
-}
-
-/// Asks again until the answer is as wanted.
-#[track_caller]
-fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let answer = ask();
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "it never happened");
-    }
-}
-
-/// Whether the server closes the connection, within the time that a client reads.
-fn is_closed(mut stream: TcpStream) -> bool {
-    match stream.read(&mut [0]) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => error.kind() == ErrorKind::ConnectionReset,
-    }
-}
 
 #[test]
 fn a_loading_server_is_alive_but_not_ready() {
-    let (server, slot) = TestServer::loading(Settings::default());
+    let (server, loading) = TestServer::loading(Settings::default());
     assert_eq!(server.get("/health").status, 200);
     assert_eq!(server.get("/ping").status, 200);
     assert_eq!(server.get("/metrics").status, 200);
@@ -56,15 +30,15 @@ fn a_loading_server_is_alive_but_not_ready() {
     server.post("/embed", r#"{"inputs":"a"}"#).tei_error(503, "Unhealthy");
     server.get("/info").tei_error(503, "Unhealthy");
 
-    slot.ready(support::Fake::new());
+    loading.ready(shared());
     assert_eq!(server.get("/ready").status, 200);
     assert_eq!(server.post("/v1/embeddings", ASK).status, 200);
 }
 
 #[test]
 fn a_failed_server_says_why() {
-    let (server, slot) = TestServer::loading(Settings::default());
-    slot.failed("config.json is missing");
+    let (server, loading) = TestServer::loading(Settings::default());
+    loading.failed("config.json is missing");
     for answer in [server.get("/ready"), server.post("/v1/embeddings", ASK)] {
         let error = answer.openai_error(503, Some("model_unavailable"));
         assert_eq!(error["message"], "the model could not be loaded: config.json is missing");
@@ -72,15 +46,15 @@ fn a_failed_server_says_why() {
     }
     assert_eq!(server.get("/health").status, 200);
 
-    let (server, slot) = TestServer::loading(Settings::default());
-    drop(slot);
+    let (server, loading) = TestServer::loading(Settings::default());
+    drop(loading);
     server.get("/ready").openai_error(503, Some("model_unavailable"));
 }
 
 #[test]
 fn keys_are_asked_for_where_they_should_be() {
     let keys = ["first", "second"].map(|key| key.parse().unwrap());
-    let (server, _) = TestServer::start(with(|settings| settings.api_keys = keys.into()));
+    let server = TestServer::start(with(|settings| settings.api_keys = keys.into()));
     let ask = |path: &str, header: &str| {
         server.request("POST", path, &["content-type: application/json", header], ASK.as_bytes())
     };
@@ -107,7 +81,7 @@ fn keys_are_asked_for_where_they_should_be() {
 
 #[test]
 fn unknown_addresses_and_methods_are_told() {
-    let (server, _) = TestServer::start(Settings::default());
+    let server = TestServer::start(Settings::default());
     let error = server.get("/v1/nowhere?key=secret").openai_error(404, Some("unknown_url"));
     assert_eq!(error["message"], "there is nothing at /v1/nowhere");
     for (method, path, allowed) in [
@@ -127,22 +101,29 @@ fn unknown_addresses_and_methods_are_told() {
 
 #[test]
 fn the_engine_s_errors_keep_their_fault() {
-    let (server, _) = TestServer::start(Settings::default());
-    let ask =
-        |text: &str| server.post("/v1/embeddings", format!(r#"{{"input":"{text}","model":"m"}}"#));
-    let busy = ask("busy");
+    let engine = builder(&tiny("bert-mean")).queue_capacity(2).start().unwrap();
+    let (server, loading) = TestServer::loading(Settings::default());
+    loading.ready(engine.clone());
+    let tei = |inputs: &str| server.post("/embed", format!(r#"{{"inputs":{inputs}}}"#));
+    let gate = Gate::closed(&engine);
+    let waits = server.send("/v1/embeddings", ASK);
+    until_waiting(&engine, 1);
+    // The queue has room for one more, and takes all of a request's inputs or none.
+    let busy = server.post("/v1/embeddings", r#"{"input":["a","b"]}"#);
     busy.openai_error(429, Some("rate_limit_exceeded"));
-    assert_eq!(busy.header("retry-after"), Some("3")); // 2.1 s, rounded up
-    assert_eq!(ask("broken").openai_error(500, Some("device_failed"))["type"], "server_error");
-    ask("stopped").openai_error(503, Some("shutting_down"));
-    ask("panic").openai_error(500, Some("internal_error"));
-    assert_eq!(ask("still there").status, 200);
+    assert!(busy.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+    assert!(tei(r#"["a","b"]"#).tei_error(429, "Overloaded").contains("1 inputs waiting"));
+    drop(gate);
+    assert_eq!(Answer::read(waits).status, 200);
+    engine.shutdown();
+    server.post("/v1/embeddings", ASK).openai_error(503, Some("shutting_down"));
+    tei(r#""a""#).tei_error(503, "Unhealthy");
 }
 
 #[test]
 fn large_bodies_are_refused_and_the_client_is_told() {
     let limit = 1000;
-    let (server, _) = TestServer::start(with(|settings| settings.payload_limit = limit));
+    let server = TestServer::start(with(|settings| settings.payload_limit = limit));
     let padded = |bytes: usize| format!("{ASK}{}", " ".repeat(bytes - ASK.len()));
     assert_eq!(server.post("/v1/embeddings", padded(limit)).status, 200);
     for bytes in [limit + 1, 20 << 20] {
@@ -166,7 +147,7 @@ fn large_bodies_are_refused_and_the_client_is_told() {
 
 #[test]
 fn a_client_that_asks_first_need_not_send_too_much() {
-    let (server, _) = TestServer::start(with(|settings| settings.payload_limit = 1000));
+    let server = TestServer::start(with(|settings| settings.payload_limit = 1000));
     let head = |length: usize| {
         format!(
             "POST /v1/embeddings HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\
@@ -188,7 +169,7 @@ fn a_client_that_asks_first_need_not_send_too_much() {
 
 #[test]
 fn slow_clients_are_cut_off() {
-    let (server, _) = TestServer::start(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.read_timeout = SOON;
         settings.idle_timeout = SOON;
     }));
@@ -199,16 +180,16 @@ fn slow_clients_are_cut_off() {
 
     let mut stream = server.connect();
     stream.write_all(b"POST /v1/embeddings HTTP/1.1\r\nhost: t\r\n").unwrap();
-    assert!(is_closed(stream));
-    assert!(is_closed(server.connect()));
+    assert!(is_closed(&stream));
+    assert!(is_closed(&server.connect()));
 }
 
 #[test]
 fn a_client_that_does_not_read_is_cut_off() {
-    let (server, _) = TestServer::start(with(|settings| settings.write_timeout = SOON));
+    let server = TestServer::start(with(|settings| settings.write_timeout = SOON));
     // Requests without end and nothing read: the replies fill the buffers on the way.
     let mut stream = server.connect();
-    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nhost: t\r\n\r\n".repeat(1000);
     let error = loop {
         if let Err(error) = stream.write_all(&request) {
@@ -221,19 +202,26 @@ fn a_client_that_does_not_read_is_cut_off() {
 
 #[test]
 fn work_that_takes_too_long_is_given_up() {
-    let (server, fake) = TestServer::start(with(|settings| settings.request_timeout = SOON));
-    server.post("/v1/embeddings", WAIT).openai_error(504, Some("timeout"));
-    fake.until_waiting(&server, 0);
-    server.post("/embed", r#"{"inputs":"wait"}"#).tei_error(504, "Backend");
-    assert_eq!(fake.finished.load(Ordering::SeqCst), 0);
+    let (server, engine) =
+        TestServer::with_engine(with(|settings| settings.request_timeout = SOON));
+    let gate = Gate::closed(&engine);
+    let before = metric(&server, INPUTS);
+    server.post("/v1/embeddings", ASK).openai_error(504, Some("timeout"));
+    server.post("/embed", r#"{"inputs":"a"}"#).tei_error(504, "Backend");
+    drop(gate);
+    let given_up = "vecmill_requests_total{outcome=\"given_up\"} 2\n";
+    let text = until(|| server.get("/metrics").text().to_owned(), |text| text.contains(given_up));
+    assert_eq!(value(&text, INPUTS), before, "{text}");
 }
 
 #[test]
 fn one_request_too_many_is_refused_at_once() {
-    let (server, fake) = TestServer::start(with(|settings| settings.max_concurrent_requests = 2));
-    let first = server.send("/v1/embeddings", WAIT);
-    let second = server.send("/embed", r#"{"inputs":"wait"}"#);
-    fake.until_waiting(&server, 2);
+    let (server, engine) =
+        TestServer::with_engine(with(|settings| settings.max_concurrent_requests = 2));
+    let gate = Gate::closed(&engine);
+    let first = server.send("/v1/embeddings", ASK);
+    let second = server.send("/embed", r#"{"inputs":"a"}"#);
+    until_waiting(&engine, 2);
     let refused = server.post("/v1/embeddings", ASK);
     refused.openai_error(429, Some("rate_limit_exceeded"));
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -241,7 +229,7 @@ fn one_request_too_many_is_refused_at_once() {
     for path in ["/health", "/ready", "/metrics", "/v1/models", "/info"] {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
-    fake.release(2);
+    drop(gate);
     assert_eq!(Answer::read(first).status, 200);
     assert_eq!(Answer::read(second).status, 200);
     assert_eq!(server.post("/v1/embeddings", ASK).status, 200);
@@ -249,38 +237,40 @@ fn one_request_too_many_is_refused_at_once() {
 
 #[test]
 fn connections_beyond_the_limit_wait() {
-    let (server, _) = TestServer::start(with(|settings| settings.max_connections = 1));
+    let server = TestServer::start(with(|settings| settings.max_connections = 1));
     let first = server.connect();
     let mut second = server.connect();
     second.write_all(&message("GET", "/health", &[], b"")).unwrap();
     second.set_read_timeout(Some(SOON)).unwrap();
     assert!(second.read(&mut [0]).is_err(), "answered beside the first");
     drop(first);
-    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(Answer::read(second).status, 200);
 }
 
 #[test]
 fn clients_that_leave_take_their_work_with_them() {
-    let (server, fake) = TestServer::start(Settings::default());
-    let clients: Vec<_> = (0..20).map(|_| server.send("/v1/embeddings", WAIT)).collect();
-    let stays = server.send("/v1/embeddings", WAIT);
-    fake.until_waiting(&server, 21);
+    let (server, engine) = TestServer::with_engine(Settings::default());
+    let gate = Gate::closed(&engine);
+    let before = metric(&server, INPUTS);
+    let clients: Vec<_> = (0..20).map(|_| server.send("/v1/embeddings", ASK)).collect();
+    let stays = server.send("/v1/embeddings", ASK);
+    until_waiting(&engine, 21);
     drop(clients);
-    fake.until_waiting(&server, 1);
-    fake.release(1);
-    assert_eq!(Answer::read(stays).status, 200);
-    assert_eq!(fake.finished.load(Ordering::SeqCst), 1);
-
     let left = r#"{route="/v1/embeddings",method="POST",status="499"} 20"#;
     let ask = || server.get("/metrics").text().to_owned();
     let text = until(ask, |text| text.contains(left));
-    assert!(text.contains("vecmill_http_requests_in_flight 1\n"), "{text}"); // this one
+    assert!(text.contains("vecmill_http_requests_in_flight 2\n"), "{text}"); // this one, and who stays
+    drop(gate);
+    assert_eq!(Answer::read(stays).status, 200);
+    let given_up = "vecmill_requests_total{outcome=\"given_up\"} 20\n";
+    let text = until(ask, |text| text.contains(given_up));
+    assert_eq!(value(&text, INPUTS), before + 1, "{text}");
 }
 
 #[test]
 fn a_connection_serves_many_requests() {
-    let (server, _) = TestServer::start(Settings::default());
+    let server = TestServer::start(Settings::default());
     let mut stream = server.connect();
     let request = b"GET /health HTTP/1.1\r\nhost: t\r\n\r\n";
     let mut first = [0; 15];
@@ -295,14 +285,15 @@ fn a_connection_serves_many_requests() {
 
 #[test]
 fn a_stopping_server_finishes_what_it_accepted() {
-    let (mut server, fake) = TestServer::start(Settings::default());
+    let (mut server, engine) = TestServer::with_engine(Settings::default());
+    let gate = Gate::closed(&engine);
     let idle = server.connect();
-    let accepted: Vec<_> = (0..3).map(|_| server.send("/v1/embeddings", WAIT)).collect();
-    fake.until_waiting(&server, 3);
+    let accepted: Vec<_> = (0..3).map(|_| server.send("/v1/embeddings", ASK)).collect();
+    until_waiting(&engine, 3);
     server.stop();
     until(|| TcpStream::connect(server.address).is_err(), |&refused| refused);
-    assert!(is_closed(idle));
-    fake.release(3);
+    assert!(is_closed(&idle));
+    drop(gate);
     assert_eq!(server.join().cut_off, 0);
     for stream in accepted {
         let answer = Answer::read(stream);
@@ -313,18 +304,19 @@ fn a_stopping_server_finishes_what_it_accepted() {
 
 #[test]
 fn a_stopping_server_does_not_wait_for_ever() {
-    let (mut server, fake) = TestServer::start(with(|settings| settings.shutdown_grace = SOON));
-    let stuck = server.send("/v1/embeddings", WAIT);
-    fake.until_waiting(&server, 1);
+    let (mut server, engine) =
+        TestServer::with_engine(with(|settings| settings.shutdown_grace = SOON));
+    let _gate = Gate::closed(&engine);
+    let stuck = server.send("/v1/embeddings", ASK);
+    until_waiting(&engine, 1);
     server.stop();
     assert_eq!(server.join().cut_off, 1);
-    assert!(is_closed(stuck));
-    fake.until_waiting(&server, 0);
+    assert!(is_closed(&stuck));
 }
 
 #[test]
 fn metrics_are_open_metrics_text() {
-    let (server, _) = TestServer::start(Settings::default());
+    let server = TestServer::start(Settings::default());
     server.post("/v1/embeddings", ASK);
     server.post("/v1/embeddings", "{");
     server.get("/nowhere/secret");
@@ -336,7 +328,7 @@ fn metrics_are_open_metrics_text() {
     assert!(text.ends_with("\n# EOF\n"));
     assert_eq!(text.matches("# EOF").count(), 1);
     for line in [
-        "vecmill_fake 1",
+        "# TYPE vecmill_inputs counter",
         "# TYPE vecmill_http_requests counter",
         r#"vecmill_http_requests_total{route="/v1/embeddings",method="POST",status="200"} 1"#,
         r#"vecmill_http_requests_total{route="/v1/embeddings",method="POST",status="400"} 1"#,
@@ -360,7 +352,7 @@ fn metrics_are_open_metrics_text() {
 
 #[test]
 fn requests_have_ids() {
-    let (server, _) = TestServer::start(Settings::default());
+    let server = TestServer::start(Settings::default());
     let echoed = server.request("GET", "/health", &["x-request-id: mine-7"], b"");
     assert_eq!(echoed.header("x-request-id"), Some("mine-7"));
     let (one, two) = (server.get("/nowhere"), server.get("/nowhere"));
@@ -371,7 +363,7 @@ fn requests_have_ids() {
 #[test]
 fn browsers_may_ask_from_allowed_origins_only() {
     let key = "k".parse().unwrap();
-    let (server, _) = TestServer::start(with(|settings| {
+    let server = TestServer::start(with(|settings| {
         settings.cors_allow_origin = vec!["https://app.example.com".into()];
         settings.api_keys = vec![key];
     }));
@@ -397,7 +389,7 @@ fn browsers_may_ask_from_allowed_origins_only() {
     assert_eq!(refused.header(origin), Some("https://app.example.com"));
     assert!(refused.header("access-control-expose-headers").unwrap().contains("x-request-id"));
 
-    let (server, _) = TestServer::start(Settings::default());
+    let server = TestServer::start(Settings::default());
     let by_default = server.request("OPTIONS", "/v1/embeddings", &from, b"");
     assert_eq!((by_default.status, by_default.header(origin)), (405, None));
 }

@@ -9,10 +9,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{TestServer, tiny_model};
+use support::TestServer;
+use support::engine::{serve, tiny};
 use tempfile::TempDir;
-use vecmill_engine::fetch::ModelRef;
-use vecmill_engine::{DeviceSpec, Engine};
 use vecmill_server::Settings;
 
 const PROMPT: &str = "Quêry: ";
@@ -39,18 +38,14 @@ fn start(model: &str, lowercase: bool) -> (TestServer, TempDir) {
         let _ = fs::remove_file(&path);
         fs::write(path, contents.to_string()).unwrap();
     };
-    for entry in fs::read_dir(tiny_model(model)).unwrap() {
+    for entry in fs::read_dir(tiny(model)).unwrap() {
         let entry = entry.unwrap();
         symlink(fs::canonicalize(entry.path()).unwrap(), folder.path().join(entry.file_name()))
             .unwrap();
     }
     put("config_sentence_transformers.json", json!({"prompts": {"query": PROMPT}}));
     put("sentence_bert_config.json", json!({"max_seq_length": 64, "do_lower_case": lowercase}));
-    let engine = Engine::builder().model(ModelRef::Folder(folder.path().to_owned()));
-    let engine = engine.devices(vec![DeviceSpec::Cpu]).cpu_threads(1).tokenization_workers(2);
-    let (server, slot) = TestServer::loading(Settings::default());
-    slot.ready(engine.start().unwrap());
-    (server, folder)
+    (serve(folder.path(), Settings::default()), folder)
 }
 
 fn corpus() -> Vec<String> {

@@ -7,11 +7,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vecmill_encoder::{
-    Backend, Graph, Kernel, Node, Place, Places, Slab, Step, Stream, Weight, Weights,
-};
-use vecmill_encoder::{BackendError, RegionWriter, Shape};
+use vecmill_encoder::{Backend, Graph, Kernel, Node, Place, Places, Slab, Step, Stream, Weights};
+use vecmill_encoder::{BackendError, RegionWriter, RepeatKey, Shape};
 use vecmill_memory::{Cause, Source, SourceError};
+use vecmill_model::Weight;
 
 /// What a backend goes through. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -298,10 +297,10 @@ impl<B: Backend> Backend for Faulty<B> {
     fn repeat(
         &self,
         slab: &mut Slab<B>,
-        shape: Shape,
+        key: RepeatKey,
         steps: impl FnMut(&mut Slab<B>) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         self.plan.meet("repeat");
-        self.inner.repeat(slab, shape, steps)
+        self.inner.repeat(slab, key, steps)
     }
 }

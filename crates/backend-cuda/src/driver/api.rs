@@ -9,10 +9,47 @@
 //! will do.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::sync::OnceLock;
 
 use cudarc::driver::sys;
 
 use super::table::function_table;
+use crate::error::Unavailable;
+
+/// The CUDA version whose driver vecmill needs: the first of the line that NVIDIA still repairs.
+pub(super) const NEEDED: (u32, u32) = (12, 0);
+
+pub(super) static API: OnceLock<Api> = OnceLock::new();
+
+/// The driver's functions. Nothing is remembered of a failure: a driver may be installed, or a
+/// device attached to a container, while the program runs.
+pub(super) fn load() -> Result<&'static Api, Unavailable> {
+    if let Some(api) = API.get() {
+        return Ok(api);
+    }
+    // `culib` panics when there is no library: so this comes first.
+    // SAFETY: loading a library runs its initialisers. These names are the driver's, and whoever
+    // can place another file under them in the loader's path can run code in any program here.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Unavailable::NoLibrary { looked_for: library_names() });
+    }
+    // SAFETY: as above: it loads the file that was just found, and never unloads it.
+    let library = unsafe { sys::culib() };
+    let api = Api::find(library).map_err(|symbol| {
+        let reason = format!("it has no function {symbol}");
+        Unavailable::TooOld { needed: NEEDED, reason }
+    })?;
+    Ok(API.get_or_init(|| api))
+}
+
+/// What the driver's library may be called: first its usual name, then the others that are tried.
+pub(crate) fn library_names() -> Vec<String> {
+    let usual = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+    let others = ["cuda", "nvcuda"].map(cudarc::get_lib_name_candidates).concat();
+    let mut names = vec![usual.to_owned()];
+    names.extend(others.into_iter().filter(|name| name != usual));
+    names
+}
 
 function_table! {
     /// The functions, under shorter names. Each returns a `CUresult`.

@@ -10,14 +10,13 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
+use super::DriverError;
 use super::api::Api;
+use super::api::{NEEDED, load};
+use super::check;
 use super::green::Part;
-use super::{check, load};
-use crate::error::{DriverError, Unavailable};
+use crate::error::Unavailable;
 use crate::probe::DeviceInfo;
-
-/// The CUDA version whose driver vecmill needs: the first of the line that NVIDIA still repairs.
-pub(crate) const NEEDED: (u32, u32) = (12, 0);
 
 /// The driver's functions, after it has been started. Starting it again does nothing.
 fn start() -> Result<(&'static Api, (u32, u32)), Unavailable> {

@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::DriverError;
 use super::{Context, Stream, check};
-use crate::error::DriverError;
 
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: other threads may go on calling the driver.
 const THREAD_LOCAL: u32 = 1;
 
 /// Captured work, ready to launch; destroyed when dropped, after which launches still finish.
 #[derive(Debug)]
-pub(crate) struct Graph {
+pub(crate) struct CapturedGraph {
     context: Arc<Context>,
     handle: sys::CUgraphExec,
 }
 
 // SAFETY: the pointer is only a name for what the driver has; launching takes `&mut self`, because
 // the driver wants no two threads in one graph.
-unsafe impl Send for Graph {}
+unsafe impl Send for CapturedGraph {}
 
 impl Stream {
     /// Captures what `work` gives to this stream, instead of running it. An error of `work` comes
@@ -28,14 +28,14 @@ impl Stream {
     pub(crate) fn capture<E: From<DriverError>>(
         &self,
         work: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Graph, E> {
+    ) -> Result<CapturedGraph, E> {
         let capture = Capture::begin(self)?;
         work()?;
-        Ok(Graph::new(self.context(), &capture.end()?)?)
+        Ok(CapturedGraph::new(self.context(), &capture.end()?)?)
     }
 
     /// Runs a graph behind the work so far.
-    pub(crate) fn launch(&self, graph: &mut Graph) -> Result<(), DriverError> {
+    pub(crate) fn launch(&self, graph: &mut CapturedGraph) -> Result<(), DriverError> {
         let api = self.context().bind()?;
         // SAFETY: graph and stream are live. Its kernels are loaded as long as the context, and
         // touch device memory only.
@@ -99,7 +99,7 @@ impl Drop for Template {
     }
 }
 
-impl Graph {
+impl CapturedGraph {
     fn new(context: &Arc<Context>, template: &Template) -> Result<Self, DriverError> {
         let api = context.bind()?;
         let mut handle = std::ptr::null_mut();
@@ -110,7 +110,7 @@ impl Graph {
     }
 }
 
-impl Drop for Graph {
+impl Drop for CapturedGraph {
     fn drop(&mut self) {
         if let Ok(api) = self.context.bind() {
             // SAFETY: instantiated once, destroyed once; the driver keeps what still runs.

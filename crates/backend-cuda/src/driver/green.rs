@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cudarc::driver::sys;
 
+use super::DriverError;
 use super::api::Api;
 use super::check;
-use crate::error::{DriverError, Unavailable};
+use crate::error::Unavailable;
 
 /// `CU_DEV_RESOURCE_TYPE_SM`
 const MULTIPROCESSORS: c_uint = 1;

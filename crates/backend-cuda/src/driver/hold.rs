@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use super::DriverError;
 use super::{Stream, check};
-use crate::error::DriverError;
 
 /// After this time work goes on in any case: whoever waits for the device while holding it back
 /// gets wrong figures, and not a program that stands still.

@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::DriverError;
 use super::{Context, Event, Stream, check};
-use crate::error::DriverError;
 
 /// Memory from `cuMemHostAlloc`, freed when dropped. It doesn't show its bytes: who owns it knows
 /// which copies are under way.

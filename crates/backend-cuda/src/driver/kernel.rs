@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::error::{DriverError, LaunchError, code};
 use super::{Context, DeviceSpan, Stream, TensorMap, check};
-use crate::error::{DriverError, LaunchError, code};
 
 /// Compiled code, loaded onto a device; it stays there as long as the context.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ unsafe impl Sync for Module {}
 
 /// A function of a module that the device can be told to run.
 #[derive(Debug, Clone)]
-pub(crate) struct Kernel {
+pub(crate) struct LoadedKernel {
     module: Arc<Module>,
     handle: sys::CUkernel,
     name: Arc<str>,
@@ -34,9 +34,9 @@ pub(crate) struct Kernel {
 }
 
 // SAFETY: as for `Module`.
-unsafe impl Send for Kernel {}
+unsafe impl Send for LoadedKernel {}
 // SAFETY: as above.
-unsafe impl Sync for Kernel {}
+unsafe impl Sync for LoadedKernel {}
 
 /// How many threads run a kernel, and in which groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,14 +92,19 @@ impl Module {
     }
 
     /// The kernel of that name.
-    pub(crate) fn kernel(self: &Arc<Self>, name: &CStr) -> Result<Kernel, DriverError> {
+    pub(crate) fn kernel(self: &Arc<Self>, name: &CStr) -> Result<LoadedKernel, DriverError> {
         let api = self.context.bind()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: writes one pointer, to which `handle` has room; the name ends with a zero.
         let result = unsafe { (api.library_kernel)(&raw mut handle, self.handle, name.as_ptr()) };
         check("cuLibraryGetKernel", result)?;
         let name = name.to_string_lossy().into();
-        Ok(Kernel { module: Arc::clone(self), handle, name, parameters: self.parameters(handle)? })
+        Ok(LoadedKernel {
+            module: Arc::clone(self),
+            handle,
+            name,
+            parameters: self.parameters(handle)?,
+        })
     }
 
     fn parameters(&self, kernel: sys::CUkernel) -> Result<Option<Arc<[usize]>>, DriverError> {
@@ -121,7 +126,7 @@ impl Module {
     }
 }
 
-impl Kernel {
+impl LoadedKernel {
     /// Lets launches take so much dynamic shared memory: without, it is at most 48 KiB.
     pub(crate) fn allow_shared(&self, bytes: u32) -> Result<(), DriverError> {
         const CALL: &str = "cuKernelSetAttribute";

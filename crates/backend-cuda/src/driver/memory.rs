@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::DriverError;
 use super::{Context, check};
-use crate::error::DriverError;
 
 /// A part of a block of device memory, which a stream can fill or copy.
 ///

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use super::table::function_table;
 use crate::libraries::{self, Found, Missing, NvidiaLibrary, Opened};
 
-type Program = *mut c_void;
+type NvrtcProgram = *mut c_void;
 
 function_table! {
     /// The functions, under shorter names.
@@ -20,16 +20,16 @@ function_table! {
         architecture_count = "nvrtcGetNumSupportedArchs"(*mut c_int);
         architectures = "nvrtcGetSupportedArchs"(*mut c_int);
         create = "nvrtcCreateProgram"(
-            *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
+            *mut NvrtcProgram, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
         );
-        destroy = "nvrtcDestroyProgram"(*mut Program);
-        compile = "nvrtcCompileProgram"(Program, c_int, *const *const c_char);
-        log_size = "nvrtcGetProgramLogSize"(Program, *mut usize);
-        log = "nvrtcGetProgramLog"(Program, *mut c_char);
-        cubin_size = "nvrtcGetCUBINSize"(Program, *mut usize);
-        cubin = "nvrtcGetCUBIN"(Program, *mut c_char);
-        ptx_size = "nvrtcGetPTXSize"(Program, *mut usize);
-        ptx = "nvrtcGetPTX"(Program, *mut c_char);
+        destroy = "nvrtcDestroyProgram"(*mut NvrtcProgram);
+        compile = "nvrtcCompileProgram"(NvrtcProgram, c_int, *const *const c_char);
+        log_size = "nvrtcGetProgramLogSize"(NvrtcProgram, *mut usize);
+        log = "nvrtcGetProgramLog"(NvrtcProgram, *mut c_char);
+        cubin_size = "nvrtcGetCUBINSize"(NvrtcProgram, *mut usize);
+        cubin = "nvrtcGetCUBIN"(NvrtcProgram, *mut c_char);
+        ptx_size = "nvrtcGetPTXSize"(NvrtcProgram, *mut usize);
+        ptx = "nvrtcGetPTX"(NvrtcProgram, *mut c_char);
     }
 }
 
@@ -159,11 +159,11 @@ fn text(text: &str) -> Result<CString, NvrtcError> {
 /// An `nvrtcProgram`, destroyed when dropped.
 struct Compilation {
     nvrtc: Nvrtc,
-    handle: Program,
+    handle: NvrtcProgram,
 }
 
-type SizeOf = unsafe extern "system" fn(Program, *mut usize) -> u32;
-type CopyOf = unsafe extern "system" fn(Program, *mut c_char) -> u32;
+type SizeOf = unsafe extern "system" fn(NvrtcProgram, *mut usize) -> u32;
+type CopyOf = unsafe extern "system" fn(NvrtcProgram, *mut c_char) -> u32;
 
 impl Compilation {
     fn new(nvrtc: Nvrtc, name: &str, source: &str) -> Result<Self, NvrtcError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::DriverError;
 use super::{Context, DeviceSpan, Stream, check};
-use crate::error::DriverError;
 
 /// A `CUmemoryPool`, destroyed when dropped.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use vecmill_memory::ALIGNMENT;
 
 use super::Context;
+use super::DriverError;
 use super::host::{LastCopy, Pages, PinnedRange};
-use crate::error::DriverError;
 use crate::staging::ring::{Claim, Ring, RingStatistics};
 
 /// Pinned memory that is given out in parts, first in, first out.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::error::{DriverError, code};
 use super::{Context, DeviceSpan, PinnedRange, check};
-use crate::error::{DriverError, code};
 
 /// A `CUstream` that does not wait for the default one, destroyed when dropped; the driver first
 /// finishes its work.

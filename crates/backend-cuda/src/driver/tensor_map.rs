@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use cudarc::driver::sys;
 
+use super::DriverError;
 use super::{Context, DeviceSpan, check};
-use crate::error::DriverError;
 
 /// The elements of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

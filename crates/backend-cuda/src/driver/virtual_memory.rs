@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::DriverError;
 use super::{Context, DeviceSpan, check};
-use crate::error::DriverError;
 
 /// A reserved range of device addresses. Dropping it leaves it reserved.
 #[derive(Debug)]

@@ -69,7 +69,7 @@ impl From<MatmulError> for GemmError {
     fn from(error: MatmulError) -> Self {
         match error {
             MatmulError::Driver(error) => {
-                Self::Failed { call: error.call, reason: driver::describe(error.code) }
+                Self::Failed { call: error.call, reason: driver::error::describe(error.code) }
             }
             MatmulError::Library(error) => {
                 Self::Failed { call: error.call, reason: error.reason() }

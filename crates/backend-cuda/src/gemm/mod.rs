@@ -1,13 +1,13 @@
 //! Matrix products by cuBLASLt: `output = activation(input · weightᵀ + bias)`.
 //!
 //! - [`Gemm`] is the library on one device; a [`Linear`] names one product's operands.
-//! - `shape` has formats, sizes and [`Bucket`]s of row counts; `choices` remembers an algorithm per
-//!   bucket; `tune` times candidates where the library's own estimate is not enough.
+//! - `shape` has formats, sizes and [`RowRange`]s; `choose` says which kernel, and remembers
+//!   an algorithm per range; `tune` times candidates where the library's own estimate is not enough.
 //! - `hopper` has kernels of our own, for compute capability 9.0.
 //!
 //! The choice behind it: row counts differ with every batch, and asking the library for an algorithm
-//! costs more than a small product. So it is asked once per bucket, eight of which make an octave,
-//! and an answer counts only if it holds for the fewest and the most rows of the bucket.
+//! costs more than a small product. So it is asked once per range, eight of which make an octave,
+//! and an answer counts only if it holds for the fewest and the most rows of the range.
 //!
 //! **Precision.** Products and sums are `f32`, for `f32` operands without TF32. Sums that are
 //! computed in parts are added in `f32` as well. The library adds a bias in the format of the
@@ -18,12 +18,12 @@
 //! bias, or refuse: such layers are for `kernels/linear_any.cu`.
 //!
 //! **The same bits.** An algorithm adds up the same products in the same order for each row, so
-//! within a bucket a row's result does not depend on the other rows. Batches of different buckets,
+//! within a range a row's result does not depend on the other rows. Batches of different ranges,
 //! and processes that have tuned differently, may use different algorithms: there results agree
 //! within the rounding of sums, and not to the last bit. So it is between cuBLASLt and `hopper`,
 //! which are chosen by the number of rows.
 
-mod choices;
+mod choose;
 mod error;
 mod hopper;
 mod shape;
@@ -40,7 +40,8 @@ use crate::driver::cublaslt::{
     Specification,
 };
 use crate::stream::CudaStream;
-use choices::{Choices, Key};
+use choose::{Algorithms, Key};
+pub(crate) use choose::{Measured, Size, Then, own_norm_pays, own_pays, row_class};
 pub use error::GemmError;
 pub(crate) use hopper::{
     Deferral, DeferredInput, DeferredResidual, FeedForward as HopperFeedForward, HopperGemm,
@@ -48,7 +49,7 @@ pub(crate) use hopper::{
 };
 #[cfg(test)]
 pub(crate) use hopper::{used, used_feed_forward};
-pub use shape::{Bucket, Format};
+pub use shape::{Format, RowRange};
 pub(crate) use shape::{workspace_bytes, workspace_limit};
 pub use tune::Tuned;
 
@@ -104,10 +105,10 @@ pub struct Gemm {
 #[derive(Debug)]
 struct State {
     library: MatmulLibrary,
-    choices: Choices<Choice>,
+    algorithms: Algorithms<Choice>,
 }
 
-/// What is used for a bucket.
+/// What is used for a range.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
     /// What the algorithm applies to the sums.
@@ -122,7 +123,7 @@ impl Gemm {
     /// [`GemmError::NoLibrary`] when it is not there, [`GemmError::Failed`] when it does not start.
     pub fn open(device: &Device) -> Result<Self, GemmError> {
         let library = MatmulLibrary::open(device.context())??;
-        let state = State { library, choices: Choices::default() };
+        let state = State { library, algorithms: Algorithms::default() };
         let workspace_limit = workspace_limit(device.info().compute_capability);
         Ok(Self { device: device.clone(), workspace_limit, state: Mutex::new(state) })
     }
@@ -135,7 +136,7 @@ impl Gemm {
 
     /// How many kinds of products there were, for each of which an algorithm was chosen.
     pub(crate) fn ways_taken(&self) -> usize {
-        self.state().choices.len()
+        self.state().algorithms.len()
     }
 
     /// Scratch bytes for a product with `rows` rows; more rows need no less.
@@ -159,8 +160,8 @@ impl Gemm {
         }
         self.validate(linear)?;
         let mut state = self.state();
-        let State { library, choices } = &mut *state;
-        let choice = choices.get_or_choose(Key::of(linear), || {
+        let State { library, algorithms } = &mut *state;
+        let choice = algorithms.get_or_choose(Key::of(linear), || {
             let (function, candidates) = self.candidates(library, linear)?;
             let first = candidates.first().ok_or_else(|| linear.no_algorithm())?;
             Ok::<_, GemmError>(Choice { function, algorithm: first.algorithm })
@@ -175,7 +176,7 @@ impl Gemm {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The algorithms that hold for the whole bucket, by the library's estimate, and what they
+    /// The algorithms that hold for the whole range, by the library's estimate, and what they
     /// apply: the activation if there is one that does, else nothing.
     fn candidates(
         &self,
@@ -197,9 +198,9 @@ impl Gemm {
         linear: &Linear<'_>,
         function: Function,
     ) -> Result<Vec<Candidate>, GemmError> {
-        let bucket = Bucket::of(linear.rows);
+        let range = RowRange::of(linear.rows);
         let limits = Limits {
-            workspace_bytes: self.workspace_bytes(bucket.most(), linear.outputs),
+            workspace_bytes: self.workspace_bytes(range.most(), linear.outputs),
             weight_alignment: WEIGHT_ALIGNMENT,
             activation_alignment: ACTIVATION_ALIGNMENT,
         };
@@ -209,7 +210,7 @@ impl Gemm {
             let needed = library.check(&product(rows)?, &candidate.algorithm)?;
             Ok(needed.is_some_and(|bytes| bytes <= limits.workspace_bytes))
         };
-        Ok(choices::valid_in(bucket, propose, holds)?)
+        Ok(choose::valid_in(range, propose, holds)?)
     }
 
     /// Sizes and places of the operands, before anything is asked of the device.

@@ -1,4 +1,4 @@
-//! Formats, and row counts in buckets.
+//! Formats, and ranges of row counts.
 
 use crate::driver::cublaslt::DataType;
 use vecmill_model::DType;
@@ -43,19 +43,19 @@ impl Format {
     }
 }
 
-/// How many buckets lie between a number of rows and twice as many.
+/// How many ranges lie between a number of rows and twice as many.
 const PER_OCTAVE: usize = 8;
 
 /// Row counts that share an algorithm. Up to 16 rows, each count has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Bucket {
+pub struct RowRange {
     /// How far its row counts are apart from those of the next one, a power of two.
     width: usize,
     most: usize,
 }
 
-impl Bucket {
-    /// The bucket of `rows` rows; none count as one.
+impl RowRange {
+    /// The range of `rows` rows; none count as one.
     pub fn of(rows: usize) -> Self {
         let rows = rows.max(1);
         let octave = (rows - 1).checked_ilog2().unwrap_or(0);
@@ -88,9 +88,9 @@ const PARTS: usize = 16;
 /// For what algorithms keep beside partial sums, such as counters.
 const LEAST_WORKSPACE: usize = 256 * KIB;
 
-/// Room for the partial sums of a bucket, up to `limit`.
+/// Room for the partial sums of a range, up to `limit`.
 pub(crate) fn workspace_bytes(rows: usize, outputs: usize, limit: usize) -> usize {
-    let rows = Bucket::of(rows).most();
+    let rows = RowRange::of(rows).most();
     let sums = rows.saturating_mul(outputs).saturating_mul(size_of::<f32>());
     sums.saturating_mul(PARTS).saturating_add(LEAST_WORKSPACE).min(limit)
 }
@@ -102,34 +102,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_counts_have_buckets_of_their_own() {
+    fn small_counts_have_ranges_of_their_own() {
         for rows in 1..=16 {
-            let bucket = Bucket::of(rows);
-            assert_eq!((bucket.fewest(), bucket.most()), (rows, rows));
+            let range = RowRange::of(rows);
+            assert_eq!((range.fewest(), range.most()), (rows, rows));
         }
-        let bucket = Bucket::of(17);
-        assert_eq!((bucket.fewest(), bucket.most()), (17, 18));
+        let range = RowRange::of(17);
+        assert_eq!((range.fewest(), range.most()), (17, 18));
     }
 
     #[test]
-    fn an_octave_has_eight_buckets() {
+    fn an_octave_has_eight_ranges() {
         for octave in 4..17 {
             let rows = (1_usize << octave) + 1..=(2 << octave);
-            let mut buckets: Vec<_> = rows.map(Bucket::of).collect();
-            buckets.dedup();
-            assert_eq!(buckets.len(), PER_OCTAVE, "from 2^{octave} on");
+            let mut ranges: Vec<_> = rows.map(RowRange::of).collect();
+            ranges.dedup();
+            assert_eq!(ranges.len(), PER_OCTAVE, "from 2^{octave} on");
         }
     }
 
     proptest! {
         #[test]
-        fn buckets_cover_all_counts_once(rows in 1_usize..1 << 24) {
-            let bucket = Bucket::of(rows);
-            prop_assert!((bucket.fewest()..=bucket.most()).contains(&rows));
-            prop_assert_eq!(Bucket::of(bucket.fewest()), bucket);
-            prop_assert_eq!(Bucket::of(bucket.most()), bucket);
-            prop_assert_eq!(Bucket::of(bucket.most() + 1).fewest(), bucket.most() + 1);
-            prop_assert!(bucket.most() * 8 <= rows * 9, "more than an eighth too many");
+        fn ranges_cover_all_counts_once(rows in 1_usize..1 << 24) {
+            let range = RowRange::of(rows);
+            prop_assert!((range.fewest()..=range.most()).contains(&rows));
+            prop_assert_eq!(RowRange::of(range.fewest()), range);
+            prop_assert_eq!(RowRange::of(range.most()), range);
+            prop_assert_eq!(RowRange::of(range.most() + 1).fewest(), range.most() + 1);
+            prop_assert!(range.most() * 8 <= rows * 9, "more than an eighth too many");
         }
 
         #[test]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::choices::Key;
+use super::choose::Key;
 use super::{Choice, Gemm, GemmError, Linear, State, run, to_run};
 use crate::driver::cublaslt::MatmulError;
 use crate::stopwatch;
@@ -26,7 +26,7 @@ pub struct Tuned {
 }
 
 impl Gemm {
-    /// Times the algorithms for this product, and uses the fastest for its bucket from now on. The
+    /// Times the algorithms for this product, and uses the fastest for its range from now on. The
     /// output is overwritten many times; what it contains afterwards is undefined. Takes some
     /// hundred times as long as the product itself, and other products wait meanwhile.
     ///
@@ -35,7 +35,7 @@ impl Gemm {
     pub fn tune(&self, stream: &CudaStream, linear: &Linear<'_>) -> Result<Tuned, GemmError> {
         self.validate(linear)?;
         let mut state = self.state();
-        let State { library, choices } = &mut *state;
+        let State { library, algorithms } = &mut *state;
         let (function, candidates) = self.candidates(library, linear)?;
         let product = library.product(&to_run(linear, function))?;
 
@@ -51,7 +51,8 @@ impl Gemm {
             stopwatch::each(&self.device, stream, GemmError::from, work).map(Some)
         })?;
         let best = fastest(&times).ok_or_else(|| linear.no_algorithm())?;
-        choices.keep(Key::of(linear), Choice { function, algorithm: candidates[best.0].algorithm });
+        algorithms
+            .keep(Key::of(linear), Choice { function, algorithm: candidates[best.0].algorithm });
         let estimated = times.iter().copied().flatten().next().unwrap_or(best.1);
         Ok(Tuned { candidates: times.iter().flatten().count(), estimated, best: best.1 })
     }

@@ -1,7 +1,7 @@
 //! Which attention kernel runs for a batch, and in which grid.
 //!
 //! - [`Attention`] launches it.
-//! - [`Way`], [`pays`] and [`rows`] are the rules.
+//! - [`AttentionKernel`], [`pays`] and [`rows`] are the rules.
 //!
 //! The choice behind it: a way is a file of `kernels/`, compiled for each head size that comes up.
 //! The rows of blocks and jobs don't change a result's bits, so they follow the batch; ways do, and
@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Attended, Heads, KernelError, Packed, launch, name, number, output_defines};
 use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
 use crate::device::Device;
-use crate::driver::{Argument, DeviceSpan, Kernel, Module, TensorElement, TensorMap};
+use crate::driver::{Argument, DeviceSpan, LoadedKernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::stream::CudaStream;
 
 /// Threads of a block on tensor cores.
@@ -39,7 +39,7 @@ const HOPPER_LENGTH: usize = 96;
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Way {
+enum AttentionKernel {
     Hopper,
     TensorCores,
     Any,
@@ -68,13 +68,13 @@ pub(super) struct Attention {
     format: Format,
     abilities: Abilities,
     modules: Mutex<HashMap<Part, Arc<Module>>>,
-    kernels: Mutex<HashMap<Variant, Kernel>>,
+    kernels: Mutex<HashMap<Variant, LoadedKernel>>,
 }
 
 /// What is compiled as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Part {
-    way: Way,
+    way: AttentionKernel,
     head_size: usize,
     /// Whether the output is in e4m3.
     narrow: bool,
@@ -99,14 +99,14 @@ impl Abilities {
         Self { tensor_cores, hopper: element.filter(|_| architecture == "sm_90a") }
     }
 
-    fn way(self, lengths: Lengths, head_size: usize, biased: bool) -> Way {
+    fn way(self, lengths: Lengths, head_size: usize, biased: bool) -> AttentionKernel {
         let hopper_takes = head_size == HOPPER_HEAD_SIZE && !biased;
         if self.hopper.is_some() && hopper_takes && pays(lengths) {
-            Way::Hopper
+            AttentionKernel::Hopper
         } else if self.tensor_cores && head_size.is_multiple_of(16) && head_size <= 128 {
-            Way::TensorCores
+            AttentionKernel::TensorCores
         } else {
-            Way::Any
+            AttentionKernel::Any
         }
     }
 }
@@ -138,20 +138,20 @@ impl Attention {
         (qkv, output): (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
         heads: Heads<'_>,
-        sweeps: &Sweeps,
+        row_order: &RowOrder,
     ) -> Result<(), KernelError> {
         let lengths = sequences.lengths();
         let way = self.abilities.way(lengths, heads.head_size, heads.bias.is_some());
-        if let (Way::Hopper, Some(element)) = (way, self.abilities.hopper) {
+        if let (AttentionKernel::Hopper, Some(element)) = (way, self.abilities.hopper) {
             let rows = (qkv, output);
-            let backwards = sweeps.turn();
+            let backwards = row_order.turn();
             return self.run_on_hopper(stream, rows, sequences, (heads, backwards), element);
         }
-        sweeps.forwards();
+        row_order.forwards();
         let Heads { heads, head_size, bias } = heads;
         let multiprocessors = self.multiprocessors();
         let (rows, threads) = match way {
-            Way::Any => (32, head_size.max(32).next_power_of_two()),
+            AttentionKernel::Any => (32, head_size.max(32).next_power_of_two()),
             _ => {
                 let choices: &[usize] = if head_size <= 64 { &[128, 64] } else { &[64] };
                 (rows(choices, lengths, heads, multiprocessors), BLOCK_THREADS)
@@ -202,7 +202,7 @@ impl Attention {
             number(slots_each),
             number(backwards.into()),
         ];
-        let part = Part { way: Way::Hopper, head_size, narrow: output.narrow };
+        let part = Part { way: AttentionKernel::Hopper, head_size, narrow: output.narrow };
         let kernel = self.kernel(Variant { part, rows: 0, biased: false })?;
         let blocks = (heads * slots).min(self.multiprocessors());
         let shared_bytes = hopper_shared_bytes(head_size) as usize;
@@ -214,7 +214,7 @@ impl Attention {
         self.kernels.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn kernel(&self, variant: Variant) -> Result<Kernel, KernelError> {
+    fn kernel(&self, variant: Variant) -> Result<LoadedKernel, KernelError> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = kernels.get(&variant) {
             return Ok(kernel.clone());
@@ -224,13 +224,15 @@ impl Attention {
         let module = self.module(part)?;
         let suffix = if biased { "_biased" } else { "" };
         let kernel = match way {
-            Way::Hopper => module.kernel(c"vecmill_attention_sm90")?,
-            Way::TensorCores => {
+            AttentionKernel::Hopper => module.kernel(c"vecmill_attention_sm90")?,
+            AttentionKernel::TensorCores => {
                 module.kernel(&name(&format!("vecmill_attention_{rows}{suffix}")))?
             }
-            Way::Any => module.kernel(&name(&format!("vecmill_attention_any{suffix}")))?,
+            AttentionKernel::Any => {
+                module.kernel(&name(&format!("vecmill_attention_any{suffix}")))?
+            }
         };
-        if way == Way::Hopper {
+        if way == AttentionKernel::Hopper {
             kernel.allow_shared(hopper_shared_bytes(head_size))?;
         }
         kernels.insert(variant, kernel.clone());
@@ -243,9 +245,9 @@ impl Attention {
             return Ok(Arc::clone(module));
         }
         let source = match part.way {
-            Way::Hopper => ATTENTION_SM90,
-            Way::TensorCores => ATTENTION,
-            Way::Any => ATTENTION_ANY,
+            AttentionKernel::Hopper => ATTENTION_SM90,
+            AttentionKernel::TensorCores => ATTENTION,
+            AttentionKernel::Any => ATTENTION_ANY,
         };
         let mut defines = output_defines(part.narrow);
         defines.push(format!("HEAD_SIZE={}", part.head_size));
@@ -304,14 +306,18 @@ mod tests {
         let way = |architecture, format, head_size, biased| {
             Abilities::new(architecture, format, true).way(equal(4, 128), head_size, biased)
         };
-        assert_eq!(way("sm_90a", Format::F16, 64, false), Way::Hopper);
-        assert_eq!(way("sm_90a", Format::Bf16, 64, false), Way::Hopper);
-        assert_eq!(way("sm_90a", Format::F16, 64, true), Way::TensorCores, "it takes no bias");
-        assert_eq!(way("sm_90a", Format::F16, 32, false), Way::TensorCores);
-        assert_eq!(way("sm_90a", Format::F32, 64, false), Way::Any);
-        assert_eq!(way("sm_100a", Format::F16, 64, false), Way::TensorCores);
+        assert_eq!(way("sm_90a", Format::F16, 64, false), AttentionKernel::Hopper);
+        assert_eq!(way("sm_90a", Format::Bf16, 64, false), AttentionKernel::Hopper);
+        assert_eq!(
+            way("sm_90a", Format::F16, 64, true),
+            AttentionKernel::TensorCores,
+            "it takes no bias"
+        );
+        assert_eq!(way("sm_90a", Format::F16, 32, false), AttentionKernel::TensorCores);
+        assert_eq!(way("sm_90a", Format::F32, 64, false), AttentionKernel::Any);
+        assert_eq!(way("sm_100a", Format::F16, 64, false), AttentionKernel::TensorCores);
         let turing = Abilities::new("sm_75", Format::Bf16, false);
-        assert_eq!(turing.way(equal(4, 128), 64, false), Way::Any);
+        assert_eq!(turing.way(equal(4, 128), 64, false), AttentionKernel::Any);
     }
 
     #[test]

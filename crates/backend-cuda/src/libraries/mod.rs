@@ -3,8 +3,8 @@
 //!
 //! - [`open`] finds one and looks its functions up; [`Missing`] says why there is none.
 //! - `places` are the folders that are searched.
-//! - [`libraries`] and [`driver_library`] say what there is, for people; `loaded` knows where the
-//!   loader found it.
+//! - [`libraries`] and [`driver_library`] say what there is, for people (`report`); `loaded` knows where
+//!   the loader found it.
 //!
 //! The choice behind it: they come with CUDA's toolkit, with a distribution's packages, or with
 //! Python packages that most machines with a GPU have anyway and that the loader doesn't know. All
@@ -12,14 +12,15 @@
 
 mod loaded;
 mod places;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
-use crate::Unavailable;
 use crate::driver;
 use places::{FOLDERS_VARIABLE, Machine, folders};
+pub use report::{driver_library, libraries};
 
 /// A library of NVIDIA's beside the driver's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,38 +193,4 @@ pub struct Found {
     /// The driver: the CUDA version that it supports. NVRTC: the one that it is part of. cuBLASLt:
     /// its own. Major and minor number.
     pub version: (u32, u32),
-}
-
-/// The libraries that vecmill needs beside the driver, each with where it is or why there is none.
-/// Opens them.
-///
-/// ```
-/// for (library, found) in vecmill_backend_cuda::libraries() {
-///     match found {
-///         Ok(found) => println!("{}: {}", library.name(), found.file.display()),
-///         Err(missing) => println!("{missing}"),
-///     }
-/// }
-/// ```
-pub fn libraries() -> [(NvidiaLibrary, Result<Found, Missing>); 2] {
-    [
-        (NvidiaLibrary::Nvrtc, driver::nvrtc::found().map(located)),
-        (NvidiaLibrary::CublasLt, driver::cublaslt::found().map(located)),
-    ]
-}
-
-/// The driver's library.
-///
-/// # Errors
-/// [`Unavailable`] when there is none that works.
-pub fn driver_library() -> Result<Found, Unavailable> {
-    let version = driver::version()?;
-    let usual = driver::library_names().into_iter().next().unwrap_or_default();
-    Ok(located(Found { file: usual.into(), version }))
-}
-
-/// With its path in place of the name that the loader was given.
-fn located(found: Found) -> Found {
-    let file = loaded::loaded_as(&found.file).unwrap_or(found.file);
-    Found { file, ..found }
 }

@@ -19,10 +19,9 @@ mod single;
 
 use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, ValueId, WeightId};
 use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::Activation;
-use vecmill_model::{DType, Poolings};
+use vecmill_model::{Activation, DType, Poolings};
 
-use crate::gemm::{Bucket, Format, HopperGemm, workspace_bytes, workspace_limit};
+use crate::gemm::{Format, HopperGemm, RowRange, row_class, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};
 use crate::probe::DeviceInfo;
 use crate::weights::{LayerForm, Storing};
@@ -329,13 +328,13 @@ impl Lower for CudaLowering {
     }
 
     fn way(&self, rows: usize, planned: usize) -> u64 {
-        // Of the library, an algorithm for each bucket, and whether it or our own kernel was measured
-        // to be faster, for each octave; each bucket is in one.
-        let library = Bucket::of(rows).most() as u64;
+        // Of the library, an algorithm for each range of rows, and whether it or our own kernel was measured
+        // to be faster, for each octave; each range is in one.
+        let library = RowRange::of(rows).most() as u64;
         if !self.hopper {
             return library;
         }
-        let rules = |rows| HopperGemm::way(rows) as u64;
+        let rules = |rows| row_class(rows) as u64;
         let fused = u64::from(HopperGemm::fills(planned, self.multiprocessors));
         ((library * 4 + rules(rows)) * 4 + rules(planned)) * 2 + fused
     }

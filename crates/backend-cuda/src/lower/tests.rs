@@ -1,9 +1,12 @@
 //! Ways, and what the rules make of blocks.
 
 use std::collections::HashMap;
+use std::path::Path;
 
-use vecmill_encoder::{Graph, GraphBuilder, Linear, Norm, Prepared, Shape, Weight};
-use vecmill_model::TensorView;
+use vecmill_encoder::{Graph, GraphBuilder, Prepared, Programs, Shape};
+use vecmill_model::{Linear, Model, Norm, TensorView, Weight};
+
+use crate::gemm::{own_norm_pays, own_pays};
 
 use super::*;
 
@@ -14,14 +17,14 @@ fn decisions(lowering: &CudaLowering, rows: usize, planned: usize) -> String {
     let sizes = [(384, 384), (384, 1536), (1536, 384), (768, 768), (1024, 4096), (4096, 1024)];
     let ours = sizes.map(|(inputs, outputs)| {
         let pays = [Activation::Identity, Activation::Gelu]
-            .map(|activation| HopperGemm::pays(rows, inputs, outputs, activation));
-        (pays, HopperGemm::norm_pays(rows, outputs), HopperGemm::variants(rows, inputs, outputs))
+            .map(|activation| own_pays(rows, inputs, outputs, activation));
+        (pays, own_norm_pays(rows, outputs), HopperGemm::variants(rows, inputs, outputs))
     });
     let wide = lowering.hopper && !lowering.fp8;
     let fused = wide && HopperGemm::fuses(planned, 384, 1536, lowering.multiprocessors);
     let deferred = wide && HopperGemm::deferring_pays(planned);
     let octave = rows.next_power_of_two();
-    let library = format!("{:?} {octave} {fused} {deferred}", Bucket::of(rows));
+    let library = format!("{:?} {octave} {fused} {deferred}", RowRange::of(rows));
     if lowering.hopper { format!("{library} {ours:?}") } else { library }
 }
 
@@ -135,4 +138,28 @@ fn a_gpu_that_need_not_be_there_takes_no_less_than_any() {
             assert!(!kernels.iter().any(normalises), "it defers nothing");
         }
     }
+}
+
+#[test]
+fn what_is_kept_of_rows_is_kept_for_who_reads_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/bert-mean");
+    let model = Model::open(&folder).unwrap();
+    let (hidden, between) = (model.config.hidden, model.config.intermediate);
+    let planes = |format| {
+        let programs = Programs::of(CudaLowering::most(format), &model, None).unwrap();
+        let prepared = programs.get(shape(64));
+        let program = prepared.program();
+        let written = program.steps().iter().flat_map(|step| &step.writes);
+        written.map(|&value| program.planes(value).planes.clone()).collect::<Vec<_>>()
+    };
+    // Of each layer queries, keys and values; attention; its norm; the block's norm, and what is between
+    // the block's layers.
+    let wide = [3 * hidden, hidden, hidden, hidden, between].map(|columns| vec![2 * columns]);
+    let rows = vec![2 * hidden];
+    let half = [vec![rows.clone()], wide.to_vec(), wide.to_vec(), vec![rows.clone()]];
+    assert_eq!(planes(DType::F16), half.concat());
+    let both = vec![2 * hidden, hidden];
+    let narrow = [vec![6 * hidden], vec![hidden], both.clone(), rows.clone(), vec![between]];
+    let fp8 = [vec![both], narrow.to_vec(), wide.to_vec(), vec![rows]];
+    assert_eq!(planes(DType::F8E4M3), fp8.concat(), "the last layer is not narrow");
 }

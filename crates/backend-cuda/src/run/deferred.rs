@@ -30,7 +30,7 @@ impl CudaBackend {
             let input =
                 DeferredInput { moments: op.input.moments(slab)?, epsilon: deferred.epsilon };
             let product = product(slab, op.input, (op.layer, layer), op.output)?;
-            let (bias, backwards) = (deferred.pairs.span()?, self.sweeps.turn());
+            let (bias, backwards) = (deferred.pairs.span()?, self.row_order.turn());
             Ok((HopperProduct { bias, backwards, ..product }, input))
         };
         let (product, input) = operands().map_err(failed(READ))?;
@@ -61,7 +61,7 @@ impl CudaBackend {
                 moments: op.output.moments(slab)?,
             };
             let product = product(slab, op.input, (op.layer, layer), op.output)?;
-            Ok((HopperProduct { backwards: self.sweeps.turn(), ..product }, deferral))
+            Ok((HopperProduct { backwards: self.row_order.turn(), ..product }, deferral))
         };
         let (product, deferral) = operands().map_err(failed(WRITE))?;
         let computed = hopper.multiply_and_defer(&self.stream, &product, &deferral);
@@ -79,7 +79,7 @@ impl CudaBackend {
             Ok((rows, norm.operands()?, output.wide(slab)?))
         };
         let (rows, norm, written) = operands().map_err(failed(NORMALIZE))?;
-        let size = ((output.rows(), self.columns(output)), self.sweeps.turn());
+        let size = ((output.rows(), self.columns(output)), self.row_order.turn());
         let normalised = self.kernels.normalize(&self.stream, rows, norm, written, size);
         normalised.map_err(failed(NORMALIZE))
     }

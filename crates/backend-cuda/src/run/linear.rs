@@ -8,9 +8,11 @@ use vecmill_memory::SourceError;
 use vecmill_model::Activation;
 
 use super::operands::Matrix;
-use super::ways::{Size, Then};
+
 use super::{CudaBackend, failed, scratch};
-use crate::gemm::{self, HopperFeedForward, HopperGemm, HopperProduct, Widths};
+use crate::gemm::{
+    self, HopperFeedForward, HopperGemm, HopperProduct, Size, Then, Widths, own_norm_pays, own_pays,
+};
 use crate::lower::Form;
 use crate::source::CudaBlock;
 use crate::stopwatch;
@@ -73,8 +75,8 @@ impl CudaBackend {
         };
         let rows = op.input.rows();
         let size = Size::new(rows, (inputs, outputs), Then::Activation(op.activation));
-        let rule = || HopperGemm::pays(rows, inputs, outputs, op.activation);
-        if self.ways.is_own(size, rule, || self.measure(&library, (hopper, own)))? {
+        let rule = || own_pays(rows, inputs, outputs, op.activation);
+        if self.measured.is_own(size, rule, || self.measure(&library, (hopper, own)))? {
             return self.multiply_by_own(hopper, own, op.activation);
         }
         self.multiply_by_library(&library)
@@ -108,12 +110,12 @@ impl CudaBackend {
         product: HopperProduct<'_>,
         activation: Activation,
     ) -> Result<(), BackendError> {
-        let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
+        let product = HopperProduct { backwards: self.row_order.turn(), ..product };
         hopper.multiply(&self.stream, &product, activation).map_err(failed(OPERATION))
     }
 
     fn multiply_by_library(&self, product: &gemm::Linear<'_>) -> Result<(), BackendError> {
-        self.sweeps.forwards();
+        self.row_order.forwards();
         let &gemm::Linear { rows, inputs, outputs, input, weight, output, activation, .. } =
             product;
         if let (false, Some(bias)) = (self.kernels.suit_tensor_cores(inputs, outputs), product.bias)
@@ -146,12 +148,12 @@ impl CudaBackend {
             return self.multiply_norm_in_two(slab, op);
         };
         let size = Size::new(input.rows(), (weights.inputs, weights.outputs), Then::Norm);
-        let rule = || HopperGemm::norm_pays(input.rows(), weights.outputs);
+        let rule = || own_norm_pays(input.rows(), weights.outputs);
         let measure = || {
             let apart = self.time(|| self.multiply_norm_in_two(slab, op))?;
             Ok([apart, self.time(|| self.multiply_norm_by_own(slab, op, (hopper, layer)))?])
         };
-        if self.ways.is_own(size, rule, measure)? {
+        if self.measured.is_own(size, rule, measure)? {
             return self.multiply_norm_by_own(slab, op, (hopper, layer));
         }
         self.multiply_norm_in_two(slab, op)
@@ -178,7 +180,7 @@ impl CudaBackend {
             Ok((product, op.residual.wide(slab)?, op.norm.operands()?))
         };
         let (product, residual, norm) = operands().map_err(failed(FUSED_OPERATION))?;
-        let product = HopperProduct { backwards: self.sweeps.turn(), ..product };
+        let product = HopperProduct { backwards: self.row_order.turn(), ..product };
         let computed = hopper.multiply_norm(&self.stream, &product, residual, norm);
         computed.map_err(failed(FUSED_OPERATION))
     }
@@ -205,7 +207,7 @@ impl CudaBackend {
     ) -> Result<(), BackendError> {
         let (rows, hidden, intermediate) = (op.input.rows(), op.up.inputs, op.up.outputs);
         let fusable = self.fusable(op.up, op.down);
-        if let (Some((hopper, _)), true) = (fusable, self.ways.tuning()) {
+        if let (Some((hopper, _)), true) = (fusable, self.measured.tuning()) {
             // Sizes that are practised may be none of those that are fused.
             let ready = hopper.prepare_to_fuse(rows, hidden, intermediate, op.activation);
             ready.map_err(failed(BLOCK_OPERATION))?;
@@ -228,7 +230,7 @@ impl CudaBackend {
                 down: (down.weight.span()?, down.wide_bias.span()?),
                 norm: op.norm.operands()?,
                 output: op.output.wide(slab)?,
-                backwards: self.sweeps.turn(),
+                backwards: self.row_order.turn(),
             })
         };
         let block = block().map_err(failed(BLOCK_OPERATION))?;

@@ -4,34 +4,33 @@
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `operands` says
 //! where the matrices of a step are, `linear` has the linear layers, `narrow` those in FP8 and
-//! `deferred` those around norms that are left to their readers; `ways` remembers what was measured to
-//! be faster; `fetch` brings vectors to the host.
+//! `deferred` those around norms that are left to their readers;
+//! `fetch` brings vectors to the host.
 
 mod deferred;
 mod fetch;
 mod linear;
 mod narrow;
 mod operands;
-mod ways;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vecmill_encoder::{
-    Backend, BackendError, Graph, Node, Place, Places, RegionWriter, Shape, Step, ValueId, Weight,
-    WeightId, Weights,
+    Backend, BackendError, Graph, Node, Place, Places, RegionWriter, RepeatKey, Shape, Step,
+    ValueId, WeightId, Weights,
 };
 use vecmill_memory::{Cause, Source, SourceError};
-use vecmill_model::Poolings;
+use vecmill_model::{Poolings, Weight};
 
 use crate::device::Device;
-use crate::driver::{DeviceSpan, Graph as CapturedGraph};
-use crate::error::DriverError;
-use crate::gemm::{Gemm, HopperGemm};
+use crate::driver::DriverError;
+use crate::driver::{CapturedGraph, DeviceSpan};
+use crate::gemm::{Gemm, HopperGemm, Measured};
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, Packed};
 use crate::lower::{CudaKernel, CudaLowering, Form, WORKSPACE_ALIGNMENT};
-use crate::row_order::Sweeps;
+use crate::row_order::RowOrder;
 use crate::source::{CudaBlock, CudaSource};
 use crate::staging::StagingRing;
 use crate::stream::CudaStream;
@@ -39,8 +38,6 @@ use crate::weights::{CudaEmbeddings, CudaNorm, CudaRelativeBias, CudaWeight, Loa
 pub use fetch::CudaFetched;
 use linear::{Block, Normed, Product};
 use operands::Matrix;
-
-pub(crate) use ways::Ways;
 
 /// Batches of at most so many tokens are replayed as graphs. Above, the host launches a batch's
 /// kernels faster than the device runs them.
@@ -60,8 +57,8 @@ pub struct CudaBackend {
     pub(crate) gemm: Gemm,
     /// Where the device and the format allow it.
     pub(crate) hopper: Option<HopperGemm>,
-    pub(crate) ways: Ways,
-    pub(crate) sweeps: Sweeps,
+    pub(crate) measured: Measured,
+    pub(crate) row_order: RowOrder,
     pub(crate) staging: Mutex<StagingRing>,
     pub(crate) graphs: Graphs,
 }
@@ -142,7 +139,7 @@ impl CudaBackend {
             Ok((operands, norm.operands()?, self.written(slab, output)?))
         };
         let (operands, norm, written) = operands().map_err(failed("embed"))?;
-        self.sweeps.forwards();
+        self.row_order.forwards();
         let size = (output.rows(), self.columns(output));
         self.kernels.embed(&self.stream, &operands, norm, written, size).map_err(failed("embed"))
     }
@@ -161,7 +158,7 @@ impl CudaBackend {
             Ok((addends, norm.operands()?, self.written(slab, output)?))
         };
         let (addends, norm, written) = operands().map_err(failed(OPERATION))?;
-        let size = ((output.rows(), self.columns(output)), self.sweeps.turn());
+        let size = ((output.rows(), self.columns(output)), self.row_order.turn());
         let added = self.kernels.add_norm(&self.stream, addends, norm, written, size);
         added.map_err(failed(OPERATION))
     }
@@ -181,8 +178,8 @@ impl CudaBackend {
             Ok((qkv.wide(slab)?, attended, packed(slab, places)?, heads))
         };
         let (qkv, output, sequences, heads) = operands().map_err(failed("attention"))?;
-        let (rows, sweeps) = ((qkv, output), &self.sweeps);
-        let attended = self.kernels.attention(&self.stream, rows, sequences, heads, sweeps);
+        let (rows, row_order) = ((qkv, output), &self.row_order);
+        let attended = self.kernels.attention(&self.stream, rows, sequences, heads, row_order);
         attended.map_err(failed("attention"))
     }
 
@@ -340,7 +337,7 @@ impl Backend for CudaBackend {
     }
 
     fn tune(&self, on: bool) {
-        self.ways.tune(on);
+        self.measured.tune(on);
     }
 
     fn ways_taken(&self) -> u64 {
@@ -355,14 +352,14 @@ impl Backend for CudaBackend {
     fn repeat(
         &self,
         slab: &mut CudaBlock,
-        shape: Shape,
+        key: RepeatKey,
         mut steps: impl FnMut(&mut CudaBlock) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        if !self.pads(shape) || self.ways.tuning() {
+        if !self.pads(key.shape) || self.measured.tuning() {
             return steps(slab);
         }
         let address = self.source.address(slab);
-        let mut graph = match self.graphs.turn(shape, address) {
+        let mut graph = match self.graphs.turn(key, address) {
             Turn::Step => return steps(slab),
             Turn::Capture => match self.capture(slab, &mut steps)? {
                 Some(graph) => graph,
@@ -372,7 +369,7 @@ impl Backend for CudaBackend {
         };
         let launched = self.stream.raw().launch(&mut graph);
         launched.map_err(|error| failed("replay")(error.of(self.device.name(), 0)))?;
-        self.graphs.put(shape, address, graph);
+        self.graphs.put(key, address, graph);
         Ok(())
     }
 }

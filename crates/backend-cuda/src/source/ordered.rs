@@ -12,8 +12,8 @@ use vecmill_memory::{Cause, Source, SourceError};
 
 use super::{Calls, device_queues, outside};
 use crate::device::Device;
+use crate::driver::DriverError;
 use crate::driver::{DeviceSpan, MemoryPool, OrderedAllocation};
-use crate::error::DriverError;
 use crate::stream::{CudaEvent, CudaStream};
 
 /// Memory from `cuMemAllocFromPoolAsync`, of a driver's pool of its own, on a stream of its own.

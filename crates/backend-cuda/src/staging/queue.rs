@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use vecmill_memory::ALIGNMENT;
 
-use crate::error::DriverError;
+use crate::driver::DriverError;
 
 /// A buffer that is given out in parts.
 pub(super) trait Parts: Debug {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::queue::{Pieces, Queue};
 use super::ring::Ring;
-use crate::error::DriverError;
+use crate::driver::DriverError;
 use fake::{Copy, FakePart, FakeParts, LOST, Shared, World};
 
 /// A queue over `host` bytes beside a device of `device` bytes.

@@ -11,8 +11,9 @@ mod narrow;
 
 use half::{bf16, f16};
 use vecmill_encoder::{BackendError, RegionWriter, WeightPlan, biases_by_distance};
-use vecmill_encoder::{Graph, Node, Op, RelativeBias, Weight, WeightId};
+use vecmill_encoder::{Graph, Node, Op, RelativeBias, WeightId};
 use vecmill_memory::{Cause, SourceError};
+use vecmill_model::Weight;
 
 use crate::driver::DeviceSpan;
 use crate::gemm::Format;

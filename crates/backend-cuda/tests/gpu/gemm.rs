@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use vecmill_backend_cuda::{
-    Bucket, CudaStream, Device, DeviceSpan, Format, Gemm, GemmError, Linear, PlainBlock,
-    PlainSource,
+    CudaStream, Device, DeviceSpan, Format, Gemm, GemmError, Linear, PlainBlock, PlainSource,
+    RowRange,
 };
 use vecmill_memory::Source;
 use vecmill_model::Activation;
@@ -282,16 +282,16 @@ fn tuned_results_agree_with_the_reference_too() {
 
 #[test]
 #[ignore = "needs a CUDA device"]
-fn a_row_keeps_its_bits_within_a_bucket() {
+fn a_row_keeps_its_bits_within_a_range() {
     let (_guard, device) = device();
     let mut bench = Bench::new(&device);
     for format in bench.formats.clone() {
         for (rows, inputs, outputs) in [(20, 384, 1152), (120, 1536, 384), (1000, 768, 768)] {
-            let bucket = Bucket::of(rows);
-            let case = Case::new(&mut bench, format, (bucket.most(), inputs, outputs));
+            let range = RowRange::of(rows);
+            let case = Case::new(&mut bench, format, (range.most(), inputs, outputs));
             let (most, _) = case.run(&bench);
             let mut linear = case.linear();
-            linear.rows = bucket.fewest();
+            linear.rows = range.fewest();
             let mut bytes = vec![0; linear.rows * outputs * format.bytes()];
             let output = case.output.span(0..bytes.len()).unwrap();
             bench.stream.fill_u32(output, POISON).unwrap();

@@ -6,7 +6,7 @@
 mod picture;
 mod report;
 
-use vecmill_engine::plan::{DType, FitError, Plan, Target};
+use vecmill_engine::capacity::{Capacity, DType, FitError, Target};
 use vecmill_engine::{MemoryBudget, StartError};
 
 use crate::arguments::{NumberFormat, Place, PlanArguments};
@@ -49,7 +49,7 @@ pub(crate) fn run(
     if let Some(memory) = arguments.memory {
         builder = builder.memory_budget(memory.0);
     }
-    let plan = builder.plan(target).map_err(|error| explained(error, target))?;
+    let plan = builder.capacity(target).map_err(|error| explained(error, target))?;
     stdout::write(|out| report::write(out, &plan, most, json))
 }
 
@@ -63,7 +63,7 @@ fn target(arguments: &PlanArguments) -> Result<Target, Failure> {
         (Place::Cpu, _) => Target::CPU,
         (Place::Gpu, dtype) => {
             let format = dtype.map_or(DType::F16, DType::from);
-            Target { place: vecmill_engine::plan::Place::Gpu(format), ..Target::GPU }
+            Target { place: vecmill_engine::capacity::Place::Gpu(format), ..Target::GPU }
         }
     };
     match (arguments.device, arguments.memory) {
@@ -94,7 +94,7 @@ fn explained(error: StartError, target: Target) -> Failure {
             tokens,
             missing_bytes,
         }) => {
-            let full = matches!(target.place, vecmill_engine::plan::Place::Gpu(DType::F32));
+            let full = matches!(target.place, vecmill_engine::capacity::Place::Gpu(DType::F32));
             Failure::TooSmall(TooSmall {
                 budget: budget_bytes,
                 weights: weights_bytes,
@@ -109,7 +109,7 @@ fn explained(error: StartError, target: Target) -> Failure {
 }
 
 /// Whether more tokens than the largest batch's would fit as well.
-fn has_room(plan: &Plan) -> bool {
+fn has_room(plan: &Capacity) -> bool {
     // Batches are counted in whole tokens and slabs in granules: a little is left of full memory too.
     let fit = &plan.fit;
     fit.headroom_bytes / fit.in_flight.max(1) > fit.slab_bytes / 4

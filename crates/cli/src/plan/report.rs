@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use indicatif::HumanCount;
 use serde::Serialize;
-use vecmill_engine::plan::{Place, Plan, SlabSize};
+use vecmill_engine::capacity::{Capacity, Place, SlabSize};
 
 use super::has_room;
 use super::picture::{Part, bar};
@@ -16,7 +16,7 @@ const LENGTHS: [usize; 3] = [32, 128, 512];
 /// Writes `plan`. `most` is the most tokens that a batch was to have.
 pub(super) fn write(
     out: &mut impl Write,
-    plan: &Plan,
+    plan: &Capacity,
     most: usize,
     as_json: bool,
 ) -> io::Result<()> {
@@ -29,12 +29,12 @@ pub(super) fn write(
 }
 
 /// Lengths of texts that the model takes, in tokens.
-fn lengths(plan: &Plan) -> Vec<usize> {
+fn lengths(plan: &Capacity) -> Vec<usize> {
     let longest = plan.max_input_tokens;
     LENGTHS.into_iter().filter(|&length| length < longest).chain([longest]).collect()
 }
 
-fn place(plan: &Plan) -> &'static str {
+fn place(plan: &Capacity) -> &'static str {
     match plan.target.place {
         Place::Cpu => "cpu",
         Place::Gpu(_) => "gpu",
@@ -82,7 +82,7 @@ struct Slab {
     at_once: usize,
 }
 
-fn json(plan: &Plan) -> Json<'_> {
+fn json(plan: &Capacity) -> Json<'_> {
     let fit = &plan.fit;
     let tokens = fit.largest.tokens;
     let texts = |length| Texts { tokens: length, texts: tokens / length };
@@ -114,24 +114,24 @@ fn json(plan: &Plan) -> Json<'_> {
 }
 
 /// How many slabs of so many bytes fit beside the weights.
-fn at_once(plan: &Plan, slab: usize) -> usize {
+fn at_once(plan: &Capacity, slab: usize) -> usize {
     plan.fit.budget_bytes.saturating_sub(plan.fit.weights_bytes) / slab.max(1)
 }
 
-fn text(plan: &Plan, most: usize) -> String {
+fn text(plan: &Capacity, most: usize) -> String {
     let lines = [heading(plan), String::new(), memory(plan), largest(plan, most), table(plan)];
     lines.join("\n")
 }
 
-fn heading(plan: &Plan) -> String {
-    let Plan { model_id, architecture, target, fit, .. } = plan;
+fn heading(plan: &Capacity) -> String {
+    let Capacity { model_id, architecture, target, fit, .. } = plan;
     let device = if place(plan) == "cpu" { "the CPU" } else { "a GPU" };
     let (dtype, budget) = (target.dtype(), bytes(fit.budget_bytes));
     format!("{model_id} ({architecture}) in {dtype}, on {device} with {budget}")
 }
 
 /// The budget and its parts.
-fn memory(plan: &Plan) -> String {
+fn memory(plan: &Capacity) -> String {
     let fit = &plan.fit;
     let plural = if fit.in_flight == 1 { "slab" } else { "slabs" };
     let slabs = format!("{} {plural} of {}", fit.in_flight, bytes(fit.slab_bytes));
@@ -158,7 +158,7 @@ fn memory(plan: &Plan) -> String {
 }
 
 /// The largest batch, in tokens and in texts, and why it is no larger.
-fn largest(plan: &Plan, most: usize) -> String {
+fn largest(plan: &Capacity, most: usize) -> String {
     let fit = &plan.fit;
     let tokens = fit.largest.tokens;
     let why = match plan.target.place {
@@ -182,7 +182,7 @@ fn largest(plan: &Plan, most: usize) -> String {
 }
 
 /// The largest batch as numbers of texts, for example `64 texts of 32 tokens, 16 of 128 or 4 of 512`.
-fn texts(plan: &Plan) -> String {
+fn texts(plan: &Capacity) -> String {
     let tokens = plan.fit.largest.tokens;
     let count = |length: usize| HumanCount((tokens / length) as u64);
     let mut text = String::new();
@@ -207,7 +207,7 @@ fn two_digits(number: usize) -> usize {
 }
 
 /// Slabs by the size of their batch.
-fn table(plan: &Plan) -> String {
+fn table(plan: &Capacity) -> String {
     let mut lines = vec![["BATCH", "SLAB", "AT ONCE"].map(str::to_owned)];
     lines.extend(plan.fit.slabs.iter().map(|slab| {
         let at_once = match at_once(plan, slab.bytes) {
@@ -222,15 +222,15 @@ fn table(plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vecmill_engine::plan::{Fit, Shape, Target};
+    use vecmill_engine::capacity::{Fit, Shape, Target};
 
     use super::*;
 
     const MIB: usize = 1 << 20;
 
-    fn plan() -> Plan {
+    fn plan() -> Capacity {
         let slab = |(tokens, mebibytes)| SlabSize { tokens, bytes: mebibytes * MIB };
-        Plan {
+        Capacity {
             model_id: "owner/name".to_owned(),
             architecture: "bert".to_owned(),
             max_input_tokens: 512,
@@ -289,7 +289,7 @@ Largest batch: 16,384 tokens, by --max-batch-tokens; there is memory for about 4
 
     #[test]
     fn lengths_are_those_that_the_model_takes() {
-        let lengths = |max_input_tokens| lengths(&Plan { max_input_tokens, ..plan() });
+        let lengths = |max_input_tokens| lengths(&Capacity { max_input_tokens, ..plan() });
         assert_eq!(lengths(20), [20]);
         assert_eq!(lengths(128), [32, 128]);
         assert_eq!(lengths(8192), [32, 128, 512, 8192]);

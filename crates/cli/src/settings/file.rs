@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use strsim::osa_distance;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use vecmill_engine::disk;
@@ -94,30 +95,11 @@ fn unknown(key: &str, known: &[&'static Setting]) -> String {
     }
 }
 
-/// The name most like `word`, if any is like it at all.
+/// The name most like `word`, if any is like it at all: by how many characters must be added, removed,
+/// exchanged with the next or replaced.
 pub(crate) fn closest(word: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    let (distance, name) = names.map(|name| (distance(word, &name), name)).min()?;
+    let (distance, name) = names.map(|name| (osa_distance(word, &name), name)).min()?;
     (distance <= 1 + word.chars().count() / 4).then_some(name)
-}
-
-/// How many characters must be added, removed, exchanged with the next or replaced to make `a` of `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before = Vec::new();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut next = vec![i];
-        for j in 1..=b.len() {
-            let replaced = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(row[j] + 1).min(next[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before.get(j - 2).map_or(best, |&cost: &usize| cost + 1));
-            }
-            next.push(best);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -131,12 +113,5 @@ mod tests {
         assert_eq!(closest("model_id", names()).as_deref(), Some("model-id"));
         assert_eq!(closest("host-name", names()).as_deref(), Some("hostname"));
         assert_eq!(closest("gpu-layers", names()), None);
-    }
-
-    #[test]
-    fn distances() {
-        for (a, b, expected) in [("", "", 0), ("ab", "ba", 1), ("abc", "", 3), ("abc", "adc", 1)] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
-        }
     }
 }

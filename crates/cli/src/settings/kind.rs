@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
-use vecmill_engine::plan::DType;
+use vecmill_engine::capacity::DType;
 use vecmill_engine::{DeviceSpec, policy_names};
 
 use crate::settings::value::Value;

@@ -2,8 +2,7 @@
 
 use super::{Head, Task};
 use crate::graph::{GraphBuilder, ValueId};
-use crate::weight::{Linear, Weight};
-use vecmill_model::{Model, Pooling, Poolings};
+use vecmill_model::{Linear, Model, Pooling, Poolings, Weight};
 
 pub(super) const TASK: Task = Task { find, tail };
 

@@ -15,7 +15,7 @@ use vecmill_memory::Statistics;
 
 /// A device's memory at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
+pub(crate) struct PoolSample {
     pub(crate) pool: Statistics,
     pub(crate) plans: PlanStatistics,
     /// Ways of computing that were taken for the first time since practice ended.
@@ -24,10 +24,10 @@ pub(crate) struct Snapshot {
 
 /// The memory of devices, by name.
 #[derive(Debug)]
-pub(super) struct Memory(pub(super) Vec<(String, Snapshot)>);
+pub(super) struct Memory(pub(super) Vec<(String, PoolSample)>);
 
 /// A metric with one value per device: name, help and where the value comes from.
-type Metric<V> = (&'static str, &'static str, fn(&Snapshot) -> V);
+type Metric<V> = (&'static str, &'static str, fn(&PoolSample) -> V);
 
 #[rustfmt::skip] // one metric, one line
 const BYTES: [Metric<usize>; 11] = [
@@ -75,14 +75,14 @@ const COUNTERS: [Metric<u64>; 9] = [
 /// One sample: its labels beside the device's, and its value.
 type Sample<V> = (&'static str, &'static str, V);
 
-fn largest_free(memory: &Snapshot) -> [Sample<usize>; 2] {
+fn largest_free(memory: &PoolSample) -> [Sample<usize>; 2] {
     [
         ("kind", "mapped", memory.pool.largest_idle_bytes),
         ("kind", "mappable", memory.pool.mappable_bytes),
     ]
 }
 
-fn leases(memory: &Snapshot) -> [Sample<u64>; 4] {
+fn leases(memory: &PoolSample) -> [Sample<u64>; 4] {
     let leases = memory.pool.leases;
     [
         ("outcome", "warm", leases.warm),

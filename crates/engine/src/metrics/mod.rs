@@ -29,7 +29,7 @@ use memory::Memory;
 use scheduling::Scheduling;
 use states::States;
 
-pub(crate) use memory::Snapshot;
+pub(crate) use memory::PoolSample;
 
 const PREFIX: &str = "vecmill";
 
@@ -203,7 +203,7 @@ impl Metrics {
         backlog: (usize, usize),
         scheduling: Vec<(String, DeviceStatistics)>,
         states: Vec<(String, DeviceState)>,
-        memory: Vec<(String, Snapshot)>,
+        memory: Vec<(String, PoolSample)>,
     ) -> fmt::Result {
         self.queue_inputs.set(signed(backlog.0));
         self.queue_tokens.set(signed(backlog.1));

@@ -27,7 +27,7 @@ use crate::info::Info;
 use crate::models::{Models, Served};
 use crate::queue::Queue;
 use crate::request::{Input, Prompt, Reply, Request};
-use crate::tokenizer::Tokenizer;
+use crate::tokenize::Tokenizer;
 
 const CLASS: ClassId = ClassId::FIRST;
 const MIB: usize = 1 << 20;
@@ -46,7 +46,7 @@ struct Setup {
     devices: Vec<&'static str>,
     budget: usize,
     patience: Duration,
-    traces: Option<RefusalTraces>,
+    traces: Option<RefusalRecordings>,
     batch_tokens: usize,
     policy: Box<dyn Policy>,
     /// Token ids that the engine takes, if not those that the model has.

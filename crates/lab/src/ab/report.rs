@@ -150,8 +150,9 @@ impl Report {
 
     /// The devices in words.
     pub(super) fn devices(&self) -> String {
-        let device =
-            |device: &vecmill_engine::Device| format!("{} ({})", device.name, device.description);
+        let device = |device: &vecmill_engine::DeviceSummary| {
+            format!("{} ({})", device.name, device.description)
+        };
         self.info.devices.iter().map(device).collect::<Vec<_>>().join(", ")
     }
 

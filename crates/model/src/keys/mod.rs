@@ -11,6 +11,8 @@
 
 mod rows;
 
+pub(super) use rows::row;
+
 use super::json::{Json, JsonFile, shortened};
 use super::{Family, ModelError, Warning};
 
@@ -18,7 +20,7 @@ use super::{Family, ModelError, Warning};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `config.json` of a transformer of this family.
-    Config(Family),
+    Config(&'static Family),
     /// One module in `modules.json`.
     Module,
     /// `sentence_bert_config.json` and its older names.
@@ -41,14 +43,14 @@ pub(super) enum Kind {
 
 /// Keys that are treated alike.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub(super) keys: &'static [&'static str],
     pub(super) rule: Rule,
 }
 
 /// What is done about a key.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Rule {
+pub(crate) enum Rule {
     /// It is used. Null is refused: the reference has no default for it.
     Used,
     /// It is used; null is as good as nothing.
@@ -71,7 +73,7 @@ pub(super) enum Rule {
 
 /// A value that a row allows.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Plain {
+pub(crate) enum Plain {
     Null,
     False,
     Text(&'static str),

@@ -1,11 +1,10 @@
 //! The rows themselves, a table for each file.
 
 use super::Plain::{Empty, False, Null, Text};
-use super::Rule::{ByTokenizer, Only, SameAs, Unread, Used, UsedOrNull};
+use super::Rule::{ByTokenizer, Only, Unread, Used, UsedOrNull};
 use super::{Kind, Row, Rule};
-use crate::Family;
 
-const fn row(keys: &'static [&'static str], rule: Rule) -> Row {
+pub(crate) const fn row(keys: &'static [&'static str], rule: Rule) -> Row {
     Row { keys, rule }
 }
 
@@ -13,10 +12,7 @@ impl Kind {
     /// Its table.
     pub(super) fn rows(self) -> impl Iterator<Item = &'static Row> {
         let (general, own): (&[Row], &[Row]) = match self {
-            Self::Config(Family::Bert) => (CONFIG, BERT),
-            Self::Config(Family::Roberta | Family::XlmRoberta) => (CONFIG, ROBERTA),
-            Self::Config(Family::DistilBert) => (CONFIG, DISTILBERT),
-            Self::Config(Family::MpNet) => (CONFIG, MPNET),
+            Self::Config(family) => (CONFIG, family.rules),
             Self::Module => (MODULE, &[]),
             Self::Transformer => (TRANSFORMER, &[]),
             Self::Pooling => (POOLING, &[]),
@@ -175,65 +171,6 @@ const CONFIG: &[Row] = &[
         ],
         Unread("of generating text"),
     ),
-];
-
-/// Sizes as BERT calls them.
-const BERT: &[Row] = &[
-    row(
-        &[
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "hidden_act",
-            "layer_norm_eps",
-            "type_vocab_size",
-        ],
-        Used,
-    ),
-    row(&["pad_token_id"], Unread("nothing is padded, and positions start at 0")),
-];
-
-const ROBERTA: &[Row] = &[row(
-    &[
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "hidden_act",
-        "layer_norm_eps",
-        "type_vocab_size",
-        "pad_token_id",
-    ],
-    Used,
-)];
-
-const MPNET: &[Row] = &[
-    row(
-        &[
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "hidden_act",
-            "layer_norm_eps",
-            "relative_attention_num_buckets",
-        ],
-        Used,
-    ),
-    row(&["pad_token_id"], Unread("its positions start at 2, whatever this says")),
-    row(&["type_vocab_size"], Unread("it has no token types")),
-];
-
-const DISTILBERT: &[Row] = &[
-    row(&["dim", "n_layers", "n_heads", "hidden_dim", "activation"], Used),
-    row(&["hidden_size"], SameAs("dim")),
-    row(&["num_hidden_layers"], SameAs("n_layers")),
-    row(&["num_attention_heads"], SameAs("n_heads")),
-    row(&["pad_token_id"], Unread("nothing is padded, and positions start at 0")),
-    row(&["layer_norm_eps"], Unread("it is 1e-12, whatever this says")),
-    row(&["type_vocab_size"], Unread("it has no token types")),
-    row(&["sinusoidal_pos_embds"], Unread("position embeddings are in the weights either way")),
 ];
 
 const MODULE: &[Row] = &[

@@ -4,15 +4,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::Model;
 use crate::tests::{container, entry, write, write_json};
-
-const FAMILIES: [Family; 5] = Family::ALL;
+use crate::{Model, families};
 
 /// A folder with every file that a table is about, and `value` at `key` of one.
 fn folder(kind: Kind, key: Option<(&str, &Value)>) -> TempDir {
     let folder = TempDir::new().unwrap();
-    let family = if let Kind::Config(family) = kind { family } else { Family::Bert };
+    let family = if let Kind::Config(family) = kind { family } else { families::ALL[0] };
     let words = json!({"embeddings.word_embeddings.weight": entry("F32", &[6, 4], [0, 96])});
     let words = container(words.to_string().as_bytes(), &[0; 96]);
     let dense = json!({
@@ -44,14 +42,14 @@ fn folder(kind: Kind, key: Option<(&str, &Value)>) -> TempDir {
     folder
 }
 
-fn files(family: Family) -> Vec<(Kind, &'static str, Value)> {
-    let config = match family {
-        Family::DistilBert => json!({
+fn files(family: &'static Family) -> Vec<(Kind, &'static str, Value)> {
+    let config = match family.keys.hidden {
+        "dim" => json!({
             "model_type": "distilbert", "dim": 4, "n_layers": 1, "n_heads": 2, "hidden_dim": 8,
             "vocab_size": 6, "max_position_embeddings": 16,
         }),
         _ => json!({
-            "model_type": family.model_type(), "hidden_size": 4, "num_hidden_layers": 1,
+            "model_type": family.model_types[0], "hidden_size": 4, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 6,
             "max_position_embeddings": 16,
         }),
@@ -92,7 +90,7 @@ fn kinds() -> Vec<Kind> {
         Kind::Tokenizer,
         Kind::SpecialTokens,
     ];
-    FAMILIES.into_iter().map(Kind::Config).chain(others).collect()
+    families::ALL.into_iter().map(Kind::Config).chain(others).collect()
 }
 
 /// A value under which the reference computes other vectors than without the key, or refuses, and
@@ -105,7 +103,7 @@ fn deciding(kind: Kind, key: &str) -> Value {
         (Kind::Config(_), "hidden_act" | "activation") => json!("relu"),
         (Kind::Config(_), "layer_norm_eps") => json!(1e-5),
         (Kind::Config(_), "pad_token_id") => json!(0),
-        (Kind::Config(_), "hidden_size" | "dim") => json!(6),
+        (Kind::Config(_), "hidden_size" | "dim" | "embedding_size") => json!(6),
         (Kind::Config(_), "relative_attention_num_buckets") => json!(8),
         (Kind::Config(_), "num_attention_heads" | "n_heads" | "type_vocab_size") => json!(1),
         (Kind::Config(_), _) => json!(5),
@@ -190,7 +188,8 @@ fn each_key_is_used_or_refused_or_of_no_concern() {
                     }
                     Rule::SameAs(other) => {
                         refused(json!(3));
-                        let file = files(Family::DistilBert).remove(0).2;
+                        let Kind::Config(family) = kind else { panic!("{kind:?}") };
+                        let file = files(family).remove(0).2;
                         assert_eq!(with(file[other].clone()), Ok((plain.clone(), vec![])));
                     }
                     Rule::ByTokenizer | Rule::Unread(_) => {
@@ -239,11 +238,12 @@ fn page() -> String {
          `crates/model/src/keys/rows.rs` has the table, and a test goes through each row \
          and writes this page (`UPDATE_PAGES=1 cargo test -p vecmill-model the_page`).\n"
         .to_owned();
-    for (kind, name) in [
-        (Kind::Config(Family::Bert), "`config.json`, BERT"),
-        (Kind::Config(Family::Roberta), "`config.json`, RoBERTa and XLM-RoBERTa: unlike BERT"),
-        (Kind::Config(Family::DistilBert), "`config.json`, DistilBERT: unlike BERT"),
-        (Kind::Config(Family::MpNet), "`config.json`, MPNet: unlike BERT"),
+    let [bert, others @ ..] = families::ALL;
+    let mut files = vec![(Kind::Config(bert), format!("`config.json`, {}", bert.name))];
+    files.extend(others.map(|family| {
+        (Kind::Config(family), format!("`config.json`, {}: unlike {}", family.name, bert.name))
+    }));
+    let named = [
         (Kind::Module, "`modules.json`, each module"),
         (Kind::Transformer, "`sentence_bert_config.json` and its older names"),
         (Kind::Pooling, "`1_Pooling/config.json`"),
@@ -252,11 +252,13 @@ fn page() -> String {
         (Kind::SentenceTransformers, "`config_sentence_transformers.json`"),
         (Kind::Index, "`model.safetensors.index.json`"),
         (Kind::Tokenizer, "`tokenizer_config.json` and `special_tokens_map.json`"),
-    ] {
+    ];
+    files.extend(named.map(|(kind, name)| (kind, name.to_owned())));
+    for (kind, name) in files {
         page += &format!("\n## {name}\n\n| keys | done |\n|---|---|\n");
-        let bert: Vec<_> = Kind::Config(Family::Bert).rows().map(line).collect();
-        let other = matches!(kind, Kind::Config(family) if family != Family::Bert);
-        let lines = kind.rows().map(line).filter(|line| !(other && bert.contains(line)));
+        let as_bert: Vec<_> = Kind::Config(bert).rows().map(line).collect();
+        let other = matches!(kind, Kind::Config(family) if family != bert);
+        let lines = kind.rows().map(line).filter(|line| !(other && as_bert.contains(line)));
         page.extend(lines);
     }
     page

@@ -126,9 +126,10 @@ fn what_an_embedding_is_cut_to_is_read() {
 
 #[test]
 fn optional_files_are_in_one_list() {
-    for name in pipeline::TRANSFORMER_FILES {
-        assert!(OPTIONAL_FILES.contains(&name), "{name}");
-    }
+    assert!(files::TRANSFORMER.iter().all(|name| OPTIONAL_FILES.contains(name)));
+    let mut names = OPTIONAL_FILES;
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "{names:?}");
 }
 
 #[test]

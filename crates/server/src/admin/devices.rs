@@ -5,16 +5,15 @@ use std::collections::HashMap;
 use axum::extract::RawQuery;
 use axum::response::Response;
 use serde::Serialize;
-use vecmill_engine::{DeviceState, DeviceStatistics};
+use vecmill_engine::{DeviceState, DeviceStatistics, Engine};
 
-use super::{beside, json, named_device};
-use crate::Embedder;
+use super::ask::{beside, json, named_device};
+use crate::app::Model;
 use crate::failure::Failure;
-use crate::slot::Model;
 
 /// One device in numbers.
 #[derive(Serialize)]
-struct Standing {
+struct DeviceReport {
     device: String,
     state: &'static str,
     weight: f64,
@@ -41,11 +40,11 @@ struct Speed {
     square_seconds: f64,
 }
 
-impl Standing {
-    /// How each device of `embedder` stands.
-    fn all(embedder: &dyn Embedder) -> Vec<Self> {
-        let mut states: HashMap<_, _> = embedder.device_states().into_iter().collect();
-        let devices = embedder.scheduling().into_iter();
+impl DeviceReport {
+    /// How each device of `engine` stands.
+    fn all(engine: &Engine) -> Vec<Self> {
+        let mut states: HashMap<_, _> = engine.device_states().into_iter().collect();
+        let devices = engine.scheduling().into_iter();
         let standing = |(device, now): (String, DeviceStatistics)| {
             let sensors = states.remove(&device);
             Self::new(device, &now, sensors)
@@ -79,31 +78,57 @@ impl Standing {
 }
 
 /// `GET /admin/devices`: how each device stands.
-pub(crate) async fn devices(model: Model) -> Result<Response, Failure> {
-    json(beside(&model, Standing::all).await?)
+pub(crate) async fn reports(model: Model) -> Result<Response, Failure> {
+    json(beside(&model, DeviceReport::all).await?)
 }
 
 /// `POST /admin/devices/drain?device=NAME`: it finishes what it has begun and gets nothing more.
 pub(crate) async fn drain(model: Model, query: RawQuery) -> Result<Response, Failure> {
-    change(model, query, "drained", |embedder, device| embedder.drain(device)).await
+    change(model, query, "drained", |engine, device| engine.drain(device)).await
 }
 
 /// `POST /admin/devices/restore?device=NAME`: it gets work again.
 pub(crate) async fn restore(model: Model, query: RawQuery) -> Result<Response, Failure> {
-    change(model, query, "restored", |embedder, device| embedder.restore(device)).await
+    change(model, query, "restored", |engine, device| engine.restore(device)).await
 }
 
 async fn change(
     model: Model,
     RawQuery(query): RawQuery,
     what: &'static str,
-    act: impl FnOnce(&dyn Embedder, &str) -> bool + Send + 'static,
+    act: impl FnOnce(&Engine, &str) -> bool + Send + 'static,
 ) -> Result<Response, Failure> {
     let device = named_device(&model, query.as_deref())?;
     tracing::info!(device, "{what} on the operator's demand");
-    let devices = beside(&model, move |embedder| {
-        act(embedder, &device);
-        Standing::all(embedder)
+    let devices = beside(&model, move |engine| {
+        act(engine, &device);
+        DeviceReport::all(engine)
     });
     json(devices.await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vecmill_engine::fetch::ModelRef;
+    use vecmill_engine::{DeviceSpec, Throttling};
+
+    #[test]
+    fn what_a_device_says_of_itself_stands_beside_its_name() {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/bert-mean");
+        let engine = Engine::builder().model(ModelRef::Folder(model.into()));
+        let engine = engine.devices(vec![DeviceSpec::Cpu]).cpu_threads(1).start().unwrap();
+        let now = engine.scheduling()[0].1;
+        let throttling = Some(Throttling { power_cap: true, ..Throttling::default() });
+        let state = DeviceState { throttling, power_watts: Some(700.5), ..DeviceState::default() };
+        let written = |sensors| {
+            serde_json::to_value(DeviceReport::new("cuda:1".to_owned(), &now, sensors)).unwrap()
+        };
+        assert!(written(None)["sensors"].is_null());
+        let told = written(Some(state));
+        assert_eq!((&told["device"], &told["state"]), (&"cuda:1".into(), &"serving".into()));
+        assert_eq!(told["sensors"]["power_watts"], 700.5);
+        assert_eq!(told["sensors"]["throttling"]["power_cap"], true);
+        assert!(told["sensors"]["temperature_celsius"].is_null(), "{told}");
+    }
 }

@@ -1,15 +1,18 @@
-//! A real engine with a tiny model behind a real server.
+//! Real engines with tiny models, and a way to keep one from its work.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::thread::ThreadId;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use vecmill_engine::fetch::ModelRef;
-use vecmill_engine::{DeviceSpec, Engine};
+use vecmill_engine::{Builder, DeviceSpec, Engine, Keep, Request};
 use vecmill_server::Settings;
 
-use super::{Answer, TestServer, floats};
+use super::{Answer, PATIENCE, TestServer, floats, until, value};
 
 pub(crate) fn tiny(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(model)
@@ -52,16 +55,82 @@ pub(crate) fn damage_word(folder: &Path, word: &str) {
     fs::write(weights, bytes).unwrap();
 }
 
-/// A server of the model in `folder`.
-pub(crate) fn serve(folder: &Path, settings: Settings) -> TestServer {
-    let (server, slot) = TestServer::loading(settings);
-    let engine = Engine::builder()
+/// A small engine of the model in `folder`, before it starts.
+pub(crate) fn builder(folder: &Path) -> Builder {
+    Engine::builder()
         .model(ModelRef::Folder(folder.to_owned()))
         .devices(vec![DeviceSpec::Cpu])
         .cpu_threads(1)
-        .tokenization_workers(1);
-    slot.ready(engine.start().unwrap());
+        .tokenization_workers(1)
+}
+
+pub(crate) fn start(folder: &Path) -> Engine {
+    builder(folder).start().unwrap()
+}
+
+/// One engine for all tests of a program that need none of their own. It has a prompt, `query`.
+pub(crate) fn shared() -> Engine {
+    static SHARED: OnceLock<Engine> = OnceLock::new();
+    let model = || prompted(&serde_json::json!({"query": "and "}));
+    SHARED.get_or_init(|| start(model().path())).clone()
+}
+
+/// A server of the model in `folder`.
+pub(crate) fn serve(folder: &Path, settings: Settings) -> TestServer {
+    let (server, loading) = TestServer::loading(settings);
+    loading.ready(start(folder));
     server
+}
+
+/// Keeps an engine's only device from whatever comes, until it is dropped: the device's thread is
+/// letting go of a request, and what the request keeps doesn't let itself go.
+pub(crate) struct Gate {
+    _opens: Sender<()>,
+}
+
+/// Holds whoever lets it go, unless that is its maker.
+struct Hold {
+    maker: ThreadId,
+    held: Sender<bool>,
+    opened: Mutex<Receiver<()>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let holds = std::thread::current().id() != self.maker;
+        let _ = self.held.send(holds);
+        if holds {
+            let _ = self.opened.get_mut().unwrap().recv();
+        }
+    }
+}
+
+impl Gate {
+    pub(crate) fn closed(engine: &Engine) -> Self {
+        loop {
+            let (opens, opened) = channel();
+            let (held, holds) = channel();
+            let maker = std::thread::current().id();
+            let keep = Keep::new(Hold { maker, held, opened: Mutex::new(opened) });
+            let asked = engine.embed(Request { keep, ..Request::new(["a"]) });
+            // A short text is tokenised by who asks: nobody but this thread and the device's had it.
+            if holds.recv_timeout(PATIENCE).unwrap() {
+                drop(asked);
+                return Self { _opens: opens };
+            }
+        }
+    }
+}
+
+/// Waits until so many inputs wait for a device.
+#[track_caller]
+pub(crate) fn until_waiting(engine: &Engine, inputs: usize) {
+    let waiting = || {
+        let mut metrics = String::new();
+        engine.write_metrics(&mut metrics).unwrap();
+        value(&metrics, "vecmill_queue_inputs")
+    };
+    until(waiting, |&now| now == inputs);
 }
 
 /// The first vector of a reply in either contract's form.

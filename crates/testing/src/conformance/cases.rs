@@ -1,9 +1,8 @@
 //! Small graphs with random weights, and the batches that they are run with.
 
 use vecmill_encoder::{Batch, Shape};
-use vecmill_encoder::{Graph, GraphBuilder, Linear, Norm, RelativeBias, ValueId, Weight};
-use vecmill_model::Poolings;
-use vecmill_model::{Activation, TensorView, e4m3};
+use vecmill_encoder::{Graph, GraphBuilder, RelativeBias, ValueId};
+use vecmill_model::{Activation, Linear, Norm, Poolings, TensorView, Weight, e4m3};
 
 use super::Failure;
 

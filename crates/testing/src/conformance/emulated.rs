@@ -13,12 +13,11 @@ mod tests;
 
 use half::{bf16, f16};
 use vecmill_encoder::{
-    Backend, Graph, Node, Op, Place, Places, RelativeBias, Step, ValueId, Weight, WeightId, Weights,
+    Backend, Graph, Node, Op, Place, Places, RelativeBias, Step, ValueId, WeightId, Weights,
 };
 use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::{HostBlock, HostSource};
-use vecmill_model::{Activation, Pooling, e4m3};
-use vecmill_model::{DType, Poolings};
+use vecmill_model::{Activation, DType, Pooling, Poolings, Weight, e4m3};
 
 use super::reference;
 use lower::{Emulation, Kernel};

@@ -3,8 +3,7 @@
 use vecmill_encoder::{Backend, Kernel, LoadError, Lower, Prepared, RowBound, Weights, load_graph};
 use vecmill_encoder::{Shape, WeightPlan, load_weights};
 use vecmill_memory::Pool;
-use vecmill_model::Activation;
-use vecmill_model::{Pooling, Poolings};
+use vecmill_model::{Activation, Pooling, Poolings};
 
 use super::Failure;
 use super::cases::{Case, Maker, Random};

@@ -14,7 +14,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use super::{Context, DeviceSpan, Stream};
-use crate::error::DriverError;
+use crate::driver::DriverError;
 use crate::libraries::{Found, Missing};
 pub(crate) use api::{Algorithm, LtError};
 use api::{Api, Heuristic, check, status};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::nvrtc::Nvrtc;
 use super::{
-    Allocation, Argument, Context, DeviceSpan, Kernel, Launch, Module, Stream, TensorElement,
+    Allocation, Argument, Context, DeviceSpan, Launch, LoadedKernel, Module, Stream, TensorElement,
     TensorMap, device_info,
 };
-use crate::error::DriverError;
+use crate::driver::DriverError;
 use crate::probe::DeviceInfo;
 
 /// Machine code or PTX of the kernels in `kernels.cu`.
@@ -26,7 +26,7 @@ struct Fixture {
     context: Arc<Context>,
     stream: Stream,
     module: Arc<Module>,
-    adder: Kernel,
+    adder: LoadedKernel,
     memory: Allocation,
 }
 
@@ -47,7 +47,7 @@ impl Fixture {
         Self { info, context, stream, adder: module.kernel(c"add").unwrap(), module, memory }
     }
 
-    fn kernel(&self, name: &CStr) -> Kernel {
+    fn kernel(&self, name: &CStr) -> LoadedKernel {
         self.module.kernel(name).unwrap()
     }
 

@@ -11,14 +11,14 @@ use vecmill_model::Activation;
 
 use super::variant::{OUTPUT_BOX, Variant};
 use super::{HopperGemm, Product};
+use crate::driver::DriverError;
 use crate::driver::{Argument, DeviceSpan};
-use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
 
 /// From so many rows on, sums are written and read once less for it; with fewer they stay in the
 /// cache, and smaller tiles count for more.
-const LEAST_ROWS: usize = super::MANY_ROWS;
+const LEAST_ROWS: usize = crate::gemm::choose::MANY_ROWS;
 
 /// What a product needs of an input whose normalisation is deferred, beside its rows.
 #[derive(Debug, Clone, Copy)]

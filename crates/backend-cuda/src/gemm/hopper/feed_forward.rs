@@ -14,8 +14,8 @@ use vecmill_model::Activation;
 
 use super::variant::{OUTPUT_BOX, activation_define};
 use super::{Configuration, HopperGemm};
+use crate::driver::DriverError;
 use crate::driver::{Argument, DeviceSpan};
-use crate::error::DriverError;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
 

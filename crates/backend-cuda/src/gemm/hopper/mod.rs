@@ -14,7 +14,7 @@
 //!
 //! **The same bits.** A row's sum is added up in the same order whatever the other rows are, so its
 //! result depends on them only through their number: for more or fewer rows cuBLASLt or another
-//! variant may be chosen, by measurement at the start or else by the rule [`pays`](HopperGemm::pays).
+//! variant may be chosen, by measurement at the start or else by the rules of `choose`.
 
 mod deferred;
 mod feed_forward;
@@ -31,8 +31,8 @@ use vecmill_model::Activation;
 use super::Format;
 use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
 use crate::device::Device;
-use crate::driver::{Argument, DeviceSpan, Kernel, Launch, TensorElement, TensorMap};
-use crate::error::DriverError;
+use crate::driver::DriverError;
+use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, TensorElement, TensorMap};
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
 pub(crate) use deferred::{Deferral, DeferredInput, DeferredResidual};
@@ -48,11 +48,6 @@ use variant::{BLOCK_ROW_BYTES, BLOCK_THREADS, OUTPUT_BOX, Variant};
 /// Matrices of 16-bit numbers without gaps have rows of whole 16 bytes, as the copy engine wants them;
 /// which those of e4m3 do is [`e4m3::suits`](vecmill_model::e4m3::suits).
 const COLUMN_MULTIPLE: usize = 8;
-
-/// Rows from which on rules are others.
-const FEW_ROWS: usize = 2048;
-const MANY_ROWS: usize = 8192;
-const TALL_ROWS: usize = 16_384;
 
 /// One product and where its operands are; matrices are row-major, without gaps.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +89,7 @@ enum Configuration {
 /// A configuration's kernel, and how many clusters of it the device runs at once.
 #[derive(Debug, Clone)]
 struct Loaded {
-    kernel: Kernel,
+    kernel: LoadedKernel,
     clusters: usize,
 }
 
@@ -122,24 +117,6 @@ impl HopperGemm {
         fits(inputs) && fits(outputs)
     }
 
-    /// Whether it is probably the better choice, where nobody has measured it: as it was on an H200
-    /// with layers of 384 to 1024 columns.
-    pub(crate) fn pays(rows: usize, inputs: usize, outputs: usize, activation: Activation) -> bool {
-        // Tiles of 128 x 192 leave most multiprocessors idle where rows are few.
-        if rows < FEW_ROWS {
-            return false;
-        }
-        match activation {
-            // With sums of few terms the output counts most, whose stores ours hides behind
-            // products; with many, cuBLASLt's products are faster.
-            Activation::Identity | Activation::Relu => {
-                inputs <= 768 || inputs == 1024 && outputs > 1024 && rows >= MANY_ROWS
-            }
-            // These cost cuBLASLt another pass over the output.
-            Activation::Gelu | Activation::GeluTanh | Activation::Silu | Activation::Tanh => true,
-        }
-    }
-
     /// The variants of a layer.
     #[cfg(test)]
     pub(crate) fn variants(
@@ -153,22 +130,9 @@ impl HopperGemm {
         (activated, deferred, Variant::normalised(rows, inputs, outputs))
     }
 
-    /// The same for all counts of rows between which none of the rules here, of `variant` or of
-    /// `deferred` tells a difference.
-    pub(crate) fn way(rows: usize) -> usize {
-        [FEW_ROWS, MANY_ROWS, TALL_ROWS].iter().filter(|&&least| rows >= least).count()
-    }
-
     /// Whether [`multiply_norm`](Self::multiply_norm) can compute a layer of this size.
     pub(crate) fn fits_norm(inputs: usize, outputs: usize) -> bool {
         Self::fits(inputs, outputs) && Variant::normalised(1, inputs, outputs).is_some()
-    }
-
-    /// Whether that is probably the better choice, where nobody has measured it.
-    pub(crate) fn norm_pays(rows: usize, outputs: usize) -> bool {
-        // In pairs of blocks it saves a launch where rows are few and passes over memory where many;
-        // in eights it leaves multiprocessors idle where rows are few.
-        outputs <= 384 || rows >= MANY_ROWS
     }
 
     /// `output = activation(input · weightᵀ + bias)`, on `stream` behind the work so far.

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use vecmill_model::Activation;
 
-use super::{MANY_ROWS, TALL_ROWS};
+use crate::gemm::choose::{MANY_ROWS, TALL_ROWS};
 use crate::kernels::ROW_MOMENTS_BYTES;
 
 /// Threads of a block: one warpgroup loads, two multiply, in turns ("ping-pong") or a tile together.

@@ -20,8 +20,8 @@ use vecmill_memory::{Cause, Source, SourceError};
 
 use super::{Calls, device_queues, outside};
 use crate::device::Device;
+use crate::driver::DriverError;
 use crate::driver::{Addresses, Chunk, DeviceSpan, VirtualMemory};
-use crate::error::DriverError;
 use crate::stream::{CudaEvent, CudaStream};
 use region::{Refused, Region, Vmm};
 

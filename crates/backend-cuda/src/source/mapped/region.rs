@@ -9,7 +9,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::DriverError;
+use crate::driver::DriverError;
 
 /// Addresses and memory, apart. Offsets are bytes from the start of the addresses.
 pub(super) trait Vmm: Debug + Send + Sync + 'static {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use proptest::prelude::*;
 
 use super::region::{Refused, Region, Vmm};
-use crate::error::{DriverError, code};
+use crate::driver::error::{DriverError, code};
 
 /// Chunks of at most this, for regions of some tens.
 const LARGEST: usize = 8;

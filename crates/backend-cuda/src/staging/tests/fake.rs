@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use crate::error::{DriverError, code};
+use crate::driver::error::{DriverError, code};
 use crate::staging::queue::{Part, Parts};
 use crate::staging::ring::{Claim, Ring};
 

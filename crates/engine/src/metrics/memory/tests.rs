@@ -10,7 +10,7 @@ use super::*;
 const MIB: usize = 1 << 20;
 
 fn written(pool: &Pool<HostSource>, plans: PlanStatistics) -> String {
-    let memory = Snapshot { pool: pool.statistics(), plans, first_uses: 0 };
+    let memory = PoolSample { pool: pool.statistics(), plans, first_uses: 0 };
     let mut registry = Registry::with_prefix("vecmill");
     registry.register_collector(Box::new(Memory(vec![("cpu".to_owned(), memory)])));
     let mut text = String::new();

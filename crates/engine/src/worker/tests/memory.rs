@@ -86,7 +86,7 @@ fn an_input_that_the_budget_can_never_hold_is_told_the_numbers() {
 #[test]
 fn a_refusal_leaves_a_trace() {
     let folder = tempfile::tempdir().unwrap();
-    let traces = RefusalTraces::new(folder.path().to_owned());
+    let traces = RefusalRecordings::new(folder.path().to_owned());
     let mut rig =
         Rig::of(Setup { patience: Duration::ZERO, traces: Some(traces), ..Setup::default() });
     rig.faults().leave(0);

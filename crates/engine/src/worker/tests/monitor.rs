@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use vecmill_backend_cuda::{MemoryUse, Throttling, XidErrors};
 
 use super::*;
-use crate::monitor::{Monitor, Sensors, Watched, look};
+use crate::sensors::{Monitor, Sensors, Watched, look};
 
 /// What a device's sensors are to say from now on.
 type Reading = Arc<Mutex<DeviceState>>;

@@ -4,8 +4,7 @@ use vecmill_encoder::{
     Graph, Lower, Node, Op, Program, RelativeBias, RowBound, Step, ValueId, WeightId,
 };
 use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::{Activation, e4m3};
-use vecmill_model::{DType, Poolings};
+use vecmill_model::{Activation, DType, Poolings, e4m3};
 
 use super::DEFERRED_COLUMNS;
 

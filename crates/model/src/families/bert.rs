@@ -1,0 +1,101 @@
+//! BERT (Devlin et al., arXiv:1810.04805).
+
+use super::super::keys::{Row, Rule, row};
+use super::super::{
+    Architecture, Attention, Config, Embedding, FeedForward, Layer, ModelError, Order, Pooling,
+};
+use super::{Family, Keys, Positions, Tensors};
+
+pub(super) const FAMILY: Family = Family {
+    name: "BERT",
+    model_types: &["bert"],
+    prefixes: &["bert."],
+    pooling: Pooling::Mean,
+    keys: KEYS,
+    positions: Positions::FromZero,
+    rules: &[
+        row(
+            &[
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "intermediate_size",
+                "hidden_act",
+                "layer_norm_eps",
+                "type_vocab_size",
+            ],
+            Rule::Used,
+        ),
+        PADDING,
+    ],
+    read,
+};
+
+pub(super) const KEYS: Keys = Keys {
+    hidden: "hidden_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    intermediate: "intermediate_size",
+    activation: "hidden_act",
+    epsilon: Some("layer_norm_eps"),
+    token_types: Some("type_vocab_size"),
+    embedding: None,
+    relative_buckets: None,
+};
+
+/// Of families whose positions start at 0.
+pub(super) const PADDING: Row =
+    row(&["pad_token_id"], Rule::Unread("nothing is padded, and positions start at 0"));
+
+pub(super) fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {
+    let layer = |index| layer(config, &tensors.under(&format!("encoder.layer.{index}")));
+    Ok(Architecture {
+        embedding: embedding(config, tensors)?,
+        layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Words, positions and, in families with types, these.
+pub(super) fn embedding(config: &Config, tensors: &Tensors<'_>) -> Result<Embedding, ModelError> {
+    let (at, width) = (tensors.under("embeddings"), config.embedding);
+    let types = (config.token_types > 0)
+        .then(|| at.table("token_type_embeddings", config.token_types, width));
+    Ok(Embedding {
+        words: at.table("word_embeddings", config.vocabulary, width)?,
+        positions: at.table("position_embeddings", config.positions, width)?,
+        types: types.transpose()?,
+        norm: at.norm("LayerNorm", width)?,
+        projection: None,
+    })
+}
+
+fn layer(config: &Config, at: &Tensors<'_>) -> Result<Layer, ModelError> {
+    let hidden = config.hidden;
+    let qkv = ["attention.self.query", "attention.self.key", "attention.self.value"];
+    Ok(Layer {
+        order: Order::Post {
+            attention: at.norm("attention.output.LayerNorm", hidden)?,
+            output: at.norm("output.LayerNorm", hidden)?,
+        },
+        attention: Attention {
+            qkv: at.stack(&qkv, hidden)?,
+            output: at.linear("attention.output.dense", hidden, hidden)?,
+            heads: config.heads,
+            bias: None,
+        },
+        feed_forward: feed_forward(config, at, "intermediate.dense", "output.dense")?,
+    })
+}
+
+pub(super) fn feed_forward(
+    config: &Config,
+    at: &Tensors<'_>,
+    up: &str,
+    down: &str,
+) -> Result<FeedForward, ModelError> {
+    Ok(FeedForward::Plain {
+        up: at.linear(up, config.intermediate, config.hidden)?,
+        down: at.linear(down, config.hidden, config.intermediate)?,
+        activation: config.activation,
+    })
+}

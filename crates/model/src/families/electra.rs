@@ -1,0 +1,41 @@
+//! ELECTRA (Clark et al., arXiv:2003.10555): BERT whose embeddings may be narrower than its layers.
+
+use super::super::keys::{Rule, row};
+use super::super::{Architecture, Config, Embedding, ModelError};
+use super::{Family, Keys, Tensors, bert};
+
+pub(super) const FAMILY: Family = Family {
+    name: "ELECTRA",
+    model_types: &["electra"],
+    prefixes: &["electra."],
+    keys: Keys { embedding: Some(("embedding_size", 128)), ..bert::KEYS },
+    rules: &[
+        row(
+            &[
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "intermediate_size",
+                "hidden_act",
+                "layer_norm_eps",
+                "type_vocab_size",
+                "embedding_size",
+            ],
+            Rule::Used,
+        ),
+        bert::PADDING,
+        row(
+            &["summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"],
+            Rule::Unread("of heads that an embedding doesn't go through"),
+        ),
+    ],
+    read,
+    ..bert::FAMILY
+};
+
+fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {
+    let Architecture { embedding, layers } = bert::read(config, tensors)?;
+    let project = || tensors.linear("embeddings_project", config.hidden, config.embedding);
+    let projection = (config.embedding != config.hidden).then(project).transpose()?;
+    Ok(Architecture { embedding: Embedding { projection, ..embedding }, layers })
+}

@@ -1,0 +1,151 @@
+//! Families of encoders: everything in which they differ, a row for each.
+//!
+//! - [`Family`] is a row: how its `config.json` is read, and a function that yields its
+//!   [`Architecture`]; [`ALL`] has them.
+//! - `Tensors` finds tensors under the names that a row spells, checked against the sizes in
+//!   [`Config`].
+//!
+//! The choice behind it: a further family is a file here and a line of [`ALL`]. Its row may begin
+//! with another's and say in what it is unlike that.
+
+mod bert;
+mod distilbert;
+mod electra;
+mod mpnet;
+mod roberta;
+
+use std::fmt;
+
+use super::keys::Row;
+use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
+
+/// All families.
+pub static ALL: [&Family; 5] =
+    [&bert::FAMILY, &roberta::FAMILY, &distilbert::FAMILY, &mpnet::FAMILY, &electra::FAMILY];
+
+/// The tensor by which a file's [prefix](Family::prefixes) is found.
+pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
+
+/// A family of encoders that the forward pass computes.
+#[non_exhaustive]
+pub struct Family {
+    /// What it is called.
+    pub name: &'static str,
+    /// Each `model_type` in `config.json` that is of it.
+    pub model_types: &'static [&'static str],
+    /// What its checkpoints put in front of the names that it spells, where they do.
+    pub prefixes: &'static [&'static str],
+    /// How token vectors become one where a model's files don't say.
+    pub pooling: Pooling,
+    /// What the keys of its `config.json` are called.
+    pub(crate) keys: Keys,
+    /// Where its positions start.
+    pub(crate) positions: Positions,
+    /// What is done about the keys of its `config.json`, beside those that all families have.
+    pub(crate) rules: &'static [Row],
+    /// Finds its tensors.
+    pub(crate) read: fn(&Config, &Tensors<'_>) -> Result<Architecture, ModelError>,
+}
+
+impl Family {
+    /// The family of this `model_type`, and the type.
+    pub(crate) fn of(model_type: &str) -> Option<(&'static Self, &'static str)> {
+        ALL.into_iter().find_map(|family| {
+            Some((family, *family.model_types.iter().find(|known| **known == model_type)?))
+        })
+    }
+}
+
+impl PartialEq for Family {
+    fn eq(&self, other: &Self) -> bool {
+        self.model_types == other.model_types
+    }
+}
+
+impl Eq for Family {}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// What the keys of a family's `config.json` are called; without a key, it is as said here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys {
+    pub(crate) hidden: &'static str,
+    pub(crate) layers: &'static str,
+    pub(crate) heads: &'static str,
+    pub(crate) intermediate: &'static str,
+    pub(crate) activation: &'static str,
+    /// What norms add to the variance: 1e-12.
+    pub(crate) epsilon: Option<&'static str>,
+    /// Rows of the token type embeddings: none.
+    pub(crate) token_types: Option<&'static str>,
+    /// Width of the embeddings, and its default: that of the layers.
+    pub(crate) embedding: Option<(&'static str, usize)>,
+    /// Rows of the attention bias by distance: none.
+    pub(crate) relative_buckets: Option<&'static str>,
+}
+
+/// Where a family's positions start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Positions {
+    /// At 0.
+    FromZero,
+    /// Behind this id, whatever `config.json` says.
+    After(usize),
+    /// Behind the padding token's id; this one where `config.json` is silent.
+    AfterPadding(usize),
+}
+
+/// A model's tensors, found by name and checked against the sizes that they should have.
+#[derive(Debug)]
+pub(crate) struct Tensors<'a> {
+    weights: &'a Weights,
+    /// In front of all names.
+    path: String,
+    /// Of all norms.
+    epsilon: f32,
+}
+
+impl<'a> Tensors<'a> {
+    pub(crate) fn new(weights: &'a Weights, epsilon: f32) -> Self {
+        Self { weights, path: String::new(), epsilon }
+    }
+
+    /// Those whose names begin with `part` and a full stop.
+    fn under(&self, part: &str) -> Self {
+        Self { path: format!("{}{part}.", self.path), ..*self }
+    }
+
+    /// A matrix.
+    fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Weight, ModelError> {
+        let name = format!("{}{name}.weight", self.path);
+        Ok(Weight::Tensor(self.weights.tensor(&name, &[rows, columns])?))
+    }
+
+    /// A linear layer with a bias.
+    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, ModelError> {
+        let (weight, bias) =
+            self.weights.linear(&format!("{}{name}", self.path), outputs, inputs)?;
+        Ok(Linear { weight: Weight::Tensor(weight), bias: Some(Weight::Tensor(bias)) })
+    }
+
+    /// Linear layers that read the same, as one: their outputs lie beside each other. Each has as
+    /// many as inputs.
+    fn stack(&self, names: &[&str], inputs: usize) -> Result<Linear, ModelError> {
+        let part =
+            |name: &&str| self.weights.linear(&format!("{}{name}", self.path), inputs, inputs);
+        let parts = names.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+        let (weights, biases) = parts.into_iter().unzip();
+        Ok(Linear { weight: Weight::Stack(weights), bias: Some(Weight::Stack(biases)) })
+    }
+
+    /// A layer normalisation.
+    fn norm(&self, name: &str, columns: usize) -> Result<Norm, ModelError> {
+        let (gain, bias) = self.weights.norm(&format!("{}{name}", self.path), columns)?;
+        let (gain, bias) = (Weight::Tensor(gain), Weight::Tensor(bias));
+        Ok(Norm { gain, bias, epsilon: self.epsilon })
+    }
+}

@@ -1,0 +1,121 @@
+//! A request's body, read within limits of size and time.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, header};
+use tokio::time::{Instant, timeout_at};
+use vecmill_engine::RequestError;
+
+use crate::app::App;
+use crate::failure::Failure;
+use crate::http::pace::Pace;
+use crate::json::malformed::not_utf8;
+use crate::layers::room::Room;
+
+const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/json'";
+const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";
+
+/// A body that says it is JSON, or says nothing, as text. When this returns, the request has been
+/// admitted: there is a place for its work and room for what that holds, `held_per_byte` for each
+/// byte of the body.
+///
+/// # Errors
+/// [`Failure`]: another type than JSON, too long, too slow, or no place or room for it.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    app: &App,
+    room: &Room,
+    held_per_byte: usize,
+) -> Result<String, Failure> {
+    check_media_type(headers)?;
+    let limit = app.settings.payload_limit;
+    let pace = Pace { patience: app.settings.read_timeout };
+    let bytes = tokio::select! {
+        biased;
+        bytes = read_bytes(body, limit, pace, room) => bytes?,
+        () = app.bodies_end() => return Err(RequestError::Stopped.into()),
+    };
+    room.admit(bytes.len(), held_per_byte)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        not_utf8(error.as_bytes(), at)
+    })
+}
+
+/// Any other type is refused rather than tried: web pages can send those to other origins without
+/// being asked by the browser whether they may.
+fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Failure::MediaType(ENCODED));
+    }
+    let Some(media) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let media = media.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    let media = media.trim().to_ascii_lowercase();
+    let json = media == "application/json"
+        || (media.starts_with("application/") && media.ends_with("+json"));
+    if json { Ok(()) } else { Err(Failure::MediaType(NOT_JSON)) }
+}
+
+/// Reads a body of at most `limit` bytes into memory for which there is room: for what has come, not
+/// for what is announced.
+async fn read_bytes(
+    mut body: Body,
+    limit: usize,
+    pace: Pace,
+    room: &Room,
+) -> Result<Vec<u8>, Failure> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Failure::TooLarge { limit });
+    }
+    let start = Instant::now();
+    let mut bytes = Vec::new();
+    loop {
+        let allowed = pace.allowed(bytes.len() as u64);
+        let next = timeout_at(start + allowed, poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
+        let Some(frame) = next.await.map_err(|_| Failure::SlowBody { limit: allowed })? else {
+            return Ok(bytes);
+        };
+        let frame = frame.map_err(|_| Failure::Malformed("it was cut off".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        let length = bytes.len() + data.len();
+        if length > limit {
+            return Err(Failure::TooLarge { limit });
+        }
+        if length > bytes.capacity() {
+            let most = if announced > 0 { announced } else { limit };
+            let capacity = length.max(most.min(bytes.capacity() * 2));
+            room.hold(capacity)?;
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(&data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_or_silence_is_accepted() {
+        let check = |name: header::HeaderName, value: &str| {
+            check_media_type(&HeaderMap::from_iter([(name, value.parse().unwrap())]))
+        };
+        assert_eq!(check_media_type(&HeaderMap::new()), Ok(()));
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
+            assert_eq!(check(header::CONTENT_TYPE, good), Ok(()), "{good}");
+        }
+        for bad in ["text/plain", "application/x-www-form-urlencoded", "json", "application/jsonp"]
+        {
+            assert_eq!(
+                check(header::CONTENT_TYPE, bad),
+                Err(Failure::MediaType(NOT_JSON)),
+                "{bad}"
+            );
+        }
+        assert_eq!(check(header::CONTENT_ENCODING, "gzip"), Err(Failure::MediaType(ENCODED)));
+    }
+}
