@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use vecmill_engine::{RequestError, Tokenizer, Truncation, disk};
+use vecmill_engine::{RequestError, Tokenizer, Truncation};
+use vecmill_hub::disk;
 use vecmill_lab::results;
 use vecmill_lab::results::number;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use vecmill_engine::convert::ConvertError;
-use vecmill_engine::disk::NoRoom;
 use vecmill_engine::{RequestError, StartError};
+use vecmill_hub::disk::NoRoom;
 use vecmill_lab::ab::AbError;
 use vecmill_lab::traffic::TraceError as RequestTraceError;
 

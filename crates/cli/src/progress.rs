@@ -13,7 +13,7 @@ use indicatif::{
     BinaryBytes, HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle,
     TermLike,
 };
-use vecmill_engine::fetch::Stage;
+use vecmill_engine::Stage;
 
 use crate::stderr::{await_room, say, show};
 

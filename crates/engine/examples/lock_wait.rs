@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use vecmill_backend_cpu::CpuLowering;
 use vecmill_encoder::Programs;
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Request};
 use vecmill_model::Model;
 

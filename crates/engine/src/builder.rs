@@ -15,7 +15,6 @@ use crate::devices::{DeviceSpec, MemoryBudget};
 use crate::engine::{Engine, Loader};
 use crate::error::StartError;
 use crate::experiment::Experiment;
-use crate::fetch::{FetchError, Fetcher, ModelRef, Stage};
 use crate::info::{DeviceSummary, Info};
 use crate::machine::threads;
 use crate::metrics;
@@ -24,7 +23,9 @@ use crate::practice;
 use crate::queue::Queue;
 use crate::request::Prompt;
 use crate::sensors::Watched;
+use crate::stage::Stage;
 use crate::tokenize::Tokenizer;
+use vecmill_hub::{FetchError, Fetcher, ModelRef};
 
 /// The class of the first model's work.
 const CLASS: ClassId = ClassId::FIRST;
@@ -32,7 +33,7 @@ const CLASS: ClassId = ClassId::FIRST;
 /// Configures and starts an [`Engine`].
 ///
 /// ```no_run
-/// use vecmill_engine::{Engine, Request, fetch::ModelRef};
+/// use vecmill_engine::{Engine, Request, ModelRef};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let engine = Engine::builder().model("intfloat/e5-small-v2".parse()?).start()?;
@@ -274,9 +275,9 @@ impl Builder {
 
     /// The model's folder, fetched if it is not there.
     pub(crate) fn fetch(&self) -> Result<PathBuf, FetchError> {
-        let fetcher =
-            Fetcher::new(self.cache.clone(), self.hub_token.clone(), self.progress.clone());
-        fetcher.fetch(&self.first())
+        let progress = Arc::clone(&self.progress);
+        let progress = Arc::new(move |stage: vecmill_hub::Stage| progress(stage.into()));
+        Fetcher::new(self.cache.clone(), self.hub_token.clone(), progress).fetch(&self.first())
     }
 
     /// Opens the model in `folder` for what is the same whichever pooling is chosen when it is

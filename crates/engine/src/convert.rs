@@ -7,15 +7,17 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use vecmill_model::WEIGHTS_FILE;
 
 use vecmill_model::{ModelError, Weights};
 
 pub use vecmill_model::{DType, Rounding};
 
 use crate::builder::Builder;
-use crate::disk::NoRoom;
-use crate::fetch::files::{ModelFiles, WEIGHTS, join};
-use crate::fetch::{FetchError, Stage};
+use crate::stage::Stage;
+use vecmill_hub::FetchError;
+use vecmill_hub::disk::NoRoom;
+use vecmill_hub::{ModelFiles, join};
 
 /// What was converted.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +146,7 @@ impl Builder {
         let total = modules.iter().map(|(_, weights)| weights.stored_bytes() as u64).sum();
         let mut converted = Converted { bytes_before: 0, bytes_after: 0, rounding: None };
         for (module, weights) in modules {
-            let target = create_parent(staged.join(join(module, WEIGHTS)))?;
+            let target = create_parent(staged.join(join(module, WEIGHTS_FILE)))?;
             let before = converted.bytes_before;
             let progress = |bytes| {
                 (self.progress)(Stage::Converting { done: before + bytes as u64, total });

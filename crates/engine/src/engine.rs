@@ -15,7 +15,6 @@ use crate::core::Core;
 use crate::devices::{CachedSpeed, Loading, Place};
 use crate::error::{RequestError, StartError};
 use crate::experiment::Experiment;
-use crate::fetch::ModelRef;
 use crate::info::Info;
 use crate::models::{Changing, ModelStatus, Open, Served};
 use crate::practice;
@@ -24,6 +23,7 @@ use crate::sensors::{Monitor, Watched};
 use crate::sweep::Sweep;
 use crate::tokenize::{Tokenized, Tokenizer};
 use crate::worker::{self, Worker};
+use vecmill_hub::ModelRef;
 
 /// How often it is looked whether a model's requests are answered.
 const DRAINED: Duration = Duration::from_millis(1);

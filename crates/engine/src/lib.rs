@@ -34,11 +34,9 @@ pub mod capacity;
 pub mod convert;
 mod core;
 mod devices;
-pub mod disk;
 mod engine;
 mod error;
 mod experiment;
-pub mod fetch;
 mod info;
 pub mod machine;
 mod metrics;
@@ -49,6 +47,7 @@ mod queue;
 mod recording;
 mod request;
 mod sensors;
+mod stage;
 mod sweep;
 mod tokenize;
 mod worker;
@@ -63,8 +62,10 @@ pub use request::{
     Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
     Truncation,
 };
+pub use stage::Stage;
 pub use tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};
+pub use vecmill_hub::{Attempt, FetchError, ModelRef};
 pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
 pub use vecmill_model::Pooling;

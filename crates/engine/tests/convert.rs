@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vecmill_engine::Engine;
+use vecmill_engine::Stage;
 use vecmill_engine::convert::{ConvertError, DType};
-use vecmill_engine::fetch::Stage;
 
 #[test]
 fn a_conversion_that_is_stopped_leaves_nothing() {

@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use vecmill_engine::ModelRef;
 use vecmill_engine::capacity::{DType, FitError, Target};
-use vecmill_engine::fetch::ModelRef;
 use vecmill_engine::{
     Builder, DeviceSpec, Engine, Fault, Input, Keep, MemoryBudget, Prompt, Request, RequestError,
     StartError, Token, TokenizeRequest, Truncation,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::cosine;
 use vecmill_backend_cuda::{Device, provoke_fault};
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Health, Request};
 use vecmill_testing::conformance;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_engine::{
     DeviceSpec, Engine, Fault, Input, Request, RequestError, StartError, TokenizeRequest,
 };

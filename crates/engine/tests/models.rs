@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_engine::{
     Builder, Engine, MemoryStatistics, ModelState, Request, RequestError, StartError,
 };

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_engine::{
     Builder, DeviceSpec, Engine, Fault, Health, Priority, Request, RequestError, StartError,
     policy_names,

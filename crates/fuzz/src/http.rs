@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vecmill_engine::Engine;
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_server::{Server, Settings};
 
 use crate::folder::models;

@@ -6,7 +6,7 @@ use std::path::Path;
 use strsim::osa_distance;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use vecmill_engine::disk;
+use vecmill_hub::disk;
 
 use crate::settings::given::Entry;
 use crate::settings::problem::{Problem, Source};

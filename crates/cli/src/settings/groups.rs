@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use vecmill_engine::{Pooling, fetch::ModelRef};
+use vecmill_engine::{ModelRef, Pooling};
 use vecmill_server::{ApiKey, TokenInputs};
 
 use super::kind::{

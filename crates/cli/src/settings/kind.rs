@@ -245,7 +245,7 @@ impl Value for LogFilter {
 
 #[cfg(test)]
 mod tests {
-    use vecmill_engine::fetch::ModelRef;
+    use vecmill_engine::ModelRef;
 
     use super::*;
 

@@ -25,7 +25,7 @@ pub(crate) use flags::Flags;
 pub(crate) use given::Environment;
 pub(crate) use kind::LogFilter;
 pub(crate) use problem::Problems;
-use vecmill_engine::{Builder, Engine, Prompt, fetch::ModelRef, machine};
+use vecmill_engine::{Builder, Engine, ModelRef, Prompt, machine};
 
 use given::Given;
 use groups::{

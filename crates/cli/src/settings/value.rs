@@ -5,7 +5,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use vecmill_engine::{Pooling, fetch::ModelRef};
+use vecmill_engine::{ModelRef, Pooling};
 use vecmill_server::{ApiKey, TokenInputs};
 
 /// A type that a setting can have.

@@ -12,9 +12,9 @@ use super::spec::part_name;
 use super::{DeviceSpec, FreeMemory, MemoryBudget, Opened, Terms, format_name};
 use crate::builder::Builder;
 use crate::error::StartError;
-use crate::fetch::cache_folder;
 use crate::info;
 use crate::sensors::Sensors;
+use vecmill_hub::cache_folder;
 
 /// How long practising may take, after which what remains is compiled and chosen when it comes up.
 const WARM_UP: Duration = Duration::from_secs(20);

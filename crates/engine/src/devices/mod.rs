@@ -21,12 +21,13 @@ use vecmill_scheduler::{Size, Speed};
 
 use crate::builder::Builder;
 use crate::error::StartError;
-use crate::fetch::{Stage, cache_folder};
 use crate::info;
 use crate::recording::RefusalRecordings;
 use crate::sensors::Sensors;
+use crate::stage::Stage;
 use crate::worker::{self, Resident, Worker};
 use spec::parts_like;
+use vecmill_hub::cache_folder;
 
 pub use budget::MemoryBudget;
 pub use spec::{DeviceSpec, DeviceSpecError};

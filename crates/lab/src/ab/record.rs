@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vecmill_engine::{DeviceStatistics, disk};
+use vecmill_engine::DeviceStatistics;
+use vecmill_hub::disk;
 
 use super::figures::Figures;
 use super::sustained_rate::SustainedRate;

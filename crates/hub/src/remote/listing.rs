@@ -6,8 +6,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::store::is_commit;
-use crate::fetch::digest::Digest;
-use crate::fetch::stays_inside;
+use crate::digest::Digest;
+use crate::stays_inside;
 
 /// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]

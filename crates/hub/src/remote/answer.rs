@@ -12,7 +12,7 @@ use ureq::http::HeaderMap;
 use ureq::{Error, Timeout};
 
 use super::HubError;
-use crate::fetch::FetchError;
+use crate::FetchError;
 
 /// The most of somebody else's words that an error repeats, in characters.
 const WORDS_LIMIT: usize = 200;

@@ -114,7 +114,7 @@ fn free_at(_path: &Path) -> Option<u64> {
 
 /// A new file in `folder` that will get its name when it is whole. Whoever may read other new files
 /// may read it.
-pub(crate) fn temporary(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+pub fn temporary(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix).append(true);
     #[cfg(unix)]

@@ -14,7 +14,7 @@ use ureq::{Agent, Body, Proxy};
 
 use super::answer::{self, Again, Asked, LIMITED, Setback};
 use super::{Hub, HubError, Token};
-use crate::fetch::{Progress, Stage};
+use crate::{Progress, Stage};
 
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -26,15 +26,15 @@ const REFUSAL_LIMIT: u64 = 8 << 10;
 
 /// How often and how long to ask again.
 #[derive(Debug, Clone)]
-pub(in crate::fetch) struct Patience {
+pub(crate) struct Patience {
     /// The first wait where the hub names none; each further one is twice as long.
-    pub(in crate::fetch) first: Duration,
+    pub(crate) first: Duration,
     /// The longest that one fetch waits in all.
-    pub(in crate::fetch) total: Duration,
+    pub(crate) total: Duration,
     /// How often in a row one question is asked again where the hub limits requests.
-    pub(in crate::fetch) limited: u32,
+    pub(crate) limited: u32,
     /// How often in a row after something broke.
-    pub(in crate::fetch) broken: u32,
+    pub(crate) broken: u32,
 }
 
 impl Default for Patience {

@@ -13,9 +13,9 @@ use super::answer::{Asked, Setback};
 use super::client::{Client, Reply};
 use super::listing::Entry;
 use super::store::{self, Store};
+use crate::digest::{Digest, sha256};
 use crate::disk::NoRoom;
-use crate::fetch::digest::{Digest, sha256};
-use crate::fetch::{FetchError, Stage};
+use crate::{FetchError, Stage};
 
 /// Bytes per second that a download must bring, on the average of the time in which it may stand
 /// still: slower ones would never end.

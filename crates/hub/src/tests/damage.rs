@@ -50,7 +50,7 @@ fn a_damaged_model_that_cannot_be_fetched_again_is_an_error() {
     let hub = FakeHub::start(model_files());
     let mut setup = Setup::new(&hub.endpoint);
     let folder = setup.fetch(ID).unwrap();
-    truncate(&folder.join(files::WEIGHTS), 100);
+    truncate(&folder.join(WEIGHTS_FILE), 100);
     setup.fetcher.hub.offline = true;
     let error = setup.fetch(ID).unwrap_err().to_string();
     assert!(error.contains("was published"), "{error}");
@@ -69,10 +69,10 @@ fn a_cache_from_before_manifests_is_taken_over() {
 
     // Cut short, and with nothing to compare with but its own header.
     fs::remove_file(folder.join(".vecmill-files.json")).unwrap();
-    truncate(&folder.join(files::WEIGHTS), 5000);
+    truncate(&folder.join(WEIGHTS_FILE), 5000);
     assert!(is_whole(&setup.fetch(ID).unwrap()));
     setup.fetcher.hub.cache = Some(setup.home.path().join("other"));
-    truncate(&folder.join(files::WEIGHTS), 5000);
+    truncate(&folder.join(WEIGHTS_FILE), 5000);
     fs::write(folder.join(".vecmill-files.json"), "{").unwrap();
     assert!(is_whole(&setup.fetch(ID).unwrap()));
 }

@@ -141,7 +141,7 @@ impl FetchError {
     }
 
     /// For `map_err` on what is missing in a folder.
-    pub(crate) fn incomplete(path: &Path) -> impl FnOnce(String) -> Self {
+    pub fn incomplete(path: &Path) -> impl FnOnce(String) -> Self {
         let path = path.to_owned();
         move |reason| Self::Incomplete { path, reason }
     }

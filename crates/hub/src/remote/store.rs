@@ -7,10 +7,11 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use vecmill_model::MODULES_FILE;
 
+use crate::digest::Digest;
 use crate::disk;
-use crate::fetch::digest::Digest;
-use crate::fetch::files::{MODULES, ModelFiles};
+use crate::files::ModelFiles;
 
 /// One model in the hub's cache.
 #[derive(Debug, Clone)]
@@ -54,8 +55,8 @@ impl Store {
         }
         let snapshot = self.snapshot(&commit);
         let is_certain = offline
-            || snapshot.join(MODULES).exists()
-            || self.folder.join(".no_exist").join(&commit).join(MODULES).exists();
+            || snapshot.join(MODULES_FILE).exists()
+            || self.folder.join(".no_exist").join(&commit).join(MODULES_FILE).exists();
         (is_certain && ModelFiles::of(&snapshot).is_ok()).then_some(snapshot)
     }
 
@@ -139,14 +140,14 @@ impl AsRef<Path> for PartPath {
 }
 
 /// The hash that a file of a snapshot should have, going by what its name links to.
-pub(in crate::fetch) fn expected(file: &Path) -> Option<Digest> {
+pub(crate) fn expected(file: &Path) -> Option<Digest> {
     let blob = file.canonicalize().ok()?;
     let folder = blob.parent()?.file_name()?;
     Digest::parse(blob.file_name()?.to_str()?).filter(|_| folder == "blobs")
 }
 
 /// Removes a file of the hub's cache, and what it links to.
-pub(in crate::fetch) fn discard(file: &Path) {
+pub(crate) fn discard(file: &Path) {
     let blob = file.canonicalize();
     for path in blob.iter().map(PathBuf::as_path).chain([file]) {
         if let Err(error) = fs::remove_file(path)

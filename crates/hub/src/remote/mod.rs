@@ -19,6 +19,7 @@ use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vecmill_model::MODULES_FILE;
 
 pub(super) use client::Patience;
 pub(super) use store::{discard, expected};
@@ -29,7 +30,7 @@ use listing::Listing;
 use store::Store;
 use transfer::Transfer;
 
-use super::files::{Folders, MODULES, ModelFiles};
+use super::files::{Folders, ModelFiles};
 use super::{FetchError, Progress};
 use crate::disk::{self, NoRoom};
 
@@ -136,11 +137,11 @@ impl Hub {
         let transfer = Transfer { client: &client, store: &store, address, commit };
 
         let mut modules = None;
-        if let Some(entry) = listing.files.iter().find(|entry| entry.name == MODULES) {
+        if let Some(entry) = listing.files.iter().find(|entry| entry.name == MODULES_FILE) {
             if !transfer.has(entry) {
                 transfer.run(entry)?;
             }
-            let path = store.snapshot(commit).join(MODULES);
+            let path = store.snapshot(commit).join(MODULES_FILE);
             let contents = disk::read_regular(&path, super::files::JSON_LIMIT);
             modules = Some(contents.map_err(FetchError::cache(&path)).map_err(HubError::Local)?);
         }

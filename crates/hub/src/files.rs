@@ -5,17 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
-use vecmill_model::{Json, OPTIONAL_FILES, has_file};
+use vecmill_model::{INDEX_FILE, Json, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE, has_file};
 
 use super::{FetchError, stays_inside};
 use crate::disk;
-
-/// The weights' file.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-/// The file that names the shards of larger weights.
-const INDEX: &str = "model.safetensors.index.json";
-/// The file that names the folders of a sentence-transformers model.
-pub(super) const MODULES: &str = "modules.json";
 
 const MODULES_LIMIT: usize = 64;
 const SHARDS_LIMIT: usize = 1024;
@@ -48,13 +41,15 @@ impl Folders {
         let mut folders = Self { transformer: String::new(), modules: Vec::new() };
         let Some(modules) = modules else { return Ok(folders) };
         let modules = Json::parse(modules)
-            .map_err(|error| format!("{MODULES} is not valid JSON: {error}"))?;
+            .map_err(|error| format!("{MODULES_FILE} is not valid JSON: {error}"))?;
         let modules = modules.as_array().filter(|modules| modules.len() <= MODULES_LIMIT);
-        for module in modules.ok_or_else(|| format!("{MODULES} is not a list of modules"))? {
+        for module in modules.ok_or_else(|| format!("{MODULES_FILE} is not a list of modules"))? {
             let text = |key: &str| module.get(key).and_then(Json::as_text).unwrap_or_default();
             let (class, folder) = (text("type"), text("path").to_owned());
             if !stays_inside(&folder) {
-                return Err(format!("{MODULES} names a folder outside of the model: {folder:?}"));
+                return Err(format!(
+                    "{MODULES_FILE} names a folder outside of the model: {folder:?}"
+                ));
             }
             match class.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => folders.transformer = folder,
@@ -71,8 +66,8 @@ impl Folders {
     pub(super) fn want(&self, file: &str) -> bool {
         let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
         let in_module = self.modules.iter().any(|(module, _)| module == folder);
-        let is_weights = name == WEIGHTS
-            || name == INDEX
+        let is_weights = name == WEIGHTS_FILE
+            || name == INDEX_FILE
             || (name.starts_with("model-") && name.ends_with(".safetensors"));
         let in_transformer = folder == self.transformer && (is_weights || name == "tokenizer.json");
         in_transformer
@@ -84,18 +79,18 @@ impl Folders {
 
 /// The files of a model, relative to its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ModelFiles {
+pub struct ModelFiles {
     /// Configurations, the tokenizer, prompts: all but weights.
-    pub(crate) settings: Vec<String>,
+    pub settings: Vec<String>,
     /// Weights by the folders of the modules that they belong to.
-    pub(crate) weights: Vec<(String, Vec<String>)>,
+    pub weights: Vec<(String, Vec<String>)>,
 }
 
 impl ModelFiles {
     /// Those of the model in `folder`, or what is missing.
-    pub(crate) fn of(folder: &Path) -> Result<Self, String> {
+    pub fn of(folder: &Path) -> Result<Self, String> {
         let there = |file: &str| has_file(&folder.join(file)).map_err(|error| error.to_string());
-        let modules = if there(MODULES)? { Some(read(folder, MODULES)?) } else { None };
+        let modules = if there(MODULES_FILE)? { Some(read(folder, MODULES_FILE)?) } else { None };
         let folders = Folders::parse(modules.as_deref())?;
         let transformer = folders.transformer.as_str();
         let mut settings = vec![
@@ -133,8 +128,8 @@ impl ModelFiles {
 
 /// The weights in a module's folder: one file, or an index and its shards.
 fn weights(folder: &Path, module: &str) -> Result<Vec<String>, String> {
-    let single = join(module, WEIGHTS);
-    let index = join(module, INDEX);
+    let single = join(module, WEIGHTS_FILE);
+    let index = join(module, INDEX_FILE);
     if folder.join(&single).exists() || !folder.join(&index).exists() {
         return need(folder, single).map(|single| vec![single]);
     }
@@ -156,7 +151,7 @@ fn weights(folder: &Path, module: &str) -> Result<Vec<String>, String> {
 }
 
 /// The file `name` in a module's folder.
-pub(crate) fn join(folder: &str, name: &str) -> String {
+pub fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 

@@ -14,7 +14,7 @@ const LENGTH_LIMIT: usize = 200;
 /// A model by name.
 ///
 /// ```
-/// use vecmill_engine::fetch::ModelRef;
+/// use vecmill_hub::ModelRef;
 ///
 /// # fn main() -> Result<(), vecmill_engine::fetch::FetchError> {
 /// let model: ModelRef = "intfloat/e5-small-v2@main".parse()?;
