@@ -16,7 +16,7 @@ const LENGTH_LIMIT: usize = 200;
 /// ```
 /// use vecmill_hub::ModelRef;
 ///
-/// # fn main() -> Result<(), vecmill_engine::fetch::FetchError> {
+/// # fn main() -> Result<(), vecmill_hub::FetchError> {
 /// let model: ModelRef = "intfloat/e5-small-v2@main".parse()?;
 /// assert!(matches!(model, ModelRef::Hub { id, .. } if id == "intfloat/e5-small-v2"));
 /// assert!(matches!("./my-model".parse()?, ModelRef::Folder(_)));
