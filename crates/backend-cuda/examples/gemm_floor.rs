@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use vecmill_backend_cuda::{
-    CudaEvent, CudaStream, Device, DeviceSpan, Format, Gemm, Linear, PlainBlock, PlainSource,
+    CudaEvent, CudaStream, DeviceSpan, Format, Gemm, Gpu, Linear, PlainBlock, PlainSource,
 };
 use vecmill_memory::Source;
 use vecmill_model::Activation;
@@ -62,7 +62,7 @@ impl Sizes {
 struct Floor {
     sizes: Sizes,
     gemm: Gemm,
-    device: Device,
+    device: Gpu,
     stream: CudaStream,
     /// Of each layer, and of each product in it: weight and bias.
     weights: Vec<[(PlainBlock, PlainBlock); 4]>,
@@ -96,7 +96,7 @@ fn random(
 
 impl Floor {
     fn new(sizes: Sizes, most_tokens: usize) -> Result<Self, Failure> {
-        let device = Device::open(0)?;
+        let device = Gpu::open(0)?;
         let (source, stream) = (PlainSource::new(&device), device.stream()?);
         let gemm = Gemm::open(&device)?;
         let random = |elements, most| random(&source, &stream, sizes.format, elements, most);

@@ -1,9 +1,9 @@
 //! Faults on purpose, for tests of what follows from them.
 
 use crate::compiler::{Compiler, FAULT};
-use crate::device::Device;
 use crate::driver::Launch;
 use crate::gemm::Format;
+use crate::gpu::Gpu;
 use crate::kernels::KernelError;
 
 /// Has the device run a kernel that stops with a fault, as one with an error in it would: whatever
@@ -11,7 +11,7 @@ use crate::kernels::KernelError;
 ///
 /// # Errors
 /// A line that says why there was no fault.
-pub fn provoke_fault(device: &Device) -> Result<(), String> {
+pub fn provoke_fault(device: &Gpu) -> Result<(), String> {
     let compiler = Compiler::new(device, None).map_err(|error| error.to_string())?;
     let stream = device.stream().map_err(|error| error.to_string())?;
     let fault = || -> Result<(), KernelError> {

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vecmill_model::{Activation, Pooling, Poolings};
 
 use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
-use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, Module};
 use crate::driver::{DriverError, LaunchError};
 use crate::gemm::Format;
+use crate::gpu::Gpu;
 use crate::row_order::RowOrder;
 use crate::stream::CudaStream;
 use attention::Attention;
@@ -123,7 +123,7 @@ impl Kernels {
     /// Compiles what every model needs; attention follows with the first head size. With `fp8`,
     /// normalised rows can be written in e4m3 as well.
     pub(crate) fn new(
-        device: &Device,
+        device: &Gpu,
         compiler: Arc<Compiler>,
         format: Format,
         fp8: bool,

@@ -2,8 +2,8 @@
 //!
 //! - [`devices`] says what is there, or in plain words why nothing is ([`Unavailable`]);
 //!   [`driver_library`] and [`libraries`] say it of the driver and NVIDIA's libraries beside it.
-//! - [`Sensors`] read a GPU's [`DeviceState`]: heat, clocks, memory in use, faults.
-//! - [`Device`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
+//! - [`Sensors`] read a GPU's [`GpuState`]: heat, clocks, memory in use, faults.
+//! - [`Gpu`] is one GPU with its context; [`CudaStream`] and [`CudaEvent`] order its work;
 //!   [`PinnedBuffer`] is host memory that it copies from and to by itself, [`StagingRing`] a small
 //!   one that all batches share.
 //! - [`Gemm`] computes matrix products.
@@ -18,12 +18,12 @@
 //! of memory), so that the rest is ordinary safe Rust.
 
 mod compiler;
-mod device;
 mod driver;
 mod error;
 #[cfg(feature = "faults")]
 mod faults;
 mod gemm;
+mod gpu;
 mod graphs;
 mod kernels;
 mod libraries;
@@ -41,7 +41,6 @@ mod stopwatch;
 mod stream;
 mod weights;
 
-pub use device::{Device, MemoryInfo};
 pub use driver::DeviceSpan;
 pub use error::Unavailable;
 #[cfg(feature = "faults")]
@@ -49,11 +48,12 @@ pub use faults::provoke_fault;
 pub use gemm::{
     ACTIVATION_ALIGNMENT, Format, Gemm, GemmError, Linear, RowRange, Tuned, WEIGHT_ALIGNMENT,
 };
+pub use gpu::{Gpu, MemoryInfo};
 pub use libraries::{Found, Missing, NvidiaLibrary, driver_library, libraries};
 pub use lower::{CudaKernel, CudaLowering, Form};
 pub use open::OpenError;
 pub use pinned::PinnedBuffer;
-pub use probe::{DeviceInfo, devices};
+pub use probe::{GpuInfo, devices};
 pub use run::{CudaBackend, CudaFetched};
 pub use sensors::{NoSensors, Sensors};
 pub use source::{
@@ -61,6 +61,6 @@ pub use source::{
     StreamOrderedSource,
 };
 pub use staging::{Staged, StagingRing, StagingStatistics};
-pub use state::{DeviceState, MemoryUse, Throttling, XidErrors};
+pub use state::{GpuState, MemoryUse, Throttling, XidErrors};
 pub use stream::{CudaEvent, CudaStream, HeldStream};
 pub use weights::CudaWeight;

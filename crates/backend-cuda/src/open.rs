@@ -7,9 +7,9 @@ use vecmill_memory::{Cause, SourceError};
 use vecmill_model::DType;
 
 use crate::compiler::Compiler;
-use crate::device::Device;
 use crate::error::Unavailable;
 use crate::gemm::{Format, Gemm, HopperGemm, Measured};
+use crate::gpu::Gpu;
 use crate::graphs::Graphs;
 use crate::kernels::Kernels;
 use crate::lower::CudaLowering;
@@ -48,14 +48,14 @@ impl CudaBackend {
     /// # Errors
     /// [`OpenError`] says what is missing and what to do.
     pub fn open(ordinal: usize, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
-        Self::on(Device::open(ordinal)?, format, cache)
+        Self::on(Gpu::open(ordinal)?, format, cache)
     }
 
-    /// As [`open`](Self::open), on a device or a [part](Device::open_part) of one.
+    /// As [`open`](Self::open), on a device or a [part](Gpu::open_part) of one.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
-    pub fn on(device: Device, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
+    pub fn on(device: Gpu, format: DType, cache: Option<PathBuf>) -> Result<Self, OpenError> {
         let unusable =
             |reason: String| OpenError::Unusable { device: device.name().to_owned(), reason };
         let (dtype, fp8, format) = (format, format == DType::F8E4M3, Format::from(format));
@@ -91,7 +91,7 @@ impl CudaBackend {
 }
 
 /// As much pinned memory as the host has, of what is wanted.
-fn staging(device: &Device) -> Result<StagingRing, SourceError> {
+fn staging(device: &Gpu) -> Result<StagingRing, SourceError> {
     let mut bytes = STAGING_BYTES;
     loop {
         match StagingRing::new(device, bytes) {

@@ -9,7 +9,7 @@ use crate::driver::DriverError;
 use crate::driver::{Context, HostMemory, PinnedRange};
 
 /// Bytes of host memory that the system does not move, so that a device can copy from and to them
-/// by itself. Made by [`Device::pinned`](crate::Device::pinned), freed when dropped.
+/// by itself. Made by [`Gpu::pinned`](crate::Gpu::pinned), freed when dropped.
 ///
 /// [`CudaStream`](crate::CudaStream) copies in the background; looking at the bytes waits for the
 /// copies that were asked for, so no copy is ever seen half done.

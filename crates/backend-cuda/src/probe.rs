@@ -6,8 +6,8 @@ use crate::error::Unavailable;
 /// A GPU that the driver shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DeviceInfo {
-    /// Its number, as [`Device::open`](crate::Device::open) takes it. `CUDA_VISIBLE_DEVICES`
+pub struct GpuInfo {
+    /// Its number, as [`Gpu::open`](crate::Gpu::open) takes it. `CUDA_VISIBLE_DEVICES`
     /// changes the numbering.
     pub ordinal: usize,
     /// For example `NVIDIA H100 80GB HBM3`.
@@ -21,7 +21,7 @@ pub struct DeviceInfo {
     /// Bytes of memory.
     pub total_memory: usize,
     /// Bytes that nobody uses, beside what a context needs. Only a device that was
-    /// [opened](crate::Device::open) tells: [`devices`] makes no context to ask with.
+    /// [opened](crate::Gpu::open) tells: [`devices`] makes no context to ask with.
     pub free_memory: Option<usize>,
     /// Whether memory can be mapped to reserved addresses, as [`MappedSource`](crate::MappedSource)
     /// does.
@@ -44,6 +44,6 @@ pub struct DeviceInfo {
 ///
 /// # Errors
 /// [`Unavailable`] says why no GPU can be used.
-pub fn devices() -> Result<Vec<DeviceInfo>, Unavailable> {
+pub fn devices() -> Result<Vec<GpuInfo>, Unavailable> {
     (0..driver::device_count()?).map(driver::device_info).collect()
 }

@@ -13,8 +13,8 @@ use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, EventSet, Nvml};
 
-use crate::probe::DeviceInfo;
-use crate::state::{DeviceState, MemoryUse, Throttling, XidErrors};
+use crate::probe::GpuInfo;
+use crate::state::{GpuState, MemoryUse, Throttling, XidErrors};
 
 /// A GPU's sensors and its error counters.
 ///
@@ -66,7 +66,7 @@ impl Sensors {
     ///
     /// # Errors
     /// [`NoSensors`] when there is no NVML, or it doesn't know the GPU.
-    pub fn open(gpu: &DeviceInfo) -> Result<Self, NoSensors> {
+    pub fn open(gpu: &GpuInfo) -> Result<Self, NoSensors> {
         Self::find(&gpu.uuid)
             .map_err(|error| NoSensors { gpu: gpu.name.clone(), reason: error.to_string() })
     }
@@ -87,13 +87,13 @@ impl Sensors {
     }
 
     /// The GPU's state now. Takes some milliseconds, or, where a driver hangs, as long as that does.
-    pub fn read(&mut self) -> DeviceState {
+    pub fn read(&mut self) -> GpuState {
         self.count_xid_errors();
         let gpu = &self.gpu;
         let watts = |milliwatts| f64::from(milliwatts) / 1e3;
         let hertz = |megahertz| u64::from(megahertz) * 1_000_000;
         let ecc = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
-        DeviceState {
+        GpuState {
             temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok(),
             power_watts: gpu.power_usage().ok().map(watts),
             power_limit_watts: gpu.enforced_power_limit().ok().map(watts),

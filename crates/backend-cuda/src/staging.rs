@@ -17,9 +17,9 @@ mod tests;
 
 use vecmill_memory::{Cause, SourceError};
 
-use crate::device::Device;
 use crate::driver::DriverError;
 use crate::driver::{DeviceSpan, HostPart, HostParts};
+use crate::gpu::Gpu;
 use crate::stream::CudaStream;
 use queue::{Part, Parts, Pieces, Queue};
 
@@ -29,10 +29,10 @@ use queue::{Part, Parts, Pieces, Queue};
 /// order in which it was asked for. Dropping the ring waits for its copies.
 ///
 /// ```no_run
-/// use vecmill_backend_cuda::{CudaSource, Device, StagingRing};
+/// use vecmill_backend_cuda::{CudaSource, Gpu, StagingRing};
 /// use vecmill_memory::Source;
 ///
-/// let device = Device::open(0)?;
+/// let device = Gpu::open(0)?;
 /// let (source, stream) = (CudaSource::new(&device)?, device.stream()?);
 /// let block = source.allocate(2 << 20)?;
 /// let mut ring = StagingRing::new(&device, StagingRing::DEFAULT_BYTES)?;
@@ -75,7 +75,7 @@ impl StagingRing {
     ///
     /// # Errors
     /// [`SourceError`] when `bytes` is less or the host has no more, or the device is lost.
-    pub fn new(device: &Device, bytes: usize) -> Result<Self, SourceError> {
+    pub fn new(device: &Gpu, bytes: usize) -> Result<Self, SourceError> {
         let parts = HostParts::new(device.context(), bytes);
         parts.map(|parts| Self(Queue::new(parts))).map_err(|e| e.of(device.name(), bytes))
     }

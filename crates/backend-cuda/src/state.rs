@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// A GPU's state. `None` is what this GPU, driver or user doesn't tell.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct DeviceState {
+pub struct GpuState {
     /// Of the chip.
     pub temperature_celsius: Option<u32>,
     /// What it draws.
@@ -101,7 +101,7 @@ impl XidErrors {
     }
 }
 
-impl DeviceState {
+impl GpuState {
     /// How often, since an `earlier` reading, it has shown that it isn't to be relied on: by an Xid error
     /// that no program caused, or by an error of its memory that could not be corrected.
     pub fn faults_since(&self, earlier: &Self) -> u64 {
@@ -118,10 +118,10 @@ impl DeviceState {
 mod tests {
     use super::*;
 
-    fn state(xids: &[u64], ecc: Option<u64>) -> DeviceState {
+    fn state(xids: &[u64], ecc: Option<u64>) -> GpuState {
         let xid_errors = xids.iter().fold(XidErrors::default(), |errors, &xid| errors.and(xid));
         let xid_errors = Some(xid_errors);
-        DeviceState { xid_errors, ecc_uncorrected_errors: ecc, ..DeviceState::default() }
+        GpuState { xid_errors, ecc_uncorrected_errors: ecc, ..GpuState::default() }
     }
 
     #[test]
@@ -141,6 +141,6 @@ mod tests {
         assert_eq!(state(&[48, 48], Some(3)).faults_since(&old), 2);
         assert_eq!(state(&[48], Some(0)).faults_since(&old), 0, "the driver was loaded anew");
         assert_eq!(state(&[48], Some(5)).faults_since(&state(&[48], None)), 0, "since when?");
-        assert_eq!(DeviceState::default().faults_since(&old), 0);
+        assert_eq!(GpuState::default().faults_since(&old), 0);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vecmill_memory::SourceError;
 
-use crate::device::Device;
+use crate::gpu::Gpu;
 use crate::stream::{CudaEvent, CudaStream, HeldStream};
 
 /// Running from [`start`](Self::start) to [`stop`](Self::stop); what the stream is given in between
@@ -33,7 +33,7 @@ const SETTLED: Duration = Duration::from_millis(40);
 
 /// The time of one of several runs of `work`, which gives something to the stream.
 pub(crate) fn each<E>(
-    device: &Device,
+    device: &Gpu,
     stream: &CudaStream,
     error: impl Fn(SourceError) -> E,
     mut work: impl FnMut() -> Result<(), E>,
@@ -47,7 +47,7 @@ pub(crate) fn each<E>(
 
 /// The same where it goes on and on; the first run, which may compile and choose, does not count.
 pub(crate) fn lasting<E>(
-    device: &Device,
+    device: &Gpu,
     stream: &CudaStream,
     error: impl Fn(SourceError) -> E,
     mut work: impl FnMut() -> Result<(), E>,
@@ -64,7 +64,7 @@ pub(crate) fn lasting<E>(
 }
 
 impl<'a> Stopwatch<'a> {
-    pub(crate) fn start(device: &Device, stream: &'a CudaStream) -> Result<Self, SourceError> {
+    pub(crate) fn start(device: &Gpu, stream: &'a CudaStream) -> Result<Self, SourceError> {
         let (mut begin, end) = (device.timed_event()?, device.timed_event()?);
         let held = stream.hold()?;
         stream.record(&mut begin)?;

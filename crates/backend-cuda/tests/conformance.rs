@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vecmill_backend_cuda::{CudaBackend, CudaLowering, Device};
+use vecmill_backend_cuda::{CudaBackend, CudaLowering, Gpu};
 use vecmill_encoder::{Backend, Batch, Encoder};
 use vecmill_memory::{Pool, Source};
 use vecmill_model::{DType, Model};
@@ -19,10 +19,10 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn backend(format: DType) -> CudaBackend {
-    on(Device::open(0).unwrap(), format)
+    on(Gpu::open(0).unwrap(), format)
 }
 
-fn on(device: Device, format: DType) -> CudaBackend {
+fn on(device: Gpu, format: DType) -> CudaBackend {
     let cache = std::env::temp_dir().join("vecmill-test-kernels");
     CudaBackend::on(device, format, Some(cache)).unwrap()
 }
@@ -113,7 +113,7 @@ fn model() -> Model {
 #[ignore = "needs a CUDA device"]
 fn so_is_it_on_a_part_of_a_device_and_by_whichever_way_is_faster() {
     let _guard = alone();
-    let part = on(Device::open_part(0, 16).unwrap(), DType::F16);
+    let part = on(Gpu::open_part(0, 16).unwrap(), DType::F16);
     let checked = conformance::operations(&part);
     assert!(checked.is_ok(), "{}", checked.unwrap_err());
     let tuned = backend(DType::F16);

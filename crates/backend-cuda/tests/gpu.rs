@@ -15,7 +15,7 @@ mod staging;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vecmill_backend_cuda::{
-    CudaBlock, CudaSource, CudaStream, Device, DeviceSpan, MappedBlock, MappedSource, PlainSource,
+    CudaBlock, CudaSource, CudaStream, DeviceSpan, Gpu, MappedBlock, MappedSource, PlainSource,
     StreamOrderedSource,
 };
 use vecmill_memory::{Cause, Source};
@@ -27,18 +27,18 @@ const GRANULE: usize = 2 * MIB;
 const DRIVERS_OWN: usize = 16 * MIB;
 
 /// The first device, used by one test at a time.
-fn device() -> (MutexGuard<'static, ()>, Device) {
+fn device() -> (MutexGuard<'static, ()>, Gpu) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    (guard, Device::open(0).unwrap())
+    (guard, Gpu::open(0).unwrap())
 }
 
-fn free(device: &Device) -> usize {
+fn free(device: &Gpu) -> usize {
     device.memory_info().unwrap().free
 }
 
 /// Free memory went from `before` down by `bytes`.
-fn assert_taken(device: &Device, before: usize, bytes: usize) {
+fn assert_taken(device: &Gpu, before: usize, bytes: usize) {
     let taken = before.saturating_sub(free(device));
     assert!((bytes..bytes + DRIVERS_OWN).contains(&taken), "{taken} bytes in place of {bytes}");
 }
@@ -158,7 +158,7 @@ fn releasing_and_dropping_give_all_memory_back() {
 
 /// Resizes a block at random and checks the first and last word of each 2 MiB each time. `lossy`
 /// is how many 2 MiB at the end a cut may lose.
-fn resize_at_random(device: &Device, source: &MappedSource, steps: usize, lossy: usize) {
+fn resize_at_random(device: &Gpu, source: &MappedSource, steps: usize, lossy: usize) {
     let stream = device.stream().unwrap();
     let ends = |block: &MappedBlock, granule: usize| -> [u32; 2] {
         let start = granule * GRANULE;
@@ -339,7 +339,7 @@ fn a_context_is_made_anew_after_the_last_use() {
     first.stream().unwrap().synchronize().unwrap();
     drop(first);
     // On the same thread, to which the old context is still bound.
-    let again = Device::open(0).unwrap();
+    let again = Gpu::open(0).unwrap();
     again.stream().unwrap().synchronize().unwrap();
     let source = CudaSource::new(&again).unwrap();
     source.release(source.allocate(GRANULE).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! Asking for GPUs answers on every machine, also where there is no driver.
 
-use vecmill_backend_cuda::{Device, Unavailable, devices, libraries};
+use vecmill_backend_cuda::{Gpu, Unavailable, devices, libraries};
 
 #[test]
 fn devices_are_listed_or_it_is_said_why_not() {
@@ -26,7 +26,7 @@ fn devices_are_listed_or_it_is_said_why_not() {
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
     for ordinal in [1000, usize::MAX] {
-        let error = Device::open(ordinal).unwrap_err();
+        let error = Gpu::open(ordinal).unwrap_err();
         if let Unavailable::NoDevice { ordinal: asked, count } = error {
             assert_eq!(asked, ordinal);
             assert!(count < 1000);

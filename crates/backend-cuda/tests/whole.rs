@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use support::{MODELS, Sizes, write_model};
-use vecmill_backend_cuda::{CudaBackend, CudaLowering, Device, Sensors, devices};
+use vecmill_backend_cuda::{CudaBackend, CudaLowering, Gpu, Sensors, devices};
 use vecmill_encoder::{Ask, Backend, Batch, Encoder, Programs, fit};
 use vecmill_memory::Pool;
 use vecmill_model::{DType, Model, Pooling};
@@ -38,7 +38,7 @@ fn model(sizes: Sizes) -> (tempfile::TempDir, Model) {
 
 fn backend(format: DType) -> Option<CudaBackend> {
     let cache = std::env::temp_dir().join("vecmill-test-kernels");
-    let opened = CudaBackend::on(Device::open(0).unwrap(), format, Some(cache));
+    let opened = CudaBackend::on(Gpu::open(0).unwrap(), format, Some(cache));
     // Not every device has every format.
     opened.inspect_err(|reason| println!("{format:?} is left out: {reason}")).ok()
 }

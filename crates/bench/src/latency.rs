@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use clap::Args;
 use quanta::Clock;
 use serde::Serialize;
-use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource, StreamOrderedSource};
+use vecmill_backend_cuda::{CudaStream, Gpu, MappedSource, PlainSource, StreamOrderedSource};
 use vecmill_lab::histogram::percentile;
 use vecmill_lab::results;
 use vecmill_memory::{Pool, Source};
@@ -58,7 +58,7 @@ impl Row {
 
 /// Measures all and prints a table.
 pub(crate) fn run(arguments: &LatencyArguments) -> Outcome {
-    let device = Device::open(arguments.device)?;
+    let device = Gpu::open(arguments.device)?;
     let leases = arguments.leases;
     let mut rows = vec![clock(leases)];
     for threads in [1, 4, 16] {
@@ -100,7 +100,7 @@ fn clock(samples: usize) -> Row {
 /// The pool: a slab of 64 MiB, leased and returned. The batch's end has been recorded before, as the
 /// batch itself needs it.
 fn lease_and_return(
-    device: &Device,
+    device: &Gpu,
     threads: usize,
     leases: usize,
 ) -> Result<Row, Box<dyn std::error::Error>> {
@@ -140,10 +140,7 @@ fn lease_and_return(
     Ok(Row { clock_readings: 2, ..row })
 }
 
-fn lease_record_and_return(
-    device: &Device,
-    leases: usize,
-) -> Result<Row, Box<dyn std::error::Error>> {
+fn lease_record_and_return(device: &Gpu, leases: usize) -> Result<Row, Box<dyn std::error::Error>> {
     let pool = Pool::new(MappedSource::new(device)?, 64 << 30);
     let (stream, clock) = (device.stream()?, Clock::new());
     drop(pool.lease(64 * MIB, &stream)?);
@@ -157,7 +154,7 @@ fn lease_record_and_return(
 }
 
 fn stream_ordered(
-    device: &Device,
+    device: &Gpu,
     name: &str,
     threshold: u64,
     synchronise: bool,
@@ -179,7 +176,7 @@ fn stream_ordered(
     Ok(Row::new(format!("cuMemAllocAsync + FreeAsync, {name}{after}"), 1, &mut samples))
 }
 
-fn plain(device: &Device, mib: usize, pairs: usize) -> Result<Row, Box<dyn std::error::Error>> {
+fn plain(device: &Gpu, mib: usize, pairs: usize) -> Result<Row, Box<dyn std::error::Error>> {
     let (source, clock) = (PlainSource::new(device), Clock::new());
     let mut samples = Vec::with_capacity(pairs);
     for _ in 0..pairs {

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use vecmill_engine::DeviceState;
+use vecmill_engine::GpuState;
 use vecmill_engine::machine::{self, Found, Library};
 
 use crate::arguments::DevicesArguments;
@@ -32,7 +32,7 @@ struct DeviceRow {
     memory_limited_by: Option<String>,
     free_memory_bytes: Option<usize>,
     /// What it says of itself.
-    sensors: Option<DeviceState>,
+    sensors: Option<GpuState>,
 }
 
 impl From<Found> for DeviceRow {
@@ -203,19 +203,19 @@ mod tests {
     #[test]
     fn a_device_in_trouble_says_so() {
         let throttling = Some(Throttling { thermal: true, ..Throttling::default() });
-        let state = DeviceState {
+        let state = GpuState {
             temperature_celsius: Some(93),
             power_watts: Some(310.4),
             power_limit_watts: Some(700.0),
             throttling,
             ecc_uncorrected_errors: Some(2),
-            ..DeviceState::default()
+            ..GpuState::default()
         };
         let hot = DeviceRow { sensors: Some(state), ..device("cuda:0", None) };
         let expected = "2 threads, 93 °C, 310 of 700 W, throttled: thermal, \
                         uncorrected memory errors: 2";
         assert_eq!(details(&hot), expected);
-        let silent = DeviceRow { sensors: Some(DeviceState::default()), ..hot };
+        let silent = DeviceRow { sensors: Some(GpuState::default()), ..hot };
         assert_eq!(details(&silent), "2 threads");
     }
 

@@ -64,7 +64,7 @@ pub use request::{
 };
 pub use stage::Stage;
 pub use tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer};
-pub use vecmill_backend_cuda::{DeviceState, MemoryUse, Throttling, XidErrors};
+pub use vecmill_backend_cuda::{GpuState, MemoryUse, Throttling, XidErrors};
 pub use vecmill_hub::{Attempt, FetchError, ModelRef};
 pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};

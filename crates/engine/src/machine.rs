@@ -6,7 +6,7 @@ mod memory;
 
 use std::path::{Path, PathBuf};
 
-use vecmill_backend_cuda::{self as cuda, DeviceInfo, DeviceState};
+use vecmill_backend_cuda::{self as cuda, GpuInfo, GpuState};
 
 use crate::devices::{DeviceSpec, cpu_info, free_memory, gpus, state};
 pub use memory::{Limiter, Memory};
@@ -27,7 +27,7 @@ pub struct Found {
     /// Bytes of it that can be had now, where system or driver tells.
     pub free_memory_bytes: Option<usize>,
     /// What it says of itself, if it does.
-    pub state: Option<DeviceState>,
+    pub state: Option<GpuState>,
 }
 
 /// A library that GPUs need.
@@ -75,7 +75,7 @@ pub fn devices() -> (Found, Result<Vec<Found>, String>) {
     (cpu, gpus.map(|gpus| gpus.iter().map(found).collect()))
 }
 
-fn found(gpu: &DeviceInfo) -> Found {
+fn found(gpu: &GpuInfo) -> Found {
     let (major, minor) = gpu.compute_capability;
     Found {
         name: DeviceSpec::Cuda(Some(gpu.ordinal)).to_string(),

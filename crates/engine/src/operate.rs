@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::PoisonError;
 
-use vecmill_backend_cuda::DeviceState;
+use vecmill_backend_cuda::GpuState;
 use vecmill_memory::Statistics;
 use vecmill_memory::recording::Recording;
 use vecmill_scheduler::DeviceStatistics;
@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// What devices say of themselves, those that do, as of at most some seconds ago.
-    pub fn device_states(&self) -> Vec<(String, DeviceState)> {
+    pub fn device_states(&self) -> Vec<(String, GpuState)> {
         let running = &self.running;
         let monitor = running.monitor.lock().unwrap_or_else(PoisonError::into_inner);
         let states = monitor.as_ref().map(Monitor::states).unwrap_or_default().into_iter();

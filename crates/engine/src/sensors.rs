@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vecmill_backend_cuda::DeviceState;
+use vecmill_backend_cuda::GpuState;
 
 use crate::core::Core;
 use crate::worker::Worker;
@@ -30,7 +30,7 @@ pub(crate) struct Sensors {
     /// The GPU that they are of: parts of one have the same.
     pub(crate) gpu: String,
     /// Reads them. May take a while.
-    pub(crate) read: Box<dyn FnMut() -> DeviceState + Send>,
+    pub(crate) read: Box<dyn FnMut() -> GpuState + Send>,
 }
 
 /// A device that is watched.
@@ -42,7 +42,7 @@ pub(crate) struct Watched {
 }
 
 /// What was read, by the devices' numbers.
-type States = Vec<(usize, DeviceState)>;
+type States = Vec<(usize, GpuState)>;
 
 /// Watches devices until it is dropped.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> Sta
     states
 }
 
-fn heed_faults(core: &Core, one: &Watched, before: &DeviceState, now: &DeviceState) {
+fn heed_faults(core: &Core, one: &Watched, before: &GpuState, now: &GpuState) {
     let faults = now.faults_since(before);
     if faults > 0 {
         let taken_out = core.queue.take_out(one.index);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use support::cosine;
-use vecmill_backend_cuda::{Device, provoke_fault};
+use vecmill_backend_cuda::{Gpu, provoke_fault};
 use vecmill_engine::ModelRef;
 use vecmill_engine::{DeviceSpec, Engine, Health, Request};
 use vecmill_testing::conformance;
@@ -65,7 +65,7 @@ fn a_gpu_that_faults_under_load_is_taken_out_and_all_are_answered() {
             std::thread::yield_now();
         }
         assert!(gpu().batches > 0, "the GPU had no part in it");
-        provoke_fault(&Device::open(0).unwrap()).unwrap();
+        provoke_fault(&Gpu::open(0).unwrap()).unwrap();
         Instant::now()
     });
     assert_eq!(answered.into_inner(), CLIENTS * EACH);

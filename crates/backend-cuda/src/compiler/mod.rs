@@ -12,10 +12,10 @@ mod cache;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::device::Device;
 use crate::driver::Module;
 use crate::driver::nvrtc::{Nvrtc, NvrtcError};
 use crate::gemm::Format;
+use crate::gpu::Gpu;
 use cache::Cache;
 
 /// Named texts that are compiled as one.
@@ -86,7 +86,7 @@ impl Source {
 /// Compiles for one device.
 #[derive(Debug)]
 pub(crate) struct Compiler {
-    device: Device,
+    device: Gpu,
     nvrtc: Nvrtc,
     architecture: String,
     cache: Cache,
@@ -96,7 +96,7 @@ pub(crate) struct Compiler {
 
 impl Compiler {
     /// A compiler that keeps its results in `folder`; without one, only as long as the program runs.
-    pub(crate) fn new(device: &Device, folder: Option<PathBuf>) -> Result<Self, NvrtcError> {
+    pub(crate) fn new(device: &Gpu, folder: Option<PathBuf>) -> Result<Self, NvrtcError> {
         let nvrtc = Nvrtc::load()?;
         let info = device.info();
         let architecture = architecture(info.compute_capability, &nvrtc.architectures()?);

@@ -16,7 +16,7 @@ use super::api::{NEEDED, load};
 use super::check;
 use super::green::Part;
 use crate::error::Unavailable;
-use crate::probe::DeviceInfo;
+use crate::probe::GpuInfo;
 
 /// The driver's functions, after it has been started. Starting it again does nothing.
 fn start() -> Result<(&'static Api, (u32, u32)), Unavailable> {
@@ -64,7 +64,7 @@ fn device(api: &Api, ordinal: usize) -> Result<sys::CUdevice, Unavailable> {
 }
 
 /// What the driver says about a device, without making a context on it.
-pub(crate) fn device_info(ordinal: usize) -> Result<DeviceInfo, Unavailable> {
+pub(crate) fn device_info(ordinal: usize) -> Result<GpuInfo, Unavailable> {
     let (api, driver) = start()?;
     let device = device(api, ordinal)?;
     let attribute = |attribute| attribute_of(api, device, attribute);
@@ -72,7 +72,7 @@ pub(crate) fn device_info(ordinal: usize) -> Result<DeviceInfo, Unavailable> {
     // SAFETY: writes one number, to which `total_memory` has room.
     let result = unsafe { (api.device_memory)(&raw mut total_memory, device) };
     check("cuDeviceTotalMem", result)?;
-    Ok(DeviceInfo {
+    Ok(GpuInfo {
         ordinal,
         name: name(api, device)?,
         uuid: uuid(api, device)?,

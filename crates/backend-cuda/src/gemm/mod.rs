@@ -33,12 +33,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vecmill_model::Activation;
 
-use crate::device::Device;
 use crate::driver::DeviceSpan;
 use crate::driver::cublaslt::{
     Algorithm, Candidate, Function, Limits, MatmulError, MatmulLibrary, Operands, Product,
     Specification,
 };
+use crate::gpu::Gpu;
 use crate::stream::CudaStream;
 use choose::{Algorithms, Key};
 pub(crate) use choose::{Measured, Size, Then, own_norm_pays, own_pays, row_class};
@@ -97,7 +97,7 @@ impl Linear<'_> {
 /// cuBLASLt on one device. All methods may be called from any thread; calls take turns.
 #[derive(Debug)]
 pub struct Gemm {
-    device: Device,
+    device: Gpu,
     workspace_limit: usize,
     state: Mutex<State>,
 }
@@ -121,7 +121,7 @@ impl Gemm {
     ///
     /// # Errors
     /// [`GemmError::NoLibrary`] when it is not there, [`GemmError::Failed`] when it does not start.
-    pub fn open(device: &Device) -> Result<Self, GemmError> {
+    pub fn open(device: &Gpu) -> Result<Self, GemmError> {
         let library = MatmulLibrary::open(device.context())??;
         let state = State { library, algorithms: Algorithms::default() };
         let workspace_limit = workspace_limit(device.info().compute_capability);

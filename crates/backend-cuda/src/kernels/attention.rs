@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Attended, Heads, KernelError, Packed, launch, name, number, output_defines};
 use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
-use crate::device::Device;
 use crate::driver::{Argument, DeviceSpan, LoadedKernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
+use crate::gpu::Gpu;
 use crate::row_order::RowOrder;
 use crate::stream::CudaStream;
 
@@ -63,7 +63,7 @@ struct Abilities {
 /// Attention on one device, in one format.
 #[derive(Debug)]
 pub(super) struct Attention {
-    device: Device,
+    device: Gpu,
     compiler: Arc<Compiler>,
     format: Format,
     abilities: Abilities,
@@ -119,7 +119,7 @@ impl Packed<'_> {
 }
 
 impl Attention {
-    pub(super) fn new(device: &Device, compiler: Arc<Compiler>, format: Format) -> Self {
+    pub(super) fn new(device: &Gpu, compiler: Arc<Compiler>, format: Format) -> Self {
         // From compute capability 8.0 on there are matrix instructions for bf16.
         let since_ampere = device.info().compute_capability.0 >= 8;
         Self {

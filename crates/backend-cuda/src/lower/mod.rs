@@ -23,7 +23,7 @@ use vecmill_model::{Activation, DType, Poolings};
 
 use crate::gemm::{Format, HopperGemm, RowRange, row_class, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};
-use crate::probe::DeviceInfo;
+use crate::probe::GpuInfo;
 use crate::weights::{LayerForm, Storing};
 
 /// What cuBLASLt wants its workspace aligned to (its documentation of `cublasLtMatmul`).
@@ -174,7 +174,7 @@ impl CudaLowering {
     pub const DRIVER_BYTES: usize = 540 << 20;
 
     /// The GPU of `info`; `hopper` says whether our own kernels for compute capability 9.0 run there.
-    pub(crate) fn of(info: &DeviceInfo, format: DType, hopper: bool) -> Self {
+    pub(crate) fn of(info: &GpuInfo, format: DType, hopper: bool) -> Self {
         Self::new(format, info.compute_capability, info.multiprocessors as usize, hopper)
     }
 

@@ -23,10 +23,10 @@ use vecmill_encoder::{
 use vecmill_memory::{Cause, Source, SourceError};
 use vecmill_model::{Poolings, Weight};
 
-use crate::device::Device;
 use crate::driver::DriverError;
 use crate::driver::{CapturedGraph, DeviceSpan};
 use crate::gemm::{Gemm, HopperGemm, Measured};
+use crate::gpu::Gpu;
 use crate::graphs::{Graphs, Turn};
 use crate::kernels::{EmbedOperands, Heads, Kernels, Packed};
 use crate::lower::{CudaKernel, CudaLowering, Form, WORKSPACE_ALIGNMENT};
@@ -49,7 +49,7 @@ const IN_FLIGHT: usize = 2;
 /// The encoder's operations on one GPU, in one number format.
 #[derive(Debug)]
 pub struct CudaBackend {
-    pub(crate) device: Device,
+    pub(crate) device: Gpu,
     pub(crate) source: CudaSource,
     pub(crate) stream: CudaStream,
     pub(crate) lowering: CudaLowering,
@@ -65,7 +65,7 @@ pub struct CudaBackend {
 
 impl CudaBackend {
     /// The GPU.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &Gpu {
         &self.device
     }
 

@@ -22,8 +22,8 @@ pub use mapped::{MappedBlock, MappedSource};
 pub use ordered::{OrderedBlock, StreamOrderedSource};
 pub use plain::{PlainBlock, PlainSource};
 
-use crate::device::Device;
 use crate::driver::DeviceSpan;
+use crate::gpu::Gpu;
 use crate::stream::{CudaEvent, CudaStream};
 
 /// The methods of [`Source`] about the device's streams and events, the same for all of its memory.
@@ -94,10 +94,10 @@ fn outside(range: &Range<usize>, bytes: usize) -> SourceError {
 /// A device's memory, taken in the best way that it supports.
 ///
 /// ```no_run
-/// use vecmill_backend_cuda::{CudaSource, Device};
+/// use vecmill_backend_cuda::{CudaSource, Gpu};
 /// use vecmill_memory::Source;
 ///
-/// let device = Device::open(0)?;
+/// let device = Gpu::open(0)?;
 /// let source = CudaSource::new(&device)?;
 /// let stream = device.stream()?;
 /// let block = source.allocate(2 << 20)?;
@@ -128,7 +128,7 @@ impl CudaSource {
     ///
     /// # Errors
     /// [`SourceError`] when the device is lost.
-    pub fn new(device: &Device) -> Result<Self, SourceError> {
+    pub fn new(device: &Gpu) -> Result<Self, SourceError> {
         match MappedSource::new(device) {
             Ok(source) => Ok(Self::Mapped(source)),
             Err(error) if error.cause == Cause::Unsupported => {
@@ -139,7 +139,7 @@ impl CudaSource {
     }
 
     /// The device whose memory it is.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &Gpu {
         match self {
             Self::Mapped(source) => source.device(),
             Self::Plain(source) => source.device(),

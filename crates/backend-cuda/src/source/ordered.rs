@@ -11,15 +11,15 @@ use std::sync::Arc;
 use vecmill_memory::{Cause, Source, SourceError};
 
 use super::{Calls, device_queues, outside};
-use crate::device::Device;
 use crate::driver::DriverError;
 use crate::driver::{DeviceSpan, MemoryPool, OrderedAllocation};
+use crate::gpu::Gpu;
 use crate::stream::{CudaEvent, CudaStream};
 
 /// Memory from `cuMemAllocFromPoolAsync`, of a driver's pool of its own, on a stream of its own.
 #[derive(Debug, Clone)]
 pub struct StreamOrderedSource {
-    device: Device,
+    device: Gpu,
     pool: Arc<MemoryPool>,
     stream: CudaStream,
     calls: Arc<Calls<2>>,
@@ -60,7 +60,7 @@ impl StreamOrderedSource {
     ///
     /// # Errors
     /// [`SourceError`] when the device has no such pools, or is lost.
-    pub fn new(device: &Device, threshold: u64) -> Result<Self, SourceError> {
+    pub fn new(device: &Gpu, threshold: u64) -> Result<Self, SourceError> {
         if !device.info().pools_memory {
             let reason = "the device has no memory pools";
             let cause = Cause::Unsupported;
@@ -77,7 +77,7 @@ impl StreamOrderedSource {
     }
 
     /// The device whose memory it is.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &Gpu {
         &self.device
     }
 

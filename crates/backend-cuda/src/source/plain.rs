@@ -6,14 +6,14 @@ use std::sync::Arc;
 use vecmill_memory::{Source, SourceError};
 
 use super::{Calls, device_queues, outside};
-use crate::device::Device;
 use crate::driver::{Allocation, DeviceSpan};
+use crate::gpu::Gpu;
 use crate::stream::{CudaEvent, CudaStream};
 
 /// Memory from `cuMemAlloc`. A block keeps its size, and releasing one waits for the device.
 #[derive(Debug, Clone)]
 pub struct PlainSource {
-    device: Device,
+    device: Gpu,
     calls: Arc<Calls<2>>,
 }
 
@@ -47,12 +47,12 @@ impl PlainBlock {
 
 impl PlainSource {
     /// The memory of `device`.
-    pub fn new(device: &Device) -> Self {
+    pub fn new(device: &Gpu) -> Self {
         Self { device: device.clone(), calls: Arc::new(Calls::new(["allocate", "free"])) }
     }
 
     /// The device whose memory it is.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &Gpu {
         &self.device
     }
 }

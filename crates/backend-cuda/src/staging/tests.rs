@@ -232,7 +232,7 @@ enum Step {
     Out { stream: usize, bytes: usize },
     Read(usize),
     Drop(usize),
-    Device { stream: usize },
+    Gpu { stream: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -242,7 +242,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => sizes().prop_map(|(stream, bytes)| Step::Out { stream, bytes }),
         3 => any::<usize>().prop_map(Step::Read),
         1 => any::<usize>().prop_map(Step::Drop),
-        4 => (0..2_usize).prop_map(|stream| Step::Device { stream }),
+        4 => (0..2_usize).prop_map(|stream| Step::Gpu { stream }),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -276,7 +276,7 @@ proptest! {
                 Step::Drop(pick) if !staged.is_empty() => {
                     drop(staged.remove(pick % staged.len()));
                 }
-                Step::Device { stream } => {
+                Step::Gpu { stream } => {
                     bench.world().step(stream);
                 }
                 Step::Read(_) | Step::Drop(_) => {}

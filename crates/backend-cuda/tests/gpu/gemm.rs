@@ -2,8 +2,7 @@
 
 use half::{bf16, f16};
 use vecmill_backend_cuda::{
-    CudaStream, Device, DeviceSpan, Format, Gemm, GemmError, Linear, PlainBlock, PlainSource,
-    RowRange,
+    CudaStream, DeviceSpan, Format, Gemm, GemmError, Gpu, Linear, PlainBlock, PlainSource, RowRange,
 };
 use vecmill_memory::Source;
 use vecmill_model::Activation;
@@ -70,7 +69,7 @@ fn unit_roundoff(format: Format) -> f64 {
 }
 
 impl Bench {
-    fn new(device: &Device) -> Self {
+    fn new(device: &Gpu) -> Self {
         let mut formats = vec![Format::F16, Format::F32];
         if device.info().compute_capability >= (8, 0) {
             formats.push(Format::Bf16);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vecmill_backend_cuda::{Device, PlainSource, Sensors};
+use vecmill_backend_cuda::{Gpu, PlainSource, Sensors};
 use vecmill_memory::Source;
 
 use super::{GRANULE, MIB, device};
@@ -33,7 +33,7 @@ fn a_device_tells_its_heat_power_clock_and_errors() {
 #[ignore = "needs a CUDA device"]
 fn memory_is_that_of_the_very_device_also_for_a_part_of_it() {
     let (_guard, device) = device();
-    let part = Device::open_part(0, 16).unwrap();
+    let part = Gpu::open_part(0, 16).unwrap();
     let mut sensors = [&device, &part].map(|device| Sensors::open(device.info()).unwrap());
     let mut read = || sensors.each_mut().map(|sensors| sensors.read().memory.unwrap());
     let source = PlainSource::new(&device);

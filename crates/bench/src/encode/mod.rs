@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vecmill_backend_cpu::CpuBackend;
-use vecmill_backend_cuda::{CudaBackend, Device};
+use vecmill_backend_cuda::{CudaBackend, Gpu};
 use vecmill_encoder::{Backend, Encoder, Shape};
 use vecmill_lab::lengths::Lengths;
 use vecmill_lab::results;
@@ -129,14 +129,14 @@ pub(crate) fn run(arguments: &EncodeArguments) -> Outcome {
 }
 
 /// A GPU, `cuda:0`, or a part of one, `cuda:0/sms=32`.
-pub(crate) fn open(name: &str) -> Result<Device, Box<dyn Error>> {
+pub(crate) fn open(name: &str) -> Result<Gpu, Box<dyn Error>> {
     let unknown = || format!("no device {name:?}: expected cpu, cuda:0 or cuda:0/sms=32");
     let gpu = name.strip_prefix("cuda:").ok_or_else(unknown)?;
     let Some((ordinal, multiprocessors)) = gpu.split_once("/sms=") else {
-        return Ok(Device::open(gpu.parse().map_err(|_| unknown())?)?);
+        return Ok(Gpu::open(gpu.parse().map_err(|_| unknown())?)?);
     };
     let ordinal = ordinal.parse().map_err(|_| unknown())?;
-    Ok(Device::open_part(ordinal, multiprocessors.parse().map_err(|_| unknown())?)?)
+    Ok(Gpu::open_part(ordinal, multiprocessors.parse().map_err(|_| unknown())?)?)
 }
 
 fn run_on<B: Backend>(

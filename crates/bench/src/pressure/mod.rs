@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use vecmill_backend_cuda::{Device, MappedSource};
+use vecmill_backend_cuda::{Gpu, MappedSource};
 use vecmill_lab::results;
 use vecmill_memory::{GiveBack, Pool, PoolSettings};
 
@@ -55,7 +55,7 @@ const SAMPLED: Duration = Duration::from_millis(50);
 
 /// Runs the load and prints the verdict; fails when it is not good.
 pub(crate) fn run(arguments: &PressureArguments) -> Outcome {
-    let device = Device::open(arguments.device)?;
+    let device = Gpu::open(arguments.device)?;
     let budget = device.memory_info()?.total / 100 * arguments.budget_per_cent;
     let period = Duration::from_secs(arguments.give_back_seconds);
     let settings = PoolSettings { give_back: GiveBack::After(period), ..PoolSettings::default() };

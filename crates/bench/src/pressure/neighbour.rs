@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use vecmill_backend_cuda::{Device, PlainSource};
+use vecmill_backend_cuda::{Gpu, PlainSource};
 use vecmill_memory::Source;
 
 use crate::Outcome;
@@ -47,7 +47,7 @@ impl Drop for Neighbour {
 /// Takes memory at random until nothing is left, gives some of it back, and starts over, until
 /// standard input ends.
 pub(crate) fn be_neighbour(arguments: &NeighbourArguments) -> Outcome {
-    let device = Device::open(arguments.device)?;
+    let device = Gpu::open(arguments.device)?;
     let source = PlainSource::new(&device);
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {

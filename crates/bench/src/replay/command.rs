@@ -12,7 +12,7 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use vecmill_backend_cuda::{Device, MappedSource, PlainSource};
+use vecmill_backend_cuda::{Gpu, MappedSource, PlainSource};
 use vecmill_lab::results;
 use vecmill_lab::units::bytes;
 use vecmill_memory::recording::Recording;
@@ -161,7 +161,7 @@ fn simulated_day(arguments: &ReplayArguments) -> Outcome {
     let ReplayArguments { day, plain_batches, .. } = arguments;
     let gpu = match arguments.device {
         Place::Simulated => None,
-        Place::Gpu(ordinal) => Some(Device::open(ordinal)?),
+        Place::Gpu(ordinal) => Some(Gpu::open(ordinal)?),
     };
     let measured = day::run(day, gpu.as_ref(), *plain_batches)?;
     if let Some(path) = &arguments.svg {
@@ -171,7 +171,7 @@ fn simulated_day(arguments: &ReplayArguments) -> Outcome {
 }
 
 /// What results call the device.
-pub(super) fn name(gpu: Option<&Device>) -> String {
+pub(super) fn name(gpu: Option<&Gpu>) -> String {
     gpu.map_or_else(|| "simulated device".to_owned(), |device| device.info().name.clone())
 }
 
@@ -201,7 +201,7 @@ fn compared(
             (compared_on(recording, arguments, device, move |_| streams.stream(), fixed), None)
         }
         Place::Gpu(ordinal) => {
-            let device = Device::open(ordinal)?;
+            let device = Gpu::open(ordinal)?;
             let source = MappedSource::new(&device)?;
             let stream = day::streams(&device)?;
             let plain = || PlainSource::new(&device);

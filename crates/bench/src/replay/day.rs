@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use serde::Serialize;
-use vecmill_backend_cuda::{CudaStream, Device, MappedSource, PlainSource};
+use vecmill_backend_cuda::{CudaStream, Gpu, MappedSource, PlainSource};
 use vecmill_lab::results;
 use vecmill_memory::recording::{Recording, What};
 use vecmill_memory::{PoolSettings, SourceError};
@@ -56,7 +56,7 @@ pub(super) struct Measured {
 /// cuMemAlloc.
 pub(super) fn run(
     day: &Day,
-    gpu: Option<&Device>,
+    gpu: Option<&Gpu>,
     plain_batches: u64,
 ) -> Result<Measured, Box<dyn Error>> {
     let recordings = Recordings::record(day)?;
@@ -86,11 +86,7 @@ fn on_paper(recordings: &Recordings) -> Measured {
     Measured { rows, picture }
 }
 
-fn on_gpu(
-    recordings: &Recordings,
-    device: &Device,
-    plain: u64,
-) -> Result<Measured, Box<dyn Error>> {
+fn on_gpu(recordings: &Recordings, device: &Gpu, plain: u64) -> Result<Measured, Box<dyn Error>> {
     let need = peak_live(&recordings.tensors);
     let mut rows = Vec::new();
     let mut tensors = Naive::new(PlainSource::new(device));
@@ -115,7 +111,7 @@ fn on_gpu(
 
 /// A stream of the GPU for each number in a recording.
 pub(super) fn streams(
-    device: &Device,
+    device: &Gpu,
 ) -> Result<impl FnMut(u32) -> CudaStream + 'static, SourceError> {
     let streams: Vec<_> = (0..64).map(|_| device.stream()).collect::<Result<_, _>>()?;
     Ok(move |number: u32| streams[number as usize % streams.len()].clone())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Manager, Placed, Refused, Usage};
 use vecmill_backend_cuda::{
-    CudaStream, Device, OrderedBlock, PlainBlock, PlainSource, StreamOrderedSource,
+    CudaStream, Gpu, OrderedBlock, PlainBlock, PlainSource, StreamOrderedSource,
 };
 use vecmill_memory::{Source, SourceError};
 
@@ -74,7 +74,7 @@ fn refused(manager: &str, bytes: usize, reason: &SourceError) -> Refused {
 
 /// `cuMemAlloc` and `cuMemFree` for each tensor. What is held is what the device says is missing.
 pub(crate) struct PlainCalls {
-    device: Device,
+    device: Gpu,
     source: PlainSource,
     free_before: usize,
     live: HashMap<u64, PlainBlock>,
@@ -82,7 +82,7 @@ pub(crate) struct PlainCalls {
 }
 
 impl PlainCalls {
-    pub(crate) fn new(device: &Device) -> Result<Self, SourceError> {
+    pub(crate) fn new(device: &Gpu) -> Result<Self, SourceError> {
         Ok(Self {
             source: PlainSource::new(device),
             free_before: device.memory_info()?.free,
@@ -142,14 +142,14 @@ impl Manager for PlainCalls {
 pub(crate) struct StreamOrdered {
     name: &'static str,
     source: StreamOrderedSource,
-    device: Device,
+    device: Gpu,
     streams: HashMap<u32, (CudaStream, u64)>,
     live: HashMap<u64, (OrderedBlock, u32)>,
 }
 
 impl StreamOrdered {
     pub(crate) fn new(
-        device: &Device,
+        device: &Gpu,
         name: &'static str,
         threshold: u64,
     ) -> Result<Self, SourceError> {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use vecmill_backend_cuda::{
-    self as cuda, CudaBackend, Device, DeviceInfo, DeviceState, MemoryInfo, NoSensors, Unavailable,
-    devices,
+    self as cuda, CudaBackend, Gpu, GpuInfo, GpuState, MemoryInfo, NoSensors, Unavailable, devices,
 };
 use vecmill_model::{DType, Model};
 
@@ -20,22 +19,22 @@ use vecmill_hub::cache_folder;
 const WARM_UP: Duration = Duration::from_secs(20);
 
 /// The GPUs of this machine.
-pub(crate) fn gpus() -> Result<Vec<DeviceInfo>, Unavailable> {
+pub(crate) fn gpus() -> Result<Vec<GpuInfo>, Unavailable> {
     devices()
 }
 
 /// Bytes of a GPU's memory that nobody uses, beside what a context on it takes.
 pub(crate) fn free_memory(ordinal: usize) -> Option<usize> {
-    Device::open(ordinal).ok()?.info().free_memory
+    Gpu::open(ordinal).ok()?.info().free_memory
 }
 
 /// What a GPU says of itself, if it does.
-pub(crate) fn state(gpu: &DeviceInfo) -> Option<DeviceState> {
+pub(crate) fn state(gpu: &GpuInfo) -> Option<GpuState> {
     Some(cuda::Sensors::open(gpu).ok()?.read())
 }
 
 /// A GPU's sensors, if they can be read.
-fn sensors(gpu: &DeviceInfo) -> Option<Sensors> {
+fn sensors(gpu: &GpuInfo) -> Option<Sensors> {
     let told = |reason: &NoSensors| tracing::debug!(%reason, "by measured times alone");
     let mut sensors = cuda::Sensors::open(gpu).inspect_err(told).ok()?;
     Some(Sensors { gpu: gpu.uuid.clone(), read: Box::new(move || sensors.read()) })
@@ -54,7 +53,7 @@ fn sensed(ordinal: usize) -> Option<FreeMemory> {
 }
 
 /// A GPU's free memory, by its driver: what its context takes is gone already.
-fn free_by_driver(device: &Device) -> Option<FreeMemory> {
+fn free_by_driver(device: &Gpu) -> Option<FreeMemory> {
     let before = device.info().free_memory?;
     let device = device.clone();
     Some(FreeMemory { before, now: Box::new(move || Some(device.memory_info().ok()?.free)) })
@@ -64,7 +63,7 @@ impl Builder {
     pub(super) fn open_gpu(&self, model: &Model, ordinal: usize) -> Result<Opened, StartError> {
         let name = DeviceSpec::Cuda(Some(ordinal)).to_string();
         let free = sensed(ordinal);
-        let device = Device::open(ordinal).map_err(missing(&name))?;
+        let device = Gpu::open(ordinal).map_err(missing(&name))?;
         let budget = |memory: MemoryInfo| memory.free / 10 * 9;
         self.open_on(model, &name, (device, free), budget)
     }
@@ -78,7 +77,7 @@ impl Builder {
     ) -> Result<Opened, StartError> {
         let name = part_name(DeviceSpec::CudaPart { ordinal, sms }, earlier);
         let free = sensed(ordinal);
-        let device = Device::open_part(ordinal, sms).map_err(missing(&name))?;
+        let device = Gpu::open_part(ordinal, sms).map_err(missing(&name))?;
         let whole = gpus().map_err(missing(&name))?;
         let whole = whole.into_iter().find(|gpu| gpu.ordinal == ordinal);
         let parts = whole.map_or(1, |gpu| gpu.multiprocessors / sms.max(1)).max(1) as usize;
@@ -93,7 +92,7 @@ impl Builder {
         &self,
         model: &Model,
         name: &str,
-        (device, free): (Device, Option<FreeMemory>),
+        (device, free): (Gpu, Option<FreeMemory>),
         budget: impl Fn(MemoryInfo) -> usize,
     ) -> Result<Opened, StartError> {
         let format = self.dtype.unwrap_or(DType::F16);
@@ -117,7 +116,7 @@ fn missing<E: std::fmt::Display>(device: &str) -> impl Fn(E) -> StartError {
 }
 
 /// What a GPU is.
-fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::DeviceSummary {
+fn gpu_info(name: &str, gpu: &GpuInfo, format: DType) -> info::DeviceSummary {
     info::DeviceSummary {
         name: name.to_owned(),
         description: describe(gpu),
@@ -126,7 +125,7 @@ fn gpu_info(name: &str, gpu: &DeviceInfo, format: DType) -> info::DeviceSummary 
 }
 
 /// For example `NVIDIA H200, compute capability 9.0`.
-pub(crate) fn describe(gpu: &DeviceInfo) -> String {
+pub(crate) fn describe(gpu: &GpuInfo) -> String {
     let (major, minor) = gpu.compute_capability;
     format!("{}, compute capability {major}.{minor}", gpu.name)
 }

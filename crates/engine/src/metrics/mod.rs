@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use vecmill_backend_cuda::DeviceState;
+use vecmill_backend_cuda::GpuState;
 use vecmill_scheduler::DeviceStatistics;
 
 use crate::error::{Fault, RequestError};
@@ -202,7 +202,7 @@ impl Metrics {
         out: &mut String,
         backlog: (usize, usize),
         scheduling: Vec<(String, DeviceStatistics)>,
-        states: Vec<(String, DeviceState)>,
+        states: Vec<(String, GpuState)>,
         memory: Vec<(String, PoolSample)>,
     ) -> fmt::Result {
         self.queue_inputs.set(signed(backlog.0));

@@ -6,17 +6,17 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
-use vecmill_backend_cuda::DeviceState;
+use vecmill_backend_cuda::GpuState;
 
 use super::memory::{count, describe};
 use super::scheduling::{Gauge, float, gauges};
 
 /// Devices by name, those that say anything.
 #[derive(Debug)]
-pub(super) struct States(pub(super) Vec<(String, DeviceState)>);
+pub(super) struct States(pub(super) Vec<(String, GpuState)>);
 
 #[rustfmt::skip] // one metric, one line
-const GAUGES: [Gauge<DeviceState>; 7] = [
+const GAUGES: [Gauge<GpuState>; 7] = [
     ("device_temperature", "How hot a device is", Some(Unit::Celsius), |d| d.temperature_celsius.map(f64::from)),
     ("device_power_watts", "Power that a device draws", None, |d| d.power_watts),
     ("device_power_limit_watts", "The most power that a device may draw", None, |d| d.power_limit_watts),
@@ -26,7 +26,7 @@ const GAUGES: [Gauge<DeviceState>; 7] = [
     ("device_memory_used_by_others", "Memory of a device that other processes use; where the driver does not tell who has what, all that is not in this engine's pools", Some(Unit::Bytes), |d| d.memory?.others_bytes().map(|bytes| float(bytes as u64))),
 ];
 
-type Counter = (&'static str, &'static str, fn(&DeviceState) -> Option<u64>);
+type Counter = (&'static str, &'static str, fn(&GpuState) -> Option<u64>);
 
 #[rustfmt::skip]
 const COUNTERS: [Counter; 2] = [

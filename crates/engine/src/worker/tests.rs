@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use vecmill_backend_cpu::CpuBackend;
-use vecmill_backend_cuda::DeviceState;
+use vecmill_backend_cuda::GpuState;
 use vecmill_encoder::Shape;
 use vecmill_memory::Statistics;
 use vecmill_model::Model;
@@ -146,7 +146,7 @@ impl Rig {
     }
 
     /// With what devices say of themselves.
-    fn metrics_with(&self, states: Vec<(String, DeviceState)>) -> String {
+    fn metrics_with(&self, states: Vec<(String, GpuState)>) -> String {
         let mut text = String::new();
         let devices = self.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();

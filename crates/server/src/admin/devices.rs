@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::extract::RawQuery;
 use axum::response::Response;
 use serde::Serialize;
-use vecmill_engine::{DeviceState, DeviceStatistics, Engine};
+use vecmill_engine::{DeviceStatistics, Engine, GpuState};
 
 use super::ask::{beside, json, named_device};
 use crate::app::Model;
@@ -29,7 +29,7 @@ struct DeviceReport {
     failures: u64,
     stalls: u64,
     /// What it says of itself, `null` if nothing.
-    sensors: Option<DeviceState>,
+    sensors: Option<GpuState>,
 }
 
 /// `seconds = batch + token · tokens + square · Σ length²`
@@ -52,7 +52,7 @@ impl DeviceReport {
         devices.map(standing).collect()
     }
 
-    fn new(device: String, now: &DeviceStatistics, sensors: Option<DeviceState>) -> Self {
+    fn new(device: String, now: &DeviceStatistics, sensors: Option<GpuState>) -> Self {
         let speed = now.speed.map(|speed| Speed {
             batch_seconds: speed.fixed,
             token_seconds: speed.per_token,
@@ -120,7 +120,7 @@ mod tests {
         let engine = engine.devices(vec![DeviceSpec::Cpu]).cpu_threads(1).start().unwrap();
         let now = engine.scheduling()[0].1;
         let throttling = Some(Throttling { power_cap: true, ..Throttling::default() });
-        let state = DeviceState { throttling, power_watts: Some(700.5), ..DeviceState::default() };
+        let state = GpuState { throttling, power_watts: Some(700.5), ..GpuState::default() };
         let written = |sensors| {
             serde_json::to_value(DeviceReport::new("cuda:1".to_owned(), &now, sensors)).unwrap()
         };

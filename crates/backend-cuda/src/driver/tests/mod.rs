@@ -9,7 +9,7 @@ use super::{
     TensorMap, device_info,
 };
 use crate::driver::DriverError;
-use crate::probe::DeviceInfo;
+use crate::probe::GpuInfo;
 
 /// Machine code or PTX of the kernels in `kernels.cu`.
 fn code(architecture: &str) -> Vec<u8> {
@@ -22,7 +22,7 @@ fn linear(blocks: usize, threads: u32) -> Launch {
 }
 
 struct Fixture {
-    info: DeviceInfo,
+    info: GpuInfo,
     context: Arc<Context>,
     stream: Stream,
     module: Arc<Module>,

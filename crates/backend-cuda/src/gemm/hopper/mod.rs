@@ -30,9 +30,9 @@ use vecmill_model::Activation;
 
 use super::Format;
 use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
-use crate::device::Device;
 use crate::driver::DriverError;
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, TensorElement, TensorMap};
+use crate::gpu::Gpu;
 use crate::kernels::{KernelError, NormOperands, number};
 use crate::stream::CudaStream;
 pub(crate) use deferred::{Deferral, DeferredInput, DeferredResidual};
@@ -72,7 +72,7 @@ pub(crate) struct Product<'a> {
 /// The kernels of one number format on one device of compute capability 9.0.
 #[derive(Debug)]
 pub(crate) struct HopperGemm {
-    device: Device,
+    device: Gpu,
     compiler: Arc<Compiler>,
     format: Format,
     element: TensorElement,
@@ -95,7 +95,7 @@ struct Loaded {
 
 impl HopperGemm {
     /// `None` where the kernels don't run: on other devices, and for `f32`.
-    pub(crate) fn new(device: &Device, compiler: &Arc<Compiler>, format: Format) -> Option<Self> {
+    pub(crate) fn new(device: &Gpu, compiler: &Arc<Compiler>, format: Format) -> Option<Self> {
         let element = match format {
             Format::F16 => TensorElement::F16,
             Format::Bf16 => TensorElement::Bf16,

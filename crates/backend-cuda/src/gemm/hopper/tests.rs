@@ -77,7 +77,7 @@ fn decode(format: Format, bytes: [u8; 2]) -> f64 {
 
 impl Bench {
     fn open(format: Format) -> Self {
-        let device = Device::open(0).unwrap();
+        let device = Gpu::open(0).unwrap();
         let compiler = Arc::new(Compiler::new(&device, None).unwrap());
         let gemm = HopperGemm::new(&device, &compiler, format);
         Self {

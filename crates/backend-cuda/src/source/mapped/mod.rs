@@ -19,9 +19,9 @@ use std::sync::Arc;
 use vecmill_memory::{Cause, Source, SourceError};
 
 use super::{Calls, device_queues, outside};
-use crate::device::Device;
 use crate::driver::DriverError;
 use crate::driver::{Addresses, Chunk, DeviceSpan, VirtualMemory};
+use crate::gpu::Gpu;
 use crate::stream::{CudaEvent, CudaStream};
 use region::{Refused, Region, Vmm};
 
@@ -38,7 +38,7 @@ const LARGEST_CHUNK: usize = 64 << 20;
 /// a chunk replaces it. (The pool needs no more: a slab's contents end with its lease.)
 #[derive(Debug, Clone)]
 pub struct MappedSource {
-    device: Device,
+    device: Gpu,
     memory: Arc<CountedMemory>,
     reach: usize,
     largest_chunk: usize,
@@ -92,7 +92,7 @@ impl MappedSource {
     /// # Errors
     /// [`SourceError`]: `Unsupported` when the device can't map memory in steps of 2 MiB, `Lost`
     /// when it is lost.
-    pub fn new(device: &Device) -> Result<Self, SourceError> {
+    pub fn new(device: &Gpu) -> Result<Self, SourceError> {
         const CALL: &str = "cuMemGetAllocationGranularity";
         let unsupported =
             |reason: String| SourceError::new(device.name(), CALL, 0, Cause::Unsupported, reason);
@@ -130,7 +130,7 @@ impl MappedSource {
     }
 
     /// The device whose memory it is.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &Gpu {
         &self.device
     }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::sensors::{Monitor, Sensors, Watched, look};
 
 /// What a device's sensors are to say from now on.
-type Reading = Arc<Mutex<DeviceState>>;
+type Reading = Arc<Mutex<GpuState>>;
 
 /// The rig's devices, all on one GPU, with sensors.
 fn watched(rig: &Rig) -> (Vec<Watched>, Vec<Reading>) {
@@ -99,7 +99,7 @@ fn figures_are_told_for_devices_that_have_them() {
     let rig = two_devices();
     let (mut watched, readings) = watched(&rig);
     let lease = rig.devices[1].pool.lease(6 * MIB, &()).unwrap();
-    *readings[0].lock().unwrap() = DeviceState {
+    *readings[0].lock().unwrap() = GpuState {
         temperature_celsius: Some(93),
         power_watts: Some(310.5),
         clock_hertz: Some(1_200_000_000),
@@ -108,7 +108,7 @@ fn figures_are_told_for_devices_that_have_them() {
         memory: Some(MemoryUse { free_bytes: 0, used_bytes: 10 * MIB, own_bytes: None }),
         ecc_uncorrected_errors: Some(2),
         xid_errors: Some(XidErrors::default().and(31)),
-        ..DeviceState::default()
+        ..GpuState::default()
     };
     let states = look(&rig.core, &mut watched, &vec![]).into_iter();
     let named = |(index, state): (usize, _)| (rig.devices[index].name().to_owned(), state);
@@ -150,7 +150,7 @@ fn sensors_that_hang_hold_nothing_up() {
     watched[0].sensors.read = Box::new(move || {
         entered.send(()).unwrap();
         let _ = ends.recv();
-        DeviceState::default()
+        GpuState::default()
     });
     let monitor = Monitor::start(Arc::clone(&rig.core), watched).unwrap();
     hangs.recv().unwrap();

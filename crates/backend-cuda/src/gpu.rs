@@ -7,7 +7,7 @@ use vecmill_memory::SourceError;
 use crate::driver::{self, Context};
 use crate::error::Unavailable;
 use crate::pinned::PinnedBuffer;
-use crate::probe::DeviceInfo;
+use crate::probe::GpuInfo;
 use crate::stream::{CudaEvent, CudaStream};
 
 /// A GPU with its context. Clones are the same device; when the last is gone, with all streams and
@@ -15,12 +15,12 @@ use crate::stream::{CudaEvent, CudaStream};
 ///
 /// All methods may be called from any thread.
 #[derive(Debug, Clone)]
-pub struct Device(Arc<Inner>);
+pub struct Gpu(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     context: Arc<Context>,
-    info: DeviceInfo,
+    info: GpuInfo,
 }
 
 /// A device's memory, in bytes.
@@ -32,7 +32,7 @@ pub struct MemoryInfo {
     pub total: usize,
 }
 
-impl Device {
+impl Gpu {
     /// The GPU of that number. The first opening in a process takes some tenths of a second and
     /// some hundred megabytes of the device's memory.
     ///
@@ -67,7 +67,7 @@ impl Device {
     }
 
     /// What the driver said about it when it was opened.
-    pub fn info(&self) -> &DeviceInfo {
+    pub fn info(&self) -> &GpuInfo {
         &self.0.info
     }
 
