@@ -1,4 +1,4 @@
-//! The log, panics, and the last word of a command that failed: all by [`stderr`](crate::stderr).
+//! The log, panics, and the last word of a command that failed: all by `stderr`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};

@@ -1,11 +1,11 @@
 //! The vecmill embedding engine as a library: text in, vectors out.
 //!
 //! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
-//! threads turn text into ids (`tokenizer`), the queue of `vecmill-scheduler` forms batches, a
+//! threads turn text into ids (`tokenize`), the queue of `vecmill-scheduler` forms batches, a
 //! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
-//! answer (`answer`). Several devices (`device`) share the queue (`queue`).
+//! answer (`answer`). Several devices (`devices`) share the queue (`queue`).
 //!
-//! - [`Builder`] fetches ([`fetch`]) and loads a model and starts the threads.
+//! - [`Builder`] fetches models (a [`ModelRef`] names one), loads them and starts the threads.
 //! - [`capacity`] says beforehand what fits a memory budget; [`convert`] writes a model in another number
 //!   format.
 //! - [`Request`] and [`Reply`] are what goes in and comes out; [`RequestError`] and [`StartError`]

@@ -14,7 +14,7 @@ pub use memory::{Limiter, Memory};
 /// A device of this machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// Its name, as [`DeviceSpec`](crate::DeviceSpec) takes it.
+    /// Its name, as [`DeviceSpec`] takes it.
     pub name: String,
     /// What it is, for example `2 threads, AVX2`.
     pub description: String,

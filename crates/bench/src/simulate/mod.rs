@@ -65,8 +65,9 @@ pub(crate) struct SimulateArguments {
     /// Policies to compare; all if none is given
     #[arg(long, value_delimiter = ',')]
     policies: Vec<String>,
-    /// Several classes of work at once, each as SLOWER:LOAD[:WEIGHT[:bulk]]: how many times as long its
-    /// batches take as --model says, and the part of all devices' time that its requests need
+    /// Several classes of work at once, each as SLOWER:LOAD, SLOWER:LOAD:WEIGHT or
+    /// SLOWER:LOAD:WEIGHT:bulk: how many times as long its batches take as --model says, and the part of
+    /// all devices' time that its requests need
     #[arg(long, value_name = "CLASSES", value_delimiter = ',', conflicts_with_all = ["trace", "loads", "mishap", "svg"])]
     classes: Vec<ClassSpec>,
     /// What happens to the last device: slows-down (threefold, half-way), fails or hangs (in the

@@ -127,7 +127,7 @@ settings! {
     ServerSettings("Server") {
         /// Address to listen on; 0.0.0.0 opens the server to other machines
         ///
-        /// The default answers this machine alone. To open it, listen on 0.0.0.0 (or [::]) and set an
+        /// The default answers this machine alone. To open it, listen on 0.0.0.0, or its like in IPv6, and set an
         /// --api-key.
         hostname: Host = "127.0.0.1",
         /// Port to listen on; 0 takes a free one

@@ -1,7 +1,7 @@
 //! Settings: what flags, environment and file say, as the values that the commands work with.
 //!
 //! The parts, in the order in which a value meets them: the definitions in [`groups`], by the macro
-//! of [`table`], say each setting once; [`flags`], [`file`] and the environment are read as text and
+//! of [`table`], say each setting once; [`flags`], [`mod@file`] and the environment are read as text and
 //! merged ([`given`]); each text is parsed by its setting's type ([`value`], [`kind`], [`memory`], [`time`]); what
 //! is wrong is collected, from all sources, and reported together ([`problem`]).
 //!

@@ -1,6 +1,6 @@
 //! `vecmill ab`: which scheduling policy serves better, on these devices and under this load.
 //!
-//! - [`Experiment`] is what to compare; [`Traffic`] is the requests, made or read from a trace.
+//! - [`Experiment`] is what to compare; [`Traffic`](crate::traffic::Traffic) is the requests, made or read from a trace.
 //! - `generator` sends them to an engine at their times, `observer` watches the devices meanwhile,
 //!   `pass` makes figures of both; `sustained_rate` is what the devices can do at all.
 //! - `run` takes the passes in the order of `order`; `find_max` looks for the highest load.
