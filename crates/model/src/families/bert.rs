@@ -13,21 +13,7 @@ pub(super) const FAMILY: Family = Family {
     pooling: Pooling::Mean,
     keys: KEYS,
     positions: Positions::FromZero,
-    rules: &[
-        row(
-            &[
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "intermediate_size",
-                "hidden_act",
-                "layer_norm_eps",
-                "type_vocab_size",
-            ],
-            Rule::Used,
-        ),
-        PADDING,
-    ],
+    rules: &[PADDING],
     read,
 };
 

@@ -19,7 +19,6 @@ pub(super) const FAMILY: Family = Family {
         ..bert::KEYS
     },
     rules: &[
-        row(&["dim", "n_layers", "n_heads", "hidden_dim", "activation"], Rule::Used),
         row(&["hidden_size"], Rule::SameAs("dim")),
         row(&["num_hidden_layers"], Rule::SameAs("n_layers")),
         row(&["num_attention_heads"], Rule::SameAs("n_heads")),

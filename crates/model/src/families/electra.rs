@@ -10,19 +10,6 @@ pub(super) const FAMILY: Family = Family {
     prefixes: &["electra."],
     keys: Keys { embedding: Some(("embedding_size", 128)), ..bert::KEYS },
     rules: &[
-        row(
-            &[
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "intermediate_size",
-                "hidden_act",
-                "layer_norm_eps",
-                "type_vocab_size",
-                "embedding_size",
-            ],
-            Rule::Used,
-        ),
         bert::PADDING,
         row(
             &["summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"],

@@ -48,6 +48,18 @@ pub struct Family {
 }
 
 impl Family {
+    /// The keys of `config.json` that its own settings are read from.
+    pub(crate) fn reads(&self) -> impl Iterator<Item = &'static str> {
+        let Keys { hidden, layers, heads, intermediate, activation, .. } = self.keys;
+        let Keys { epsilon, token_types, embedding, relative_buckets, .. } = self.keys;
+        let padding =
+            matches!(self.positions, Positions::AfterPadding(_)).then_some("pad_token_id");
+        let always = [hidden, layers, heads, intermediate, activation].map(Some);
+        let embedding = embedding.map(|(key, _)| key);
+        let others = [epsilon, token_types, embedding, relative_buckets, padding];
+        always.into_iter().chain(others).flatten()
+    }
+
     /// The family of this `model_type`, and the type.
     pub(crate) fn of(model_type: &str) -> Option<(&'static Self, &'static str)> {
         ALL.into_iter().find_map(|family| {

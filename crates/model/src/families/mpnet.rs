@@ -21,18 +21,6 @@ pub(super) const FAMILY: Family = Family {
     },
     positions: Positions::After(1),
     rules: &[
-        row(
-            &[
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "intermediate_size",
-                "hidden_act",
-                "layer_norm_eps",
-                "relative_attention_num_buckets",
-            ],
-            Rule::Used,
-        ),
         row(&["pad_token_id"], Rule::Unread("its positions start at 2, whatever this says")),
         row(&["type_vocab_size"], Rule::Unread("it has no token types")),
     ],

@@ -1,7 +1,6 @@
 //! RoBERTa (Liu et al., arXiv:1907.11692), XLM-RoBERTa (Conneau et al., arXiv:1911.02116) and CamemBERT
 //! (Martin et al., arXiv:1911.03894): BERT whose positions start behind the padding's.
 
-use super::super::keys::{Rule, row};
 use super::{Family, Positions, bert};
 
 pub(super) const FAMILY: Family = Family {
@@ -9,18 +8,6 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["roberta", "xlm-roberta", "camembert"],
     prefixes: &["roberta."],
     positions: Positions::AfterPadding(1),
-    rules: &[row(
-        &[
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "hidden_act",
-            "layer_norm_eps",
-            "type_vocab_size",
-            "pad_token_id",
-        ],
-        Rule::Used,
-    )],
+    rules: &[],
     ..bert::FAMILY
 };

@@ -11,6 +11,8 @@
 
 mod rows;
 
+use std::borrow::Cow;
+
 pub(super) use rows::row;
 
 use super::json::{Json, JsonFile, shortened};
@@ -42,9 +44,9 @@ pub(super) enum Kind {
 }
 
 /// Keys that are treated alike.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Row {
-    pub(super) keys: &'static [&'static str],
+    pub(super) keys: Cow<'static, [&'static str]>,
     pub(super) rule: Rule,
 }
 

@@ -1,16 +1,18 @@
 //! The rows themselves, a table for each file.
 
+use std::borrow::Cow;
+
 use super::Plain::{Empty, False, Null, Text};
 use super::Rule::{ByTokenizer, Only, Unread, Used, UsedOrNull};
 use super::{Kind, Row, Rule};
 
 pub(crate) const fn row(keys: &'static [&'static str], rule: Rule) -> Row {
-    Row { keys, rule }
+    Row { keys: Cow::Borrowed(keys), rule }
 }
 
 impl Kind {
-    /// Its table.
-    pub(super) fn rows(self) -> impl Iterator<Item = &'static Row> {
+    /// Its table. What a family reads is said by its own keys.
+    pub(super) fn rows(self) -> impl Iterator<Item = Row> {
         let (general, own): (&[Row], &[Row]) = match self {
             Self::Config(family) => (CONFIG, family.rules),
             Self::Module => (MODULE, &[]),
@@ -23,7 +25,11 @@ impl Kind {
             Self::Tokenizer => (TOKENIZER, SPECIAL_TOKENS),
             Self::SpecialTokens => (SPECIAL_TOKENS, &[]),
         };
-        general.iter().chain(own)
+        let read = match self {
+            Self::Config(family) => Some(Row { keys: family.reads().collect(), rule: Used }),
+            _ => None,
+        };
+        general.iter().cloned().chain(read).chain(own.iter().cloned())
     }
 }
 
