@@ -128,11 +128,12 @@ pub(crate) fn push_base64(out: &mut Vec<u8>, vector: &[f32], bytes: &mut Vec<u8>
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use vecmill_engine::Timings;
 
-    fn reply(vectors: &[&[f32]]) -> Reply {
+    /// A reply with these vectors, each of three tokens.
+    pub(crate) fn reply(vectors: &[&[f32]]) -> Reply {
         let embedding =
             |vector: &&[f32]| Embedding { vector: vector.to_vec(), tokens: 3, truncated: false };
         let embeddings = vectors.iter().map(embedding).collect();

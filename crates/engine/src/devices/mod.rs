@@ -274,17 +274,7 @@ impl Builder {
         })
     }
 
-    /// The largest batch of `model` on a device of such `terms`.
-    fn fit_on(
-        &self,
-        model: &Model,
-        lowering: impl Lower,
-        terms: &Terms,
-        in_flight: usize,
-    ) -> Result<Fit, StartError> {
-        self.fit_in(model, lowering, (terms.budget_bytes, terms.batch_tokens), in_flight)
-    }
-
+    /// The largest batch of `model` within so many bytes, of so many tokens at most.
     fn fit_in(
         &self,
         model: &Model,
@@ -300,7 +290,9 @@ impl Builder {
 
     /// The largest batch of `model` on the CPU.
     pub(crate) fn fit_on_cpu(&self, model: &Model, in_flight: usize) -> Result<Fit, StartError> {
-        self.fit_on(model, CpuLowering::new(self.cpu_threads), &self.cpu_terms()?, in_flight)
+        let Terms { budget_bytes, batch_tokens, .. } = self.cpu_terms()?;
+        let lowering = CpuLowering::new(self.cpu_threads);
+        self.fit_in(model, lowering, (budget_bytes, batch_tokens), in_flight)
     }
 
     /// The largest batch of `model` on a GPU that need not be there.
@@ -317,7 +309,9 @@ impl Builder {
                     .into(),
             });
         };
-        self.fit_on(model, CudaLowering::most(format), &cuda::terms(budget_bytes), in_flight)
+        let Terms { budget_bytes, batch_tokens, .. } = cuda::terms(budget_bytes);
+        let lowering = CudaLowering::most(format);
+        self.fit_in(model, lowering, (budget_bytes, batch_tokens), in_flight)
     }
 }
 

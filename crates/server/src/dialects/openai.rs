@@ -129,7 +129,8 @@ fn param(failure: &Failure) -> Option<String> {
 mod tests {
     use super::super::call::info;
     use super::*;
-    use vecmill_engine::{Embedding, Timings, Truncation};
+    use crate::reply::tests::reply;
+    use vecmill_engine::Truncation;
 
     fn parse(body: &str, settings: &Settings) -> Result<(Request, Encoding), Failure> {
         read(body, &info(), settings)
@@ -182,13 +183,6 @@ mod tests {
         for body in ["", "[]", r#"["a","m"]"#, "3", "null", r#"{"input":"a""#, r#"{} x"#] {
             assert!(complaint(body).starts_with("the body is not valid JSON: "), "{body}");
         }
-    }
-
-    fn reply(vectors: &[&[f32]]) -> Reply {
-        let embedding =
-            |vector: &&[f32]| Embedding { vector: vector.to_vec(), tokens: 3, truncated: false };
-        let embeddings = vectors.iter().map(embedding).collect();
-        Reply { embeddings, timings: Timings::default() }
     }
 
     #[test]
