@@ -2,7 +2,8 @@
 # Two builds of vecmill-bench on a GPU: whether they compute the same, to the bit, and their speeds in turns
 # (old, new, new, old):
 #   gpu_builds.sh OLD NEW MODELS TINY OUT
-# MODELS is a folder of models as gpu_models.py makes them, TINY that of the tests' models.
+# MODELS is a folder of models as gpu_models.py makes them, TINY that of the tests' models,
+# as far as both builds know them.
 set -euo pipefail
 old=$1 new=$2 models=$3 tiny=$4 out=$5
 mkdir -p "$out"
