@@ -17,15 +17,15 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use vecmill_engine::{Info, Input, Reply, Request, RequestError};
 
-use super::call::{Address, Call, Dialect};
+use super::call::Call;
+use super::{Address, Dialect};
 use crate::Settings;
 use crate::app::Model;
 use crate::failure::Failure;
-use crate::json::fields::{Field, wrong};
-use crate::json::known::{Contract, WORKS, only, refused};
-use crate::json::object::Object;
-use crate::json::options;
-use crate::json::terms::WaitingTerms;
+use crate::json::known::{WORKS, only, refused};
+use crate::json::object::{Contract, Field, Object, wrong};
+use crate::json::options::{self, WaitingTerms};
+use crate::json::truncation::limit;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect =
@@ -74,7 +74,7 @@ fn read(
     let model_options: Option<BTreeMap<Cow<'_, str>, &RawValue>> =
         object.field("options").optional("an object")?;
     let context = model_options.as_ref().and_then(|options| options.get("num_ctx"));
-    options::limit(Field::new("options.num_ctx", context.map(|raw| raw.get())), info)?;
+    limit(Field::new("options.num_ctx", context.map(|raw| raw.get())), info)?;
     let asked = options::request(&object, info, settings)?;
     Ok((Request { inputs, normalize: Some(true), ..asked }, name))
 }
