@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request as HttpRequest};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout, timeout_at};
 use vecmill_engine::{Input, Keep, Reply, Request, RequestError};
@@ -20,6 +20,9 @@ use crate::json::object::Contract;
 use crate::json::token_ids;
 use crate::reply::{self, Encoding, WARNING};
 use crate::room::Room;
+
+/// Tells in what relation the page that asks is to the server.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/json'";
 const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";
@@ -39,7 +42,7 @@ impl FromRequest<Arc<App>> for Call {
         let (mut parts, body) = request.into_parts();
         let room = Room::from_request_parts(&mut parts, app).await?;
         let contract = *parts.extensions.get::<&'static Contract>().ok_or(Failure::Internal)?;
-        let body = read_body(&parts.headers, body, app, &room, contract.held_per_byte).await?;
+        let body = read_body(&parts.headers, body, app, &room, contract).await?;
         Ok(Self { contract, app: Arc::clone(app), room, body })
     }
 }
@@ -96,9 +99,9 @@ async fn read_body(
     body: Body,
     app: &App,
     room: &Room,
-    held_per_byte: usize,
+    contract: &Contract,
 ) -> Result<String, Failure> {
-    check_media_type(headers)?;
+    check_media_type(headers, contract.any_media_type)?;
     let limit = app.settings.payload_limit;
     let pace = Pace { patience: app.settings.read_timeout };
     let bytes = tokio::select! {
@@ -106,18 +109,23 @@ async fn read_body(
         bytes = read_bytes(body, limit, pace, room) => bytes?,
         () = app.bodies_end() => return Err(RequestError::Stopped.into()),
     };
-    room.admit(bytes.len(), held_per_byte)?;
+    room.admit(bytes.len(), contract.held_per_byte)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         not_utf8(error.as_bytes(), at)
     })
 }
 
-/// Any other type is refused rather than tried: web pages can send those to other origins without
-/// being asked by the browser whether they may.
-fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
+/// Any other type than JSON is refused rather than tried: web pages can send those to other origins
+/// without being asked by the browser whether they may. Browsers say where a request comes from, so
+/// `any` type may be read of a program that does not, if its server reads it too.
+fn check_media_type(headers: &HeaderMap, any: bool) -> Result<(), Failure> {
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Failure::MediaType(ENCODED));
+    }
+    let of_browser = [header::ORIGIN, SEC_FETCH_SITE].iter().any(|it| headers.contains_key(it));
+    if any && !of_browser {
+        return Ok(());
     }
     let Some(media) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let media = media.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
@@ -169,10 +177,10 @@ mod tests {
 
     #[test]
     fn json_or_silence_is_accepted() {
-        let check = |name: header::HeaderName, value: &str| {
-            check_media_type(&HeaderMap::from_iter([(name, value.parse().unwrap())]))
+        let check = |name: HeaderName, value: &str| {
+            check_media_type(&HeaderMap::from_iter([(name, value.parse().unwrap())]), false)
         };
-        assert_eq!(check_media_type(&HeaderMap::new()), Ok(()));
+        assert_eq!(check_media_type(&HeaderMap::new(), false), Ok(()));
         for good in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
             assert_eq!(check(header::CONTENT_TYPE, good), Ok(()), "{good}");
         }
@@ -185,5 +193,23 @@ mod tests {
             );
         }
         assert_eq!(check(header::CONTENT_ENCODING, "gzip"), Err(Failure::MediaType(ENCODED)));
+    }
+
+    #[test]
+    fn only_programs_may_leave_the_type_wrong_and_only_where_servers_take_it() {
+        let form = (header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let check = |more: &[(HeaderName, &str)], any| {
+            let headers = more.iter().chain([&form]);
+            let headers = headers.map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            check_media_type(&headers.collect(), any)
+        };
+        assert_eq!(check(&[], true), Ok(()));
+        for browser in [(header::ORIGIN, "null"), (SEC_FETCH_SITE, "cross-site")] {
+            assert_eq!(check(&[browser], true), Err(Failure::MediaType(NOT_JSON)));
+        }
+        assert_eq!(
+            check(&[(header::CONTENT_ENCODING, "gzip")], true),
+            Err(Failure::MediaType(ENCODED))
+        );
     }
 }

@@ -5,7 +5,8 @@
 //! it is answered without vectors. `model` may be any name, and comes back as it was sent. The model
 //! is always loaded: `keep_alive` changes nothing, and loading takes no time. Of `options`, only
 //! `num_ctx` has to do with vectors, and the model's limit is not made smaller for one request.
-//! A full queue is said with 503, as Ollama does.
+//! A full queue is said with 503, as Ollama does. As there, a body is JSON whatever type it says it
+//! has: its documents use `curl -d`, which says that it sends a form.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ const SCALED: &str = "must ask for vectors of length one: Ollama's are";
 
 static CONTRACT: Contract = Contract {
     caps_dimensions: true,
+    any_media_type: true,
     own: &[
         (&["input", "model", "options"], WORKS),
         (&["prompt"], refused("is a text on Ollama's /api/embeddings: here it is `input`")),

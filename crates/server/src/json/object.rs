@@ -33,6 +33,8 @@ pub(crate) struct Contract {
     pub(crate) takes_openai_ids: bool,
     /// Whether more dimensions than the model has are all that it has.
     pub(crate) caps_dimensions: bool,
+    /// Whether a body is read as JSON whatever type it says it has, but for a browser's.
+    pub(crate) any_media_type: bool,
     /// What it does otherwise than most, by the fields' names.
     pub(crate) own: &'static [(&'static [&'static str], Treatment)],
 }
@@ -45,6 +47,7 @@ impl Contract {
         held_per_byte: 5,
         takes_openai_ids: false,
         caps_dimensions: false,
+        any_media_type: false,
         own: &[],
     };
 
