@@ -11,8 +11,8 @@ use serde::Serialize;
 use vecmill_engine::{MemoryStatistics, Recording};
 
 use super::ask::{beside, json, named_device};
-use crate::app::Model;
 use crate::failure::Failure;
+use crate::loading::Model;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
 
