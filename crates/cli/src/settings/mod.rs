@@ -305,7 +305,7 @@ impl EngineSettings {
         if let Some(budget) = compute.memory_budget {
             builder = builder.memory_budget(budget.0);
         }
-        if let Some(folder) = compute.memory_trace_on_refusal {
+        if let Some(folder) = compute.memory_recording_on_refusal {
             builder = builder.memory_trace_on_refusal(folder.0);
         }
         builder
