@@ -6,15 +6,15 @@ use std::thread::JoinHandle;
 use vecmill_scheduler::ClassId;
 
 use super::{Core, Engine};
-use crate::builder::Builder;
-use crate::devices::{CachedSpeed, Place};
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::models::Changing;
 use crate::sensors::{Monitor, Watched};
+use crate::settings::Settings;
+use crate::speed_cache::CachedSpeed;
 use crate::sweep::Sweep;
-use crate::worker::{self, Worker};
+use crate::worker::{self, Profile, Worker};
 
 /// An engine's parts. Dropped, it shuts down.
 pub(crate) struct Running {
@@ -45,8 +45,8 @@ pub(crate) struct Parts {
 
 /// What models are loaded by after the start.
 pub(crate) struct Loader {
-    pub(crate) builder: Builder,
-    pub(crate) places: Vec<Place>,
+    pub(crate) settings: Settings,
+    pub(crate) profiles: Vec<Profile>,
 }
 
 impl Engine {

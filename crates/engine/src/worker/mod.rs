@@ -14,11 +14,11 @@ use vecmill_memory::recording::Recording;
 use vecmill_scheduler::{ClassId, Speed};
 
 use crate::answer::JobQueue;
-use crate::devices::Loading;
 use crate::error::StartError;
 use crate::metrics::PoolSample;
 pub(crate) use device::{Device, Resident};
 use device::{DeviceLoop, not_here};
+pub(crate) use loading::{Loading, Profile, largest_batch};
 
 /// A device of any backend, on a thread of its own.
 pub(crate) trait Worker: Send + Sync {

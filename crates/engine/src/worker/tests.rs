@@ -84,12 +84,13 @@ impl Rig {
         let max_tokens = model.max_input_tokens();
         let mut limits = devices[0].limits(CLASS).unwrap();
         limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
-        let models = Models::with(Served::new(
+        let served = Served::new(
             ("model".to_owned(), CLASS),
             Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
             (model.pipeline, Prompt::None),
             limits,
-        ));
+        );
+        let models = Models::with(served.unwrap());
         let tokenizers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let core = Core::new(models, tokenizers, queue(&devices, setup.policy));
         Self { core: Arc::new(core), devices, faults, threads: Vec::new() }
