@@ -21,7 +21,7 @@ use crate::models::{Models, Served};
 use crate::practice;
 use crate::queue::Queue;
 use crate::request::Prompt;
-use crate::sensors::Watched;
+use crate::sensors::SensedDevice;
 use crate::settings::{MemoryBudget, Progress, Settings};
 use crate::stage::Stage;
 use crate::tokenize::Tokenizer;
@@ -236,10 +236,10 @@ impl Builder {
         self
     }
 
-    /// A folder into which a trace of a device's memory is written when a batch was refused some:
+    /// A folder into which what a device's pool remembers of its leases is written when a batch was refused some:
     /// at most one file a minute, and no more once 16 are there.
     #[must_use]
-    pub fn memory_trace_on_refusal(mut self, folder: PathBuf) -> Self {
+    pub fn memory_recording_on_refusal(mut self, folder: PathBuf) -> Self {
         self.settings.refusal_recordings = Some(folder);
         self
     }
@@ -283,14 +283,14 @@ impl Builder {
         .map_err(StartError::Thread)?;
         let (mut workers, mut infos, mut speeds, mut caches) = (vec![], vec![], vec![], vec![]);
         let mut profiles = vec![];
-        let mut watched = vec![];
+        let mut sensed = vec![];
         let devices = devices?;
         model.check_unchanged()?;
         for (index, device) in devices.into_iter().enumerate() {
             let worker = &device.worker;
-            watched.extend(device.sensors.map(|sensors| {
+            sensed.extend(device.sensors.map(|sensors| {
                 let device = Arc::clone(worker);
-                Watched { index, device, sensors }
+                SensedDevice { index, device, sensors }
             }));
             workers.push(device.worker);
             infos.push(device.profile.info.clone());
@@ -341,7 +341,7 @@ impl Builder {
             info,
             devices: workers,
             speeds: caches,
-            watched,
+            sensors: sensed,
             experiment,
             loader: Some(Loader { settings: settings.clone(), profiles }),
         };

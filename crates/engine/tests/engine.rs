@@ -386,7 +386,7 @@ fn a_plan_for_a_gpu_needs_none_but_a_budget() {
 }
 
 #[test]
-fn memory_is_given_back_on_demand_and_its_leases_are_traced() {
+fn memory_is_given_back_on_demand_and_its_leases_are_recorded() {
     let engine = engine();
     embed(&engine, "rest and leisure");
     assert!(engine.memory()[0].1.idle_bytes > 0);
@@ -394,8 +394,8 @@ fn memory_is_given_back_on_demand_and_its_leases_are_traced() {
     assert_eq!(trimmed[0].0, "cpu");
     assert!(trimmed[0].1 > 0);
     assert_eq!(engine.memory()[0].1.held_bytes, 0);
-    let trace = engine.memory_trace();
-    let events = &trace[0].1.events;
+    let recordings = engine.memory_recordings();
+    let events = &recordings[0].1.events;
     let what = "the trial lease, the practice texts and one batch, each leased and returned";
     assert_eq!(events.len(), 6, "{what}");
 }

@@ -155,7 +155,7 @@ fn a_trace_is_a_file_that_can_be_replayed() {
     assert_eq!(answer.header("content-disposition"), Some(attachment));
     let trace = Recording::read(&answer.body[..]).unwrap();
     assert!(trace.events.len() >= 2, "{trace:?}");
-    assert_eq!(trace.events.len(), engine.memory_trace()[0].1.events.len());
+    assert_eq!(trace.events.len(), engine.memory_recordings()[0].1.events.len());
 }
 
 #[test]

@@ -104,8 +104,8 @@ impl Running {
         }
         for (index, (device, speed)) in self.devices.iter().zip(speeds).enumerate() {
             self.core.queue.serve(index, class, device.batch_tokens(class), speed);
-            let kept = profiles[index].speed_cache(settings);
-            self.speeds().extend(kept.map(|kept| (class, index, kept)));
+            let cache = profiles[index].speed_cache(settings);
+            self.speeds().extend(cache.map(|cache| (class, index, cache)));
         }
         Ok(served)
     }

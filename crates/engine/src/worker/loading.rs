@@ -98,8 +98,8 @@ impl Loading<'_> {
             &encoder.backend().stream(),
             patience.unwrap_or_default(),
         )?);
-        let kept = profile.speed_cache(settings).as_ref().and_then(CachedSpeed::read);
-        let mut speed = kept.map_or_else(Speed::new, Speed::kept);
+        let cached = profile.speed_cache(settings).as_ref().and_then(CachedSpeed::read);
+        let mut speed = cached.map_or_else(Speed::new, Speed::kept);
         if patience.is_none() && (settings.warm_up || settings.batch_latency.is_some()) {
             for Practised { shape, took } in self.warm_up(&encoder, pool, fit.largest.tokens)? {
                 let each = shape.tokens / shape.sequences.max(1);
@@ -177,7 +177,7 @@ impl<B: Backend> Device<B> {
         name: &str,
         first: Resident<B>,
         pool: Pool<B::Source>,
-        refusal_traces: Option<RefusalRecordings>,
+        refusal_recordings: Option<RefusalRecordings>,
     ) -> std::io::Result<Self> {
         let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = first.encoder.backend().ways_taken();
@@ -188,7 +188,7 @@ impl<B: Backend> Device<B> {
             residents: RwLock::new(vec![Some(Arc::new(first))]),
             patience: PATIENCE,
             ways_practised,
-            refusal_traces,
+            refusal_recordings,
             trimmer,
         })
     }

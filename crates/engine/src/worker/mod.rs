@@ -49,7 +49,7 @@ pub(crate) trait Worker: Send + Sync {
     fn memory_bytes(&self) -> usize;
     fn memory(&self) -> PoolSample;
     fn trim_memory(&self) -> usize;
-    fn memory_trace(&self) -> Recording;
+    fn memory_recording(&self) -> Recording;
     /// Ends what runs beside the batches.
     fn stop(&self);
 }
@@ -140,7 +140,7 @@ impl<B: Backend> Worker for Device<B> {
         self.pool.trim()
     }
 
-    fn memory_trace(&self) -> Recording {
+    fn memory_recording(&self) -> Recording {
         self.pool.recording()
     }
 

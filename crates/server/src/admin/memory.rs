@@ -36,7 +36,7 @@ pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Res
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
     let csv = beside(&model, move |engine| {
-        let traces = engine.memory_trace().into_iter();
+        let traces = engine.memory_recordings().into_iter();
         let trace = traces.into_iter().find(|(name, _)| *name == wanted)?.1;
         csv(&trace)
     });
