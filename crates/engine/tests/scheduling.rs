@@ -16,7 +16,7 @@ fn builder() -> Builder {
     Engine::builder()
         .model(ModelRef::Folder(models.join("bert-mean")))
         .cache(std::env::temp_dir().join("vecmill-test-scheduling"))
-        .devices(vec![DeviceSpec::Cpu])
+        .devices(vec![DeviceSpec::CPU])
         .cpu_threads(1)
         .tokenization_workers(1)
 }

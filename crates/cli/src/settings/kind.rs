@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn devices_are_a_list() {
         let devices = |text| Devices::parse(text).map(|devices| devices.0);
-        assert_eq!(devices("auto"), Some(vec![DeviceSpec::Auto]));
-        let both = vec![DeviceSpec::Cuda(Some(1)), DeviceSpec::Cpu];
+        assert_eq!(devices("auto"), Some(vec![DeviceSpec::AUTO]));
+        let both = vec!["cuda:1".parse().unwrap(), DeviceSpec::CPU];
         assert_eq!(devices("cuda:1, cpu").as_ref(), Some(&both));
-        let one = Devices(vec![DeviceSpec::Cuda(Some(1))]);
-        assert_eq!(one.and(Devices(vec![DeviceSpec::Cpu])).0, both);
+        let one = Devices(vec!["cuda:1".parse().unwrap()]);
+        assert_eq!(one.and(Devices(vec![DeviceSpec::CPU])).0, both);
         for wrong in ["", "gpu", "cpu,", "cuda:x"] {
             assert_eq!(devices(wrong), None, "{wrong}");
         }

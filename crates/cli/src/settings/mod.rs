@@ -306,7 +306,7 @@ impl EngineSettings {
             builder = builder.memory_budget(budget.0);
         }
         if let Some(folder) = compute.memory_recording_on_refusal {
-            builder = builder.memory_trace_on_refusal(folder.0);
+            builder = builder.memory_recording_on_refusal(folder.0);
         }
         builder
     }

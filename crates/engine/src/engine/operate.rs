@@ -10,7 +10,7 @@ use vecmill_scheduler::DeviceStatistics;
 use vecmill_scheduler::policy::UnknownPolicy;
 
 use super::Engine;
-use crate::sensors::Monitor;
+use crate::sensors::SensorLoop;
 
 impl Engine {
     /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
@@ -36,8 +36,8 @@ impl Engine {
     /// What devices say of themselves, those that do, as of at most some seconds ago.
     pub fn device_states(&self) -> Vec<(String, GpuState)> {
         let running = &self.running;
-        let monitor = running.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-        let states = monitor.as_ref().map(Monitor::states).unwrap_or_default().into_iter();
+        let sensors = running.sensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = sensors.as_ref().map(SensorLoop::states).unwrap_or_default().into_iter();
         states.map(|(index, state)| (running.devices[index].name().to_owned(), state)).collect()
     }
 
@@ -83,8 +83,8 @@ impl Engine {
     }
 
     /// What each device's pool remembers of its leases.
-    pub fn memory_trace(&self) -> Vec<(String, Recording)> {
+    pub fn memory_recordings(&self) -> Vec<(String, Recording)> {
         let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
+        devices.map(|device| (device.name().to_owned(), device.memory_recording())).collect()
     }
 }
