@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vecmill_scheduler::policy::{self, Policy, UnknownPolicy};
+use vecmill_scheduler::policy::{Policy, PolicyName};
 use vecmill_scheduler::{
     ClassId, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, JobBatch, JobTerms,
     Next, Refused, Scheduler, Settings, Size, Speed, Warm,
@@ -269,14 +269,12 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    pub(crate) fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        let policy = policy::by_name(name)?;
-        self.lock().set_policy(self.now(), policy);
+    pub(crate) fn set_policy(&self, name: PolicyName) {
+        self.lock().set_policy(self.now(), name.policy());
         self.changed.notify_all();
-        Ok(())
     }
 
-    pub(crate) fn policy(&self) -> &'static str {
+    pub(crate) fn policy(&self) -> PolicyName {
         self.lock().policy()
     }
 

@@ -47,10 +47,8 @@ impl Sweep {
 
 fn take_turns(core: &Core, experiment: &Experiment, devices: &[String]) {
     let policy = experiment.policy(experiment.turn());
-    if core.queue.policy() != policy
-        && let Err(error) = core.queue.set_policy(policy)
-    {
-        tracing::warn!(%error, "the experiment goes on without a policy");
+    if core.queue.policy() != policy {
+        core.queue.set_policy(policy);
     }
     let busy = core.queue.statistics().into_iter().map(|device| device.busy);
     experiment.look(devices.iter().cloned().zip(busy));
