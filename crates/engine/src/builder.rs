@@ -8,7 +8,8 @@ use std::time::Duration;
 use vecmill_hub::ModelRef;
 use vecmill_memory::GiveBack;
 use vecmill_model::{DType, Model, Pooling};
-use vecmill_scheduler::{ClassId, DeviceSettings, policy};
+use vecmill_scheduler::policy::PolicyName;
+use vecmill_scheduler::{ClassId, DeviceSettings};
 
 use crate::devices::{self, DeviceSpec};
 use crate::engine::{Core, Engine, Loader, Parts};
@@ -49,8 +50,8 @@ pub struct Builder {
     settings: Settings,
     queue_capacity: usize,
     tokenization_workers: usize,
-    policy: String,
-    experiment: Option<(Vec<String>, Duration)>,
+    policy: PolicyName,
+    experiment: Option<(Vec<PolicyName>, Duration)>,
     devices: Vec<DeviceSpec>,
 }
 
@@ -61,7 +62,7 @@ impl Default for Builder {
             settings: Settings::default(),
             queue_capacity: 16_384,
             tokenization_workers: threads(),
-            policy: policy::names().next().unwrap_or_default().to_owned(),
+            policy: PolicyName::default(),
             experiment: None,
             devices: vec![DeviceSpec::AUTO],
         }
@@ -162,17 +163,16 @@ impl Builder {
         Self { tokenization_workers, ..self }
     }
 
-    /// Which device gets which work, by the name of a policy (default `earliest-finish`):
-    /// [`vecmill_scheduler::policy`] has them.
+    /// Which device gets which work (default: whoever finishes it first).
     #[must_use]
-    pub fn policy(self, name: &str) -> Self {
-        Self { policy: name.to_owned(), ..self }
+    pub fn policy(self, policy: PolicyName) -> Self {
+        Self { policy, ..self }
     }
 
     /// Has policies take turns of `window` each, in place of one, and counts for each in the metrics
     /// (`vecmill_experiment_*`) what it achieved.
     #[must_use]
-    pub fn policy_experiment(self, policies: Vec<String>, window: Duration) -> Self {
+    pub fn policy_experiment(self, policies: Vec<PolicyName>, window: Duration) -> Self {
         Self { experiment: Some((policies, window)), ..self }
     }
 
@@ -269,10 +269,6 @@ impl Builder {
     /// An engine with the first model alone.
     fn start_first(&self, settings: &Settings) -> Result<Engine, StartError> {
         self.check()?;
-        let policy = policy::by_name(&self.policy).map_err(|error| StartError::Setting {
-            setting: "policy",
-            reason: error.to_string(),
-        })?;
         let model = settings.open(&settings.fetch()?)?;
         let max_tokens = model.max_input_tokens();
         // The tokenizer's file and the weights are read side by side: each takes about as long.
@@ -334,7 +330,7 @@ impl Builder {
         let how = (model.pipeline, settings.default_prompt.clone());
         let served = Served::new((settings.model_name().0, CLASS), tokenizer, how, limits)?;
         let metrics = Metrics::new(experiment.clone());
-        let queue = Queue::new(self.queue_capacity, policy, devices, metrics);
+        let queue = Queue::new(self.queue_capacity, self.policy.policy(), devices, metrics);
         let core = Core::new(Models::with(served), tokenizers, Arc::new(queue));
         let parts = Parts {
             core: Arc::new(core),
@@ -356,13 +352,12 @@ impl Builder {
 
     pub(crate) fn check(&self) -> Result<(), StartError> {
         if let Some((policies, window)) = &self.experiment {
-            let reason = match policies.iter().find_map(|name| policy::by_name(name).err()) {
-                Some(unknown) => Some(unknown.to_string()),
-                None if policies.len() < 2 => Some("expected at least two policies".to_owned()),
-                None if window.is_zero() => Some("expected a window above zero".to_owned()),
-                None => None,
+            let expected = match policies.len() {
+                0 | 1 => Some("expected at least two policies"),
+                _ if window.is_zero() => Some("expected a window above zero"),
+                _ => None,
             };
-            if let Some(reason) = reason {
+            if let Some(reason) = expected.map(str::to_owned) {
                 return Err(StartError::Setting { setting: "policy experiment", reason });
             }
         }

@@ -67,5 +67,5 @@ pub use vecmill_hub::{Attempt, FetchError, ModelRef};
 pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
 pub use vecmill_model::Pooling;
-pub use vecmill_scheduler::policy::{UnknownPolicy, names as policy_names};
+pub use vecmill_scheduler::policy::{PolicyName, UnknownPolicy};
 pub use vecmill_scheduler::{Coefficients, DeviceStatistics, Health};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use support::cosine;
 use vecmill_backend_cuda::{Gpu, provoke_fault};
 use vecmill_engine::ModelRef;
-use vecmill_engine::{DeviceSpec, Engine, Health, Request};
+use vecmill_engine::{DeviceSpec, Engine, Health, PolicyName, Request};
 use vecmill_testing::conformance;
 
 const CLIENTS: usize = 8;
@@ -23,7 +23,7 @@ fn engine(devices: Vec<DeviceSpec>) -> Engine {
     let builder = Engine::builder().model(ModelRef::Folder(model)).cache(cache);
     builder
         .devices(devices)
-        .policy("round-robin")
+        .policy(PolicyName::RoundRobin)
         .cpu_threads(1)
         .tokenization_workers(1)
         .start()

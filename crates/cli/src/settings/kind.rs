@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 use vecmill_engine::capacity::DType;
-use vecmill_engine::{DeviceSpec, policy_names};
+use vecmill_engine::{DeviceSpec, PolicyName};
 
 use crate::settings::value::Value;
 
@@ -88,21 +88,21 @@ impl Value for BatchTokens {
 }
 
 /// A scheduling policy, by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Policy(pub(crate) String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy(pub(crate) PolicyName);
 
 impl Value for Policy {
     const PLACEHOLDER: &'static str = "POLICY";
     const EXPECTED: &'static str = "earliest-finish, weighted, least-loaded or round-robin";
 
     fn parse(text: &str) -> Option<Self> {
-        policy_names().any(|name| name == text).then(|| Self(text.to_owned()))
+        text.parse().ok().map(Self)
     }
 }
 
 /// Scheduling policies that take turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Policies(pub(crate) Vec<String>);
+pub(crate) struct Policies(pub(crate) Vec<PolicyName>);
 
 impl Value for Policies {
     const PLACEHOLDER: &'static str = "POLICIES";
@@ -110,7 +110,7 @@ impl Value for Policies {
 
     fn parse(text: &str) -> Option<Self> {
         let names = text.split(',').map(|name| Policy::parse(name.trim()).map(|policy| policy.0));
-        let names: Vec<String> = names.collect::<Option<_>>()?;
+        let names: Vec<PolicyName> = names.collect::<Option<_>>()?;
         (names.len() > 1).then_some(Self(names))
     }
 }
@@ -260,12 +260,12 @@ mod tests {
 
     #[test]
     fn policies_are_known_and_an_experiment_has_two() {
-        for name in policy_names() {
+        for name in PolicyName::ALL.map(PolicyName::as_str) {
             assert!(Policy::parse(name).is_some() && Policy::EXPECTED.contains(name), "{name}");
         }
         assert_eq!(Policy::parse("random"), None);
         let both = Policies::parse("round-robin, weighted").map(|policies| policies.0);
-        assert_eq!(both, Some(vec!["round-robin".to_owned(), "weighted".to_owned()]));
+        assert_eq!(both, Some(vec![PolicyName::RoundRobin, PolicyName::Weighted]));
         for wrong in ["round-robin", "round-robin,random", ""] {
             assert_eq!(Policies::parse(wrong), None, "{wrong}");
         }

@@ -7,7 +7,7 @@ use vecmill_backend_cuda::GpuState;
 use vecmill_memory::Statistics;
 use vecmill_memory::recording::Recording;
 use vecmill_scheduler::DeviceStatistics;
-use vecmill_scheduler::policy::UnknownPolicy;
+use vecmill_scheduler::policy::PolicyName;
 
 use super::Engine;
 use crate::sensors::SensorLoop;
@@ -42,16 +42,13 @@ impl Engine {
     }
 
     /// The policy by which devices get work.
-    pub fn policy(&self) -> &'static str {
+    pub fn policy(&self) -> PolicyName {
         self.running.core.queue.policy()
     }
 
     /// Changes the policy; what waits is dealt out anew.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        self.running.core.queue.set_policy(name)
+    pub fn set_policy(&self, policy: PolicyName) {
+        self.running.core.queue.set_policy(policy);
     }
 
     /// Has a device finish what it has begun and gives it nothing more, even if it is the last;

@@ -17,7 +17,7 @@ use vecmill_backend_cuda::GpuState;
 use vecmill_encoder::{Encoder, Shape};
 use vecmill_memory::Pool;
 use vecmill_model::Model;
-use vecmill_scheduler::policy::{self, Policy};
+use vecmill_scheduler::policy::{Policy, PolicyName};
 use vecmill_scheduler::{DeviceSettings, Speed};
 use vecmill_testing::{FaultPlan, Faulty};
 
@@ -64,7 +64,7 @@ impl Default for Setup {
             patience: Duration::from_secs(600),
             recordings: None,
             batch_tokens: BATCH_TOKENS,
-            policy: policy::by_name("earliest-finish").unwrap(),
+            policy: PolicyName::EarliestFinish.policy(),
             vocabulary: None,
         }
     }
