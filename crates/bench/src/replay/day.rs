@@ -238,7 +238,7 @@ fn first_batches(recording: &Recording, batches: u64) -> Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Size;
+    use crate::dummy::Size;
 
     /// The pool beside the pool that many services write, asked tensor by tensor as they are.
     fn pool_and_naive(model: Size) -> (Row, Row) {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use vecmill_engine::{DeviceStatistics, Engine, GpuState};
 
 use super::ask::{beside, json, named_device};
-use crate::app::Model;
 use crate::failure::Failure;
+use crate::loading::Model;
 
 /// One device in numbers.
 #[derive(Serialize)]
