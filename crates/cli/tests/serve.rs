@@ -210,7 +210,7 @@ fn its_memory_can_be_seen_and_recorded_by_the_operator() {
         memory.contains("\"device\":\"cpu\"") && memory.contains("\"budget_bytes\":"),
         "{memory}"
     );
-    let trace = ask(&address, "GET /admin/memory/trace?device=cpu");
+    let trace = ask(&address, "GET /admin/memory/recording?device=cpu");
     assert!(trace.contains("\r\ncontent-disposition: attachment"), "{trace}");
     assert!(ask(&address, "POST /admin/memory/trim").starts_with("HTTP/1.1 200 "));
 

@@ -10,14 +10,13 @@ use vecmill_memory::{GiveBack, PoolSettings};
 use vecmill_model::{DType, Model, ModelError, Pipeline, Pooling};
 use vecmill_scheduler::{ClassId, DeviceSettings, policy};
 
-use crate::core::{Core, Parts};
 use crate::devices::{DeviceSpec, MemoryBudget};
-use crate::engine::{Engine, Loader};
+use crate::engine::{Core, Engine, Loader, Parts};
 use crate::error::StartError;
 use crate::experiment::Experiment;
 use crate::info::{DeviceSummary, Info};
 use crate::machine::threads;
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::models::{Models, Served};
 use crate::practice;
 use crate::queue::Queue;
@@ -112,6 +111,13 @@ impl fmt::Debug for Builder {
     // The hub token is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("models", &self.models).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Settings for a new engine, all at their defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }
 
@@ -345,7 +351,6 @@ impl Builder {
             tokens_after: after.to_vec(),
             ..self.info(&model, largest, infos)
         };
-        let queue = Queue::new(self.queue_capacity, policy, devices);
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });
@@ -357,15 +362,19 @@ impl Builder {
             })?;
         }
         let served = self.served(CLASS, tokenizer, model.pipeline, limits)?;
-        let core = Core::new(Parts {
-            models: Models::with(served),
-            tokenizers,
-            queue,
-            experiment: experiment.clone(),
-        });
-        let loader = Some(Loader { builder: self.clone(), places });
-        Engine::run(core, info, workers, kept, watched, experiment, loader)
-            .map_err(StartError::Thread)
+        let metrics = Metrics::new(experiment.clone());
+        let queue = Queue::new(self.queue_capacity, policy, devices, metrics);
+        let core = Core::new(Models::with(served), tokenizers, Arc::new(queue));
+        let parts = Parts {
+            core: Arc::new(core),
+            info,
+            devices: workers,
+            speeds: kept,
+            watched,
+            experiment,
+            loader: Some(Loader { builder: self.clone(), places }),
+        };
+        Engine::run(parts).map_err(StartError::Thread)
     }
 
     /// The model as requests see it.

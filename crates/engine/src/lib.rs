@@ -1,6 +1,6 @@
 //! The vecmill embedding engine as a library: text in, vectors out.
 //!
-//! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
+//! The path of a request: [`Engine::embed`] checks it and makes room for it (`engine`), tokenising
 //! threads turn text into ids (`tokenize`), the queue of `vecmill-scheduler` forms batches, a
 //! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
 //! answer (`answer`). Several devices (`devices`) share the queue (`queue`).
@@ -32,7 +32,6 @@ mod aside;
 mod builder;
 pub mod capacity;
 pub mod convert;
-mod core;
 mod devices;
 mod engine;
 mod error;
@@ -41,7 +40,6 @@ mod info;
 pub mod machine;
 mod metrics;
 mod models;
-mod operate;
 mod practice;
 mod queue;
 mod recording;
@@ -58,12 +56,9 @@ pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{DeviceSummary, Info};
 pub use models::{ModelState, ModelStatus};
-pub use request::{
-    Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
-    Truncation,
-};
+pub use request::{Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Truncation};
 pub use stage::Stage;
-pub use tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer};
+pub use tokenize::{TOKENS_LIMIT, Token, TokenizeRequest, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{GpuState, MemoryUse, Throttling, XidErrors};
 pub use vecmill_hub::{Attempt, FetchError, ModelRef};
 pub use vecmill_memory::recording::Recording;

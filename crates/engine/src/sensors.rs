@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use vecmill_backend_cuda::GpuState;
 
-use crate::core::Core;
+use crate::answer::JobQueue;
 use crate::worker::Worker;
 
 /// How often sensors are read.
@@ -55,7 +55,7 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Watches these devices, if any.
-    pub(crate) fn start(core: Arc<Core>, mut watched: Vec<Watched>) -> std::io::Result<Self> {
+    pub(crate) fn start(queue: Arc<JobQueue>, mut watched: Vec<Watched>) -> std::io::Result<Self> {
         let latest = Arc::default();
         let (stop, stopped) = sync_channel(0);
         let (end, ended) = sync_channel(0);
@@ -66,14 +66,14 @@ impl Monitor {
         let work = move || {
             let mut states = States::new();
             loop {
-                states = look(&core, &mut watched, &states);
+                states = look(&queue, &mut watched, &states);
                 let read = Some((Instant::now(), states.clone()));
                 *latest.lock().unwrap_or_else(PoisonError::into_inner) = read;
                 if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
             }
-            drop((core, watched, end));
+            drop((queue, watched, end));
         };
         std::thread::Builder::new().name("monitor".to_owned()).spawn(work)?;
         Ok(monitor)
@@ -97,7 +97,7 @@ impl Drop for Monitor {
 
 /// Reads the sensors of all devices and acts on what they say; of faults, on those since the states
 /// `before`.
-pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> States {
+pub(crate) fn look(queue: &JobQueue, watched: &mut [Watched], before: &States) -> States {
     let read = |one: &mut Watched| (one.index, (one.sensors.read)());
     let mut states: States = watched.iter_mut().map(read).collect();
     for (one, (_, state)) in watched.iter().zip(&mut states) {
@@ -111,19 +111,19 @@ pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> Sta
     for (place, (one, (_, state))) in watched.iter().zip(&states).enumerate() {
         let free = state.memory.map_or(usize::MAX, |memory| memory.free_bytes);
         for (class, tokens) in one.device.batch_tokens_with(free) {
-            core.queue.set_batch_tokens(one.index, class, tokens);
+            queue.set_batch_tokens(one.index, class, tokens);
         }
         if let Some((_, before)) = before.get(place) {
-            heed_faults(core, one, before, state);
+            heed_faults(queue, one, before, state);
         }
     }
     states
 }
 
-fn heed_faults(core: &Core, one: &Watched, before: &GpuState, now: &GpuState) {
+fn heed_faults(queue: &JobQueue, one: &Watched, before: &GpuState, now: &GpuState) {
     let faults = now.faults_since(before);
     if faults > 0 {
-        let taken_out = core.queue.take_out(one.index);
+        let taken_out = queue.take_out(one.index);
         let xid = now.xid_errors.and_then(|errors| errors.last);
         let (device, ecc) = (one.device.name(), now.ecc_uncorrected_errors);
         tracing::error!(device, faults, xid, ecc, taken_out, "the hardware has failed");

@@ -34,7 +34,7 @@ const MANY_EVENTS: usize = 50_000;
 
 const AFTER_HELP: &str = "\
 Examples:
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'     from vecmill serve --admin
+  curl -OJ 'http://127.0.0.1:3000/admin/memory/recording?device=cpu'     from vecmill serve --admin
   vecmill-bench replay vecmill-memory-cpu.csv
   vecmill-bench replay trace.csv --budget 8GiB --give-back 5m --svg memory.svg
   vecmill-bench replay trace.csv --policy pool,direct --device cuda:0

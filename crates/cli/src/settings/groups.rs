@@ -155,7 +155,7 @@ settings! {
         /// Open /admin/memory, which shows the devices' memory and has it given back
         ///
         /// GET /admin/memory shows it in numbers, as JSON. POST /admin/memory/trim gives back what is
-        /// unused. GET /admin/memory/trace?device=cpu is a file for 'vecmill-bench replay'. They ask
+        /// unused. GET /admin/memory/recording?device=cpu is a file for 'vecmill-bench replay'. They ask
         /// for an API key where there is one, and need one unless --hostname is this machine's alone.
         admin: bool = "false",
     }

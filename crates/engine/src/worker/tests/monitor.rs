@@ -34,20 +34,20 @@ fn serves(rig: &Rig, device: &str) -> bool {
 fn a_fault_takes_a_device_out_and_it_comes_back_when_it_works() {
     let mut rig = two_devices();
     let (mut watched, readings) = watched(&rig);
-    let seen = look(&rig.core, &mut watched, &vec![]);
+    let seen = look(&rig.core.queue, &mut watched, &vec![]);
     readings[0].lock().unwrap().xid_errors = Some(XidErrors::default().and(31));
-    let seen = look(&rig.core, &mut watched, &seen);
+    let seen = look(&rig.core.queue, &mut watched, &seen);
     assert!(serves(&rig, "one"), "some program's mistake");
 
     readings[0].lock().unwrap().xid_errors = Some(XidErrors::default().and(31).and(48));
-    let seen = look(&rig.core, &mut watched, &seen);
+    let seen = look(&rig.core.queue, &mut watched, &seen);
     assert!(!serves(&rig, "one") && serves(&rig, "two"));
     rig.start();
     wait_until(|| {
         assert_eq!(vectors(rig.ask(3).recv().unwrap()).len(), 3);
         serves(&rig, "one")
     });
-    look(&rig.core, &mut watched, &seen);
+    look(&rig.core.queue, &mut watched, &seen);
     assert!(serves(&rig, "one"), "the fault is no new one");
 }
 
@@ -57,15 +57,15 @@ fn memory_errors_count_from_when_the_device_is_watched_and_the_last_device_stays
     let (mut watched, readings) = watched(&rig);
     let errors = |count| readings[1].lock().unwrap().ecc_uncorrected_errors = Some(count);
     errors(7);
-    let seen = look(&rig.core, &mut watched, &vec![]);
+    let seen = look(&rig.core.queue, &mut watched, &vec![]);
     assert!(serves(&rig, "two"), "they are from before");
     errors(8);
-    let seen = look(&rig.core, &mut watched, &seen);
+    let seen = look(&rig.core.queue, &mut watched, &seen);
     assert!(!serves(&rig, "two"));
     readings[0].lock().unwrap().ecc_uncorrected_errors = Some(0);
-    let seen = look(&rig.core, &mut watched, &seen);
+    let seen = look(&rig.core.queue, &mut watched, &seen);
     readings[0].lock().unwrap().ecc_uncorrected_errors = Some(1);
-    look(&rig.core, &mut watched, &seen);
+    look(&rig.core.queue, &mut watched, &seen);
     assert!(serves(&rig, "one"));
 }
 
@@ -76,7 +76,7 @@ fn batches_are_planned_for_what_others_leave() {
     let mut free = |bytes| {
         let memory = MemoryUse { free_bytes: bytes, used_bytes: 100 * MIB, own_bytes: None };
         readings[0].lock().unwrap().memory = Some(memory);
-        look(&rig.core, &mut watched, &vec![]);
+        look(&rig.core.queue, &mut watched, &vec![]);
         rig.core.queue.statistics()[0].batch_tokens
     };
     assert_eq!(free(64 * MIB), BATCH_TOKENS, "as much as the budget is");
@@ -110,7 +110,7 @@ fn figures_are_told_for_devices_that_have_them() {
         xid_errors: Some(XidErrors::default().and(31)),
         ..GpuState::default()
     };
-    let states = look(&rig.core, &mut watched, &vec![]).into_iter();
+    let states = look(&rig.core.queue, &mut watched, &vec![]).into_iter();
     let named = |(index, state): (usize, _)| (rig.devices[index].name().to_owned(), state);
     let metrics = rig.metrics_with(states.map(named).collect());
     for figure in [
@@ -133,7 +133,7 @@ fn figures_are_told_for_devices_that_have_them() {
 #[test]
 fn without_sensors_nothing_is_said_and_all_works() {
     let mut rig = Rig::of(Setup::default());
-    let monitor = Monitor::start(Arc::clone(&rig.core), Vec::new()).unwrap();
+    let monitor = Monitor::start(Arc::clone(&rig.core.queue), Vec::new()).unwrap();
     assert_eq!(monitor.states(), vec![]);
     rig.start();
     assert_eq!(vectors(rig.ask(3).recv().unwrap()).len(), 3);
@@ -152,7 +152,7 @@ fn sensors_that_hang_hold_nothing_up() {
         let _ = ends.recv();
         GpuState::default()
     });
-    let monitor = Monitor::start(Arc::clone(&rig.core), watched).unwrap();
+    let monitor = Monitor::start(Arc::clone(&rig.core.queue), watched).unwrap();
     hangs.recv().unwrap();
     rig.start();
     assert_eq!(vectors(rig.ask(3).recv().unwrap()).len(), 3);

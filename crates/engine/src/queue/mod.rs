@@ -1,28 +1,43 @@
 //! The scheduler between threads: behind a lock, with a clock, and a condition to wait on.
 //!
+//! - Here is what an input passes: room is made for it ([`Queue::admit`]), it waits ([`Queue::push`]), a
+//!   device takes it ([`Queue::next_batch`]) and says what became of it.
+//! - `control` has what operators ask of it, and those who look after devices.
+//! - What waits is a [`Waiting`], of which no more is known than that its caller may have gone, and can
+//!   be told why it is refused.
+//!
 //! The choice behind it: what is decided is `vecmill_scheduler`'s, a state machine; here is only what
 //! it does not know. Whatever it drops is let go of outside the lock, because the last part of a
 //! request to go answers it, which takes the lock.
+
+mod control;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vecmill_scheduler::policy::{self, Policy, UnknownPolicy};
+use vecmill_scheduler::policy::Policy;
 use vecmill_scheduler::{
-    ClassId, DeviceSettings, DeviceStatistics, Dropped, Failed, Full, Job, JobBatch, JobTerms,
-    Next, Refused, Scheduler, Settings, Size, Speed, Warm,
+    ClassId, DeviceSettings, Dropped, Failed, Full, Job, JobBatch, JobTerms, Next, Priority,
+    Refused, Scheduler, Settings, Size, Warm,
 };
 
-use crate::core::Payload;
 use crate::error::RequestError;
+use crate::metrics::Metrics;
 
-/// How often it is looked whether everything is answered, where no event tells.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What waits for a device.
+pub(crate) trait Waiting {
+    /// Whether somebody still wants it.
+    fn is_wanted(&self) -> bool;
+    /// Tells whoever asked for it that it is not to be.
+    fn refuse(&self, error: RequestError);
+}
 
 /// Accepted inputs and the devices that they wait for.
-pub(crate) struct Queue {
-    scheduler: Mutex<Scheduler<Payload>>,
+pub(crate) struct Queue<W> {
+    /// What becomes of them is counted here.
+    pub(crate) metrics: Metrics,
+    scheduler: Mutex<Scheduler<W>>,
     /// The devices' names.
     names: Vec<String>,
     /// Inputs that have been answered, and whose room the scheduler does not know to be free yet.
@@ -33,16 +48,18 @@ pub(crate) struct Queue {
     began: Instant,
 }
 
-impl Queue {
+impl<W: Waiting> Queue<W> {
     /// For at most `capacity` inputs.
     pub(crate) fn new(
         capacity: usize,
         policy: Box<dyn Policy>,
         devices: Vec<(String, DeviceSettings)>,
+        metrics: Metrics,
     ) -> Self {
         let (names, devices): (_, Vec<_>) = devices.into_iter().unzip();
         let settings = Settings { capacity, ..Settings::default() };
         Self {
+            metrics,
             scheduler: Mutex::new(Scheduler::new(settings, policy, devices)),
             names,
             answered: AtomicUsize::new(0),
@@ -61,11 +78,7 @@ impl Queue {
     }
 
     /// The terms of a request, from its own clock to the scheduler's.
-    pub(crate) fn terms(
-        &self,
-        priority: vecmill_scheduler::Priority,
-        deadline: Option<Instant>,
-    ) -> JobTerms {
+    pub(crate) fn terms(&self, priority: Priority, deadline: Option<Instant>) -> JobTerms {
         JobTerms { priority, deadline: deadline.map(|deadline| self.time_of(deadline)) }
     }
 
@@ -91,17 +104,7 @@ impl Queue {
         })
     }
 
-    /// What a request would hear that is not served by any device; `Ok` if one serves any of the classes.
-    pub(crate) fn serves(&self, classes: &[ClassId]) -> Result<(), RequestError> {
-        let scheduler = self.lock();
-        match () {
-            () if scheduler.is_closed() => Err(RequestError::Stopped),
-            () if classes.iter().any(|&class| scheduler.is_served(self.now(), class)) => Ok(()),
-            () => Err(self.no_device(&scheduler)),
-        }
-    }
-
-    fn no_device(&self, scheduler: &Scheduler<Payload>) -> RequestError {
+    fn no_device(&self, scheduler: &Scheduler<W>) -> RequestError {
         let devices = self.names.iter().enumerate();
         let standing =
             devices.map(|(index, name)| (name.clone(), scheduler.health(index))).collect();
@@ -122,7 +125,7 @@ impl Queue {
         &self,
         class: ClassId,
         terms: JobTerms,
-        jobs: impl IntoIterator<Item = Job<Payload>>,
+        jobs: impl IntoIterator<Item = Job<W>>,
     ) {
         self.lock().push(self.now(), class, terms, jobs);
         self.changed.notify_all();
@@ -136,7 +139,7 @@ impl Queue {
         &self,
         device: usize,
         plan: impl Fn(ClassId) -> usize,
-        batch: &mut JobBatch<Payload>,
+        batch: &mut JobBatch<W>,
     ) -> bool {
         let mut scheduler = self.lock();
         let mut warm = None;
@@ -149,8 +152,7 @@ impl Queue {
                 scheduler = self.lock();
             }
             let now = self.now();
-            let wanted = |work: &Payload| work.request.wanted();
-            let next = scheduler.next_batch(now, device, warm.take(), wanted, batch);
+            let next = scheduler.next_batch(now, device, warm.take(), W::is_wanted, batch);
             if !batch.dropped.is_empty() {
                 drop(scheduler);
                 self.let_go(batch);
@@ -190,7 +192,7 @@ impl Queue {
     }
 
     /// Has what a device failed at tried once more, or says that it has been.
-    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<Payload>>) -> Failed<Payload> {
+    pub(crate) fn failed(&self, device: usize, jobs: Vec<Job<W>>) -> Failed<W> {
         let failed = self.lock().failed(self.now(), device, jobs);
         self.changed.notify_all();
         failed
@@ -202,132 +204,27 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Looks for devices that don't move, and for work that is too late.
-    pub(crate) fn check(&self) {
-        let mut batch = JobBatch::new();
-        self.lock().check(self.now(), &mut batch);
-        self.let_go(&mut batch);
-        self.changed.notify_all();
-    }
-
-    /// A device's thread has ended before its work was over: nobody asks for it any more.
-    pub(crate) fn lose(&self, device: usize) {
-        self.lock().lose(self.now(), device);
-        self.check();
-    }
-
-    /// Waits until all that was accepted is answered, also where no device's thread is left to do so.
-    pub(crate) fn finish(&self) {
-        let mut scheduler = self.lock();
-        while !scheduler.is_over() {
-            drop(scheduler);
-            self.check();
-            let waited = self.changed.wait_timeout(self.lock(), LOOK_AGAIN);
-            scheduler = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// A device is not to be relied on, for another reason than its batches. Says whether that took it
-    /// out.
-    pub(crate) fn take_out(&self, device: usize) -> bool {
-        let taken_out = self.lock().take_out(self.now(), device);
-        self.changed.notify_all();
-        taken_out
-    }
-
-    /// The most tokens that a device's batches of a class may have from now on.
-    pub(crate) fn set_batch_tokens(&self, device: usize, class: ClassId, tokens: usize) {
-        self.lock().set_batch_tokens(device, class, tokens);
-    }
-
-    /// Another class of work, which no device serves yet.
-    pub(crate) fn add_class(&self) -> ClassId {
-        self.lock().add_class(1.0)
-    }
-
-    /// A device serves a class from now on.
-    pub(crate) fn serve(&self, device: usize, class: ClassId, batch_tokens: usize, speed: Speed) {
-        self.lock().serve(device, class, batch_tokens, speed);
-        self.changed.notify_all();
-    }
-
-    /// A device begins no more batches of a class.
-    pub(crate) fn retire(&self, device: usize, class: ClassId) {
-        self.lock().retire(self.now(), device, class);
-        self.changed.notify_all();
-    }
-
-    /// A device shall finish what it has begun, and get nothing more.
-    pub(crate) fn drain(&self, device: usize) {
-        self.lock().drain(self.now(), device);
-        self.changed.notify_all();
-    }
-
-    /// A device gets work again.
-    pub(crate) fn restore(&self, device: usize) {
-        self.lock().restore(device);
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        let policy = policy::by_name(name)?;
-        self.lock().set_policy(self.now(), policy);
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    pub(crate) fn policy(&self) -> &'static str {
-        self.lock().policy()
-    }
-
-    /// Refuses new requests from now on.
-    pub(crate) fn close(&self) {
-        self.lock().close();
-        self.changed.notify_all();
-    }
-
-    /// Inputs and tokens that wait for a device.
-    pub(crate) fn backlog(&self) -> (usize, usize) {
-        self.lock().backlog()
-    }
-
     /// When what waits now of a class will probably be done.
     pub(crate) fn backlog_time(&self, class: ClassId) -> Duration {
         let now = self.now();
         self.lock().backlog_time(now, class)
     }
 
-    /// Of each device, for a class.
-    pub(crate) fn statistics_of(&self, class: ClassId) -> Vec<DeviceStatistics> {
-        let now = self.now();
-        self.lock().statistics(now, class)
-    }
-
-    /// Of each device: what it is to the first class that it serves, and what it has done for all.
-    pub(crate) fn statistics(&self) -> Vec<DeviceStatistics> {
-        let now = self.now();
-        let mut scheduler = self.lock();
-        let classes: Vec<ClassId> = scheduler.classes().collect();
-        let each = classes.into_iter().map(|class| scheduler.statistics(now, class));
-        each.reduce(|all, more| all.into_iter().zip(more).map(|(a, b)| a.and(&b)).collect())
-            .unwrap_or_default()
-    }
-
     /// Tells the callers of what was dropped, without the lock.
-    fn let_go(&self, batch: &mut JobBatch<Payload>) {
+    fn let_go(&self, batch: &mut JobBatch<W>) {
         for (job, why) in batch.dropped.drain(..) {
             match why {
                 Dropped::Unwanted => {} // going, it tells by itself
-                Dropped::TooLate => job.payload.request.fail(RequestError::Expired),
+                Dropped::TooLate => job.payload.refuse(RequestError::Expired),
                 Dropped::NoDevice => {
                     let error = self.no_device(&self.lock());
-                    job.payload.request.fail(error);
+                    job.payload.refuse(error);
                 }
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scheduler<Payload>> {
+    fn lock(&self) -> MutexGuard<'_, Scheduler<W>> {
         let mut scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner);
         match self.answered.swap(0, Ordering::AcqRel) {
             0 => {}

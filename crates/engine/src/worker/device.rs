@@ -1,4 +1,5 @@
-//! What a device's thread does: takes batches from the queue, starts them, and answers.
+//! A device: a backend with its memory and the models on it; and what its thread does: takes batches
+//! from the queue, starts them, and answers.
 //!
 //! - Where the device works while the host goes on, a second thread collects results in the order
 //!   of the starts, so that neither a start nor an answer ever waits for the next batch of texts.
@@ -13,27 +14,117 @@
 //! The choice behind it: jobs are held as [`Taken`], which the device has failed at when it is let go
 //! of. So whatever happens, panics on either thread included, each job is answered or done elsewhere.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vecmill_encoder::{Backend, Batch, EncodeError, Started, finish};
-use vecmill_memory::{Cause, LeaseError, Remedy};
+use vecmill_encoder::{Backend, BackendError, Batch, EncodeError, Encoder, Started, finish};
+use vecmill_memory::{Cause, LeaseError, Pool, Remedy, Trimmer};
 use vecmill_scheduler::{ClassId, Failed, Job, Size};
 
-use super::{Device, Resident, not_here};
-use crate::answer::Part;
-use crate::core::{Core, Payload};
+use crate::answer::{JobQueue, Part, Payload};
 use crate::error::RequestError;
 use crate::metrics::{Outcome, Ran};
+use crate::recording::RefusalRecordings;
 use crate::request::Embedding;
+
+/// How long a batch, with all that it is split into, waits for memory.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often one input that can't be split looks for memory that other processes have: nobody tells
+/// when they give it back.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Sizes of slabs of which is kept how many tokens fit: a pool has few of them at a time.
+const FITTING: usize = 32;
+
+/// A device: a backend, its memory, and the models that are on it.
+#[derive(Debug)]
+pub(crate) struct Device<B: Backend> {
+    pub(super) name: String,
+    pub(super) backend: Arc<B>,
+    pub(super) pool: Pool<B::Source>,
+    /// The models, by the numbers of their classes.
+    pub(super) residents: RwLock<Vec<Option<Arc<Resident<B>>>>>,
+    pub(super) patience: Duration,
+    /// Ways of computing that were taken in practice.
+    pub(super) ways_practised: u64,
+    pub(super) refusal_traces: Option<RefusalRecordings>,
+    pub(super) trimmer: Mutex<Option<Trimmer>>,
+}
+
+/// A model on a device.
+#[derive(Debug)]
+pub(crate) struct Resident<B: Backend> {
+    pub(crate) encoder: Encoder<B>,
+    /// The most tokens of a batch here.
+    pub(super) batch_tokens: usize,
+    /// Bytes of slabs, and the tokens that surely fit each: the last answers.
+    pub(super) fitting: Mutex<VecDeque<(usize, usize)>>,
+}
+
+impl<B: Backend> Resident<B> {
+    /// Tokens of a batch that a slab of so many bytes holds.
+    fn tokens_within(&self, bytes: usize) -> usize {
+        let known = || self.fitting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&(_, tokens)) = known().iter().find(|(slab, _)| *slab == bytes) {
+            return tokens;
+        }
+        let tokens = self.encoder.tokens_within(bytes);
+        let mut known = known();
+        known.truncate(FITTING - 1);
+        known.push_front((bytes, tokens));
+        tokens
+    }
+}
+
+impl<B: Backend> Device<B> {
+    /// The model of a class, if it is here.
+    pub(crate) fn resident(&self, class: ClassId) -> Option<Arc<Resident<B>>> {
+        let residents = self.residents.read().unwrap_or_else(PoisonError::into_inner);
+        residents.get(class.index()).cloned().flatten()
+    }
+
+    /// Tokens of a batch of a class that the largest idle slab holds.
+    pub(super) fn warm_tokens(&self, class: ClassId) -> usize {
+        let bytes = self.pool.warm_bytes();
+        self.resident(class).map_or(0, |resident| resident.tokens_within(bytes))
+    }
+
+    /// Starts a batch of a model. One that can't be split waits until `deadline` for memory that others
+    /// use.
+    fn start(
+        &self,
+        encoder: &Encoder<B>,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> Result<Started<B>, EncodeError> {
+        let mut refused = false;
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let result = encoder.start(batch, &self.pool, patience);
+            let Err(EncodeError::Memory(error)) = &result else { return result };
+            if let Some(traces) = self.refusal_traces.as_ref().filter(|_| !refused) {
+                traces.refused(&self.name, || self.pool.recording());
+            }
+            refused = true;
+            let too_large = matches!(error, LeaseError::TooLarge { .. });
+            let over = error.remedy() != Remedy::Split || too_large || patience.is_zero();
+            if over || batch.sequences() > 1 {
+                return result;
+            }
+            thread::park_timeout(LOOK_AGAIN.min(patience));
+        }
+    }
+}
 
 /// A device at work for an engine.
 pub(super) struct DeviceLoop<'a, B: Backend> {
     device: &'a Device<B>,
-    core: &'a Core,
+    queue: &'a JobQueue,
     /// The device's number in the engine.
     index: usize,
     /// When the device was last done with a batch.
@@ -72,7 +163,7 @@ impl<B: Backend> Drop for Taken<'_, '_, B> {
         // device has its place back.
         let fail = || device_loop.failed(class, jobs, &EncodeError::panicked(), Duration::ZERO);
         if catch_unwind(AssertUnwindSafe(fail)).is_err() {
-            let give_up = || device_loop.core.queue.gave_up(device_loop.index, class, inputs);
+            let give_up = || device_loop.queue.gave_up(device_loop.index, class, inputs);
             let _ = catch_unwind(AssertUnwindSafe(give_up));
         }
     }
@@ -87,8 +178,8 @@ struct InFlight<'s, 'a, B: Backend> {
 }
 
 impl<'a, B: Backend> DeviceLoop<'a, B> {
-    pub(super) fn new(device: &'a Device<B>, core: &'a Core, index: usize) -> Self {
-        Self { device, core, index, last_done: Mutex::new(Instant::now()) }
+    pub(super) fn new(device: &'a Device<B>, queue: &'a JobQueue, index: usize) -> Self {
+        Self { device, queue, index, last_done: Mutex::new(Instant::now()) }
     }
 
     /// Runs batches until the device's work is over.
@@ -131,7 +222,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     fn start_batches<'s>(&'s self, then: &dyn Fn(InFlight<'s, 'a, B>)) {
         let warm = |class| self.device.warm_tokens(class);
         let mut batch = vecmill_scheduler::JobBatch::new();
-        while self.core.queue.next_batch(self.index, warm, &mut batch) {
+        while self.queue.next_batch(self.index, warm, &mut batch) {
             let (class, jobs) = (batch.class(), std::mem::take(&mut batch.jobs));
             let taken = Taken { device_loop: self, class, jobs };
             batch.clear();
@@ -186,9 +277,9 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             Ok(rows) => {
                 self.count(&taken.jobs, Outcome::Ok, took);
                 let size = Size::of(&taken.jobs);
-                if let Some(predicted) = self.core.queue.ran(self.index, class, size, took) {
+                if let Some(predicted) = self.queue.ran(self.index, class, size, took) {
                     let device = &self.device.name;
-                    self.core.metrics.predicted(device, took.as_secs_f64(), predicted);
+                    self.queue.metrics.predicted(device, took.as_secs_f64(), predicted);
                 }
                 let dimensions = resident.encoder.limits().dimensions;
                 drop(resident);
@@ -206,9 +297,9 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         let outcome = if blamed && !last { Outcome::Retried } else { Outcome::Failed };
         self.count(&jobs, outcome, took);
         let Failed { refused, taken_out } = if blamed {
-            self.core.queue.failed(self.index, jobs)
+            self.queue.failed(self.index, jobs)
         } else {
-            self.core.queue.gave_up(self.index, class, inputs);
+            self.queue.gave_up(self.index, class, inputs);
             Failed { refused: jobs, taken_out: false }
         };
         let answered = refused.len();
@@ -238,7 +329,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
                 RequestError::NoMemory {
                     device: self.device.name.clone(),
                     reason: error.to_string(),
-                    retry_after: self.core.queue.backlog_time(class),
+                    retry_after: self.queue.backlog_time(class),
                 }
             }
             &EncodeError::UnknownToken { token, vocabulary } => {
@@ -264,7 +355,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         // would hear that it was lost.
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
-            self.core.metrics.waited(&self.device.name, queue.as_secs_f64());
+            self.queue.metrics.waited(&self.device.name, queue.as_secs_f64());
             let wanted = work.request.finish;
             let vector = finish(row, wanted.dimensions, wanted.scaling);
             if !vector.iter().all(|value| value.is_finite()) {
@@ -290,7 +381,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             truncated: count(jobs.iter().filter(|job| job.payload.tokens.truncated).count()),
             seconds: took.as_secs_f64(),
         };
-        self.core.metrics.batch(&self.device.name, &ran);
+        self.queue.metrics.batch(&self.device.name, &ran);
     }
 }
 
@@ -316,4 +407,10 @@ fn blames_device(error: &EncodeError) -> bool {
 
 fn tokens(jobs: &[Job<Payload>]) -> usize {
     jobs.iter().map(|job| job.tokens).sum()
+}
+
+/// A batch of a model that is not on the device: a defect, for it was to be retired first.
+pub(super) fn not_here() -> EncodeError {
+    let reason = "the model is not on this device: please report this".into();
+    EncodeError::Backend(BackendError { operation: "finding the model", reason })
 }

@@ -224,7 +224,7 @@ impl Drop for Held {
     }
 }
 
-/// A handler gets the room of its request, which [`account`](super::account) made.
+/// A handler gets the room of its request, which [`account`](crate::routes) made.
 impl<S: Sync> FromRequestParts<S> for Room {
     type Rejection = Failure;
 

@@ -9,7 +9,7 @@ use vecmill_memory::recording::Recording;
 use vecmill_scheduler::DeviceStatistics;
 use vecmill_scheduler::policy::UnknownPolicy;
 
-use crate::engine::Engine;
+use super::Engine;
 use crate::sensors::Monitor;
 
 impl Engine {
@@ -24,7 +24,7 @@ impl Engine {
         let queue = &running.core.queue;
         let scheduling = self.scheduling();
         let states = self.device_states();
-        running.core.metrics.write(out, queue.backlog(), scheduling, states, memory)
+        queue.metrics.write(out, queue.backlog(), scheduling, states, memory)
     }
 
     /// How each device stands with the scheduler, and what it has done.

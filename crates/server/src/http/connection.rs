@@ -1,18 +1,18 @@
-//! One request and its reply on a connection, as far as HTTP itself is concerned.
+//! One connection: driving it, and each request and its reply as far as HTTP itself is concerned.
 //!
-//! A request may be answered before its body has been read: most refusals are. What then becomes
-//! of the rest is decided here, for all of them: it is read and dropped if it is short and comes
-//! soon, and the connection goes on; otherwise the reply says `connection: close`, and the stream
-//! reads on for a while after it, so that a client that is still sending sees the reply rather than
-//! a broken connection.
+//! A request may be answered before its body has been read: most refusals are. What then becomes of
+//! the rest is decided here, for all of them: it is read and dropped if it is short and comes soon,
+//! and the connection goes on; otherwise the reply says `connection: close`, and the stream reads on
+//! for a while after it, so that a client that is still sending sees the reply rather than a broken
+//! connection.
 //!
 //! [`Talk`] is what the parts of one connection know of it: the stream below hyper, the exchanges
 //! above, and the task that drives both.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,19 +20,88 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::service::Service;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Notify;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
 
+use super::pace::Pace;
+use super::rest;
+use super::stream::Stream;
 use crate::app::App;
-use crate::layers::room::Room;
+use crate::room::Room;
 
-/// How long the rest of a body may take that nobody wants.
-const REST_PATIENCE: Duration = Duration::from_secs(2);
+/// The largest head of a request, in bytes, its address included; a larger one is told 431.
+const MAX_HEAD: usize = 16 << 10;
+
+/// The most headers of a request.
+const MAX_HEADERS: usize = 100;
+
+/// How much is read at once, in bytes. hyper keeps a buffer of this size for each connection.
+const READ_BUFFER: usize = 16 << 10;
+
+/// How long a stopping server waits for the rest of a head.
+const HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// Answers one connection's requests until it ends, or until the server stops and the request in
+/// progress is answered. A connection that has its last reply then ends at once, one that may be
+/// about to send a request after [`HEAD_GRACE`].
+pub(super) async fn drive(
+    stream: TcpStream,
+    router: Router,
+    app: Arc<App>,
+    mut stopping: watch::Receiver<Option<Instant>>,
+) {
+    // Small replies should leave at once; a failure only makes them slower.
+    let _ = stream.set_nodelay(true);
+    let pace = Pace { patience: app.settings.write_timeout };
+    let idle = app.settings.idle_timeout;
+    let talk = Arc::new(Talk::new(app));
+    let stream = Stream::new(stream, pace, Arc::clone(&talk));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| answer(router.clone(), Arc::clone(&talk), request));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(idle)
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(READ_BUFFER)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let stopped = async { drop(stopping.wait_for(Option::is_some).await) };
+    tokio::select! {
+        biased; // what has come already is looked at before the stop is
+        ended = connection.as_mut() => return told(ended),
+        () = stopped => {}
+    }
+    if talk.is_idle() {
+        return;
+    }
+    if !talk.is_open() {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return told(ended),
+            () = talk.begins_after(talk.number()) => {}
+            () = sleep(HEAD_GRACE) => return,
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    told(connection.await);
+}
+
+fn told(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
 
 /// What has happened on a connection.
 #[derive(Debug)]
-pub(crate) struct Talk {
+pub(super) struct Talk {
     app: Arc<App>,
     /// Requests whose head was read.
     begun: AtomicUsize,
@@ -46,7 +115,7 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    pub(crate) fn new(app: Arc<App>) -> Self {
+    pub(super) fn new(app: Arc<App>) -> Self {
         Self {
             app,
             begun: 0.into(),
@@ -58,39 +127,39 @@ impl Talk {
     }
 
     /// The number of the current request, or of the last one.
-    pub(crate) fn number(&self) -> usize {
+    pub(super) fn number(&self) -> usize {
         self.begun.load(Ordering::Acquire)
     }
 
     /// Whether a request is being answered.
-    pub(crate) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire) > 0
     }
 
     /// Whether the client has its reply and has sent nothing more.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.number() > 0 && !self.is_open() && !self.head_begun.load(Ordering::Acquire)
     }
 
     /// Whether the client may be sending what nobody reads.
-    pub(crate) fn has_unread(&self) -> bool {
+    pub(super) fn has_unread(&self) -> bool {
         self.unread.load(Ordering::Acquire) || self.head_begun.load(Ordering::Acquire)
     }
 
     /// Notes that bytes have come.
-    pub(crate) fn received(&self) {
+    pub(super) fn received(&self) {
         if !self.is_open() {
             self.head_begun.store(true, Ordering::Release);
         }
     }
 
     /// Notes that the client took its reply too slowly.
-    pub(crate) fn reader_was_slow(&self) {
+    pub(super) fn reader_was_slow(&self) {
         self.app.metrics.slow_reader();
     }
 
     /// Returns when the request after that of this number begins.
-    pub(crate) async fn begins_after(&self, number: usize) {
+    pub(super) async fn begins_after(&self, number: usize) {
         while self.number() == number {
             self.next.notified().await;
         }
@@ -107,7 +176,7 @@ impl Talk {
 
 /// A request that is being answered, until its reply is written or its connection is gone.
 #[derive(Debug)]
-struct Exchange {
+pub(super) struct Exchange {
     talk: Arc<Talk>,
     /// The whole request has come.
     accepted: AtomicBool,
@@ -115,7 +184,7 @@ struct Exchange {
 
 impl Exchange {
     /// Notes that the whole request has come: from now on it is owed its reply.
-    fn accept(&self) {
+    pub(super) fn accept(&self) {
         if !self.accepted.swap(true, Ordering::AcqRel) {
             self.talk.app.accepted.fetch_add(1, Ordering::AcqRel);
         }
@@ -132,7 +201,7 @@ impl Drop for Exchange {
 }
 
 /// Answers one request.
-pub(crate) async fn answer(
+async fn answer(
     router: TowerToHyperService<Router>,
     talk: Arc<Talk>,
     request: Request<Incoming>,
@@ -143,10 +212,8 @@ pub(crate) async fn answer(
     if incoming.is_end_stream() {
         exchange.accept();
     }
-    let progress = Progress { incoming, asks, ended: false, exchange: Arc::clone(&exchange) };
-    let body = Shared(Arc::new(Mutex::new(progress)));
-    let rest = Shared(Arc::clone(&body.0));
-    let mut response = router.call(Request::from_parts(head, Body::new(body))).await?;
+    let (body, rest) = rest::shared(incoming, asks, Arc::clone(&exchange));
+    let mut response = router.call(Request::from_parts(head, body)).await?;
     // Who was too slow once is not waited for again, and a stop waits for nobody.
     let late = response.status() == StatusCode::REQUEST_TIMEOUT || talk.app.is_stopping();
     if late && !rest.has_ended() || !rest.read_out(talk.app.settings.payload_limit).await {
@@ -156,84 +223,6 @@ pub(crate) async fn answer(
     let room = response.extensions_mut().remove::<Room>();
     let keep = Kept { _exchange: exchange, _room: room };
     Ok(response.map(|body| Body::new(KeepingBody { body, keep })))
-}
-
-/// A request's body, which its handler reads and, when that has ended, the exchange.
-struct Shared(Arc<Mutex<Progress>>);
-
-struct Progress {
-    incoming: Incoming,
-    /// The client waits to be told that it shall send.
-    asks: bool,
-    ended: bool,
-    exchange: Arc<Exchange>,
-}
-
-impl Shared {
-    fn with<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn has_ended(&self) -> bool {
-        self.with(|body| body.ended || body.incoming.is_end_stream())
-    }
-
-    /// Reads what is left, if it is at most `limit` bytes; whether nothing is left.
-    async fn read_out(self, limit: usize) -> bool {
-        let limit = limit as u64;
-        if self.has_ended() {
-            return true;
-        }
-        // A client that was not told to send may send, or not: only a new connection is clear.
-        if self.with(|body| body.asks || body.incoming.size_hint().lower() > limit) {
-            return false;
-        }
-        let mut body = Body::new(self);
-        let read = async {
-            let mut left = limit;
-            while let Some(frame) =
-                std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
-            {
-                let Ok(frame) = frame else { return false };
-                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-                let Some(rest) = left.checked_sub(bytes) else { return false };
-                left = rest;
-            }
-            true
-        };
-        tokio::time::timeout(REST_PATIENCE, read).await.unwrap_or(false)
-    }
-}
-
-impl HttpBody for Shared {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.with(|body| {
-            if body.ended {
-                return Poll::Ready(None);
-            }
-            body.asks = false;
-            let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
-            body.ended = !matches!(frame, Some(Ok(_)));
-            if frame.is_none() {
-                body.exchange.accept();
-            }
-            Poll::Ready(frame)
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.has_ended()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.with(|body| body.incoming.size_hint())
-    }
 }
 
 /// What lasts until a reply is written.
