@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vecmill_encoder::Limits;
 use vecmill_memory::{GiveBack, PoolSettings};
-use vecmill_model::{DType, Model, ModelError, Pipeline, Pooling};
+use vecmill_model::{CONFIG_FILE, DType, Model, ModelError, Pipeline, Pooling, Task};
 use vecmill_scheduler::{ClassId, DeviceSettings, policy};
 
 use crate::devices::{DeviceSpec, MemoryBudget};
@@ -468,6 +468,11 @@ pub(crate) fn no_device() -> StartError {
 /// Opens the model in `folder`, whose user chose `pooling`, and says what its files leave open.
 pub(crate) fn open_model(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
     let model = Model::open_as(folder, pooling)?;
+    if let Task::Classify(_) = model.task {
+        let (path, found) = (model.folder.join(CONFIG_FILE), "its head".to_owned());
+        let task = "classifies texts or ranks pairs of them";
+        return Err(ModelError::Task { path, found, task, may_embed: false });
+    }
     for warning in &model.warnings {
         tracing::warn!("{warning}");
     }
