@@ -128,6 +128,11 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// The same tensors, found by their whole names.
+    pub(super) fn whole_names(&self) -> Self {
+        Self { prefix: "", ..self.clone() }
+    }
+
     /// The whole names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

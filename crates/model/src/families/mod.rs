@@ -16,6 +16,7 @@ mod roberta;
 
 use std::fmt;
 
+use super::head::Layout;
 use super::keys::Row;
 use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
 
@@ -43,6 +44,8 @@ pub struct Family {
     pub(crate) positions: Positions,
     /// What is done about the keys of its `config.json`, beside those that all families have.
     pub(crate) rules: &'static [Row],
+    /// What its head of classification is called, where it has one that is computed.
+    pub(crate) classifier: Option<&'static Layout>,
     /// Finds its tensors.
     pub(crate) read: fn(&Config, &Tensors<'_>) -> Result<Architecture, ModelError>,
 }
