@@ -1,8 +1,8 @@
 //! Everything of vecmill that reads what others wrote, as functions of arbitrary bytes.
 //!
 //! - [`requests`] goes through a real server with a real engine, over a socket.
-//! - [`model_json`], [`weights`] and [`tokenizer_file`] open a model's folder of which one file is
-//!   the input; [`traces`] reads the two kinds of traces.
+//! - [`model_json`], [`weights`], [`pickles`] and [`tokenizer_file`] open a model's folder of which one
+//!   file is the input; [`traces`] reads the two kinds of traces.
 //! - [`same_ids`] compares what vecmill makes of a text with the `tokenizers` crate.
 //!
 //! Each panics where vecmill breaks a promise, and returns otherwise. `fuzz/` runs them under
@@ -17,7 +17,7 @@ mod text;
 
 use std::fmt::Display;
 
-pub use folder::{model_json, tokenizer_file, weights};
+pub use folder::{model_json, pickles, tokenizer_file, weights};
 pub use http::requests;
 pub use text::same_ids;
 
@@ -28,10 +28,11 @@ const MESSAGE_LIMIT: usize = 2_000;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("requests", requests),
     ("model_json", model_json),
     ("weights", weights),
+    ("pickles", pickles),
     ("tokenizer_file", tokenizer_file),
     ("traces", traces),
     ("same_ids", same_ids),
