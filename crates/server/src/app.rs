@@ -7,12 +7,10 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
-use vecmill_engine::Engine;
 
 use crate::Settings;
 use crate::failure::Failure;
-use crate::json::token_ids::OwnIds;
-use crate::loading::{Outcome, Served};
+use crate::loading::{Model, Outcome, Served};
 use crate::metrics::HttpMetrics;
 use crate::room::RequestMemory;
 
@@ -78,16 +76,6 @@ impl App {
     pub(crate) fn model_name<'a>(&'a self, model: &'a Model) -> &'a str {
         self.settings.served_model_name.as_deref().unwrap_or(&model.engine.info().model_id)
     }
-}
-
-/// A model that is being served.
-#[derive(Debug, Clone)]
-pub(crate) struct Model {
-    pub(crate) engine: Engine,
-    /// When it became ready, in seconds since 1970.
-    pub(crate) created: u64,
-    /// To tell its token ids from others.
-    pub(crate) own_ids: Arc<OwnIds>,
 }
 
 /// A handler that takes the model runs only once there is one.

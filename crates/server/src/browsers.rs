@@ -12,8 +12,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::app::App;
 use crate::failure::Failure;
-use crate::reply::REPLY_HEADERS;
-use crate::routes::REQUEST_ID;
+use crate::reply::{REPLY_HEADERS, REQUEST_ID};
 use crate::settings::Origins;
 
 /// How long a browser may remember that an origin is allowed.

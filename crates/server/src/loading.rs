@@ -7,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use vecmill_engine::Engine;
 
-use crate::app::Model;
 use crate::json::token_ids::OwnIds;
 
 /// Tells a server how the loading of its model ended. Dropped without a word, for example by a
@@ -35,6 +34,16 @@ impl Drop for Loading {
     fn drop(&mut self) {
         self.served.settle(Outcome::Failed("loading ended without a model".to_owned()));
     }
+}
+
+/// A model that is being served.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) engine: Engine,
+    /// When it became ready, in seconds since 1970.
+    pub(crate) created: u64,
+    /// To tell its token ids from others.
+    pub(crate) own_ids: Arc<OwnIds>,
 }
 
 /// The server's side.

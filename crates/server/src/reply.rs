@@ -20,6 +20,9 @@ use crate::room::{PER_INPUT, Room};
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// The header that carries a request's id, from the client if it sent one, and back.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// How many inputs of a request were cut.
 const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -23,11 +23,9 @@ use tower_http::cors::CorsLayer;
 use crate::app::App;
 use crate::failure::Failure;
 use crate::metrics::HttpMetrics;
+use crate::reply::REQUEST_ID;
 use crate::room::{RequestMemory, Room};
 use crate::{ServeError, admin, browsers, dialects, key, probes};
-
-/// The header that carries a request's id, from the client if it sent one, and back.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id that is taken from a client.
 const MAX_ID: usize = 128;

@@ -11,8 +11,8 @@ use serde::Serialize;
 use vecmill_engine::{MemoryStatistics, Recording};
 
 use super::ask::{beside, json, named_device};
-use crate::app::Model;
 use crate::failure::Failure;
+use crate::loading::Model;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
 
@@ -39,7 +39,7 @@ pub(crate) async fn recording(
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
     let csv = beside(&model, move |engine| {
-        let recordings = engine.memory_trace().into_iter();
+        let recordings = engine.memory_recordings().into_iter();
         let recording = recordings.into_iter().find(|(name, _)| *name == wanted)?.1;
         csv(&recording)
     });

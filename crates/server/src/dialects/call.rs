@@ -12,12 +12,13 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout, timeout_at};
 use vecmill_engine::{Input, Keep, Reply, Request, RequestError};
 
-use crate::app::{App, Model};
+use crate::app::App;
 use crate::failure::Failure;
 use crate::http::pace::Pace;
 use crate::json::malformed::not_utf8;
 use crate::json::object::Contract;
 use crate::json::token_ids;
+use crate::loading::Model;
 use crate::reply::{self, Encoding, WARNING};
 use crate::room::Room;
 

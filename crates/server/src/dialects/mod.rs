@@ -120,8 +120,8 @@ fn info() -> vecmill_engine::Info {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::known::Treatment;
     use crate::json::known::{FIELDS, place_of};
-    use crate::json::object::Treatment;
     use serde_json::json;
     use std::time::Duration;
     use vecmill_engine::{Health, RequestError};

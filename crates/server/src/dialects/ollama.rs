@@ -21,12 +21,12 @@ use vecmill_engine::{Info, Input, Reply, Request, RequestError};
 use super::call::Call;
 use super::{Address, Dialect};
 use crate::Settings;
-use crate::app::Model;
 use crate::failure::Failure;
 use crate::json::known::{WORKS, only, refused};
 use crate::json::object::{Contract, Field, Object, wrong};
 use crate::json::options::{self, WaitingTerms};
 use crate::json::truncation::limit;
+use crate::loading::Model;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect =

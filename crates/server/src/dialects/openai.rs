@@ -18,11 +18,12 @@ use vecmill_engine::{Info, Reply, Request, RequestError};
 use super::call::Call;
 use super::{Address, Dialect};
 use crate::Settings;
-use crate::app::{App, Model};
+use crate::app::App;
 use crate::failure::{Failure, short};
 use crate::json::known::WORKS;
 use crate::json::object::{Contract, Object};
 use crate::json::options::{self, WaitingTerms};
+use crate::loading::Model;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect = Dialect {

@@ -6,13 +6,11 @@
 //! for a while after it, so that a client that is still sending sees the reply rather than a broken
 //! connection.
 //!
-//! [`Talk`] is what the parts of one connection know of it: the stream below hyper, the exchanges
-//! above, and the task that drives both.
+//! What the stream below hyper and the exchanges above it know of each other is a [`Talk`].
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,12 +23,13 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::pace::Pace;
 use super::rest;
 use super::stream::Stream;
+use super::talk::{Exchange, Talk};
 use crate::app::App;
 use crate::room::Room;
 
@@ -99,107 +98,6 @@ fn told(ended: hyper::Result<()>) {
     }
 }
 
-/// What has happened on a connection.
-#[derive(Debug)]
-pub(super) struct Talk {
-    app: Arc<App>,
-    /// Requests whose head was read.
-    begun: AtomicUsize,
-    /// Those of them whose reply is not written yet.
-    open: AtomicUsize,
-    /// Part of a head was read.
-    head_begun: AtomicBool,
-    /// A request was answered whose body was not read to its end.
-    unread: AtomicBool,
-    next: Notify,
-}
-
-impl Talk {
-    pub(super) fn new(app: Arc<App>) -> Self {
-        Self {
-            app,
-            begun: 0.into(),
-            open: 0.into(),
-            head_begun: false.into(),
-            unread: false.into(),
-            next: Notify::new(),
-        }
-    }
-
-    /// The number of the current request, or of the last one.
-    pub(super) fn number(&self) -> usize {
-        self.begun.load(Ordering::Acquire)
-    }
-
-    /// Whether a request is being answered.
-    pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire) > 0
-    }
-
-    /// Whether the client has its reply and has sent nothing more.
-    pub(super) fn is_idle(&self) -> bool {
-        self.number() > 0 && !self.is_open() && !self.head_begun.load(Ordering::Acquire)
-    }
-
-    /// Whether the client may be sending what nobody reads.
-    pub(super) fn has_unread(&self) -> bool {
-        self.unread.load(Ordering::Acquire) || self.head_begun.load(Ordering::Acquire)
-    }
-
-    /// Notes that bytes have come.
-    pub(super) fn received(&self) {
-        if !self.is_open() {
-            self.head_begun.store(true, Ordering::Release);
-        }
-    }
-
-    /// Notes that the client took its reply too slowly.
-    pub(super) fn reader_was_slow(&self) {
-        self.app.metrics.slow_reader();
-    }
-
-    /// Returns when the request after that of this number begins.
-    pub(super) async fn begins_after(&self, number: usize) {
-        while self.number() == number {
-            self.next.notified().await;
-        }
-    }
-
-    fn begin(self: &Arc<Self>) -> Exchange {
-        self.head_begun.store(false, Ordering::Release);
-        self.begun.fetch_add(1, Ordering::AcqRel);
-        self.open.fetch_add(1, Ordering::AcqRel);
-        self.next.notify_one();
-        Exchange { talk: Arc::clone(self), accepted: false.into() }
-    }
-}
-
-/// A request that is being answered, until its reply is written or its connection is gone.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    talk: Arc<Talk>,
-    /// The whole request has come.
-    accepted: AtomicBool,
-}
-
-impl Exchange {
-    /// Notes that the whole request has come: from now on it is owed its reply.
-    pub(super) fn accept(&self) {
-        if !self.accepted.swap(true, Ordering::AcqRel) {
-            self.talk.app.accepted.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.talk.open.fetch_sub(1, Ordering::AcqRel);
-        if *self.accepted.get_mut() {
-            self.talk.app.accepted.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
 /// Answers one request.
 async fn answer(
     router: TowerToHyperService<Router>,
@@ -218,7 +116,7 @@ async fn answer(
     let late = response.status() == StatusCode::REQUEST_TIMEOUT || talk.app.is_stopping();
     if late && !rest.has_ended() || !rest.read_out(talk.app.settings.payload_limit).await {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        talk.unread.store(true, Ordering::Release);
+        talk.leaves_unread();
     }
     let room = response.extensions_mut().remove::<Room>();
     let keep = Kept { _exchange: exchange, _room: room };

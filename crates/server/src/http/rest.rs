@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use super::connection::Exchange;
+use super::talk::Exchange;
 
 /// How long the rest of a body may take that nobody wants.
 const REST_PATIENCE: Duration = Duration::from_secs(2);

@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use super::connection::Talk;
 use super::pace::Pace;
+use super::talk::Talk;
 
 /// How long a client may send nothing before a closed connection is dropped.
 const QUIET: Duration = Duration::from_secs(1);

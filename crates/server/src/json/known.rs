@@ -9,7 +9,21 @@
 //! where its [`Contract`](super::object::Contract) differs. `docs/clients.md` shows all of it; a test of `dialects` holds the
 //! two together, and another sends each field to each route.
 
-use super::object::Treatment;
+/// What becomes of a field that is not `null`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Treatment {
+    /// It is read.
+    Works,
+    /// Whatever its value, nothing would be done differently.
+    NoEffect,
+    /// It is refused, but for values that ask for what is done anyway.
+    Refused {
+        /// These values, as JSON.
+        except: &'static [&'static str],
+        /// What is wrong, to be read behind the field's name.
+        because: &'static str,
+    },
+}
 
 /// A field's name, and what becomes of it where vectors are made, unless a contract says otherwise.
 pub(crate) type Known = (&'static str, Treatment);

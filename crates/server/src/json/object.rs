@@ -17,7 +17,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::value::RawValue;
 use vecmill_engine::Input;
 
-use super::known::{FIELDS, Known, place_of};
+use super::known::{FIELDS, Known, Treatment, place_of};
 use super::malformed::malformed;
 use super::numbers::TokenId;
 use crate::failure::Failure;
@@ -56,22 +56,6 @@ impl Contract {
         let own = self.own.iter().find(|(names, _)| names.contains(name));
         own.map_or(*treatment, |(_, own)| *own)
     }
-}
-
-/// What becomes of a field that is not `null`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Treatment {
-    /// It is read.
-    Works,
-    /// Whatever its value, nothing would be done differently.
-    NoEffect,
-    /// It is refused, but for values that ask for what is done anyway.
-    Refused {
-        /// These values, as JSON.
-        except: &'static [&'static str],
-        /// What is wrong, to be read behind the field's name.
-        because: &'static str,
-    },
 }
 
 /// What was sent, in the order of [`FIELDS`].
@@ -169,6 +153,7 @@ impl<'de> Visitor<'de> for Split {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
+pub(crate) const BOOLEAN: &str = "true or false";
 const INPUT_FORMS: &str = "a string, an array of strings, an array of token ids \
                            or an array of arrays of token ids";
 const INPUT_ITEM: &str = "a string or an array of token ids";
@@ -245,6 +230,23 @@ impl<'a> Field<'a> {
             }
         })
     }
+}
+
+/// What the fields that were sent agree on.
+pub(super) fn agreed<T: PartialEq>(
+    words: impl IntoIterator<Item = (&'static str, Option<T>)>,
+) -> Result<Option<T>, Failure> {
+    let mut agreed: Option<(&str, T)> = None;
+    for (name, value) in words {
+        match (&agreed, value) {
+            (Some((first, held)), Some(value)) if *held != value => {
+                return Err(wrong(name, &format!("contradicts `{first}`: send one of them")));
+            }
+            (None, Some(value)) => agreed = Some((name, value)),
+            _ => {}
+        }
+    }
+    Ok(agreed.map(|(_, value)| value))
 }
 
 /// The failure for a field, with what is to be read behind its name.

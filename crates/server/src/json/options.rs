@@ -13,13 +13,12 @@ use axum::http::{HeaderMap, HeaderName};
 use vecmill_engine::{Info, Priority, Request, RequestError};
 
 use super::numbers::Whole;
-use super::object::{Object, wrong};
+use super::object::{BOOLEAN, Object, agreed, wrong};
 use super::prompts::prompt;
 use super::truncation::truncation;
 use crate::Settings;
 use crate::failure::Failure;
 
-pub(crate) const BOOLEAN: &str = "true or false";
 const DIMENSIONS: &str = "a whole number of at least 1";
 
 /// What is asked for beside the inputs.
@@ -36,23 +35,6 @@ pub(crate) fn request(
         priority: priority(object)?,
         ..Request::default()
     })
-}
-
-/// What the fields that were sent agree on.
-pub(super) fn agreed<T: PartialEq>(
-    words: impl IntoIterator<Item = (&'static str, Option<T>)>,
-) -> Result<Option<T>, Failure> {
-    let mut agreed: Option<(&str, T)> = None;
-    for (name, value) in words {
-        match (&agreed, value) {
-            (Some((first, held)), Some(value)) if *held != value => {
-                return Err(wrong(name, &format!("contradicts `{first}`: send one of them")));
-            }
-            (None, Some(value)) => agreed = Some((name, value)),
-            _ => {}
-        }
-    }
-    Ok(agreed.map(|(_, value)| value))
 }
 
 fn normalize(object: &Object<'_>) -> Result<Option<bool>, Failure> {

@@ -2,8 +2,7 @@
 
 use vecmill_engine::{Info, Prompt};
 
-use super::object::{Object, wrong};
-use super::options::agreed;
+use super::object::{Object, agreed, wrong};
 use crate::failure::Failure;
 
 /// Words for tasks that a model may have a prompt for, in groups that mean the same.

@@ -3,8 +3,7 @@
 use vecmill_engine::{Info, Truncation};
 
 use super::numbers::Whole;
-use super::object::{Field, Object};
-use super::options::{BOOLEAN, agreed};
+use super::object::{BOOLEAN, Field, Object, agreed};
 use crate::Settings;
 use crate::failure::Failure;
 

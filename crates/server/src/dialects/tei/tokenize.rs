@@ -21,12 +21,12 @@ use vecmill_engine::{Info, Input, RequestError, TokenizeRequest, Tokenized};
 
 use super::super::call::Call;
 use crate::Settings;
-use crate::app::Model;
 use crate::failure::Failure;
 use crate::json::known::{FALSE, NO_EFFECT, WORKS, only, refused};
+use crate::json::object::BOOLEAN;
 use crate::json::object::{Contract, Object};
-use crate::json::options::BOOLEAN;
 use crate::json::prompts::prompt;
+use crate::loading::Model;
 use crate::reply;
 
 const NOT_CUT: &str = "is not supported: /tokenize cuts nothing";

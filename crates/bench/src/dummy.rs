@@ -1,11 +1,12 @@
-//! A model that is only as large as a real one: a folder with its configuration and a file of
-//! weights that has its length and no content, for planning memory.
+//! Dummy models, each as large as a real one: a folder with its configuration and a file of weights
+//! that has its length and no content. Batches of them can be planned, not run.
 
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use vecmill_encoder::{
     Graph, Lower, Node, Op, Precision, Program, Programs, RowBound, Shape, Step, WeightPlan,
@@ -13,17 +14,40 @@ use vecmill_encoder::{
 use vecmill_memory::Plan;
 use vecmill_model::{DType, Model};
 
-use crate::record::Size;
-
 /// The most tokens of a batch.
 pub(crate) const BATCH_TOKENS: usize = 16_384;
 
 const VOCABULARY: usize = 30_522;
 const POSITIONS: usize = 512;
 
-/// Plans batches of a model.
+/// Shapes of real models, with the speed of an H200 in f16 as measured with PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Size {
+    /// all-MiniLM-L6: 384 wide, 6 layers
+    Minilm,
+    /// bge-large: 1024 wide, 24 layers
+    BgeLarge,
+}
+
+impl Size {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Minilm => "MiniLM (384 wide, 6 layers)",
+            Self::BgeLarge => "bge-large (1024 wide, 24 layers)",
+        }
+    }
+
+    pub(crate) fn tokens_per_second(self) -> f64 {
+        match self {
+            Self::Minilm => 10.8e6,
+            Self::BgeLarge => 0.73e6,
+        }
+    }
+}
+
+/// Plans batches of a dummy model.
 #[derive(Debug)]
-pub(crate) struct Sketch(Programs<Activations>);
+pub(crate) struct Planner(Programs<Activations>);
 
 /// In f16, and without scratch memory for products: a framework takes that once, not per tensor, so
 /// that it would only blur the comparison. What a norm reads is written by nobody else, so sums are
@@ -59,7 +83,7 @@ impl Lower for Activations {
     }
 }
 
-impl Sketch {
+impl Planner {
     pub(crate) fn new(size: Size) -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::tempdir()?;
         write_model(folder.path(), size)?;
@@ -79,7 +103,7 @@ impl Sketch {
     }
 }
 
-/// Writes the folder.
+/// Writes the folder of a dummy model.
 pub(crate) fn write_model(folder: &Path, size: Size) -> Result<(), Box<dyn Error>> {
     let (hidden, layers, heads) = match size {
         Size::Minilm => (384, 6, 12),

@@ -5,19 +5,19 @@ use std::sync::mpsc::sync_channel;
 use vecmill_backend_cuda::{MemoryUse, Throttling, XidErrors};
 
 use super::*;
-use crate::sensors::{Monitor, Sensors, Watched, look};
+use crate::sensors::{SensedDevice, SensorLoop, Sensors, look};
 
 /// What a device's sensors are to say from now on.
 type Reading = Arc<Mutex<GpuState>>;
 
 /// The rig's devices, all on one GPU, with sensors.
-fn watched(rig: &Rig) -> (Vec<Watched>, Vec<Reading>) {
+fn watched(rig: &Rig) -> (Vec<SensedDevice>, Vec<Reading>) {
     let readings: Vec<Reading> = rig.devices.iter().map(|_| Reading::default()).collect();
     let watched = rig.devices.iter().zip(&readings).enumerate();
     let watched = watched.map(|(index, (device, reading))| {
         let (device, reading) = (device.clone() as Arc<dyn Worker>, Arc::clone(reading));
         let read = Box::new(move || reading.lock().unwrap().clone());
-        Watched { index, device, sensors: Sensors { gpu: "one".into(), read } }
+        SensedDevice { index, device, sensors: Sensors { gpu: "one".into(), read } }
     });
     (watched.collect(), readings)
 }
@@ -133,8 +133,8 @@ fn figures_are_told_for_devices_that_have_them() {
 #[test]
 fn without_sensors_nothing_is_said_and_all_works() {
     let mut rig = Rig::of(Setup::default());
-    let monitor = Monitor::start(Arc::clone(&rig.core.queue), Vec::new()).unwrap();
-    assert_eq!(monitor.states(), vec![]);
+    let sensors = SensorLoop::start(Arc::clone(&rig.core.queue), Vec::new()).unwrap();
+    assert_eq!(sensors.states(), vec![]);
     rig.start();
     assert_eq!(vectors(rig.ask(3).recv().unwrap()).len(), 3);
     for absent in ["temperature", "throttled", "xid_errors"] {
@@ -152,10 +152,10 @@ fn sensors_that_hang_hold_nothing_up() {
         let _ = ends.recv();
         GpuState::default()
     });
-    let monitor = Monitor::start(Arc::clone(&rig.core.queue), watched).unwrap();
+    let sensors = SensorLoop::start(Arc::clone(&rig.core.queue), watched).unwrap();
     hangs.recv().unwrap();
     rig.start();
     assert_eq!(vectors(rig.ask(3).recv().unwrap()).len(), 3);
-    assert_eq!(monitor.states(), vec![]);
-    drop(monitor);
+    assert_eq!(sensors.states(), vec![]);
+    drop(sensors);
 }
