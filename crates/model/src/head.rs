@@ -12,7 +12,7 @@ use super::json::{Json, JsonFile, shortened};
 use super::{ModelError, Warning, Weights};
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 8] = [
+const BODIES: [&str; 12] = [
     "BertModel",
     "RobertaModel",
     "XLMRobertaModel",
@@ -21,6 +21,10 @@ const BODIES: [&str; 8] = [
     "DistilBertModel",
     "MPNetModel",
     "ElectraModel",
+    "NomicBertModel",
+    "NewModel",
+    "GteModel",
+    "ModernBertModel",
 ];
 
 /// Tasks by parts of the names of classes, the more special first.

@@ -43,7 +43,7 @@ pub use architecture::{
     Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
     Order, Window,
 };
-pub use config::{Activation, Config};
+pub use config::{Activation, Biases, Config, Sight};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use families::Family;
@@ -105,7 +105,7 @@ impl Model {
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
-        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
+        let weights = weights.with_prefix_of(config.family.words, config.family.prefixes)?;
         if !modules.listed {
             let chosen = pooling.is_some();
             head::check(&file, &weights, transformer, chosen, &mut warnings)?;

@@ -1,6 +1,6 @@
 //! BERT (Devlin et al., arXiv:1810.04805).
 
-use super::super::keys::{Row, Rule, row};
+use super::super::keys::{Plain, Row, Rule, row};
 use super::super::{
     Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, ModelError, Order,
     Pooling, Window,
@@ -11,21 +11,25 @@ pub(super) const FAMILY: Family = Family {
     name: "BERT",
     model_types: &["bert"],
     prefixes: &["bert."],
+    words: "embeddings.word_embeddings.weight",
+    code: &[],
     pooling: Pooling::Mean,
     keys: KEYS,
     positions: Positions::FromZero,
-    rules: &[PADDING],
+    rules: &[PADDING, ABSOLUTE],
+    settle: |_, _| Ok(()),
     read,
 };
 
 pub(super) const KEYS: Keys = Keys {
-    hidden: "hidden_size",
-    layers: "num_hidden_layers",
-    heads: "num_attention_heads",
-    intermediate: "intermediate_size",
-    activation: "hidden_act",
-    epsilon: Some("layer_norm_eps"),
-    token_types: Some("type_vocab_size"),
+    hidden: &["hidden_size"],
+    layers: &["num_hidden_layers"],
+    heads: &["num_attention_heads"],
+    intermediate: &["intermediate_size"],
+    positions: &["max_position_embeddings"],
+    activation: (&["hidden_act"], "gelu"),
+    epsilon: Some((&["layer_norm_eps"], 1e-12)),
+    token_types: Some((&["type_vocab_size"], 2)),
     embedding: None,
     relative_buckets: None,
 };
@@ -33,6 +37,12 @@ pub(super) const KEYS: Keys = Keys {
 /// Of families whose positions start at 0.
 pub(super) const PADDING: Row =
     row(&["pad_token_id"], Rule::Unread("nothing is padded, and positions start at 0"));
+
+/// Of families with position embeddings.
+pub(super) const ABSOLUTE: Row = row(
+    &["position_embedding_type"],
+    Rule::Only(&[Plain::Text("absolute")], "other positions are not computed"),
+);
 
 pub(super) fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {
     let layer = |index| layer(config, &tensors.under(&format!("encoder.layer.{index}")));

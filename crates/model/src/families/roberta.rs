@@ -8,6 +8,6 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["roberta", "xlm-roberta", "camembert"],
     prefixes: &["roberta."],
     positions: Positions::AfterPadding(1),
-    rules: &[],
+    rules: &[bert::ABSOLUTE],
     ..bert::FAMILY
 };
