@@ -31,7 +31,7 @@ pub enum Task {
 }
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 8] = [
+const BODIES: [&str; 12] = [
     "BertModel",
     "RobertaModel",
     "XLMRobertaModel",
@@ -40,6 +40,10 @@ const BODIES: [&str; 8] = [
     "DistilBertModel",
     "MPNetModel",
     "ElectraModel",
+    "NomicBertModel",
+    "NewModel",
+    "GteModel",
+    "ModernBertModel",
 ];
 
 /// How the classes end that have a head of classification.
