@@ -28,14 +28,21 @@ __device__ __forceinline__ Piece piece_at(int index, u32 row, u32 column) {
             along * (PIECE_COLUMNS / 8)};
 }
 
-constexpr int PAIRS = PIECE_COLUMNS / 16;
+constexpr int PAIRS = STORED_COLUMNS / 16;
 
 // Where this lane's row of 8x8 matrices begins in a warp's first slot, for each pair of matrices
 // along columns: rows 0 to 15 of the first, then of the second; of e4m3, where its two columns of
 // the first begin. Few addresses and constant offsets from them keep the epilogues within the
 // registers.
+//
+// A swizzle of 128, 64 or 32 bytes exchanges 16 bytes of a row by the number of its 128 bytes.
 struct MatrixRows {
     u32 at[PAIRS];
+
+    __device__ static u32 swizzled(u32 chunk, u32 row) {
+        constexpr u32 CHUNKS = PIECE_ROW_BYTES / 16, ROWS = SWIZZLE_ROW / PIECE_ROW_BYTES;
+        return chunk ^ row / ROWS % CHUNKS;
+    }
 
     __device__ MatrixRows(u32 shared, u32 warp) {
         const u32 lane = threadIdx.x % WARP;
@@ -43,17 +50,15 @@ struct MatrixRows {
         const u32 row = lane / 4;
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            const u32 chunk = pair ^ row / 2 % 4;
             at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * PIECE_ROW_BYTES +
-                       chunk * 16 + lane % 4 * 2;
+                       swizzled(pair, row) * 16 + lane % 4 * 2;
         }
 #else
         const u32 row = lane % 16;
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            const u32 chunk = (2 * pair + lane / 16) ^ row % 8;
-            at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * SWIZZLE_ROW +
-                       chunk * 16;
+            at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * PIECE_ROW_BYTES +
+                       swizzled(2 * pair + lane / 16, row) * 16;
         }
 #endif
     }
@@ -114,7 +119,15 @@ struct Vectors {
     }
 };
 
-// Stores what `value(quad, row_block, matrix)` leaves in each quad.
+// Gates become what they let through of the ups beside them.
+__device__ __forceinline__ void let_through(float* gate, const float* up) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        gate[i] = activate<EPILOGUE>(gate[i]) * up[i];
+    }
+}
+
+// Stores what `value(quad, row_block, matrix)` leaves in each quad, gated if that is so.
 template <typename Value>
 __device__ __forceinline__ void store_pieces(Accumulators& values, const TensorMap& d, u32 slots,
                                              const MatrixRows& rows, u32 row, u32 column,
@@ -130,17 +143,24 @@ __device__ __forceinline__ void store_pieces(Accumulators& values, const TensorM
         __syncwarp();
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            const int matrix = piece.first_matrix + 2 * pair;
+            constexpr int EACH = GATED ? 2 : 1;
+            const int matrix = piece.first_matrix + 2 * EACH * pair;
+#pragma unroll
+            for (int i = 0; i < 2 * EACH; ++i) {
+                value(quad(values, piece.row_block, matrix + i), piece.row_block, matrix + i);
+            }
             float* first = quad(values, piece.row_block, matrix);
-            float* second = quad(values, piece.row_block, matrix + 1);
-            value(first, piece.row_block, matrix);
-            value(second, piece.row_block, matrix + 1);
+            float* second = quad(values, piece.row_block, matrix + EACH);
+#if GATED
+            let_through(first, quad(values, piece.row_block, matrix + 1));
+            let_through(second, quad(values, piece.row_block, matrix + 3));
+#endif
             store_quads(rows.at[pair] + index % SLOTS * PIECE_BYTES, first, second);
         }
         fence_async_shared();
         __syncwarp();
         if (lane == 0) {
-            tensor_store(d, piece.column, piece.row, slot);
+            tensor_store(d, GATED ? piece.column / 2 : piece.column, piece.row, slot);
             store_commit();
         }
     }
@@ -212,7 +232,7 @@ __device__ __forceinline__ void finish(Accumulators& sums, const Operands& with,
 #endif
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            four[i] = activate<EPILOGUE>(four[i]);
+            four[i] = GATED ? four[i] : activate<EPILOGUE>(four[i]);
         }
     };
     store_pieces(sums, with.d, slots, rows, row, column, scale_add_and_activate);

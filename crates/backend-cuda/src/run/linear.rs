@@ -165,7 +165,7 @@ impl CudaBackend {
         let (activation, scratch) = (Activation::Identity, scratch.clone());
         let sum = output.only_wide();
         self.multiply(slab, &Product { layer, activation, input, output: sum, scratch })?;
-        self.add_norm(slab, [sum, residual], norm, output)
+        self.add_norm(slab, (sum, Some(residual), None), norm, output)
     }
 
     /// In one launch.

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vecmill_model::Activation;
 
 use super::Format;
+use super::choose::FEW_ROWS;
 use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
 use crate::driver::DriverError;
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, TensorElement, TensorMap};
@@ -62,7 +63,7 @@ pub(crate) struct Product<'a> {
     /// `[outputs]`, in `f32`; for narrow operands `[outputs, 2]`: what the product is multiplied by,
     /// and the bias.
     pub(crate) bias: DeviceSpan<'a>,
-    /// `[rows, outputs]`
+    /// `[rows, outputs]`, half as many if they are gated.
     pub(crate) output: DeviceSpan<'a>,
     pub(crate) widths: Widths,
     /// Whether the last rows are computed first: results don't depend on it.
@@ -149,6 +150,32 @@ impl HopperGemm {
         self.launch_activated(stream, product, variant, None)
     }
 
+    /// Whether that and the gates of such a layer are faster than a product of the library's and a gate
+    /// behind it: where tiles are many enough.
+    pub(crate) fn gating_pays(rows: usize) -> bool {
+        rows >= FEW_ROWS
+    }
+
+    /// `activation(gate) · up` of columns of `norm(input) · weightᵀ + bias` that are eight gates and their
+    /// eight ups by turns: the output has half as many. The input is normalised, or `deferred` is what
+    /// is to be known of that; then `bias` is what [`multiply_deferred`](Self::multiply_deferred) wants.
+    pub(crate) fn multiply_gated(
+        &self,
+        stream: &CudaStream,
+        product: &Product<'_>,
+        deferred: Option<DeferredInput<'_>>,
+        activation: Activation,
+    ) -> Result<(), KernelError> {
+        if product.rows == 0 {
+            return Ok(());
+        }
+        let variant = match deferred {
+            Some(_) => Variant::behind_deferred(product.rows, Activation::Identity),
+            None => Variant::activated(product.rows, Activation::Identity, product.widths),
+        };
+        self.launch_activated(stream, product, variant.gated(activation), deferred)
+    }
+
     fn launch_activated(
         &self,
         stream: &CudaStream,
@@ -217,10 +244,11 @@ impl HopperGemm {
         let element = |narrow| if narrow { TensorElement::E4m3 } else { self.element };
         let (factor, sum) = (element(widths.narrow()), element(widths.narrow_output()));
         let block = |box_rows| (box_rows, BLOCK_ROW_BYTES / factor.bytes());
+        let output_box = (OUTPUT_BOX.0, variant.stored_columns(OUTPUT_BOX.1));
         Ok([
             self.map(input, factor, (rows, inputs), block(variant.input_box_rows()))?,
             self.map(weight, factor, (outputs, inputs), block(variant.weight_box_rows()))?,
-            self.map(output, sum, (rows, outputs), OUTPUT_BOX)?,
+            self.map(output, sum, (rows, variant.stored_columns(outputs)), output_box)?,
         ])
     }
 
