@@ -17,6 +17,7 @@ mod linear_norm;
 mod narrow;
 mod norm;
 mod single;
+mod sum_norm;
 
 use vecmill_encoder::{AttentionBias, Graph, Lower, Node, Op, Program, RowBound, Step};
 use vecmill_encoder::{Precision, Rows, ValueId, WeightId, WeightPlan};
@@ -40,6 +41,7 @@ const RULES: &[Rule] = &[
     linear_norm::linear_norm,
     norm::embed_norm,
     norm::add_norm,
+    sum_norm::sum_norm,
     gated::gated,
     single::single,
 ];
