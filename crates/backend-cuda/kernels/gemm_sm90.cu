@@ -10,6 +10,7 @@
 //     vecmill_gemm_sm90      (TensorMap a, TensorMap w, TensorMap d, const float* bias,
 //                             u32 rows, u32 columns, u32 inner, u32 backwards,
 //                             const float2* moments, float epsilon)
+//                             with ROTATED 1 then: u32 turned, const u32* positions, Turns turns)
 //     vecmill_gemm_norm_sm90 (TensorMap a, TensorMap w, TensorMap d, TensorMap residual,
 //                             const float* bias, const float* gain, const float* beta,
 //                             float epsilon, u32 rows, u32 columns, u32 inner, u32 backwards)
@@ -42,6 +43,8 @@
 //                      pass; needs CLUSTER_ROWS 1
 //     EPILOGUE         IDENTITY, GELU, ... of enum Activation
 //     GATED            1: neighbouring tiles of 8 columns become one; a thread has both, at the same place
+//     ROTATED          1: of the first `turned` columns each 64 are a head that is turned by its row's position,
+//                      as in rotate.cu; positions count from that of the first row. For 16-bit outputs
 //     NORM             1: the second kernel; columns == TILE_COLUMNS * CLUSTER_COLUMNS
 //                      2: the third; columns == TILE_COLUMNS * 4, SLOTS above 1
 //     DEFERRED         1: input or residual are unnormalised, see above; not with NORM 1
@@ -302,6 +305,9 @@ __device__ __forceinline__ void run(const Operands& with) {
         tensor_prefetch(with.residual);
         init_barriers(shared);
     }
+#if ROTATED
+    keep_turns(shared, *with.turns);
+#endif
     __syncthreads();
     if (CLUSTER > 1) {
         cluster_sync();
@@ -346,6 +352,15 @@ extern "C" __global__ void SHAPE vecmill_gemm_defer_sm90(
     u32 inner, u32 backwards) {
     run({a, w, d, residual, bias, gain, nullptr, epsilon, rows, columns, inner, backwards, moments,
          output_moments, residual_gain, residual_beta});
+}
+#elif ROTATED
+extern "C" __global__ void SHAPE vecmill_gemm_sm90(
+    const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w,
+    const __grid_constant__ TensorMap d, const float* bias, u32 rows, u32 columns, u32 inner,
+    u32 backwards, const float2* moments, float epsilon, u32 turned, const u32* positions,
+    const __grid_constant__ Turns turns) {
+    run({a, w, d, d, bias, nullptr, nullptr, epsilon, rows, columns, inner, backwards, moments,
+         nullptr, nullptr, nullptr, turned, positions, &turns});
 }
 #else
 extern "C" __global__ void SHAPE vecmill_gemm_sm90(const __grid_constant__ TensorMap a,

@@ -27,7 +27,7 @@ pub(crate) use attention::MIXES;
 #[cfg(test)]
 pub(crate) use attention::{HOPPER_HEAD_SIZE, hopper_shared_bytes};
 pub(crate) use elements::Gated;
-pub(crate) use rotate::MAX_PAIRS;
+pub(crate) use rotate::{MAX_PAIRS, turns_of_head};
 
 /// Why a kernel did not run.
 #[derive(Debug, thiserror::Error)]

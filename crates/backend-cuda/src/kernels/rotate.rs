@@ -70,6 +70,16 @@ fn turns(rotary: Rotary) -> Vec<u32> {
     words
 }
 
+/// `Turns` of `gemm_sm90.cu`, of so many pairs.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+pub(crate) fn turns_of_head(rotary: Rotary, pairs: usize) -> Vec<u32> {
+    let frequencies = rotary.frequencies(0).into_iter();
+    let turns = frequencies.map(|frequency| ((f64::from(frequency) / TAU) as f32).to_bits());
+    let mut turns: Vec<u32> = turns.collect();
+    turns.resize(pairs, 0);
+    turns
+}
+
 /// A number as the sum of two in single precision.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
 fn in_two_parts(number: f64) -> [f32; 2] {

@@ -2,8 +2,8 @@
 //!
 //! - [`CudaLowering`] has the facts that everything follows from; [`CudaKernel`] is what a step computes,
 //!   [`Form`] what is kept of a matrix.
-//! - `RULES` make steps of operations, a file for each kind: `feed_forward`, `linear_norm`, `norm`, `gated`,
-//!   and `single` for what is a step by itself.
+//! - `RULES` make steps of operations, a file for each kind: `feed_forward`, `linear_norm`, `norm`, `sum_norm`,
+//!   `gated`, `rotated`, and `single` for what is a step by itself.
 //! - `narrow` says who reads and writes FP8, `deferred` which norms are left to those who read the rows.
 //!
 //! The choice behind it: all that memory depends on is decided here, by rules that see the graph, so
@@ -16,6 +16,7 @@ mod gated;
 mod linear_norm;
 mod narrow;
 mod norm;
+mod rotated;
 mod single;
 mod sum_norm;
 
@@ -43,6 +44,7 @@ const RULES: &[Rule] = &[
     norm::add_norm,
     sum_norm::sum_norm,
     gated::gated,
+    rotated::rotated,
     single::single,
 ];
 
@@ -174,6 +176,17 @@ pub enum CudaKernel {
     Normalize {
         /// Gain and bias.
         norm: WeightId,
+    },
+    /// A linear layer whose outputs are queries, keys and values, of which the first two are turned.
+    RotatedLinear {
+        /// Its weight and bias.
+        layer: WeightId,
+        /// Deferred only if the layer was stored with its input's norm.
+        input: Form,
+        /// How columns are divided.
+        heads: Heads,
+        /// By which angles.
+        rotary: Rotary,
     },
     /// Turns queries and keys by their positions, in place if it writes what it reads.
     Rotate {

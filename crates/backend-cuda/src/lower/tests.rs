@@ -25,7 +25,8 @@ fn decisions(lowering: &CudaLowering, rows: usize, planned: usize) -> String {
     let wide = lowering.hopper && !lowering.fp8;
     let fused = wide && HopperGemm::fuses(planned, 384, 1536, lowering.multiprocessors);
     let deferred = wide && HopperGemm::deferring_pays(planned);
-    let gated = lowering.hopper && HopperGemm::gating_pays(planned);
+    let gated =
+        lowering.hopper && HopperGemm::gating_pays(planned) && HopperGemm::rotating_pays(planned);
     let octave = rows.next_power_of_two();
     let library = format!("{:?} {octave} {fused} {deferred} {gated}", RowRange::of(rows));
     if lowering.hopper { format!("{library} {ours:?}") } else { library }
@@ -217,4 +218,7 @@ fn rows_that_nobody_else_reads_are_turned_where_they_lie() {
     let mut steps = program.steps().iter();
     let turned = steps.find(|step| matches!(step.kernel, CudaKernel::Rotate { .. })).unwrap();
     assert_eq!(turned.reads, turned.writes);
+    let many = kernels(&CudaLowering::most(DType::BF16), &graph, RowBound::Bucket(shape(2048)));
+    assert!(many.iter().any(|kernel| matches!(kernel, CudaKernel::RotatedLinear { .. })));
+    assert!(!many.iter().any(|kernel| matches!(kernel, CudaKernel::Rotate { .. })));
 }

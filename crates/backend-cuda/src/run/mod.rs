@@ -3,8 +3,8 @@
 //! Each step is one or two launches behind the others on one stream; nothing waits but
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `operands` says
-//! where the matrices of a step are, `linear` has the linear layers, `gated` those with gates, `narrow` those
-//! in FP8 and `deferred` those around norms that are left to their readers;
+//! where the matrices of a step are, `linear` has the linear layers, `gated` those with gates, `rotated` those
+//! of queries and keys that are turned, `narrow` those in FP8 and `deferred` those around norms that are left to their readers;
 //! `fetch` brings vectors to the host.
 
 mod deferred;
@@ -13,6 +13,7 @@ mod gated;
 mod linear;
 mod narrow;
 mod operands;
+mod rotated;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use vecmill_encoder::{AttentionBias, Backend, BackendError, Graph, Node, Place, Places};
 use vecmill_encoder::{RegionWriter, RepeatKey, Shape, Step, ValueId, WeightId, Weights};
 use vecmill_memory::{Cause, Source, SourceError};
-use vecmill_model::{Poolings, Rotary, Weight, Window};
+use vecmill_model::{Activation, Poolings, Weight, Window};
 
 use crate::driver::DriverError;
 use crate::driver::{CapturedGraph, DeviceSpan};
@@ -186,23 +187,6 @@ impl CudaBackend {
         self.kernels.add(&self.stream, operands, size).map_err(failed(OPERATION))
     }
 
-    fn rotate(
-        &self,
-        slab: &CudaBlock,
-        places: &Places<'_>,
-        [qkv, output]: [Matrix; 2],
-        turned: (vecmill_model::Heads, Rotary),
-    ) -> Result<(), BackendError> {
-        const OPERATION: &str = "rotate";
-        let operands = || -> Result<_, SourceError> {
-            Ok(([qkv.wide(slab)?, output.wide(slab)?], packed(slab, places)?))
-        };
-        let (matrices, sequences) = operands().map_err(failed(OPERATION))?;
-        self.row_order.forwards();
-        let rotated = self.kernels.rotate(&self.stream, matrices, sequences, turned);
-        rotated.map_err(failed(OPERATION))
-    }
-
     fn attention(
         &self,
         slab: &CudaBlock,
@@ -326,6 +310,13 @@ impl Backend for CudaBackend {
             CudaKernel::Gate { activation, group, output } => {
                 let matrices = [matrix(reads[0], Form::Wide), matrix(writes[0], output)];
                 self.gate(slab, (activation, group), matrices)
+            }
+            CudaKernel::RotatedLinear { layer, input, heads, rotary } => {
+                let layer = weights.get(layer)?.linear()?;
+                let activation = Activation::Identity;
+                let (input, output) = (matrix(reads[0], input), matrix(writes[0], Form::Wide));
+                let op = Product { layer, activation, input, output, scratch };
+                self.multiply_rotated(slab, &op, places, (heads, rotary))
             }
             CudaKernel::Rotate { heads, rotary } => {
                 let matrices = [reads[0], writes[0]].map(|v| matrix(v, Form::Wide));

@@ -4,6 +4,7 @@
 //! - [`HopperGemm`] says which layers it takes, and computes them; [`Product`] names the operands.
 //! - `variant` has the kernels' configurations.
 //! - `deferred` has those around normalisations that are deferred.
+//! - `rotated` has those behind which queries and keys are turned.
 //! - `feed_forward` has two products with all that is between and behind them, in one launch.
 //!
 //! Input and weight may be FP8, and the output, if the next layer is to read it.
@@ -18,6 +19,7 @@
 
 mod deferred;
 mod feed_forward;
+mod rotated;
 #[cfg(test)]
 mod tests;
 mod variant;
@@ -41,6 +43,7 @@ pub(crate) use feed_forward::FeedForward;
 use feed_forward::FeedForwardKernel;
 #[cfg(test)]
 pub(crate) use feed_forward::used as used_feed_forward;
+pub(crate) use rotated::Rotation;
 pub(crate) use variant::Widths;
 #[cfg(test)]
 pub(crate) use variant::used;
@@ -147,7 +150,7 @@ impl HopperGemm {
             return Ok(());
         }
         let variant = Variant::activated(product.rows, activation, product.widths);
-        self.launch_activated(stream, product, variant, None)
+        self.launch_activated(stream, product, variant, None, &[])
     }
 
     /// Whether that and the gates of such a layer are faster than a product of the library's and a gate
@@ -169,11 +172,8 @@ impl HopperGemm {
         if product.rows == 0 {
             return Ok(());
         }
-        let variant = match deferred {
-            Some(_) => Variant::behind_deferred(product.rows, Activation::Identity),
-            None => Variant::activated(product.rows, Activation::Identity, product.widths),
-        };
-        self.launch_activated(stream, product, variant.gated(activation), deferred)
+        let variant = Variant::plain(product.rows, product.widths, deferred.is_some());
+        self.launch_activated(stream, product, variant.gated(activation), deferred, &[])
     }
 
     fn launch_activated(
@@ -182,6 +182,7 @@ impl HopperGemm {
         product: &Product<'_>,
         variant: Variant,
         deferred: Option<DeferredInput<'_>>,
+        more: &[Argument<'_>],
     ) -> Result<(), KernelError> {
         let [input, weight, output] = self.maps(product, variant)?;
         let arguments = [
@@ -196,7 +197,7 @@ impl HopperGemm {
             deferred.map_or(Argument::Null, |input| Argument::Span(input.moments)),
             Argument::F32(deferred.map_or(0.0, |input| input.epsilon)),
         ];
-        self.launch_product(stream, product, variant, &arguments)
+        self.launch_product(stream, product, variant, &[&arguments, more].concat())
     }
 
     /// `output = norm(input · weightᵀ + bias + residual)`, on `stream` behind the work so far;
