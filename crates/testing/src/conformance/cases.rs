@@ -216,6 +216,16 @@ impl Maker {
         Ok(self.layer(input, &Linear { weight, bias: None }, Activation::Identity))
     }
 
+    /// With small weights: FP8 holds what they make of wide rows.
+    pub(super) fn small_linear(
+        &mut self,
+        input: ValueId,
+        outputs: usize,
+    ) -> Result<ValueId, Failure> {
+        let weight = self.random.small_weight(&[outputs, self.columns(input)])?;
+        Ok(self.layer(input, &Linear { weight, bias: None }, Activation::Identity))
+    }
+
     fn layer(&mut self, input: ValueId, layer: &Linear, activation: Activation) -> ValueId {
         let value = self.graph.linear(input, layer, activation);
         self.value(value, layer.weight.shape().rows)

@@ -220,7 +220,7 @@ fn rotary_attention(
     (heads, size): (usize, usize),
     window: Window,
 ) -> Result<ValueId, Failure> {
-    let qkv = maker.linear(rows, 3 * heads * size, Activation::Identity)?;
+    let qkv = maker.small_linear(rows, 3 * heads * size)?;
     let rotary = Rotary { dims: size, theta: 10_000.0, scaling: RotaryScaling::None };
     let turned = maker.rotate(qkv, heads, rotary);
     maker.output(turned);
