@@ -170,19 +170,23 @@ __device__ __forceinline__ void turn(float& x, float& y, float position, float t
     x = turned;
 }
 
+// The highest bit is a token's type.
+constexpr u32 POSITION = 0x7fffffff;
+
 // The positions of this lane's rows of each row block, of a warp whose first row is `row`.
 struct Positions {
     float of[ROW_BLOCKS][2];
 
     __device__ Positions(const Operands& with, u32 row) {
         const u32 lane = threadIdx.x % WARP;
-        const u32 first = with.positions[0];
+        const u32 first = with.positions[0] & POSITION;
 #pragma unroll
         for (int row_block = 0; row_block < ROW_BLOCKS; ++row_block) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const u32 at = row + row_block * 64 + half * 8 + lane / 4;
-                of[row_block][half] = (float)(with.positions[min(at, with.rows - 1)] - first);
+                const u32 position = with.positions[min(at, with.rows - 1)] & POSITION;
+                of[row_block][half] = (float)(position - first);
             }
         }
     }

@@ -64,10 +64,10 @@ pub(crate) struct Kernels {
 /// Operands of [`Kernels::embed`].
 pub(crate) struct EmbedOperands<'a> {
     pub(crate) ids: DeviceSpan<'a>,
-    pub(crate) positions: DeviceSpan<'a>,
+    pub(crate) places: DeviceSpan<'a>,
     pub(crate) word_table: DeviceSpan<'a>,
     pub(crate) position_table: Option<DeviceSpan<'a>>,
-    pub(crate) type_row: Option<DeviceSpan<'a>>,
+    pub(crate) type_table: Option<DeviceSpan<'a>>,
 }
 
 /// Rows to normalise.
@@ -178,10 +178,10 @@ impl Kernels {
     ) -> Result<(), KernelError> {
         let arguments = [
             Argument::Span(operands.ids),
-            Argument::Span(operands.positions),
+            Argument::Span(operands.places),
             Argument::Span(operands.word_table),
             optional(operands.position_table),
-            optional(operands.type_row),
+            optional(operands.type_table),
             Argument::Span(norm.gain),
             Argument::Span(norm.bias),
             Argument::Span(output.wide),

@@ -156,7 +156,7 @@ fn a_recording_is_a_file_that_can_be_replayed() {
     assert_eq!(answer.header("content-disposition"), Some(attachment));
     let recording = Recording::read(&answer.body[..]).unwrap();
     assert!(recording.events.len() >= 2, "{recording:?}");
-    assert_eq!(recording.events.len(), engine.memory_trace()[0].1.events.len());
+    assert_eq!(recording.events.len(), engine.memory_recordings()[0].1.events.len());
 }
 
 #[test]

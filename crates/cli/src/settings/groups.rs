@@ -103,10 +103,10 @@ settings! {
         memory_predict: bool = "true",
         /// Run batches of practice before the first request, so that it need not wait for kernels to be compiled [default: true for serve, false for embed]
         warm_up: Option<bool>,
-        /// Folder for a trace of the memory when a batch gets none
+        /// Folder for a recording of the memory when a batch gets none
         ///
         /// 'vecmill-bench replay' shows what is in it. Names and sizes only, no texts.
-        memory_trace_on_refusal: Option<Folder>,
+        memory_recording_on_refusal: Option<Folder>,
         /// Most inputs that wait; more are refused as busy
         queue_capacity: NonZeroUsize = "16384",
     }

@@ -283,7 +283,7 @@ impl EngineSettings {
             .apply(model.builder())
             .default_prompt(prompt)
             .devices(compute.device.0)
-            .policy(&compute.policy.0)
+            .policy(compute.policy.0)
             .queue_capacity(compute.queue_capacity.get())
             .memory_give_back(compute.memory_give_back.0)
             .memory_predict(compute.memory_predict);
@@ -305,8 +305,8 @@ impl EngineSettings {
         if let Some(budget) = compute.memory_budget {
             builder = builder.memory_budget(budget.0);
         }
-        if let Some(folder) = compute.memory_trace_on_refusal {
-            builder = builder.memory_trace_on_refusal(folder.0);
+        if let Some(folder) = compute.memory_recording_on_refusal {
+            builder = builder.memory_recording_on_refusal(folder.0);
         }
         builder
     }

@@ -8,13 +8,13 @@ use vecmill_hub::ModelRef;
 use vecmill_scheduler::{ClassId, Speed};
 
 use super::{Engine, Loader, Running};
-use crate::builder::{Builder, no_device, open_model};
-use crate::devices::{Loading, Place};
 use crate::error::{RequestError, StartError};
 use crate::models::{ModelStatus, Open, Served};
 use crate::practice;
 use crate::request::{Input, Prompt, Request};
+use crate::settings::Settings;
 use crate::tokenize::Tokenizer;
+use crate::worker::{Loading, Profile};
 
 /// How often it is looked whether a model's requests are answered.
 const DRAINED: Duration = Duration::from_millis(1);
@@ -52,16 +52,16 @@ impl Engine {
 
 impl Running {
     fn load(&self, model: ModelRef) -> Result<String, StartError> {
-        let Some(Loader { builder, places }) = &self.loader else {
+        let Some(Loader { settings, profiles }) = &self.loader else {
             let reason = "this engine was made of devices that load no other".into();
             return Err(StartError::Setting { setting: "model", reason });
         };
         let _alone = self.changing.begin();
         let models = &self.core.models;
-        let builder = builder.for_model(model);
-        let (name, _) = builder.model_name();
+        let settings = settings.for_model(model);
+        let (name, _) = settings.model_name();
         let class = models.begin(&name)?.unwrap_or_else(|| self.core.queue.add_class());
-        match self.load_as(&builder, class, places) {
+        match self.load_as(&settings, class, profiles) {
             Ok(served) => {
                 models.finish(&served);
                 Ok(name)
@@ -76,15 +76,15 @@ impl Running {
 
     fn load_as(
         &self,
-        builder: &Builder,
+        settings: &Settings,
         class: ClassId,
-        places: &[Place],
+        profiles: &[Profile],
     ) -> Result<Arc<Served>, StartError> {
-        let model = open_model(&builder.fetch()?, builder.pooling)?;
+        let model = settings.open(&settings.fetch()?)?;
         let tokenizer = Tokenizer::open(&model.folder, &model.pipeline, model.max_input_tokens())?;
         let mut speeds = Vec::new();
-        for (index, (device, place)) in self.devices.iter().zip(places).enumerate() {
-            let loading = Loading { builder, model: &model, place };
+        for (index, (device, profile)) in self.devices.iter().zip(profiles).enumerate() {
+            let loading = Loading { settings, model: &model, profile };
             speeds.push(loop {
                 match device.load((index, class), &self.core.queue, &loading) {
                     Ok(speed) => break speed,
@@ -94,16 +94,18 @@ impl Running {
         }
         model.check_unchanged()?;
         let first = self.devices.first().and_then(|device| device.limits(class));
-        let limits = first.ok_or_else(no_device)?;
+        let limits = first.ok_or_else(StartError::no_device)?;
         let texts = practice::texts(&tokenizer, limits.vocabulary)?;
-        let served = Arc::new(builder.served(class, tokenizer, model.pipeline, limits)?);
-        for (index, (place, speed)) in places.iter().zip(&speeds).enumerate() {
-            self.practise((index, place), &served, speed, &texts)?;
+        let how = (model.pipeline, settings.default_prompt.clone());
+        let named = (settings.model_name().0, class);
+        let served = Arc::new(Served::new(named, tokenizer, how, limits)?);
+        for (index, (profile, speed)) in profiles.iter().zip(&speeds).enumerate() {
+            self.practise((index, profile), &served, speed, &texts)?;
         }
         for (index, (device, speed)) in self.devices.iter().zip(speeds).enumerate() {
             self.core.queue.serve(index, class, device.batch_tokens(class), speed);
-            let kept = builder.kept_speed(&places[index]);
-            self.speeds().extend(kept.map(|kept| (class, index, kept)));
+            let cache = profiles[index].speed_cache(settings);
+            self.speeds().extend(cache.map(|cache| (class, index, cache)));
         }
         Ok(served)
     }
@@ -112,7 +114,7 @@ impl Running {
     /// device's own thread is the one that computes, and may be the only one that can.
     fn practise(
         &self,
-        (index, place): (usize, &Place),
+        (index, profile): (usize, &Profile),
         served: &Arc<Served>,
         speed: &Speed,
         texts: &[Vec<u32>],
@@ -133,7 +135,7 @@ impl Running {
             }
         };
         queue.serve(index, served.class, device.batch_tokens(served.class), speed.clone());
-        let practised = practice::practise(device.name(), &place.info.dtype, texts, |texts| {
+        let practised = practice::practise(device.name(), &profile.info.dtype, texts, |texts| {
             texts.iter().map(embed).collect()
         });
         queue.retire(index, served.class);

@@ -7,10 +7,10 @@ use vecmill_backend_cuda::GpuState;
 use vecmill_memory::Statistics;
 use vecmill_memory::recording::Recording;
 use vecmill_scheduler::DeviceStatistics;
-use vecmill_scheduler::policy::UnknownPolicy;
+use vecmill_scheduler::policy::PolicyName;
 
 use super::Engine;
-use crate::sensors::Monitor;
+use crate::sensors::SensorLoop;
 
 impl Engine {
     /// Appends this engine's metrics in OpenMetrics text format, without the closing `# EOF`.
@@ -36,22 +36,19 @@ impl Engine {
     /// What devices say of themselves, those that do, as of at most some seconds ago.
     pub fn device_states(&self) -> Vec<(String, GpuState)> {
         let running = &self.running;
-        let monitor = running.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-        let states = monitor.as_ref().map(Monitor::states).unwrap_or_default().into_iter();
+        let sensors = running.sensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = sensors.as_ref().map(SensorLoop::states).unwrap_or_default().into_iter();
         states.map(|(index, state)| (running.devices[index].name().to_owned(), state)).collect()
     }
 
     /// The policy by which devices get work.
-    pub fn policy(&self) -> &'static str {
+    pub fn policy(&self) -> PolicyName {
         self.running.core.queue.policy()
     }
 
     /// Changes the policy; what waits is dealt out anew.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        self.running.core.queue.set_policy(name)
+    pub fn set_policy(&self, policy: PolicyName) {
+        self.running.core.queue.set_policy(policy);
     }
 
     /// Has a device finish what it has begun and gives it nothing more, even if it is the last;
@@ -83,8 +80,8 @@ impl Engine {
     }
 
     /// What each device's pool remembers of its leases.
-    pub fn memory_trace(&self) -> Vec<(String, Recording)> {
+    pub fn memory_recordings(&self) -> Vec<(String, Recording)> {
         let devices = self.running.devices.iter();
-        devices.map(|device| (device.name().to_owned(), device.memory_trace())).collect()
+        devices.map(|device| (device.name().to_owned(), device.memory_recording())).collect()
     }
 }

@@ -6,15 +6,15 @@ use std::thread::JoinHandle;
 use vecmill_scheduler::ClassId;
 
 use super::{Core, Engine};
-use crate::builder::Builder;
-use crate::devices::{CachedSpeed, Place};
 use crate::error::RequestError;
 use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::models::Changing;
-use crate::sensors::{Monitor, Watched};
+use crate::sensors::{SensedDevice, SensorLoop};
+use crate::settings::Settings;
+use crate::speed_cache::CachedSpeed;
 use crate::sweep::Sweep;
-use crate::worker::{self, Worker};
+use crate::worker::{self, Profile, Worker};
 
 /// An engine's parts. Dropped, it shuts down.
 pub(crate) struct Running {
@@ -28,7 +28,7 @@ pub(crate) struct Running {
     pub(super) changing: Changing,
     threads: Mutex<Vec<JoinHandle<()>>>,
     sweep: Mutex<Option<Sweep>>,
-    pub(super) monitor: Mutex<Option<Monitor>>,
+    pub(super) sensors: Mutex<Option<SensorLoop>>,
 }
 
 /// What an engine is started with.
@@ -38,26 +38,26 @@ pub(crate) struct Parts {
     pub(crate) devices: Vec<Arc<dyn Worker>>,
     /// Where the speed of the first model on each device is kept, if anywhere.
     pub(crate) speeds: Vec<Option<CachedSpeed>>,
-    pub(crate) watched: Vec<Watched>,
+    pub(crate) sensors: Vec<SensedDevice>,
     pub(crate) experiment: Option<Arc<Experiment>>,
     pub(crate) loader: Option<Loader>,
 }
 
 /// What models are loaded by after the start.
 pub(crate) struct Loader {
-    pub(crate) builder: Builder,
-    pub(crate) places: Vec<Place>,
+    pub(crate) settings: Settings,
+    pub(crate) profiles: Vec<Profile>,
 }
 
 impl Engine {
     /// Starts the threads.
     pub(crate) fn run(parts: Parts) -> std::io::Result<Self> {
-        let Parts { core, info, devices, speeds, watched, experiment, loader } = parts;
+        let Parts { core, info, devices, speeds, sensors, experiment, loader } = parts;
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
         let sweep = Some(Sweep::start(Arc::clone(&core.queue), experiment, names)?);
-        let monitor = Some(Monitor::start(Arc::clone(&core.queue), watched)?);
+        let sensors = Some(SensorLoop::start(Arc::clone(&core.queue), sensors)?);
         let speeds = speeds.into_iter().enumerate();
-        let speeds = speeds.filter_map(|(index, kept)| Some((ClassId::FIRST, index, kept?)));
+        let speeds = speeds.filter_map(|(index, cache)| Some((ClassId::FIRST, index, cache?)));
         let running = Running {
             core,
             info,
@@ -67,7 +67,7 @@ impl Engine {
             changing: Changing::default(),
             threads: Mutex::default(),
             sweep: Mutex::new(sweep),
-            monitor: Mutex::new(monitor),
+            sensors: Mutex::new(sensors),
         };
         for (index, device) in running.devices.iter().enumerate() {
             let queue = Arc::clone(&running.core.queue);
@@ -106,14 +106,14 @@ impl Running {
 
     /// Keeps what was learned of devices' speeds at some classes.
     pub(super) fn keep_speeds(&self, wanted: impl Fn(ClassId) -> bool) {
-        let kept = self.speeds();
-        let known = kept.iter().filter(|(class, _, _)| wanted(*class));
-        let speeds = known.filter_map(|(class, index, kept)| {
+        let caches = self.speeds();
+        let known = caches.iter().filter(|(class, _, _)| wanted(*class));
+        let speeds = known.filter_map(|(class, index, cache)| {
             let now = *self.core.queue.statistics_of(*class).get(*index)?;
-            Some((kept.clone(), now.speed.filter(|_| now.batches > 0)?))
+            Some((cache.clone(), now.speed.filter(|_| now.batches > 0)?))
         });
         let speeds = speeds.collect();
-        drop(kept);
+        drop(caches);
         CachedSpeed::write_all(speeds);
     }
 
@@ -128,7 +128,7 @@ impl Running {
         self.core.queue.finish();
         self.keep_speeds(|_| true);
         drop(self.sweep.lock().unwrap_or_else(PoisonError::into_inner).take());
-        drop(self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.sensors.lock().unwrap_or_else(PoisonError::into_inner).take());
         for device in &self.devices {
             device.stop();
         }

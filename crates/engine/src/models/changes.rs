@@ -1,13 +1,18 @@
 //! How models come and go: loading, ready, draining; pinned, or making way for others.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use vecmill_encoder::Limits;
+use vecmill_model::Pipeline;
 use vecmill_scheduler::ClassId;
 
 use super::{Entry, Models, Served};
 use crate::error::StartError;
+use crate::request::Prompt;
+use crate::tokenize::Tokenizer;
 
 /// How a model stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,35 @@ pub struct ModelStatus {
     pub pinned: bool,
     /// Requests that were accepted and not answered.
     pub requests: usize,
+}
+
+impl Served {
+    /// The model `name`, whose work is of `class`.
+    ///
+    /// # Errors
+    /// If it has no such prompt.
+    pub(crate) fn new(
+        (name, class): (String, ClassId),
+        tokenizer: Tokenizer,
+        (pipeline, default_prompt): (Pipeline, Prompt),
+        limits: Limits,
+    ) -> Result<Self, StartError> {
+        let served = Self {
+            name,
+            class,
+            tokenizer,
+            pipeline,
+            default_prompt,
+            limits,
+            open: AtomicUsize::new(0),
+            used: Mutex::new(Instant::now()),
+        };
+        served.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
+            setting: "default prompt",
+            reason: error.to_string(),
+        })?;
+        Ok(served)
+    }
 }
 
 impl Models {

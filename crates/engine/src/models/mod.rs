@@ -82,25 +82,6 @@ impl Drop for Open {
 }
 
 impl Served {
-    /// The model `name`, whose work is of `class`.
-    pub(crate) fn new(
-        (name, class): (String, ClassId),
-        tokenizer: Tokenizer,
-        (pipeline, default_prompt): (Pipeline, Prompt),
-        limits: Limits,
-    ) -> Self {
-        Self {
-            name,
-            class,
-            tokenizer,
-            pipeline,
-            default_prompt,
-            limits,
-            open: AtomicUsize::new(0),
-            used: Mutex::new(Instant::now()),
-        }
-    }
-
     /// The text that goes in front of each input.
     pub(crate) fn prompt(&self, prompt: &Prompt) -> Result<Arc<str>, RequestError> {
         let prompt = match prompt {

@@ -4,7 +4,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use vecmill_scheduler::policy::{self, UnknownPolicy};
+use vecmill_scheduler::policy::PolicyName;
 use vecmill_scheduler::{ClassId, DeviceStatistics, JobBatch, Speed};
 
 use super::{Queue, Waiting};
@@ -91,14 +91,12 @@ impl<W: Waiting> Queue<W> {
         self.changed.notify_all();
     }
 
-    pub(crate) fn set_policy(&self, name: &str) -> Result<(), UnknownPolicy> {
-        let policy = policy::by_name(name)?;
-        self.lock().set_policy(self.now(), policy);
+    pub(crate) fn set_policy(&self, name: PolicyName) {
+        self.lock().set_policy(self.now(), name.policy());
         self.changed.notify_all();
-        Ok(())
     }
 
-    pub(crate) fn policy(&self) -> &'static str {
+    pub(crate) fn policy(&self) -> PolicyName {
         self.lock().policy()
     }
 

@@ -52,7 +52,7 @@ pub(crate) struct Device<B: Backend> {
     pub(super) patience: Duration,
     /// Ways of computing that were taken in practice.
     pub(super) ways_practised: u64,
-    pub(super) refusal_traces: Option<RefusalRecordings>,
+    pub(super) refusal_recordings: Option<RefusalRecordings>,
     pub(super) trimmer: Mutex<Option<Trimmer>>,
 }
 
@@ -107,8 +107,8 @@ impl<B: Backend> Device<B> {
             let patience = deadline.saturating_duration_since(Instant::now());
             let result = encoder.start(batch, &self.pool, patience);
             let Err(EncodeError::Memory(error)) = &result else { return result };
-            if let Some(traces) = self.refusal_traces.as_ref().filter(|_| !refused) {
-                traces.refused(&self.name, || self.pool.recording());
+            if let Some(recordings) = self.refusal_recordings.as_ref().filter(|_| !refused) {
+                recordings.refused(&self.name, || self.pool.recording());
             }
             refused = true;
             let too_large = matches!(error, LeaseError::TooLarge { .. });

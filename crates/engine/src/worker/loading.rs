@@ -3,21 +3,153 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use vecmill_encoder::{Backend, Encoder, LoadError, Shape};
+use vecmill_encoder::{Ask, Backend, Encoder, Fit, LoadError, Lower, Practised, Shape, fit};
+use vecmill_hub::cache_folder;
 use vecmill_memory::{LeaseError, Pool, Statistics};
-use vecmill_scheduler::{ClassId, Speed};
+use vecmill_model::Model;
+use vecmill_scheduler::{ClassId, Size, Speed};
 
 use super::device::{Device, LOOK_AGAIN, PATIENCE, Resident};
 use crate::answer::JobQueue;
-use crate::devices::Loading;
 use crate::error::StartError;
+use crate::info::DeviceSummary;
 use crate::recording::RefusalRecordings;
+use crate::settings::Settings;
+use crate::speed_cache::CachedSpeed;
+use crate::stage::Stage;
 
 /// How often unused memory is looked for.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often it is looked whether a model is let go of.
 const FAREWELL: Duration = Duration::from_millis(1);
+
+/// Tokens of the inputs for which batches are sized.
+const TYPICAL_LENGTH: f64 = 128.0;
+
+/// What is the same of a device for all models that are loaded onto it.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    pub(crate) info: DeviceSummary,
+    /// What beside name and number format its speed depends on.
+    pub(crate) hardware: String,
+    /// Tokens of a batch from which on it gets no faster.
+    pub(crate) batch_tokens: usize,
+    /// How long practising may take.
+    pub(crate) warm_up: Duration,
+}
+
+/// A model that is about to be loaded onto a device.
+#[derive(Clone, Copy)]
+pub(crate) struct Loading<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) model: &'a Model,
+    pub(crate) profile: &'a Profile,
+}
+
+impl Profile {
+    /// Where the device's speed with a model is kept.
+    pub(crate) fn speed_cache(&self, settings: &Settings) -> Option<CachedSpeed> {
+        let Self { info: DeviceSummary { name, dtype, .. }, hardware, .. } = self;
+        let folder = cache_folder(settings.cache.as_deref())?.join("speeds");
+        let (model, revision) = settings.model_name();
+        let revision = revision.unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        let of = format!("{name} | {hardware} | {dtype} | {model}@{revision} | vecmill {version}");
+        Some(CachedSpeed::new(&folder, of))
+    }
+}
+
+impl Loading<'_> {
+    /// The largest batch of it in a device's memory, beside weights whose bytes are known before any is
+    /// read.
+    pub(crate) fn fit(
+        &self,
+        lowering: impl Lower,
+        budget_bytes: usize,
+        in_flight: usize,
+    ) -> Result<Fit, StartError> {
+        let budget = (budget_bytes, self.profile.batch_tokens);
+        largest_batch((self.settings, self.model), lowering, budget, in_flight)
+    }
+
+    /// Loads it, and says what is known of its speed there. With
+    /// `patience` for memory that batches of other models have, it is loaded beside them: a device at
+    /// work is not warmed up.
+    pub(crate) fn load<B: Backend>(
+        &self,
+        backend: &Arc<B>,
+        pool: &Pool<B::Source>,
+        fit: &Fit,
+        patience: Option<Duration>,
+    ) -> Result<(Resident<B>, Speed), StartError> {
+        let &Self { settings, model, profile } = self;
+        let loading = |done, total| (settings.progress)(Stage::Loading { done, total });
+        let encoder =
+            Encoder::load_beside(Arc::clone(backend), model, settings.pooling, pool, &loading)?;
+        let encoder = encoder.with_largest(fit.largest);
+        // What fits on paper must be there: the longest input's memory is taken once, and given
+        // back, because memory follows use.
+        let longest = fit.largest.longest;
+        let longest = Shape { tokens: longest, sequences: 1, longest };
+        let bytes = encoder.peak_bytes(longest);
+        drop(pool.lease_waiting(
+            bytes,
+            &encoder.backend().stream(),
+            patience.unwrap_or_default(),
+        )?);
+        let cached = profile.speed_cache(settings).as_ref().and_then(CachedSpeed::read);
+        let mut speed = cached.map_or_else(Speed::new, Speed::kept);
+        if patience.is_none() && (settings.warm_up || settings.batch_latency.is_some()) {
+            for Practised { shape, took } in self.warm_up(&encoder, pool, fit.largest.tokens)? {
+                let each = shape.tokens / shape.sequences.max(1);
+                speed.observe(Size::equal(shape.sequences, each), took);
+            }
+        }
+        let batch_tokens = self.batch_tokens(&speed, fit.largest);
+        Ok((Resident::new(encoder, batch_tokens), speed))
+    }
+
+    /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with
+    /// less, or where more would take too long.
+    fn batch_tokens(&self, speed: &Speed, largest: Shape) -> usize {
+        match (self.settings.batch_latency, speed.coefficients()) {
+            (Some(bound), Some(model)) => {
+                model.saturation_tokens(TYPICAL_LENGTH, bound, largest.longest, largest.tokens)
+            }
+            _ => largest.tokens,
+        }
+    }
+
+    fn warm_up<B: Backend>(
+        &self,
+        encoder: &Encoder<B>,
+        pool: &Pool<B::Source>,
+        most: usize,
+    ) -> Result<Vec<Practised>, StartError> {
+        let Profile { info: DeviceSummary { name, .. }, warm_up, .. } = self.profile;
+        let progress = |done, total| {
+            (self.settings.progress)(Stage::WarmingUp { device: name.clone(), done, total });
+        };
+        encoder.warm_up(pool, most, *warm_up, &progress).map_err(|error| StartError::NoDevice {
+            device: name.clone(),
+            reason: format!("a batch of practice failed: {error}"),
+        })
+    }
+}
+
+/// The largest batch of a model within so many bytes, of so many tokens at most.
+pub(crate) fn largest_batch(
+    (settings, model): (&Settings, &Model),
+    lowering: impl Lower,
+    (budget_bytes, batch_tokens): (usize, usize),
+    in_flight: usize,
+) -> Result<Fit, StartError> {
+    let longest_input = model.max_input_tokens();
+    let max_batch_tokens = settings.max_batch_tokens.min(batch_tokens);
+    let ask = Ask { budget_bytes, in_flight, longest_input, max_batch_tokens };
+    Ok(fit(model, settings.pooling, lowering, ask)?)
+}
 
 impl<B: Backend> Resident<B> {
     pub(crate) fn new(encoder: Encoder<B>, batch_tokens: usize) -> Self {
@@ -45,7 +177,7 @@ impl<B: Backend> Device<B> {
         name: &str,
         first: Resident<B>,
         pool: Pool<B::Source>,
-        refusal_traces: Option<RefusalRecordings>,
+        refusal_recordings: Option<RefusalRecordings>,
     ) -> std::io::Result<Self> {
         let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = first.encoder.backend().ways_taken();
@@ -56,7 +188,7 @@ impl<B: Backend> Device<B> {
             residents: RwLock::new(vec![Some(Arc::new(first))]),
             patience: PATIENCE,
             ways_practised,
-            refusal_traces,
+            refusal_recordings,
             trimmer,
         })
     }

@@ -14,11 +14,11 @@ use vecmill_memory::recording::Recording;
 use vecmill_scheduler::{ClassId, Speed};
 
 use crate::answer::JobQueue;
-use crate::devices::Loading;
 use crate::error::StartError;
 use crate::metrics::PoolSample;
 pub(crate) use device::{Device, Resident};
 use device::{DeviceLoop, not_here};
+pub(crate) use loading::{Loading, Profile, largest_batch};
 
 /// A device of any backend, on a thread of its own.
 pub(crate) trait Worker: Send + Sync {
@@ -49,7 +49,7 @@ pub(crate) trait Worker: Send + Sync {
     fn memory_bytes(&self) -> usize;
     fn memory(&self) -> PoolSample;
     fn trim_memory(&self) -> usize;
-    fn memory_trace(&self) -> Recording;
+    fn memory_recording(&self) -> Recording;
     /// Ends what runs beside the batches.
     fn stop(&self);
 }
@@ -140,7 +140,7 @@ impl<B: Backend> Worker for Device<B> {
         self.pool.trim()
     }
 
-    fn memory_trace(&self) -> Recording {
+    fn memory_recording(&self) -> Recording {
         self.pool.recording()
     }
 

@@ -1,11 +1,11 @@
 //! Devices on faults: in [`memory`] others take theirs, in [`overlap`] batches overlap, in
-//! [`failures`] they fail, in [`deaths`] threads end, in [`monitor`] their sensors say so.
+//! [`failures`] they fail, in [`deaths`] threads end, in [`sensors`] their sensors say so.
 
 mod deaths;
 mod failures;
 mod memory;
-mod monitor;
 mod overlap;
+mod sensors;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use vecmill_backend_cuda::GpuState;
 use vecmill_encoder::{Encoder, Shape};
 use vecmill_memory::Pool;
 use vecmill_model::Model;
-use vecmill_scheduler::policy::{self, Policy};
+use vecmill_scheduler::policy::{Policy, PolicyName};
 use vecmill_scheduler::{DeviceSettings, Speed};
 use vecmill_testing::{FaultPlan, Faulty};
 
@@ -49,7 +49,7 @@ struct Setup {
     devices: Vec<&'static str>,
     budget: usize,
     patience: Duration,
-    traces: Option<RefusalRecordings>,
+    recordings: Option<RefusalRecordings>,
     batch_tokens: usize,
     policy: Box<dyn Policy>,
     /// Token ids that the engine takes, if not those that the model has.
@@ -62,9 +62,9 @@ impl Default for Setup {
             devices: vec!["cpu"],
             budget: 64 * MIB,
             patience: Duration::from_secs(600),
-            traces: None,
+            recordings: None,
             batch_tokens: BATCH_TOKENS,
-            policy: policy::by_name("earliest-finish").unwrap(),
+            policy: PolicyName::EarliestFinish.policy(),
             vocabulary: None,
         }
     }
@@ -84,12 +84,13 @@ impl Rig {
         let max_tokens = model.max_input_tokens();
         let mut limits = devices[0].limits(CLASS).unwrap();
         limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
-        let models = Models::with(Served::new(
+        let served = Served::new(
             ("model".to_owned(), CLASS),
             Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
             (model.pipeline, Prompt::None),
             limits,
-        ));
+        );
+        let models = Models::with(served.unwrap());
         let tokenizers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let core = Core::new(models, tokenizers, queue(&devices, setup.policy));
         Self { core: Arc::new(core), devices, faults, threads: Vec::new() }
@@ -125,7 +126,7 @@ impl Rig {
             info: Info::default(),
             devices: devices.collect(),
             speeds: Vec::new(),
-            watched: Vec::new(),
+            sensors: Vec::new(),
             experiment: None,
             loader: None,
         };
@@ -188,7 +189,7 @@ fn device(
     let (tokens, longest) = (setup.batch_tokens, model.max_input_tokens());
     let encoder = encoder.with_largest(Shape { tokens, sequences: tokens, longest });
     let resident = Resident::new(encoder, tokens);
-    let device = Device::new(name, resident, pool, setup.traces.take()).unwrap();
+    let device = Device::new(name, resident, pool, setup.recordings.take()).unwrap();
     Arc::new(Device { patience: setup.patience, ..device })
 }
 

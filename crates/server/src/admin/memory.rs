@@ -39,7 +39,7 @@ pub(crate) async fn recording(
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
     let csv = beside(&model, move |engine| {
-        let recordings = engine.memory_trace().into_iter();
+        let recordings = engine.memory_recordings().into_iter();
         let recording = recordings.into_iter().find(|(name, _)| *name == wanted)?.1;
         csv(&recording)
     });
