@@ -1,15 +1,16 @@
 //! Attention within each sequence, without padding.
 //!
 //! Both products, Q·Kᵀ and P·V, go through the packed kernel of [`crate::matmul`]: keys and values
-//! of one head are packed once and meet all queries of the sequence, 6 at a time, so the scores of
-//! only 6 rows exist at any moment and stay in the first-level cache.
+//! of one head are packed once and meet the queries that see them, 6 at a time, so the scores of
+//! only 6 rows exist at any moment and stay in the first-level cache. What lies outside the window of
+//! all six is not computed.
 
 use std::ops::Range;
 
 use pulp::Arch;
-use vecmill_encoder::{BackendError, RegionWriter, Stored, biases_by_distance};
+use vecmill_encoder::{BackendError, RegionWriter, Stored, alibi_slope, biases_by_distance};
 use vecmill_memory::HostBlock;
-use vecmill_model::Activation;
+use vecmill_model::{Activation, Heads, Window};
 
 use crate::math::softmax;
 use crate::matmul::{Multiply, panel_width};
@@ -42,24 +43,32 @@ impl RelativeBias {
         Ok(Self { by_distance, reach })
     }
 
-    /// Adds to each key's score the bias for its distance from `query`.
+    /// Adds to the score of each key, counted from `first` on, the bias for its distance from `query`.
     #[inline(always)]
-    fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
+    fn add(&self, head: usize, query: usize, first: usize, scores: &mut [f32]) {
         let width = 2 * self.reach + 1;
         let biases = &self.by_distance.floats()[head * width..][..width];
-        for (key, score) in scores.iter_mut().enumerate() {
+        for (key, score) in (first..).zip(scores) {
             *score += biases[(key + self.reach).saturating_sub(query).min(width - 1)];
         }
     }
 }
 
+/// What is added to scores.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bias<'a> {
+    None,
+    Relative(&'a RelativeBias),
+    Alibi,
+}
+
 /// What all tasks of one call share.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads<'a> {
+pub(crate) struct Attention<'a> {
     pub(crate) arch: Arch,
-    pub(crate) heads: usize,
-    pub(crate) head_size: usize,
-    pub(crate) bias: Option<&'a RelativeBias>,
+    pub(crate) heads: Heads,
+    pub(crate) window: Window,
+    pub(crate) bias: Bias<'a>,
 }
 
 /// Some heads of one sequence: what one task computes.
@@ -84,11 +93,7 @@ pub(crate) fn workspace(arch: Arch, threads: usize, longest: usize, head_size: u
     threads * scratch_floats(arch, longest, head_size) * size_of::<f32>()
 }
 
-impl Heads<'_> {
-    fn hidden(&self) -> usize {
-        self.heads * self.head_size
-    }
-
+impl Attention<'_> {
     /// The tasks of a batch: every sequence whole, or head by head if it is long.
     pub(crate) fn tasks<'q, 'o>(
         &self,
@@ -96,21 +101,22 @@ impl Heads<'_> {
         starts: &[u32],
         output: &'o mut [f32],
     ) -> Vec<HeadRange<'q, 'o>> {
-        let hidden = self.hidden();
+        let Heads { queries, size, .. } = self.heads;
+        let (columns, hidden) = (self.heads.columns(), self.heads.outputs());
         let mut tasks = Vec::with_capacity(starts.len());
         let (mut qkv, mut output) = (qkv, output);
         for pair in starts.windows(2) {
             let length = (pair[1] - pair[0]) as usize;
-            let (rows, rest) = qkv.split_at(length * 3 * hidden);
+            let (rows, rest) = qkv.split_at(length * columns);
             let (target, after) = output.split_at_mut(length * hidden);
             (qkv, output) = (rest, after);
             if length == 0 {
                 continue;
             }
-            let heads_each = if length >= SPLIT_HEADS_AT { 1 } else { self.heads };
-            let strips = crate::threads::strips(target, hidden, heads_each * self.head_size);
+            let heads_each = if length >= SPLIT_HEADS_AT { 1 } else { queries };
+            let strips = crate::threads::strips(target, hidden, heads_each * size);
             tasks.extend(strips.into_iter().map(|(first, output)| {
-                let first = first / self.head_size;
+                let first = first / size;
                 HeadRange { qkv: rows, heads: first..first + heads_each, output }
             }));
         }
@@ -121,7 +127,7 @@ impl Heads<'_> {
     pub(crate) fn run(&self, task: HeadRange<'_, '_>, scratch: &mut [f32]) {
         let HeadRange { qkv, heads, mut output } = task;
         for (strip, head) in heads.enumerate() {
-            let columns = strip * self.head_size..(strip + 1) * self.head_size;
+            let columns = strip * self.heads.size..(strip + 1) * self.heads.size;
             self.head(qkv, head, &mut output, columns, scratch);
         }
     }
@@ -134,54 +140,85 @@ impl Heads<'_> {
         columns: Range<usize>,
         scratch: &mut [f32],
     ) {
-        let (length, size) = (output.len(), self.head_size);
-        let width = panel_width(self.arch);
+        let Heads { queries: heads, keys: shared, size } = self.heads;
+        let (length, width) = (output.len(), panel_width(self.arch));
         let padded_keys = length.next_multiple_of(width);
         let (keys, scratch) = scratch.split_at_mut(padded_keys * size);
         let (values, scores) = scratch.split_at_mut(length * size.next_multiple_of(width));
 
-        let part = |part: usize| {
-            let first = part * self.hidden() + head * size;
-            qkv.chunks_exact(3 * self.hidden()).map(move |row| &row[first..first + size])
+        let part = |head: usize| {
+            let first = head * size;
+            qkv.chunks_exact(self.heads.columns()).map(move |row| &row[first..first + size])
         };
-        pack_keys(part(1), width, 1.0 / root(size), keys);
-        pack_values(part(2), length, width, values);
-        let queries: Vec<&[f32]> = part(0).collect();
+        let of_keys = head * shared / heads;
+        pack_keys(part(heads + of_keys), width, 1.0 / root(size), keys);
+        pack_values(part(heads + shared + of_keys), length, width, values);
+        let queries: Vec<&[f32]> = part(head).collect();
         for (block, queries) in queries.chunks(QUERIES).enumerate() {
             let first = block * QUERIES;
+            let seen = self.window.seen(first..first + queries.len(), length);
+            let start = seen.start / width * width; // of whole panels
+            let panels = &keys[start * size..seen.end.next_multiple_of(width) * size];
             let scores = &mut scores[..queries.len() * padded_keys];
             let mut rows: Vec<&mut [f32]> = scores.chunks_exact_mut(padded_keys).collect();
-            self.multiply(queries, keys, &mut rows);
-            self.weigh(head, first, length, &mut rows);
-            let weights: Vec<&[f32]> = rows.iter().map(|row| &row[..length]).collect();
+            self.multiply(queries, panels, size * width, &mut rows);
+            self.weigh(head, first, start, length, &mut rows);
+            let weights = seen.start - start..seen.end - start;
+            let weights: Vec<&[f32]> = rows.iter().map(|row| &row[weights.clone()]).collect();
             let mut target: Vec<&mut [f32]> = output[first..first + queries.len()]
                 .iter_mut()
                 .map(|row| &mut row[columns.clone()])
                 .collect();
-            self.multiply(&weights, values, &mut target);
+            self.multiply(&weights, &values[seen.start * width..], length * width, &mut target);
         }
     }
 
-    fn multiply(&self, rows: &[&[f32]], panels: &[f32], output: &mut [&mut [f32]]) {
+    fn multiply(&self, rows: &[&[f32]], panels: &[f32], stride: usize, output: &mut [&mut [f32]]) {
         let activation = Activation::Identity;
-        self.arch.dispatch(Multiply { rows, panels, bias: &[], output, activation });
+        let (bias, gated) = (&[][..], false);
+        self.arch.dispatch(Multiply { rows, panels, stride, bias, gated, output, activation });
     }
 
-    /// Scores to weights, row by row.
-    fn weigh(&self, head: usize, first: usize, length: usize, rows: &mut [&mut [f32]]) {
+    /// Scores to weights, row by row: those of queries from `first` on, of keys from `start` on. What a
+    /// query doesn't see has no weight.
+    fn weigh(
+        &self,
+        head: usize,
+        first: usize,
+        start: usize,
+        length: usize,
+        rows: &mut [&mut [f32]],
+    ) {
+        let seen = self.window.seen(first..first + rows.len(), length);
+        let slope = alibi_slope(head, self.heads.queries);
         vectorised(
             self.arch,
             #[inline(always)]
             || {
-                for (index, row) in rows.iter_mut().enumerate() {
-                    let scores = &mut row[..length];
-                    if let Some(bias) = self.bias {
-                        bias.add(head, first + index, scores);
+                for (query, row) in (first..).zip(rows.iter_mut()) {
+                    let own = self.window.seen(query..query + 1, length);
+                    row[seen.start - start..own.start - start].fill(0.0);
+                    row[own.end - start..seen.end - start].fill(0.0);
+                    let scores = &mut row[own.start - start..own.end - start];
+                    match self.bias {
+                        Bias::None => {}
+                        Bias::Relative(bias) => bias.add(head, query, own.start, scores),
+                        Bias::Alibi => add_distances(query, own.start, -slope, scores),
                     }
                     softmax(scores);
                 }
             },
         );
+    }
+}
+
+/// Adds to the score of each key, counted from `first` on, its distance from `query` times `slope`.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "distances are far below 2²⁴")]
+fn add_distances(query: usize, first: usize, slope: f32, scores: &mut [f32]) {
+    let nearest = first as f32 - query as f32;
+    for (index, score) in (0u32..).zip(scores) {
+        *score += (nearest + index as f32).abs() * slope;
     }
 }
 
@@ -242,10 +279,13 @@ mod tests {
         });
         let bias = bias.unwrap();
         let mut scores = vec![0.0; 3];
-        bias.add(1, 1, &mut scores);
+        bias.add(1, 1, 0, &mut scores);
         assert_eq!(scores, [101.0, 100.0, 117.0]); // before, self, after
         let mut scores = vec![0.0; 400];
-        bias.add(0, 200, &mut scores);
+        bias.add(0, 200, 0, &mut scores);
         assert_eq!((scores[0], scores[399]), (15.0, 31.0));
+        let mut scores = vec![0.0; 3];
+        bias.add(1, 200, 199, &mut scores);
+        assert_eq!(scores, [101.0, 100.0, 117.0], "of a window's keys alone");
     }
 }

@@ -1,8 +1,8 @@
 //! The encoder operations on the CPU.
 //!
 //! - [`CpuBackend`] runs the steps of [`CpuLowering`]'s programs in main memory, on threads of its own.
-//! - `matmul` multiplies with packed weights; `attention` uses the same kernel; `rows` holds what
-//!   goes row by row; `math` the elementary functions; `threads` deals disjoint views of a batch's
+//! - `matmul` multiplies with packed weights; `attention` uses the same kernel; `rotate` turns what it
+//!   reads; `rows` holds what goes row by row; `math` the elementary functions; `threads` deals disjoint views of a batch's
 //!   memory out to threads; `weights` says what is stored of a model, `lower` which kernels compute
 //!   it.
 //!
@@ -17,6 +17,7 @@ mod attention;
 mod lower;
 mod math;
 mod matmul;
+mod rotate;
 mod rows;
 mod threads;
 mod weights;
@@ -26,12 +27,14 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use vecmill_encoder::{Backend, Graph, Node, Place, Places, Step, ValueId, Weights};
+use vecmill_encoder::{AttentionBias, Backend, Graph, Node, Place, Places, Step, ValueId, Weights};
 use vecmill_encoder::{BackendError, RegionWriter};
 use vecmill_memory::{HostBlock, HostSource};
 use vecmill_model::{Activation, Poolings, Weight};
 
+use attention::{Attention, Bias};
 pub use lower::{CpuKernel, CpuLowering};
+use rotate::Rotation;
 use threads::{as_indices, vectorised, view, views};
 pub use weights::CpuWeight;
 
@@ -176,15 +179,28 @@ impl CpuBackend {
 
     fn attention(
         &self,
-        heads: &attention::Heads<'_>,
+        attention: &Attention<'_>,
         operands: [Range<usize>; 4],
         slab: &mut HostBlock,
     ) -> Result<(), BackendError> {
         let [qkv, starts, output, workspace] = views(slab, "attention", operands)?;
-        let tasks = heads.tasks(qkv, as_indices(starts), output);
+        let tasks = attention.tasks(qkv, as_indices(starts), output);
         threads::for_each(tasks, workspace, self.threads(), |task, scratch| {
-            heads.run(task, scratch);
+            attention.run(task, scratch);
         });
+        Ok(())
+    }
+
+    /// In place.
+    fn rotate(
+        &self,
+        rotation: &Rotation,
+        operands: [Range<usize>; 2],
+        slab: &mut HostBlock,
+    ) -> Result<(), BackendError> {
+        let [starts, qkv] = views(slab, "rotate", operands)?;
+        let tasks = rotation.tasks(qkv, as_indices(starts));
+        threads::for_each(tasks, &mut [], self.threads(), |task, _| rotation.run(task));
         Ok(())
     }
 
@@ -315,15 +331,27 @@ impl Backend for CpuBackend {
                 copy(slab, value(reads[0]), output.clone())?;
                 self.add(slab, [value(reads[1]), output], columns, Some(norm))
             }
-            CpuKernel::Linear { layer, activation } => {
+            CpuKernel::Linear { layer, activation }
+            | CpuKernel::GatedLinear { layer, activation } => {
                 let layer = weights.get(layer)?.linear()?;
                 self.linear(layer, activation, [value(reads[0]), output], slab)
             }
-            CpuKernel::Attention { heads, head_size, bias } => {
-                let bias = bias.map(|bias| weights.get(bias)?.relative_bias()).transpose()?;
-                let heads = attention::Heads { arch: self.arch, heads, head_size, bias };
+            CpuKernel::Rotate { heads, rotary } => {
+                copy(slab, value(reads[0]), output.clone())?;
+                let rotation = Rotation::new(self.arch, heads, rotary);
+                self.rotate(&rotation, [places.starts(), output], slab)
+            }
+            CpuKernel::Attention { heads, window, bias } => {
+                let bias = match bias {
+                    None => Bias::None,
+                    Some(AttentionBias::Alibi) => Bias::Alibi,
+                    Some(AttentionBias::Buckets(bias)) => {
+                        Bias::Relative(weights.get(bias.table)?.relative_bias()?)
+                    }
+                };
+                let attention = Attention { arch: self.arch, heads, window, bias };
                 let operands = [value(reads[0]), places.starts(), output, places.scratch()];
-                self.attention(&heads, operands, slab)
+                self.attention(&attention, operands, slab)
             }
             CpuKernel::Pool { poolings, columns } => {
                 self.pool(poolings, columns, [value(reads[0]), places.starts(), output], slab)

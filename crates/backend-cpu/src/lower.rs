@@ -2,9 +2,9 @@
 //! write, in place.
 
 use pulp::Arch;
-use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, WeightId};
+use vecmill_encoder::{AttentionBias, Graph, Lower, Node, Op, Program, RowBound, Step, WeightId};
 use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::{Activation, DType, Poolings};
+use vecmill_model::{Activation, DType, Heads, Poolings, Rotary, Window};
 
 use crate::{attention, weights};
 
@@ -53,14 +53,28 @@ pub enum CpuKernel {
         /// Applied to each element.
         activation: Activation,
     },
+    /// Multiplies by packed weights, and each column of the gate with its partner.
+    GatedLinear {
+        /// Weights and bias.
+        layer: WeightId,
+        /// Applied to each element of the gate.
+        activation: Activation,
+    },
+    /// Turns queries and keys by their positions.
+    Rotate {
+        /// How a row is divided.
+        heads: Heads,
+        /// By which angles.
+        rotary: Rotary,
+    },
     /// Attention within each sequence.
     Attention {
-        /// How many heads there are.
-        heads: usize,
-        /// Columns of each.
-        head_size: usize,
-        /// Relative position biases.
-        bias: Option<WeightId>,
+        /// How a row is divided.
+        heads: Heads,
+        /// Which keys a query sees.
+        window: Window,
+        /// Added to scores.
+        bias: Option<AttentionBias>,
     },
     /// Makes one row of a sequence's.
     Pool {
@@ -86,10 +100,11 @@ impl CpuLowering {
             Op::Linear { weight, activation, .. } => {
                 CpuKernel::Linear { layer: weight, activation }
             }
-            Op::Attention { heads, bias } => {
-                let bias = bias.map(|bias| bias.table);
-                CpuKernel::Attention { heads, head_size: columns / heads.max(1), bias }
+            Op::GatedLinear { weight, activation, .. } => {
+                CpuKernel::GatedLinear { layer: weight, activation }
             }
+            Op::Rotate { heads, rotary } => CpuKernel::Rotate { heads, rotary },
+            Op::Attention { heads, window, bias } => CpuKernel::Attention { heads, window, bias },
             Op::Pool(poolings) => {
                 CpuKernel::Pool { poolings, columns: columns / poolings.count().max(1) }
             }
@@ -98,8 +113,8 @@ impl CpuLowering {
 
     fn scratch(&self, kernel: CpuKernel, longest: usize) -> usize {
         match kernel {
-            CpuKernel::Attention { head_size, .. } => {
-                attention::workspace(self.arch, self.threads, longest, head_size)
+            CpuKernel::Attention { heads, .. } => {
+                attention::workspace(self.arch, self.threads, longest, heads.size)
             }
             _ => 0,
         }
@@ -133,9 +148,14 @@ impl Lower for CpuLowering {
             {
                 (kernel, output, rest) = (both, next.output, behind);
             }
-            let adds = matches!(kernel, CpuKernel::Add { .. } | CpuKernel::AddNorm { .. });
+            let in_place = matches!(
+                kernel,
+                CpuKernel::Add { .. } | CpuKernel::AddNorm { .. } | CpuKernel::Rotate { .. }
+            );
             match node.inputs.first() {
-                Some(&sum) if adds && graph.is_read_once(sum) => program.share(output, sum),
+                Some(&input) if in_place && graph.is_read_once(input) => {
+                    program.share(output, input);
+                }
                 _ => program.keep(output, vec![graph.value(output).columns * FLOAT]),
             }
             program.push(Step {

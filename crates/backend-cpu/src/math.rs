@@ -98,6 +98,29 @@ fn gelu_tanh(x: f32) -> f32 {
     0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (0.044_715 * x * x).mul_add(x, x)))
 }
 
+/// Cosine and sine of an angle in whole turns, to about one unit in the last place of single precision: the
+/// next quarter turn is taken off in double precision, the rest goes into the polynomials of Cephes'
+/// `cosf` and `sinf` (S. Moshier).
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "what is left is rounded on purpose")]
+pub(crate) fn cos_sin(turns: f64) -> (f32, f32) {
+    // Adding 1.5 · 2⁵² leaves the rounded integer in the low bits of the mantissa.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    let quarters = 4.0 * turns;
+    let shifted = quarters + ROUND;
+    let x = ((quarters - (shifted - ROUND)) * std::f64::consts::FRAC_PI_2) as f32;
+    let s = x * x;
+    let sin = (-1.951_529_6e-4_f32).mul_add(s, 8.332_161e-3).mul_add(s, -1.666_665_5e-1);
+    let sin = (sin * s).mul_add(x, x);
+    let cos = 2.443_315_7e-5_f32.mul_add(s, -1.388_731_6e-3).mul_add(s, 4.166_664_6e-2);
+    let cos = (cos * s).mul_add(s, (-0.5_f32).mul_add(s, 1.0));
+    let quarter = shifted.to_bits();
+    let (cos, sin) = if quarter & 1 == 0 { (cos, sin) } else { (sin, cos) };
+    let cos = if (quarter + 1) & 2 == 0 { cos } else { -cos };
+    let sin = if quarter & 2 == 0 { sin } else { -sin };
+    (cos, sin)
+}
+
 /// Sum of `term` over all elements.
 #[inline(always)]
 pub(crate) fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
@@ -195,6 +218,17 @@ mod tests {
     fn tanh_is_accurate() {
         compare(tanh, f64::tanh, 9.0, 8.0, f64::MIN_POSITIVE);
         assert_eq!((tanh(40.0), tanh(-40.0)), (1.0, -1.0));
+    }
+
+    #[test]
+    fn cosine_and_sine_are_accurate_far_from_zero_too() {
+        for step in -50_000i32..=50_000 {
+            let turns = f64::from(step) * 0.017_320_508_075_688_77;
+            let (cos, sin) = cos_sin(turns);
+            let exact = (std::f64::consts::TAU * turns.fract()).sin_cos();
+            let off = (f64::from(cos) - exact.1).abs().max((f64::from(sin) - exact.0).abs());
+            assert!(off < 1.2e-7, "{turns}: {off}");
+        }
     }
 
     #[test]

@@ -40,18 +40,31 @@ pub(crate) fn panel_width(arch: Arch) -> usize {
     arch.dispatch(Width)
 }
 
-/// Columns of a matrix in whole panels.
-pub(crate) fn packed_columns(arch: Arch, outputs: usize) -> usize {
-    outputs.next_multiple_of(panel_width(arch))
+/// A layer's sizes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Of a row.
+    pub(crate) inputs: usize,
+    /// Rows of the weight.
+    pub(crate) outputs: usize,
+    /// Whether the first half of the outputs is a gate for the second.
+    pub(crate) gated: bool,
 }
 
-/// A weight matrix in panels, with its bias.
+/// Columns of a matrix in whole panels; of a gate and what it is for, each by itself.
+pub(crate) fn packed_columns(arch: Arch, outputs: usize, gated: bool) -> usize {
+    let parts = if gated { 2 } else { 1 };
+    parts * (outputs / parts).next_multiple_of(panel_width(arch))
+}
+
+/// A weight matrix in panels, with its bias. Panels of a gate and of what it is for take turns.
 #[derive(Debug)]
 pub(crate) struct Panels {
     values: Stored<HostBlock>, // aligned, so that no vector crosses a cache line
     bias: Stored<HostBlock>,
     inputs: usize,
     outputs: usize,
+    gated: bool,
     width: usize,
 }
 
@@ -59,30 +72,42 @@ impl Panels {
     /// Packs rows of `inputs` numbers, one row per output.
     pub(crate) fn pack<'a>(
         arch: Arch,
-        (inputs, outputs): (usize, usize),
+        Size { inputs, outputs, gated }: Size,
         rows: impl Iterator<Item = &'a [f32]>,
         bias: impl Iterator<Item = f32>,
         into: &mut RegionWriter<HostBlock>,
     ) -> Result<Self, BackendError> {
-        let (columns, width) = (packed_columns(arch, outputs), panel_width(arch));
+        let (columns, width) = (packed_columns(arch, outputs, gated), panel_width(arch));
+        let outputs = if gated { outputs / 2 } else { outputs };
+        // The panel of a row of the weight, and its column there.
+        let place = |row: usize| {
+            let (part, output) = (row / outputs.max(1), row % outputs.max(1));
+            let panel = output / width;
+            (if gated { 2 * panel + part } else { panel }, output % width)
+        };
         let values = into.floats(columns * inputs, |packed| {
-            for (output, row) in rows.enumerate() {
-                let panel = &mut packed[output / width * width * inputs..][..width * inputs];
-                for (slot, &value) in panel[output % width..].iter_mut().step_by(width).zip(row) {
+            for (index, row) in rows.enumerate() {
+                let (panel, column) = place(index);
+                let panel = &mut packed[panel * width * inputs..][..width * inputs];
+                for (slot, &value) in panel[column..].iter_mut().step_by(width).zip(row) {
                     *slot = value;
                 }
             }
         })?;
         let bias = into.floats(columns, |places| {
-            places.iter_mut().zip(bias).for_each(|(place, value)| *place = value);
+            for (index, value) in bias.enumerate() {
+                let (panel, column) = place(index);
+                places[panel * width + column] = value;
+            }
         })?;
-        Ok(Self { values, bias, inputs, outputs, width })
+        Ok(Self { values, bias, inputs, outputs, gated, width })
     }
 
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
     }
 
+    /// Columns of the result.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
@@ -97,7 +122,8 @@ impl Panels {
     }
 }
 
-/// `output = activation(rows · weights + bias)` for some rows and some columns.
+/// `output = activation(rows · weights + bias)` for some rows and some columns; where the weights are
+/// gated, `activation(gate) · up` of their halves.
 ///
 /// `output` has a slice for each row, which starts at column `first_column`, a multiple of the
 /// panels' width, and says by its length how many are computed.
@@ -111,11 +137,14 @@ pub(crate) fn multiply(
 ) {
     let panel = weights.width * weights.inputs;
     let columns = output.first().map_or(0, |row| row.len());
-    let panels = &weights.values()[first_column * weights.inputs..];
+    let parts = if weights.gated { 2 } else { 1 };
+    let panels = &weights.values()[parts * first_column * weights.inputs..];
     arch.dispatch(Multiply {
         rows,
-        panels: &panels[..columns.div_ceil(weights.width) * panel],
-        bias: &weights.bias.floats()[first_column..],
+        panels: &panels[..parts * columns.div_ceil(weights.width) * panel],
+        stride: panel,
+        bias: &weights.bias.floats()[parts * first_column..],
+        gated: weights.gated,
         output,
         activation,
     });
@@ -131,10 +160,14 @@ fn block_rows(count: usize) -> usize {
 pub(crate) struct Multiply<'a, 'r, 'o> {
     /// All of one length, the number of inputs.
     pub(crate) rows: &'a [&'r [f32]],
-    /// Whole panels: inputs × panel width each.
+    /// Panels: inputs × panel width each.
     pub(crate) panels: &'a [f32],
+    /// From the start of one panel to the next.
+    pub(crate) stride: usize,
     /// One number per column, or none at all.
     pub(crate) bias: &'a [f32],
+    /// Whether panels of a gate and of what it is for take turns.
+    pub(crate) gated: bool,
     /// A slice for each row.
     pub(crate) output: &'a mut [&'o mut [f32]],
     /// Applied last.
@@ -146,16 +179,22 @@ impl WithSimd for Multiply<'_, '_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { rows, activation, .. } = self;
+        let Self { rows, gated, .. } = self;
         let inputs = rows.first().map_or(0, |row| row.len());
         let width = TILE_VECTORS * S::F32_LANES;
         let block_rows = block_rows(rows.len());
-        for (index, panel) in self.panels.chunks_exact((inputs * width).max(1)).enumerate() {
-            let columns = index * width..(index + 1) * width;
-            let bias = self.bias.get(columns.clone()).unwrap_or(&[]);
+        for (index, panel) in self.panels.chunks(self.stride.max(1)).enumerate() {
+            let panel = panel.get(..inputs * width).unwrap_or_default();
+            let bias = self.bias.get(index * width..(index + 1) * width).unwrap_or(&[]);
             let (vectors, _) = S::as_simd_f32s(panel);
             let (weights, _) = vectors.as_chunks::<TILE_VECTORS>();
-            let block = Block { simd, weights, bias, activation, columns };
+            let place = if gated { index / 2 } else { index };
+            let columns = place * width..(place + 1) * width;
+            let then = match gated && index % 2 == 1 {
+                true => Then::Multiply,
+                false => Then::Activate(self.activation),
+            };
+            let block = Block { simd, weights, bias, then, columns };
             for (rows, output) in rows.chunks(block_rows).zip(self.output.chunks_mut(block_rows)) {
                 match *rows {
                     [a] => block.finish(block.tile1(a), output),
@@ -171,12 +210,21 @@ impl WithSimd for Multiply<'_, '_, '_> {
     }
 }
 
+/// What becomes of a tile's sums.
+#[derive(Clone, Copy)]
+enum Then {
+    /// They are written, activated.
+    Activate(Activation),
+    /// What is there, the gate, is multiplied by them.
+    Multiply,
+}
+
 /// One panel of weights, for blocks of rows.
 struct Block<'a, S: Simd> {
     simd: S,
     weights: &'a [[S::f32s; TILE_VECTORS]],
     bias: &'a [f32],
-    activation: Activation,
+    then: Then,
     columns: std::ops::Range<usize>,
 }
 
@@ -226,9 +274,10 @@ impl<S: Simd> Block<'_, S> {
                 self.store(sums, target);
             } else {
                 let target = &mut spill[..self.columns.len()];
-                self.store(sums, target);
                 let rest = output.get_mut(self.columns.start..).unwrap_or_default();
                 let valid = rest.len();
+                target[..valid].copy_from_slice(rest);
+                self.store(sums, target);
                 rest.copy_from_slice(&target[..valid]);
             }
         }
@@ -237,12 +286,22 @@ impl<S: Simd> Block<'_, S> {
     #[inline(always)]
     fn store(&self, sums: &[S::f32s; TILE_VECTORS], target: &mut [f32]) {
         let simd = self.simd;
-        let (vectors, _) = S::as_mut_simd_f32s(target);
-        vectors.copy_from_slice(sums);
+        let mut sums = *sums;
         let (bias, _) = S::as_simd_f32s(self.bias);
-        for (vector, &bias) in vectors.iter_mut().zip(bias) {
-            *vector = simd.add_f32s(*vector, bias);
+        for (sum, &bias) in sums.iter_mut().zip(bias) {
+            *sum = simd.add_f32s(*sum, bias);
         }
-        activate(self.activation, target);
+        let (vectors, _) = S::as_mut_simd_f32s(target);
+        match self.then {
+            Then::Activate(activation) => {
+                vectors.copy_from_slice(&sums);
+                activate(activation, target);
+            }
+            Then::Multiply => {
+                for (vector, &sum) in vectors.iter_mut().zip(&sums) {
+                    *vector = simd.mul_f32s(*vector, sum);
+                }
+            }
+        }
     }
 }

@@ -30,13 +30,28 @@ fn keep(
     into.floats(numbers.len(), |place| place.copy_from_slice(&numbers))
 }
 
+/// The first `count` numbers of a weight; zeros, where there is none.
+fn keep_or_zeros(
+    weight: Option<&Weight>,
+    count: usize,
+    into: &mut RegionWriter<HostBlock>,
+) -> Result<Stored<HostBlock>, BackendError> {
+    let numbers = weight.map(Weight::to_f32).unwrap_or_default();
+    into.floats(count, |place| {
+        place.iter_mut().zip(numbers.iter()).for_each(|(place, &number)| *place = number);
+    })
+}
+
 impl Norm {
     pub(crate) fn new(
-        [gain, bias]: [&Weight; 2],
+        gain: &Weight,
+        bias: Option<&Weight>,
         epsilon: f32,
         into: &mut RegionWriter<HostBlock>,
     ) -> Result<Self, BackendError> {
-        Ok(Self { gain: keep(gain, into)?, bias: keep(bias, into)?, epsilon })
+        let columns = gain.shape().elements();
+        let gain = keep(gain, into)?;
+        Ok(Self { gain, bias: keep_or_zeros(bias, columns, into)?, epsilon })
     }
 
     fn factors(&self) -> Factors<'_> {
@@ -129,23 +144,23 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct Tables {
     words: Table,
-    positions: Table,
+    positions: Option<Table>,
+    /// Zeros, where there are no types.
     type_row: Stored<HostBlock>,
 }
 
 impl Tables {
     pub(crate) fn new(
-        [words, positions]: [&Weight; 2],
+        words: &Weight,
+        positions: Option<&Weight>,
         types: Option<&Weight>,
         into: &mut RegionWriter<HostBlock>,
     ) -> Result<Self, BackendError> {
-        let kinds = types.map(Weight::to_f32).unwrap_or_default();
+        let columns = words.shape().columns;
         Ok(Self {
             words: Table::new(words, into)?,
-            positions: Table::new(positions, into)?,
-            type_row: into.floats(words.shape().columns, |row| {
-                row.iter_mut().zip(kinds.iter()).for_each(|(place, &kind)| *place = kind);
-            })?,
+            positions: positions.map(|table| Table::new(table, into)).transpose()?,
+            type_row: keep_or_zeros(types, columns, into)?,
         })
     }
 
@@ -158,15 +173,21 @@ impl Tables {
         norm: Option<&Norm>,
         output: &mut [f32],
     ) {
-        let (words, places) = (self.words.values(), self.positions.values());
+        let words = self.words.values();
+        let places = self.positions.as_ref().map(|table| (table, table.values()));
         let (kinds, norm) = (self.type_row.floats(), norm.map(Norm::factors));
         let rows = output.chunks_exact_mut(self.words.columns.max(1));
         for ((&id, &position), output) in ids.iter().zip(positions).zip(rows) {
             let word = self.words.row(words, id);
-            let place = self.positions.row(places, position);
-            let terms = word.iter().zip(place).zip(kinds);
-            for (value, ((&word, &place), &kind)) in output.iter_mut().zip(terms) {
-                *value = word + place + kind;
+            if let Some((table, places)) = places {
+                let terms = word.iter().zip(table.row(places, position)).zip(kinds);
+                for (value, ((&word, &place), &kind)) in output.iter_mut().zip(terms) {
+                    *value = word + place + kind;
+                }
+            } else {
+                for (value, (&word, &kind)) in output.iter_mut().zip(word.iter().zip(kinds)) {
+                    *value = word + kind;
+                }
             }
             if let Some(norm) = norm {
                 norm.apply(output);

@@ -1,13 +1,13 @@
 //! What is stored of a model's weights, and as what they are found again.
 
 use pulp::Arch;
+use vecmill_encoder::{AttentionBias, Graph, Node, Op, RelativeBias as Bias, WeightId};
 use vecmill_encoder::{BackendError, RegionWriter, WeightPlan};
-use vecmill_encoder::{Graph, Node, Op, RelativeBias as Bias, WeightId};
 use vecmill_memory::HostBlock;
 use vecmill_model::Weight;
 
 use crate::attention::RelativeBias;
-use crate::matmul::{Panels, packed_columns};
+use crate::matmul::{Panels, Size, packed_columns};
 use crate::rows::{Norm, Tables};
 
 const FLOAT: usize = size_of::<f32>();
@@ -29,25 +29,28 @@ pub(crate) fn store(arch: Arch, graph: &Graph, node: &Node, plan: &mut WeightPla
     let shape = |id: WeightId| graph.weight(id);
     match node.op {
         Op::Embed { words, positions, .. } => {
-            for table in [words, positions].map(shape) {
+            for table in [Some(words), positions].into_iter().flatten().map(shape) {
                 let bytes = table.elements() * FLOAT;
                 // Read where the model's file is mapped, if it lies there as it is needed.
                 if table.lies_as_f32 { plan.mapped(bytes) } else { plan.place(bytes) }
             }
             plan.place(shape(words).columns * FLOAT);
         }
-        Op::Norm { gain, bias, .. } => {
-            [gain, bias].into_iter().for_each(|id| plan.place(shape(id).elements() * FLOAT));
+        Op::Norm { gain, .. } => {
+            (0..2).for_each(|_| plan.place(shape(gain).elements() * FLOAT));
         }
-        Op::Linear { weight, .. } => {
-            let columns = packed_columns(arch, shape(weight).rows);
+        Op::Linear { weight, .. } | Op::GatedLinear { weight, .. } => {
+            let gated = matches!(node.op, Op::GatedLinear { .. });
+            let columns = packed_columns(arch, shape(weight).rows, gated);
             plan.place(columns * shape(weight).columns * FLOAT);
             plan.place(columns * FLOAT);
         }
-        Op::Attention { bias: Some(Bias { table, reach }), .. } => {
-            plan.place(shape(table).columns * (2 * reach + 1) * FLOAT);
+        Op::Attention { bias, .. } => {
+            if let Some(Bias { table, reach }) = bias.and_then(AttentionBias::buckets) {
+                plan.place(shape(table).columns * (2 * reach + 1) * FLOAT);
+            }
         }
-        Op::Attention { bias: None, .. } | Op::Add | Op::Pool(_) => {}
+        Op::Add | Op::Rotate { .. } | Op::Pool(_) => {}
     }
 }
 
@@ -61,24 +64,26 @@ impl CpuWeight {
         let of = |id: WeightId| &weights[id.index()];
         let stored = match node.op {
             Op::Embed { words, positions, types } => {
-                Stored::Tables(Tables::new([of(words), of(positions)], types.map(of), into)?)
+                Stored::Tables(Tables::new(of(words), positions.map(of), types.map(of), into)?)
             }
             Op::Norm { gain, bias, epsilon } => {
-                Stored::Norm(Norm::new([of(gain), of(bias)], epsilon, into)?)
+                Stored::Norm(Norm::new(of(gain), bias.map(of), epsilon, into)?)
             }
-            Op::Linear { weight, bias, .. } => {
+            Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
+                let gated = matches!(node.op, Op::GatedLinear { .. });
                 let shape = graph.weight(weight);
                 let numbers = of(weight).to_f32();
                 let rows = numbers.chunks_exact(shape.columns.max(1));
                 let bias = bias.map(|bias| of(bias).to_f32());
                 let bias = bias.iter().flat_map(|bias| bias.iter().copied());
-                Stored::Linear(Panels::pack(arch, (shape.columns, shape.rows), rows, bias, into)?)
+                let size = Size { inputs: shape.columns, outputs: shape.rows, gated };
+                Stored::Linear(Panels::pack(arch, size, rows, bias, into)?)
             }
-            Op::Attention { bias: Some(Bias { table, reach }), .. } => {
+            Op::Attention { bias: Some(AttentionBias::Buckets(Bias { table, reach })), .. } => {
                 let heads = graph.weight(table).columns;
                 Stored::RelativeBias(RelativeBias::new(&of(table).to_f32(), heads, reach, into)?)
             }
-            Op::Attention { bias: None, .. } | Op::Add | Op::Pool(_) => {
+            Op::Attention { .. } | Op::Add | Op::Rotate { .. } | Op::Pool(_) => {
                 return Err(other("load", "weights of an operation that has some"));
             }
         };

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use vecmill_model::{
-    Activation, Architecture, Bias, Embedding, FeedForward, Layer, Model, ModelError, Order,
-    Pooling, Weight,
+    Activation, Architecture, Bias, Buckets, Embedding, FeedForward, Layer, Model, ModelError,
+    Order, Pooling, Poolings, Weight,
 };
 
-use crate::graph::{Graph, GraphBuilder, RelativeBias, ValueId};
+use crate::graph::{AttentionBias, Graph, GraphBuilder, RelativeBias, ValueId};
 use crate::tasks::TASKS;
 
 /// The graph of `model`, and its weights by their numbers; `pooling` overrides the model's own.
@@ -22,33 +22,21 @@ pub(crate) fn graph(
     pooling: Option<Pooling>,
 ) -> Result<(Graph, Vec<Weight>), ModelError> {
     let found = TASKS.iter().find_map(|task| Some((task, (task.find)(model, pooling)?)));
-    let Architecture { embedding, layers } = model.architecture()?;
+    let Architecture { embedding, layers, norm } = model.architecture()?;
     let mut graph = GraphBuilder::new(layers.len());
     let mut rows = embed(&mut graph, &embedding);
     let biases = biases(&mut graph, &layers);
+    let pick = found.as_ref().and_then(|(_, head)| head.pick());
     for (index, (layer, bias)) in layers.iter().zip(biases).enumerate() {
-        let Layer { order, attention, feed_forward } = layer;
-        let Order::Post { attention: attention_norm, output: output_norm } = order;
-        let FeedForward::Plain { up, down, activation } = feed_forward;
-
+        // Behind the last attention no row depends on others: those that are read suffice.
+        let pick = pick.filter(|_| index + 1 == layers.len());
         graph.layer(Some(index));
-        let qkv = graph.linear(rows, &attention.qkv, Activation::Identity);
-        let mut context = graph.attention(qkv, attention.heads, bias);
-        let pick = found.as_ref().and_then(|(_, head)| head.pick());
-        if let Some(pick) = pick.filter(|_| index + 1 == layers.len()) {
-            // Behind the last attention no row depends on others: those that are read suffice.
-            context = graph.pool(context, pick);
-            rows = graph.pool(rows, pick);
-        }
-        let output = graph.linear(context, &attention.output, Activation::Identity);
-        let attended = graph.add(output, rows);
-        let attended = graph.norm(attended, attention_norm);
-        let between = graph.linear(attended, up, *activation);
-        let output = graph.linear(between, down, Activation::Identity);
-        rows = graph.add(output, attended);
-        rows = graph.norm(rows, output_norm);
+        rows = self::layer(&mut graph, layer, bias, rows, pick);
     }
     graph.layer(None);
+    if let Some(norm) = &norm {
+        rows = graph.norm(rows, norm);
+    }
     if let Some((task, head)) = found {
         rows = (task.tail)(&mut graph, &head, rows);
     }
@@ -57,7 +45,7 @@ pub(crate) fn graph(
 
 fn embed(graph: &mut GraphBuilder, embedding: &Embedding) -> ValueId {
     let Embedding { words, positions, types, norm, projection } = embedding;
-    let sum = graph.embed(words, positions, types.as_ref());
+    let sum = graph.embed(words, positions.as_ref(), types.as_ref());
     let rows = graph.norm(sum, norm);
     match projection {
         Some(projection) => graph.linear(rows, projection, Activation::Identity),
@@ -65,20 +53,72 @@ fn embed(graph: &mut GraphBuilder, embedding: &Embedding) -> ValueId {
     }
 }
 
+/// One layer, computed for picked rows alone from its attention on, where there is a `pick`.
+fn layer(
+    graph: &mut GraphBuilder,
+    layer: &Layer,
+    bias: Option<AttentionBias>,
+    mut rows: ValueId,
+    pick: Option<Poolings>,
+) -> ValueId {
+    let Layer { order, attention, feed_forward } = layer;
+    let before = match order {
+        Order::Pre { attention: Some(norm), .. } => graph.norm(rows, norm),
+        _ => rows,
+    };
+    let mut qkv = graph.linear(before, &attention.qkv, Activation::Identity);
+    if let Some(rotary) = attention.rotary {
+        qkv = graph.rotate(qkv, attention.heads, rotary);
+    }
+    let mut context = graph.attention(qkv, attention.heads, attention.window, bias);
+    if let Some(pick) = pick {
+        context = graph.pool(context, pick);
+        rows = graph.pool(rows, pick);
+    }
+    let output = graph.linear(context, &attention.output, Activation::Identity);
+    let attended = graph.add(output, rows);
+    match order {
+        Order::Post { attention, output } => {
+            let attended = graph.norm(attended, attention);
+            let computed = self::feed_forward(graph, feed_forward, attended);
+            let sum = graph.add(computed, attended);
+            graph.norm(sum, output)
+        }
+        Order::Pre { feed_forward: norm, .. } => {
+            let normalised = graph.norm(attended, norm);
+            let computed = self::feed_forward(graph, feed_forward, normalised);
+            graph.add(computed, attended)
+        }
+    }
+}
+
+fn feed_forward(graph: &mut GraphBuilder, part: &FeedForward, rows: ValueId) -> ValueId {
+    let (between, down) = match part {
+        FeedForward::Plain { up, down, activation } => (graph.linear(rows, up, *activation), down),
+        FeedForward::Gated { gate_up, down, activation } => {
+            (graph.gated_linear(rows, gate_up, *activation), down)
+        }
+    };
+    graph.linear(between, down, Activation::Identity)
+}
+
 /// Each layer's bias of attention; layers that share one read the same weight.
-fn biases(graph: &mut GraphBuilder, layers: &[Layer]) -> Vec<Option<RelativeBias>> {
-    let mut known: Option<(&Arc<Bias>, RelativeBias)> = None;
+fn biases(graph: &mut GraphBuilder, layers: &[Layer]) -> Vec<Option<AttentionBias>> {
+    let mut known: Option<(&Arc<Buckets>, RelativeBias)> = None;
     let mut all = Vec::with_capacity(layers.len());
     for layer in layers {
-        let bias = layer.attention.bias.as_ref().map(|bias| match known {
-            Some((same, number)) if Arc::ptr_eq(same, bias) => number,
-            _ => {
-                let number = RelativeBias { table: graph.weight(&bias.table), reach: bias.reach };
-                known = Some((bias, number));
-                number
+        all.push(layer.attention.bias.as_ref().map(|bias| match (bias, known) {
+            (Bias::Alibi, _) => AttentionBias::Alibi,
+            (Bias::Buckets(buckets), Some((same, number))) if Arc::ptr_eq(same, buckets) => {
+                AttentionBias::Buckets(number)
             }
-        });
-        all.push(bias);
+            (Bias::Buckets(buckets), _) => {
+                let table = graph.weight(&buckets.table);
+                let number = RelativeBias { table, reach: buckets.reach };
+                known = Some((buckets, number));
+                AttentionBias::Buckets(number)
+            }
+        }));
     }
     all
 }

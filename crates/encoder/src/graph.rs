@@ -9,7 +9,9 @@
 //! ([`Lower`](crate::Lower)), and data can be asked what a call can't: who reads this, what
 //! comes next.
 
-use vecmill_model::{Activation, Linear, Norm, Poolings, Weight, WeightShape};
+use vecmill_model::{
+    Activation, Heads, Linear, Norm, Poolings, Rotary, Weight, WeightShape, Window,
+};
 
 /// Names a value: a matrix that one operation computes and others read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,12 +56,13 @@ pub struct ValueShape {
 /// One operation. What it reads comes in the order that is said here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
-    /// `words[id] + positions[position] + types[0]` of each token of the batch. Reads no value.
+    /// `words[id] + positions[position] + types[0]` of each token of the batch, of those that there are.
+    /// Reads no value.
     Embed {
         /// `[vocabulary, hidden]`
         words: WeightId,
         /// `[positions, hidden]`
-        positions: WeightId,
+        positions: Option<WeightId>,
         /// `[token types, hidden]`
         types: Option<WeightId>,
     },
@@ -68,7 +71,7 @@ pub enum Op {
         /// `[columns]`
         gain: WeightId,
         /// `[columns]`
-        bias: WeightId,
+        bias: Option<WeightId>,
         /// Added to the variance.
         epsilon: f32,
     },
@@ -83,17 +86,57 @@ pub enum Op {
         /// Applied to each element.
         activation: Activation,
     },
-    /// Multi-head attention of every sequence with itself: `softmax(Q·Kᵀ / √head_size + bias) · V` for
-    /// each head. Reads queries, keys and values beside each other, heads within each.
+    /// `activation(g) · u` element by element, where `g` and `u` are the halves of
+    /// `input · weightᵀ + bias`, the gate first.
+    GatedLinear {
+        /// `[2 · outputs, inputs]`
+        weight: WeightId,
+        /// `[2 · outputs]`
+        bias: Option<WeightId>,
+        /// Applied to each element of the gate.
+        activation: Activation,
+    },
+    /// Turns queries and keys by their positions in their sequences, counted from 0. Reads queries, keys
+    /// and values beside each other, heads within each.
+    Rotate {
+        /// How the input's columns are divided.
+        heads: Heads,
+        /// By which angles.
+        rotary: Rotary,
+    },
+    /// Multi-head attention of every sequence with itself: `softmax(Q·Kᵀ / √size + bias) · V` for each
+    /// head of queries, over the keys that it sees. Reads queries, keys and values beside each other,
+    /// heads within each; head `h` of queries meets head `h · keys / queries` of keys.
     Attention {
-        /// A third of the input's columns divides by it.
-        heads: usize,
+        /// How the input's columns are divided.
+        heads: Heads,
+        /// Which keys a query sees.
+        window: Window,
         /// Added to the scores by distance.
-        bias: Option<RelativeBias>,
+        bias: Option<AttentionBias>,
     },
     /// One row for each sequence out of one for each token; several poolings' beside each other. A
     /// [pick](Poolings::picks_a_row) is one of them.
     Pool(Poolings),
+}
+
+/// What is added to scores of attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttentionBias {
+    /// Learned, by buckets of distances.
+    Buckets(RelativeBias),
+    /// −[slope](crate::alibi_slope) · distance, to both sides.
+    Alibi,
+}
+
+impl AttentionBias {
+    /// Its buckets, where it has some.
+    pub fn buckets(self) -> Option<RelativeBias> {
+        match self {
+            Self::Buckets(buckets) => Some(buckets),
+            Self::Alibi => None,
+        }
+    }
 }
 
 /// Relative position biases: distances fall into logarithmic buckets (T5, arXiv:1910.10683, section
@@ -110,8 +153,10 @@ impl Op {
     /// Whether it reads what is known of the batch: ids and positions, or where sequences start.
     pub fn reads_batch(&self) -> bool {
         match self {
-            Self::Embed { .. } | Self::Attention { .. } | Self::Pool(_) => true,
-            Self::Norm { .. } | Self::Add | Self::Linear { .. } => false,
+            Self::Embed { .. } | Self::Rotate { .. } | Self::Attention { .. } | Self::Pool(_) => {
+                true
+            }
+            Self::Norm { .. } | Self::Add | Self::Linear { .. } | Self::GatedLinear { .. } => false,
         }
     }
 
@@ -121,9 +166,9 @@ impl Op {
         match *self {
             Self::Embed { words, .. } => Some(words),
             Self::Norm { gain, .. } => Some(gain),
-            Self::Linear { weight, .. } => Some(weight),
-            Self::Attention { bias, .. } => bias.map(|bias| bias.table),
-            Self::Add | Self::Pool(_) => None,
+            Self::Linear { weight, .. } | Self::GatedLinear { weight, .. } => Some(weight),
+            Self::Attention { bias, .. } => Some(bias?.buckets()?.table),
+            Self::Add | Self::Rotate { .. } | Self::Pool(_) => None,
         }
     }
 }
@@ -259,9 +304,15 @@ impl GraphBuilder {
     }
 
     /// [`Op::Embed`].
-    pub fn embed(&mut self, words: &Weight, positions: &Weight, types: Option<&Weight>) -> ValueId {
+    pub fn embed(
+        &mut self,
+        words: &Weight,
+        positions: Option<&Weight>,
+        types: Option<&Weight>,
+    ) -> ValueId {
         let columns = words.shape().columns;
-        let (words, positions) = (self.weight(words), self.weight(positions));
+        let words = self.weight(words);
+        let positions = positions.map(|positions| self.weight(positions));
         let types = types.map(|types| self.weight(types));
         let shape = ValueShape { rows: Rows::Tokens, columns };
         self.node(Op::Embed { words, positions, types }, vec![], shape)
@@ -269,7 +320,8 @@ impl GraphBuilder {
 
     /// [`Op::Norm`].
     pub fn norm(&mut self, input: ValueId, norm: &Norm) -> ValueId {
-        let (gain, bias) = (self.weight(&norm.gain), self.weight(&norm.bias));
+        let gain = self.weight(&norm.gain);
+        let bias = norm.bias.as_ref().map(|bias| self.weight(bias));
         let op = Op::Norm { gain, bias, epsilon: norm.epsilon };
         self.node(op, vec![input], self.graph.value(input))
     }
@@ -281,18 +333,44 @@ impl GraphBuilder {
 
     /// [`Op::Linear`].
     pub fn linear(&mut self, input: ValueId, layer: &Linear, activation: Activation) -> ValueId {
-        let columns = layer.weight.shape().rows;
-        let weight = self.weight(&layer.weight);
-        let bias = layer.bias.as_ref().map(|bias| self.weight(bias));
+        let (weight, bias, columns) = self.layer_weights(layer);
         let shape = ValueShape { columns, ..self.graph.value(input) };
         self.node(Op::Linear { weight, bias, activation }, vec![input], shape)
     }
 
+    /// [`Op::GatedLinear`].
+    pub fn gated_linear(
+        &mut self,
+        input: ValueId,
+        gate_up: &Linear,
+        activation: Activation,
+    ) -> ValueId {
+        let (weight, bias, columns) = self.layer_weights(gate_up);
+        let shape = ValueShape { columns: columns / 2, ..self.graph.value(input) };
+        self.node(Op::GatedLinear { weight, bias, activation }, vec![input], shape)
+    }
+
+    fn layer_weights(&mut self, layer: &Linear) -> (WeightId, Option<WeightId>, usize) {
+        let weight = self.weight(&layer.weight);
+        let bias = layer.bias.as_ref().map(|bias| self.weight(bias));
+        (weight, bias, layer.weight.shape().rows)
+    }
+
+    /// [`Op::Rotate`].
+    pub fn rotate(&mut self, qkv: ValueId, heads: Heads, rotary: Rotary) -> ValueId {
+        self.node(Op::Rotate { heads, rotary }, vec![qkv], self.graph.value(qkv))
+    }
+
     /// [`Op::Attention`].
-    pub fn attention(&mut self, qkv: ValueId, heads: usize, bias: Option<RelativeBias>) -> ValueId {
-        let input = self.graph.value(qkv);
-        let shape = ValueShape { columns: input.columns / 3, ..input };
-        self.node(Op::Attention { heads, bias }, vec![qkv], shape)
+    pub fn attention(
+        &mut self,
+        qkv: ValueId,
+        heads: Heads,
+        window: Window,
+        bias: Option<AttentionBias>,
+    ) -> ValueId {
+        let shape = ValueShape { columns: heads.outputs(), ..self.graph.value(qkv) };
+        self.node(Op::Attention { heads, window, bias }, vec![qkv], shape)
     }
 
     /// [`Op::Pool`].

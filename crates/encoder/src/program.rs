@@ -341,7 +341,7 @@ mod tests {
         let weight = TensorView::from_f32("w", &[16, 16], vec![0.0; 256]).unwrap();
         let layer = Linear { weight: Weight::Tensor(weight), bias: None };
         let mut graph = GraphBuilder::new(1);
-        let mut value = graph.embed(&layer.weight, &layer.weight, None);
+        let mut value = graph.embed(&layer.weight, Some(&layer.weight), None);
         for _ in 0..layers {
             value = graph.linear(value, &layer, Activation::Identity);
         }

@@ -1,4 +1,4 @@
-//! Relative position biases, spread out by distance.
+//! Biases of attention by distance: learned ones, spread out, and ALiBi's slopes.
 
 /// Spreads a `[buckets, heads]` table out over the distances −`reach`..=`reach` of a key from its
 /// query: `[heads, 2 · reach + 1]`. Farther ones are in the same bucket as the last.
@@ -12,6 +12,27 @@ pub fn biases_by_distance(table: &[f32], heads: usize, reach: usize) -> Vec<f32>
             table[bucket * heads + head]
         })
         .collect()
+}
+
+/// The slope of a head of `heads`: powers of two, from 2^(−8 / n) on for n heads; where n is no power of two,
+/// those of the next lower one, then every second of twice as many (ALiBi, arXiv:2108.12409).
+///
+/// ```
+/// use vecmill_encoder::alibi_slope;
+///
+/// assert_eq!([0, 7].map(|head| alibi_slope(head, 8)), [0.5, 1.0 / 256.0]);
+/// assert_eq!(alibi_slope(8, 12), 2.0_f32.powf(-0.5));
+/// ```
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "heads are few, and slopes are in single precision"
+)]
+pub fn alibi_slope(head: usize, heads: usize) -> f32 {
+    let power = 1 << heads.max(1).ilog2();
+    let (step, of) =
+        if head < power { (head + 1, power) } else { (2 * (head - power) + 1, 2 * power) };
+    2.0_f64.powf(-8.0 * step as f64 / of as f64) as f32
 }
 
 /// T5's buckets (arXiv:1910.10683): half for keys after the query, half for those before; of each

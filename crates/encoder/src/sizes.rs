@@ -39,21 +39,20 @@ impl Lower for Sizes {
     fn lower(&self, graph: &Graph, rows: RowBound) -> Program<Op> {
         plain(graph, rows, self.format.bytes(), |node: &Node, shape: Shape| match node.op {
             Op::Linear { .. } => self.linear_scratch,
-            Op::Attention { heads, .. } => {
-                let columns = graph.value(node.output).columns;
-                (self.attention_scratch)(shape.longest, columns / heads)
-            }
+            Op::Attention { heads, .. } => (self.attention_scratch)(shape.longest, heads.size),
             _ => 0,
         })
     }
 
     fn store(&self, graph: &Graph, node: &Node, plan: &mut WeightPlan) {
         let weights = match node.op {
-            Op::Embed { words, positions, types } => [Some(words), Some(positions), types],
-            Op::Norm { gain, bias, .. } => [Some(gain), Some(bias), None],
-            Op::Linear { weight, bias, .. } => [Some(weight), bias, None],
-            Op::Attention { bias, .. } => [bias.map(|bias| bias.table), None, None],
-            Op::Add | Op::Pool(_) => [None; 3],
+            Op::Embed { words, positions, types } => [Some(words), positions, types],
+            Op::Norm { gain, bias, .. } => [Some(gain), bias, None],
+            Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
+                [Some(weight), bias, None]
+            }
+            Op::Attention { .. } => [node.op.weight(), None, None],
+            Op::Add | Op::Rotate { .. } | Op::Pool(_) => [None; 3],
         };
         let bytes = |weight| graph.weight(weight).elements() * self.format.bytes();
         weights.into_iter().flatten().for_each(|weight| plan.place(bytes(weight)));

@@ -2,6 +2,7 @@
 //!
 //! - [`Architecture`] is a whole body: an [`Embedding`], and a [`Layer`] for each layer.
 //! - [`Linear`] and [`Norm`] are what these are made of; their [`Weight`]s say how tensors are read.
+//! - [`Heads`], [`Window`] and [`Rotary`](crate::Rotary) say how attention reads its rows.
 //!
 //! The choice behind it: a family of models is a row that yields this
 //! ([`families`](crate::families)), so that the forward pass is written once and asks no family's
@@ -9,9 +10,10 @@
 //! An enum with one variant is a place where the next one goes; whoever computes it is told by the
 //! compiler.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Activation, Weight};
+use crate::{Activation, Rotary, Weight};
 
 /// The body of an encoder.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub struct Architecture {
     pub embedding: Embedding,
     /// In the order of their running; at least one.
     pub layers: Vec<Layer>,
+    /// Of the last layer's rows, where layers normalise what they read.
+    pub norm: Option<Norm>,
 }
 
 /// The row of a token: the sum of the tables' rows, normalised.
@@ -28,7 +32,8 @@ pub struct Embedding {
     /// `[vocabulary, width]`
     pub words: Weight,
     /// `[positions, width]`; a sequence's first token has the row that [`Config`](crate::Config) says.
-    pub positions: Weight,
+    /// None, where attention alone knows of positions.
+    pub positions: Option<Weight>,
     /// `[token types, width]`; every token is of type 0.
     pub types: Option<Weight>,
     /// Of the sum.
@@ -58,25 +63,107 @@ pub enum Order {
         /// Behind the feed-forward part.
         output: Norm,
     },
+    /// Before each half, over what goes into it; the residual is not normalised.
+    Pre {
+        /// Before attention; none, where what comes is normalised already.
+        attention: Option<Norm>,
+        /// Before the feed-forward part.
+        feed_forward: Norm,
+    },
 }
 
-/// Attention of every token to all of its sequence.
+/// Attention of tokens to those of their sequence.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// Queries, keys and values beside each other, heads within each: `[3 · hidden, hidden]`.
+    /// Queries, keys and values beside each other, heads within each.
     pub qkv: Linear,
-    /// `[hidden, hidden]`
+    /// `[hidden, queries · size]`
     pub output: Linear,
-    /// How many heads; a third of `qkv`'s outputs divides by it.
-    pub heads: usize,
-    /// Added to scores by distance. Layers that share a table share it here.
-    pub bias: Option<Arc<Bias>>,
+    /// How `qkv`'s outputs are divided.
+    pub heads: Heads,
+    /// Turns queries and keys by their positions.
+    pub rotary: Option<Rotary>,
+    /// Which tokens one sees.
+    pub window: Window,
+    /// Added to scores by distance.
+    pub bias: Option<Bias>,
 }
 
-/// Biases of attention by distance, which falls into logarithmic buckets (T5, arXiv:1910.10683,
-/// section 2.1).
+/// The heads of a row of queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Heads {
+    /// Of queries.
+    pub queries: usize,
+    /// Of keys, and as many of values: as many as of queries, or a divisor of that, where queries share
+    /// them.
+    pub keys: usize,
+    /// Columns of each.
+    pub size: usize,
+}
+
+impl Heads {
+    /// Heads that have keys and values of their own.
+    pub fn new(count: usize, size: usize) -> Self {
+        Self { queries: count, keys: count, size }
+    }
+
+    /// Columns of a row of queries, keys and values.
+    pub fn columns(self) -> usize {
+        (self.queries + 2 * self.keys) * self.size
+    }
+
+    /// Columns of what attention computes.
+    pub fn outputs(self) -> usize {
+        self.queries * self.size
+    }
+}
+
+/// Which keys a query sees: those from `left` places before it to `right` places behind it.
+///
+/// ```
+/// use vecmill_model::Window;
+///
+/// assert_eq!(Window::around(2).seen(5..6, 9), 3..8);
+/// assert_eq!(Window::around(2).seen(0..9, 9), 0..9);
+/// assert_eq!(Window::FULL.seen(5..6, 9), 0..9);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// `None` sees all before.
+    pub left: Option<usize>,
+    /// `None` sees all behind.
+    pub right: Option<usize>,
+}
+
+impl Window {
+    /// All of the sequence.
+    pub const FULL: Self = Self { left: None, right: None };
+
+    /// Those no more than `distance` away.
+    pub fn around(distance: usize) -> Self {
+        Self { left: Some(distance), right: Some(distance) }
+    }
+
+    /// The keys that some of `queries` see, of a sequence of `length`.
+    pub fn seen(self, queries: Range<usize>, length: usize) -> Range<usize> {
+        let start = self.left.map_or(0, |left| queries.start.saturating_sub(left));
+        let end = self.right.map_or(length, |right| queries.end.saturating_add(right).min(length));
+        start..end
+    }
+}
+
+/// Biases of attention by distance.
 #[derive(Debug, Clone)]
-pub struct Bias {
+pub enum Bias {
+    /// Learned, by buckets of distances. Layers that share a table share it here.
+    Buckets(Arc<Buckets>),
+    /// −slope · distance, the slope by head (ALiBi: Press et al., arXiv:2108.12409), to both sides.
+    Alibi,
+}
+
+/// Biases by distance, which falls into logarithmic buckets (T5, arXiv:1910.10683, section 2.1).
+#[derive(Debug, Clone)]
+pub struct Buckets {
     /// `[buckets, heads]`
     pub table: Weight,
     /// From this distance on, all are in one bucket.
@@ -93,6 +180,15 @@ pub enum FeedForward {
         /// `[hidden, intermediate]`
         down: Linear,
         /// Applied to each element between them.
+        activation: Activation,
+    },
+    /// `down(activation(gate(x)) · up(x))`, element by element (Shazeer, arXiv:2002.05202).
+    Gated {
+        /// Gate and up, in this order, as one: `[2 · intermediate, hidden]`.
+        gate_up: Linear,
+        /// `[hidden, intermediate]`
+        down: Linear,
+        /// Applied to each element of the gate.
         activation: Activation,
     },
 }
@@ -112,7 +208,7 @@ pub struct Norm {
     /// `[columns]`
     pub gain: Weight,
     /// `[columns]`
-    pub bias: Weight,
+    pub bias: Option<Weight>,
     /// Added to the variance.
     pub epsilon: f32,
 }

@@ -32,6 +32,7 @@ mod modules;
 mod pickle;
 mod pipeline;
 mod pooling;
+mod rotary;
 mod safetensors;
 mod tensor;
 mod tokenizing;
@@ -42,7 +43,8 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 pub use architecture::{
-    Architecture, Attention, Bias, Embedding, FeedForward, Layer, Linear, Norm, Order,
+    Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
+    Order, Window,
 };
 pub use config::{Activation, Config};
 pub use convert::{ConvertError, Rounding};
@@ -56,6 +58,7 @@ pub use files::{
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
 pub use pooling::{Pooling, Poolings, UnknownPooling};
+pub use rotary::{Rotary, RotaryScaling};
 pub use tensor::{DType, TensorView};
 pub use tokenizing::{AddedToken, TokenizerSettings};
 pub use warning::Warning;

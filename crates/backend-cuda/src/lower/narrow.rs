@@ -29,7 +29,11 @@ impl CudaLowering {
         match producer.op {
             Op::Norm { .. } | Op::Attention { .. } => true,
             Op::Linear { .. } => self.is_narrow(graph, producer),
-            Op::Embed { .. } | Op::Add | Op::Pool(_) => false,
+            Op::Embed { .. }
+            | Op::Add
+            | Op::GatedLinear { .. }
+            | Op::Rotate { .. }
+            | Op::Pool(_) => false,
         }
     }
 

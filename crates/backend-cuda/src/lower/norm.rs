@@ -6,7 +6,9 @@ use super::{CudaKernel, Draft};
 
 /// Embed, norm: one kernel.
 pub(super) fn embed_norm(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
-    let ([Op::Embed { words, .. }, Op::Norm { gain, .. }], [_, norm]) = draft.chain(nodes)? else {
+    let ([Op::Embed { words, positions: Some(_), .. }, Op::Norm { gain, .. }], [_, norm]) =
+        draft.chain(nodes)?
+    else {
         return None;
     };
     let output = draft.keep_read(norm.output);

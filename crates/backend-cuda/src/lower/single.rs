@@ -1,6 +1,7 @@
 //! Operations that are a step each.
 
-use vecmill_encoder::{Node, Op};
+use vecmill_encoder::{AttentionBias, Node, Op};
+use vecmill_model::Window;
 
 use super::{CudaKernel, Draft, Form};
 
@@ -19,9 +20,18 @@ pub(super) fn single(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
                 draft.push(kernel, vec![input.value], vec![node.output], scratch);
             }
         }
-        Op::Attention { heads, bias } => {
+        Op::Attention { heads, window, bias } => {
+            if window != Window::FULL || heads.keys != heads.queries {
+                missing(draft, node, "attention within a window, or with shared keys");
+                return Some(1);
+            }
+            if bias == Some(AttentionBias::Alibi) {
+                missing(draft, node, "attention with linear biases");
+                return Some(1);
+            }
             let qkv = draft.normalised(*node.inputs.first()?).value;
-            let bias = bias.map(|bias| bias.table);
+            let bias = bias.and_then(AttentionBias::buckets).map(|bias| bias.table);
+            let heads = heads.queries;
             for output in draft.keep_apart(node.output) {
                 let kernel = CudaKernel::Attention { heads, bias, output };
                 draft.push_batch(kernel, vec![qkv], node.output);
@@ -32,6 +42,8 @@ pub(super) fn single(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
             draft.keep(node.output, Form::Wide);
             draft.push_batch(CudaKernel::Pool(poolings), vec![input], node.output);
         }
+        Op::GatedLinear { .. } => missing(draft, node, "a gated linear layer"),
+        Op::Rotate { .. } => missing(draft, node, "rotary positions"),
         Op::Embed { .. } => missing(draft, node, "embedding without a norm"),
         Op::Norm { .. } => missing(draft, node, "a norm by itself"),
         Op::Add => missing(draft, node, "a sum without a norm"),

@@ -53,10 +53,10 @@ fn weight(shape: &[usize]) -> Weight {
 /// Embedded rows, and so many feed-forward blocks in the middle of a deep model.
 fn blocks(hidden: usize, intermediate: usize, count: usize) -> Graph {
     let layer = |inputs, outputs| Linear { weight: weight(&[outputs, inputs]), bias: None };
-    let norm = Norm { gain: weight(&[hidden]), bias: weight(&[hidden]), epsilon: 1e-5 };
+    let norm = Norm { gain: weight(&[hidden]), bias: Some(weight(&[hidden])), epsilon: 1e-5 };
     let (up, down) = (layer(hidden, intermediate), layer(intermediate, hidden));
     let mut graph = GraphBuilder::new(12);
-    let rows = graph.embed(&weight(&[4, hidden]), &weight(&[4, hidden]), None);
+    let rows = graph.embed(&weight(&[4, hidden]), Some(&weight(&[4, hidden])), None);
     let mut rows = graph.norm(rows, &norm);
     graph.layer(Some(6));
     for _ in 0..count {

@@ -318,7 +318,7 @@ impl Backend for CudaBackend {
                 self.pool(slab, places, poolings, matrices)
             }
             CudaKernel::Missing(what) => {
-                let reason = format!("there is no kernel for {what}: please report this");
+                let reason = format!("GPUs don't compute {what} yet: run this model on the CPU");
                 Err(BackendError { operation: "a step", reason })
             }
         }

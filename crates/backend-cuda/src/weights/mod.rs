@@ -10,8 +10,8 @@ mod linear;
 mod narrow;
 
 use half::{bf16, f16};
+use vecmill_encoder::{AttentionBias, Graph, Node, Op, RelativeBias, WeightId};
 use vecmill_encoder::{BackendError, RegionWriter, WeightPlan, biases_by_distance};
-use vecmill_encoder::{Graph, Node, Op, RelativeBias, WeightId};
 use vecmill_memory::{Cause, SourceError};
 use vecmill_model::Weight;
 
@@ -52,7 +52,7 @@ pub(crate) enum LayerForm {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct InputNorm {
     pub(crate) gain: WeightId,
-    pub(crate) bias: WeightId,
+    pub(crate) bias: Option<WeightId>,
     pub(crate) epsilon: f32,
 }
 
@@ -99,13 +99,11 @@ impl Storing<'_> {
         let mut place = |elements: usize, bytes: usize| plan.place(elements * bytes);
         match self.node.op {
             Op::Embed { words, positions, types } => {
-                let tables = [Some(words), Some(positions), types].into_iter().flatten();
+                let tables = [Some(words), positions, types].into_iter().flatten();
                 tables.for_each(|table| place(elements(table), self.format.bytes()));
             }
-            Op::Norm { gain, bias, .. } => {
-                [gain, bias].into_iter().for_each(|id| place(elements(id), FLOAT));
-            }
-            Op::Linear { weight, .. } => {
+            Op::Norm { gain, .. } => (0..2).for_each(|_| place(elements(gain), FLOAT)),
+            Op::Linear { weight, .. } | Op::GatedLinear { weight, .. } => {
                 let outputs = self.graph.weight(weight).rows;
                 match self.layer {
                     LayerForm::Narrow => {
@@ -122,10 +120,12 @@ impl Storing<'_> {
                     }
                 }
             }
-            Op::Attention { bias: Some(RelativeBias { table, reach }), .. } => {
-                place(self.graph.weight(table).columns * (2 * reach + 1), FLOAT);
+            Op::Attention { bias, .. } => {
+                if let Some(RelativeBias { table, reach }) = bias.and_then(AttentionBias::buckets) {
+                    place(self.graph.weight(table).columns * (2 * reach + 1), FLOAT);
+                }
             }
-            Op::Attention { bias: None, .. } | Op::Add | Op::Pool(_) => {}
+            Op::Add | Op::Rotate { .. } | Op::Pool(_) => {}
         }
     }
 
@@ -137,7 +137,11 @@ impl Storing<'_> {
     ) -> Result<CudaWeight, BackendError> {
         let of = |id: WeightId| &weights[id.index()];
         let kind = match self.node.op {
-            Op::Embed { words, positions, types } => {
+            Op::Embed { positions: None, .. } => {
+                return Err(not_yet("embedding without position embeddings"));
+            }
+            Op::GatedLinear { .. } => return Err(not_yet("gated linear layers")),
+            Op::Embed { words, positions: Some(positions), types } => {
                 let mut table = |id| loader.store(&of(id).to_f32(), self.format);
                 Kind::Embeddings(CudaEmbeddings {
                     words: table(words)?,
@@ -146,8 +150,8 @@ impl Storing<'_> {
                 })
             }
             Op::Norm { gain, bias, epsilon } => {
-                let (gain, bias) = (of(gain).to_f32(), of(bias).to_f32());
-                Kind::Norm(CudaNorm::load(&NormNumbers { gain, bias, epsilon }, loader)?)
+                let numbers = norm_numbers(of(gain), bias.map(of), epsilon);
+                Kind::Norm(CudaNorm::load(&numbers, loader)?)
             }
             Op::Linear { weight, bias, .. } => {
                 let shape = self.graph.weight(weight);
@@ -162,24 +166,36 @@ impl Storing<'_> {
                     LayerForm::Narrow => numbers.load_narrow(loader)?,
                     LayerForm::Wide { input_norm } => {
                         let norm = input_norm.map(|InputNorm { gain, bias, epsilon }| {
-                            let (gain, bias) = (of(gain).to_f32(), of(bias).to_f32());
-                            NormNumbers { gain, bias, epsilon }
+                            norm_numbers(of(gain), bias.map(of), epsilon)
                         });
                         numbers.load_wide(norm.as_ref(), self.format, loader)?
                     }
                 })
             }
-            Op::Attention { bias: Some(RelativeBias { table, reach }), .. } => {
+            Op::Attention { bias: Some(AttentionBias::Buckets(bias)), .. } => {
+                let RelativeBias { table, reach } = bias;
                 let heads = self.graph.weight(table).columns;
                 let bias = CudaRelativeBias::load(&of(table).to_f32(), (heads, reach), loader)?;
                 Kind::RelativeBias(bias)
             }
-            Op::Attention { bias: None, .. } | Op::Add | Op::Pool(_) => {
+            Op::Attention { .. } | Op::Add | Op::Rotate { .. } | Op::Pool(_) => {
                 return Err(unexpected("load", "weights of an operation that has some"));
             }
         };
         Ok(CudaWeight(kind))
     }
+}
+
+/// Of a norm; without a bias it is zero.
+fn norm_numbers<'w>(gain: &'w Weight, bias: Option<&'w Weight>, epsilon: f32) -> NormNumbers<'w> {
+    let gain = gain.to_f32();
+    let bias = bias.map_or_else(|| vec![0.0; gain.len()].into(), Weight::to_f32);
+    NormNumbers { gain, bias, epsilon }
+}
+
+fn not_yet(what: &str) -> BackendError {
+    let reason = format!("GPUs don't compute {what} yet: run this model on the CPU");
+    BackendError { operation: "load", reason }
 }
 
 impl CudaWeight {

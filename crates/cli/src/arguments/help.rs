@@ -52,7 +52,7 @@ requests were cut off, the exit code is 4 and the log says how many. Under nohup
 With --admin, the operator can look at the devices' memory:
   curl http://127.0.0.1:3000/admin/memory
   curl -X POST http://127.0.0.1:3000/admin/memory/trim
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'
+  curl -OJ 'http://127.0.0.1:3000/admin/memory/recording?device=cpu'
   vecmill-bench replay vecmill-memory-cpu.csv"
 );
 

@@ -2,7 +2,8 @@
 
 use super::super::keys::{Row, Rule, row};
 use super::super::{
-    Architecture, Attention, Config, Embedding, FeedForward, Layer, ModelError, Order, Pooling,
+    Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, ModelError, Order,
+    Pooling, Window,
 };
 use super::{Family, Keys, Positions, Tensors};
 
@@ -38,6 +39,7 @@ pub(super) fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architectur
     Ok(Architecture {
         embedding: embedding(config, tensors)?,
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
+        norm: None,
     })
 }
 
@@ -48,7 +50,7 @@ pub(super) fn embedding(config: &Config, tensors: &Tensors<'_>) -> Result<Embedd
         .then(|| at.table("token_type_embeddings", config.token_types, width));
     Ok(Embedding {
         words: at.table("word_embeddings", config.vocabulary, width)?,
-        positions: at.table("position_embeddings", config.positions, width)?,
+        positions: Some(at.table("position_embeddings", config.positions, width)?),
         types: types.transpose()?,
         norm: at.norm("LayerNorm", width)?,
         projection: None,
@@ -66,7 +68,9 @@ fn layer(config: &Config, at: &Tensors<'_>) -> Result<Layer, ModelError> {
         attention: Attention {
             qkv: at.stack(&qkv, hidden)?,
             output: at.linear("attention.output.dense", hidden, hidden)?,
-            heads: config.heads,
+            heads: Heads::new(config.heads, config.head_size),
+            rotary: None,
+            window: Window::FULL,
             bias: None,
         },
         feed_forward: feed_forward(config, at, "intermediate.dense", "output.dense")?,

@@ -1,7 +1,7 @@
 //! DistilBERT (Sanh et al., arXiv:1910.01108): BERT without token types, under other names.
 
 use super::super::keys::{Rule, row};
-use super::super::{Architecture, Attention, Config, Layer, ModelError, Order};
+use super::super::{Architecture, Attention, Config, Heads, Layer, ModelError, Order, Window};
 use super::{Family, Keys, Tensors, bert};
 
 pub(super) const FAMILY: Family = Family {
@@ -47,7 +47,9 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
                 qkv: at
                     .stack(&["attention.q_lin", "attention.k_lin", "attention.v_lin"], hidden)?,
                 output: at.linear("attention.out_lin", hidden, hidden)?,
-                heads: config.heads,
+                heads: Heads::new(config.heads, config.head_size),
+                rotary: None,
+                window: Window::FULL,
                 bias: None,
             },
             feed_forward: bert::feed_forward(config, &at, "ffn.lin1", "ffn.lin2")?,
@@ -56,5 +58,6 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
     Ok(Architecture {
         embedding: bert::embedding(config, tensors)?,
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
+        norm: None,
     })
 }

@@ -21,8 +21,8 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {
-    let Architecture { embedding, layers } = bert::read(config, tensors)?;
+    let body = bert::read(config, tensors)?;
     let project = || tensors.linear("embeddings_project", config.hidden, config.embedding);
     let projection = (config.embedding != config.hidden).then(project).transpose()?;
-    Ok(Architecture { embedding: Embedding { projection, ..embedding }, layers })
+    Ok(Architecture { embedding: Embedding { projection, ..body.embedding }, ..body })
 }

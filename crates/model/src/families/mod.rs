@@ -157,7 +157,7 @@ impl<'a> Tensors<'a> {
     /// A layer normalisation.
     fn norm(&self, name: &str, columns: usize) -> Result<Norm, ModelError> {
         let (gain, bias) = self.weights.norm(&format!("{}{name}", self.path), columns)?;
-        let (gain, bias) = (Weight::Tensor(gain), Weight::Tensor(bias));
+        let (gain, bias) = (Weight::Tensor(gain), Some(Weight::Tensor(bias)));
         Ok(Norm { gain, bias, epsilon: self.epsilon })
     }
 }

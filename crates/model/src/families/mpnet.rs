@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::super::keys::{Rule, row};
-use super::super::{Architecture, Attention, Bias, Config, Layer, ModelError, Order};
+use super::super::{
+    Architecture, Attention, Bias, Buckets, Config, Heads, Layer, ModelError, Order, Window,
+};
 use super::{Family, Keys, Positions, Tensors, bert};
 
 /// From this distance on, relative positions share a bucket; no configuration changes it.
@@ -30,9 +32,9 @@ pub(super) const FAMILY: Family = Family {
 
 fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {
     let (hidden, heads) = (config.hidden, config.heads);
-    let buckets = config.relative_buckets.unwrap_or(0);
-    let table = tensors.table("encoder.relative_attention_bias", buckets, heads)?;
-    let bias = Arc::new(Bias { table, reach: REACH });
+    let count = config.relative_buckets.unwrap_or(0);
+    let table = tensors.table("encoder.relative_attention_bias", count, heads)?;
+    let buckets = Arc::new(Buckets { table, reach: REACH });
     let layer = |index| {
         let at = tensors.under(&format!("encoder.layer.{index}"));
         let qkv = ["attention.attn.q", "attention.attn.k", "attention.attn.v"];
@@ -44,8 +46,10 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
             attention: Attention {
                 qkv: at.stack(&qkv, hidden)?,
                 output: at.linear("attention.attn.o", hidden, hidden)?,
-                heads,
-                bias: Some(Arc::clone(&bias)),
+                heads: Heads::new(heads, config.head_size),
+                rotary: None,
+                window: Window::FULL,
+                bias: Some(Bias::Buckets(Arc::clone(&buckets))),
             },
             feed_forward: bert::feed_forward(config, &at, "intermediate.dense", "output.dense")?,
         })
@@ -53,5 +57,6 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
     Ok(Architecture {
         embedding: bert::embedding(config, tensors)?,
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
+        norm: None,
     })
 }

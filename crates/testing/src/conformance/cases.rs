@@ -1,8 +1,8 @@
 //! Small graphs with random weights, and the batches that they are run with.
 
+use vecmill_encoder::{AttentionBias, Graph, GraphBuilder, RelativeBias, ValueId};
 use vecmill_encoder::{Batch, Shape};
-use vecmill_encoder::{Graph, GraphBuilder, RelativeBias, ValueId};
-use vecmill_model::{Activation, Linear, Norm, Poolings, TensorView, Weight, e4m3};
+use vecmill_model::{Activation, Heads, Linear, Norm, Poolings, TensorView, Weight, Window, e4m3};
 
 use super::Failure;
 
@@ -145,7 +145,7 @@ impl Maker {
         let positions = self.random.weight(&[longest, columns])?;
         let types = types.then(|| self.random.weight(&[2, columns])).transpose()?;
         let words = Weight::Tensor(tensor(&[count, columns], words)?);
-        let sum = self.graph.embed(&words, &positions, types.as_ref());
+        let sum = self.graph.embed(&words, Some(&positions), types.as_ref());
         self.value(sum, columns);
         self.norm(sum)
     }
@@ -153,7 +153,8 @@ impl Maker {
     pub(super) fn norm(&mut self, input: ValueId) -> Result<ValueId, Failure> {
         let columns = self.columns(input);
         let gain = self.random.weight(&[columns])?;
-        let norm = Norm { gain, bias: self.random.weight(&[columns])?, epsilon: EPSILON };
+        let bias = Some(self.random.weight(&[columns])?);
+        let norm = Norm { gain, bias, epsilon: EPSILON };
         let value = self.graph.norm(input, &norm);
         Ok(self.value(value, columns))
     }
@@ -228,10 +229,11 @@ impl Maker {
         let table = biased.then(|| self.random.weight(&[BUCKETS, heads])).transpose()?;
         let bias = table.map(|table| {
             let table = self.graph.weight(&table);
-            RelativeBias { table, reach: REACH }
+            AttentionBias::Buckets(RelativeBias { table, reach: REACH })
         });
-        let value = self.graph.attention(qkv, heads, bias);
-        Ok(self.value(value, self.columns(qkv) / 3))
+        let heads = Heads::new(heads, self.columns(qkv) / 3 / heads);
+        let value = self.graph.attention(qkv, heads, Window::FULL, bias);
+        Ok(self.value(value, heads.outputs()))
     }
 
     pub(super) fn pool(&mut self, input: ValueId, poolings: Poolings) -> ValueId {

@@ -13,11 +13,12 @@ mod tests;
 
 use half::{bf16, f16};
 use vecmill_encoder::{
-    Backend, Graph, Node, Op, Place, Places, RelativeBias, Step, ValueId, WeightId, Weights,
+    AttentionBias, Backend, Graph, Node, Op, Place, Places, Step, ValueId, WeightId, Weights,
+    alibi_slope,
 };
 use vecmill_encoder::{BackendError, RegionWriter, Stored};
 use vecmill_memory::{HostBlock, HostSource};
-use vecmill_model::{Activation, DType, Pooling, Poolings, Weight, e4m3};
+use vecmill_model::{Activation, DType, Heads, Pooling, Poolings, Rotary, Weight, Window, e4m3};
 
 use super::reference;
 use lower::{Emulation, Kernel};
@@ -197,8 +198,9 @@ impl Emulated {
             table.floats()[index as usize * columns..][..columns].to_vec()
         };
         let rows = ids.iter().zip(&positions).flat_map(|(&id, &position)| {
-            let (word, place) = (row(&tables[0], id), row(&tables[1], position));
-            let terms = word.into_iter().zip(place).zip(tables[2].floats());
+            let word = row(&tables[0], id);
+            let place = tables.get(2).map_or(vec![0.0; columns], |table| row(table, position));
+            let terms = word.into_iter().zip(place).zip(tables[1].floats());
             terms.map(|((word, place), kind)| word + place + kind).collect::<Vec<_>>()
         });
         Ok(rows.collect())
@@ -224,42 +226,81 @@ impl Emulated {
         Ok(rows.collect())
     }
 
+    /// Of rows of gates and what they are for.
+    fn gated(&self, rows: &[f32], columns: usize, activation: Activation) -> Vec<f32> {
+        let rows = rows.chunks(2 * columns).flat_map(|row| {
+            let (gates, ups) = row.split_at(columns);
+            gates.iter().zip(ups).map(|(&g, u)| self.round(activate(activation, g)) * u)
+        });
+        rows.collect()
+    }
+
+    fn rotate(&self, work: &Work<'_>, qkv: ValueId, heads: Heads, rotary: Rotary) -> Vec<f32> {
+        let mut rows = work.read(qkv, 0);
+        for (start, end) in work.ends() {
+            let frequencies = rotary.frequencies(end - start);
+            for (row, head) in
+                (start..end).flat_map(|row| (0..heads.queries + heads.keys).map(move |h| (row, h)))
+            {
+                let head = &mut rows[row * heads.columns() + head * heads.size..][..heads.size];
+                for (pair, frequency) in frequencies.iter().enumerate() {
+                    let (sin, cos) = ((row - start) as f32 * frequency).sin_cos();
+                    let (x, y) = (head[pair], head[pair + frequencies.len()]);
+                    head[pair] = x * cos - y * sin;
+                    head[pair + frequencies.len()] = y * cos + x * sin;
+                }
+            }
+        }
+        rows
+    }
+
     fn attention(
         &self,
         work: &mut Work<'_>,
         [qkv, to]: [ValueId; 2],
-        heads: usize,
-        bias: Option<RelativeBias>,
+        (heads, window): (Heads, Window),
+        bias: Option<AttentionBias>,
     ) -> Result<(), BackendError> {
-        let mut output = work.read(to, 0);
-        let (qkv, hidden) = (work.read(qkv, 0), work.places.plane(to, 0).row_bytes / 4);
-        let size = hidden / heads;
-        let table = bias.map(|bias| work.weights.get(bias.table)).transpose()?;
-        let part = |row: usize, part: usize, head: usize| {
-            &qkv[row * 3 * hidden + part * hidden + head * size..][..size]
-        };
+        let (mut output, qkv) = (work.read(to, 0), work.read(qkv, 0));
+        let size = heads.size;
+        let table = bias.and_then(AttentionBias::buckets);
+        let table =
+            table.map(|bias| Ok((work.weights.get(bias.table)?, bias.reach))).transpose()?;
+        let part = |row: usize, head: usize| &qkv[row * heads.columns() + head * size..][..size];
         for (start, end) in work.ends() {
             let last = if self.defect == Defect::OneKeyMore { end + 1 } else { end };
-            for (query, head) in (start..end).flat_map(|q| (0..heads).map(move |h| (q, h))) {
+            for (query, head) in (start..end).flat_map(|q| (0..heads.queries).map(move |h| (q, h)))
+            {
+                let of_keys = heads.queries + head * heads.keys / heads.queries;
                 let score = |key| {
-                    let (q, k) = (part(query, 0, head), part(key, 1, head));
+                    let (q, k) = (part(query, head), part(key, of_keys));
                     let dot = q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>();
-                    let bias =
-                        table.zip(bias).map_or(0.0, |(table, RelativeBias { reach, .. })| {
+                    let bias = match (bias, table) {
+                        (Some(AttentionBias::Alibi), _) => {
+                            -alibi_slope(head, heads.queries) * query.abs_diff(key) as f32
+                        }
+                        (_, Some((table, reach))) => {
                             let table = table.tensors[0].floats();
-                            let buckets = table.len() / heads;
-                            table[reference::bucket(query, key, buckets, reach) * heads + head]
-                        });
+                            let buckets = table.len() / heads.queries;
+                            let bucket = reference::bucket(query, key, buckets, reach);
+                            table[bucket * heads.queries + head]
+                        }
+                        _ => 0.0,
+                    };
                     dot / (size as f32).sqrt() + bias
                 };
-                let scores: Vec<f32> = (start..last).map(score).collect();
+                let place = query - start;
+                let seen = window.seen(place..place + 1, last - start);
+                let seen = start + seen.start..start + seen.end;
+                let scores: Vec<f32> = seen.clone().map(score).collect();
                 let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let weights: Vec<f32> = scores.iter().map(|s| (s - largest).exp()).collect();
                 let total: f32 = weights.iter().sum();
-                let to = &mut output[query * hidden + head * size..][..size];
+                let to = &mut output[query * heads.outputs() + head * size..][..size];
                 for (column, to) in to.iter_mut().enumerate() {
-                    let values = (start..last).zip(&weights);
-                    let terms = values.map(|(key, &w)| self.round(w) * part(key, 2, head)[column]);
+                    let values = seen.clone().zip(&weights);
+                    let value = |key| part(key, of_keys + heads.keys)[column];
+                    let terms = values.map(|(key, &w)| self.round(w) * value(key));
                     *to = terms.sum::<f32>() / total;
                 }
             }
@@ -337,7 +378,7 @@ impl Backend for Emulated {
         let narrow = self.lowering.is_narrow(graph, node);
         let round = |index: usize, x: f32| match node.op {
             Op::Norm { .. } => x,
-            Op::Linear { .. } if narrow && index == 0 => self.narrow(x),
+            Op::Linear { .. } | Op::GatedLinear { .. } if narrow && index == 0 => self.narrow(x),
             _ => self.round(x),
         };
         let mut tensors = Vec::new();
@@ -381,13 +422,18 @@ impl Backend for Emulated {
                 let sums = sum(work.read(reads[0], 0), work.read(reads[1], 0));
                 self.norms(work, norm, sums, columns)?
             }
-            Kernel::Linear { layer, activation, input_norm, narrow } => {
+            Kernel::Linear { layer, activation, gated, input_norm, narrow } => {
                 let input = if narrow {
                     work.read(reads[0], 1)
                 } else {
                     work.normalised(reads[0], input_norm)?
                 };
-                self.linear(work, layer, &input, activation)?
+                if gated {
+                    let halves = self.linear(work, layer, &input, Activation::Identity)?;
+                    self.gated(&halves, columns, activation)
+                } else {
+                    self.linear(work, layer, &input, activation)?
+                }
             }
             Kernel::LinearDefer { layer, norm, residual_norm, narrow } => {
                 let input = work.read(reads[0], usize::from(narrow));
@@ -397,8 +443,9 @@ impl Backend for Emulated {
                 return self.defer(work, to, &sums, norm);
             }
             Kernel::Normalize { norm } => work.normalised(reads[0], Some(norm))?,
-            Kernel::Attention { heads, bias } => {
-                return self.attention(work, [reads[0], to], heads, bias);
+            Kernel::Rotate { heads, rotary } => self.rotate(work, reads[0], heads, rotary),
+            Kernel::Attention { heads, window, bias } => {
+                return self.attention(work, [reads[0], to], (heads, window), bias);
             }
             Kernel::Pool(poolings) => self.pool(work, reads[0], poolings),
         };

@@ -4,7 +4,7 @@
 //! is the operation's own.
 
 use vecmill_encoder::Precision;
-use vecmill_encoder::{Node, Op, ValueId, WeightId};
+use vecmill_encoder::{AttentionBias, Node, Op, RelativeBias, ValueId, WeightId};
 use vecmill_model::Activation;
 
 use super::Failure;
@@ -93,7 +93,8 @@ impl Interpreter<'_> {
                 }
             }
             Op::Norm { gain, bias, epsilon } => {
-                let (gain, bias) = (self.vector(gain), self.vector(bias));
+                let gain = self.vector(gain);
+                let bias = bias.map_or_else(|| vec![0.0; gain.len()], |bias| self.vector(bias));
                 let norm = reference::Norm { gain, bias, epsilon: epsilon.into() };
                 let rows = self.input(node, 0)?;
                 let apply = |row: &Vec<Bounded>| match precision.deferred {
@@ -119,15 +120,39 @@ impl Interpreter<'_> {
             Op::Linear { weight, bias, activation } => {
                 self.linear(node, (weight, bias), activation, precision)?
             }
-            Op::Attention { heads, bias } => {
+            Op::GatedLinear { weight, bias, activation } => {
+                let halves = self.linear(node, (weight, bias), Activation::Identity, precision)?;
+                let gate = |row: &Vec<Bounded>| {
+                    let (gates, ups) = row.split_at(row.len() / 2);
+                    let pairs = gates.iter().zip(ups);
+                    pairs.map(|(&g, &u)| reference::gated(g, u, activation, precision)).collect()
+                };
+                halves.iter().map(gate).collect()
+            }
+            Op::Rotate { heads, rotary } => {
+                let rows = self.input(node, 0)?;
+                let turned = self.starts().flat_map(|(start, end)| {
+                    let frequencies = rotary.frequencies(end - start);
+                    let turn = move |(position, row): (usize, &Vec<Bounded>)| {
+                        reference::rotate(row, heads, (position, &frequencies), precision)
+                    };
+                    rows[start..end].iter().enumerate().map(turn)
+                });
+                turned.collect()
+            }
+            Op::Attention { heads, window, bias } => {
                 let rows = self.exact_input(node)?;
-                let head_size = self.case.graph.value(node.output).columns / heads;
-                let table = bias.map(|bias| (self.matrix(bias.table), bias.reach));
-                let heads = reference::Heads { heads, head_size, table, precision };
-                let columns = self.case.graph.value(node.output).columns;
-                let all = self.sequences(&rows).flat_map(|rows| heads.sequence(rows));
+                let bias = match bias {
+                    None => reference::Bias::None,
+                    Some(AttentionBias::Alibi) => reference::Bias::Alibi,
+                    Some(AttentionBias::Buckets(RelativeBias { table, reach })) => {
+                        reference::Bias::Buckets(self.matrix(table), reach)
+                    }
+                };
+                let attention = reference::Attention { heads, window, bias, precision };
+                let all = self.sequences(&rows).flat_map(|rows| attention.sequence(rows));
                 let all: Vec<Bounded> = all.collect();
-                all.chunks(columns).map(<[Bounded]>::to_vec).collect()
+                all.chunks(heads.outputs()).map(<[Bounded]>::to_vec).collect()
             }
             Op::Pool(poolings) => {
                 let rows = self.exact_input(node)?;
@@ -150,21 +175,22 @@ impl Interpreter<'_> {
     fn embed(
         &self,
         words: WeightId,
-        positions: WeightId,
+        positions: Option<WeightId>,
         types: Option<WeightId>,
         precision: Precision,
     ) -> Vec<Vec<Bounded>> {
-        let (words, positions) = (self.matrix(words), self.matrix(positions));
+        let words = self.matrix(words);
+        let positions = positions.map(|positions| self.matrix(positions));
         let kinds = types.map(|types| self.matrix(types).swap_remove(0));
         let indices = self.case.batch.indices(self.case.batch.shape(), 0);
         let places =
             self.starts().flat_map(|(start, end)| (start..end).map(move |row| row - start));
         let rows = indices.iter().zip(places).map(|(&id, place)| {
-            let (word, place) = (&words[id as usize], &positions[place]);
-            let terms = word.iter().zip(place).enumerate();
-            let terms = terms.map(|(column, (&word, &place))| {
+            let word = &words[id as usize];
+            let terms = word.iter().enumerate().map(|(column, &word)| {
+                let place = positions.as_ref().map(|positions| positions[place][column]);
                 let kind = kinds.as_ref().map(|kinds| kinds[column]);
-                let terms = [word, place].into_iter().chain(kind).map(Bounded::exact);
+                let terms = [Some(word), place, kind].into_iter().flatten().map(Bounded::exact);
                 reference::sum(&terms.collect::<Vec<_>>(), precision)
             });
             terms.collect()
@@ -211,7 +237,7 @@ impl Interpreter<'_> {
         let missing = || Failure::Fixture(format!("{}: nothing is computed yet", self.case.name));
         let value = self.values[node.inputs[index].index()].as_ref().ok_or_else(missing)?;
         let normalises = match node.op {
-            Op::Linear { .. } => node.layer.is_some(),
+            Op::Linear { .. } | Op::GatedLinear { .. } => node.layer.is_some(),
             Op::Add => index == 1 && self.is_linear(node.inputs[0]),
             _ => false,
         };

@@ -1,7 +1,7 @@
 //! The operations in plain `f64`, and how far from them rounding may lead.
 
 use vecmill_encoder::{NarrowPrecision, Precision};
-use vecmill_model::{Activation, Pooling};
+use vecmill_model::{Activation, Heads, Pooling, Window};
 
 /// An exact value and the largest error that rounding can cause.
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +85,61 @@ pub(super) fn linear(
     if activation == Activation::Identity {
         return sum;
     }
-    let value = activate(activation, sum.value);
+    activated(sum, activation, precision).stored(precision)
+}
+
+/// An activation of a number.
+fn activated(x: Bounded, activation: Activation, precision: Precision) -> Bounded {
+    let value = activate(activation, x.value);
     // No activation here is steeper than 1.13; its own evaluation costs a few roundings of its
     // argument and result, or a part of the rounding that follows.
-    let own = 16.0 * precision.accumulation * (sum.size() + value.abs());
-    let tolerance = 1.13 * sum.tolerance + own + precision.storage / 16.0 * value.abs();
+    let own = 16.0 * precision.accumulation * (x.size() + value.abs());
+    let tolerance = 1.13 * x.tolerance + own + precision.storage / 16.0 * value.abs();
+    Bounded { value, tolerance }
+}
+
+/// `activation(gate) · up`, stored; the activated gate may have been stored as well.
+pub(super) fn gated(
+    gate: Bounded,
+    up: Bounded,
+    activation: Activation,
+    precision: Precision,
+) -> Bounded {
+    let gate = activated(gate, activation, precision).stored(precision);
+    let value = gate.value * up.value;
+    let tolerance = gate.tolerance * up.size() + gate.value.abs() * up.tolerance;
+    let tolerance = tolerance + precision.accumulation * (value.abs() + tolerance);
     Bounded { value, tolerance }.stored(precision)
+}
+
+/// A row of queries, keys and values whose first two are turned by their position, stored.
+pub(super) fn rotate(
+    row: &[Bounded],
+    heads: Heads,
+    (position, frequencies): (usize, &[f32]),
+    precision: Precision,
+) -> Vec<Bounded> {
+    let mut turned = row.to_vec();
+    let pairs = frequencies.len();
+    for first in (0..heads.queries + heads.keys).map(|head| head * heads.size) {
+        for (pair, &frequency) in frequencies.iter().enumerate() {
+            let angle = position as f64 * f64::from(frequency);
+            // The angle, rounded once or twice, and its cosine and sine, rounded or nearly so.
+            let off = precision.accumulation * (2.0 * angle + 4.0) + precision.storage / 16.0;
+            let (x, y) = (row[first + pair], row[first + pair + pairs]);
+            let (sin, cos) = angle.sin_cos();
+            let of = |x: Bounded, cos: f64, y: Bounded, sin: f64| {
+                let value = x.value * cos + y.value * sin;
+                let exact = x.tolerance * cos.abs() + y.tolerance * sin.abs();
+                let sizes = x.size() * (cos.abs() + off) + y.size() * (sin.abs() + off);
+                let own = off * (x.size() + y.size()) + gamma(2, precision.accumulation) * sizes;
+                Bounded { value, tolerance: exact + own }.stored(precision)
+            };
+            turned[first + pair] = of(x, cos, y, -sin);
+            turned[first + pair + pairs] = of(y, cos, x, sin);
+        }
+    }
+    turned
 }
 
 pub(super) fn activate(activation: Activation, x: f64) -> f64 {
@@ -204,37 +253,69 @@ impl Norm {
     }
 }
 
-/// Multi-head attention over rows of queries, keys and values.
-pub(super) struct Heads {
-    pub(super) heads: usize,
-    pub(super) head_size: usize,
+/// What is added to scores.
+pub(super) enum Bias {
+    None,
     /// `[buckets, heads]` of relative position biases, and the farthest distance told apart.
-    pub(super) table: Option<(Matrix, usize)>,
+    Buckets(Matrix, usize),
+    Alibi,
+}
+
+/// Multi-head attention over rows of queries, keys and values.
+pub(super) struct Attention {
+    pub(super) heads: Heads,
+    pub(super) window: Window,
+    pub(super) bias: Bias,
     pub(super) precision: Precision,
 }
 
-impl Heads {
+impl Attention {
     /// A sequence's outputs, row by row.
     pub(super) fn sequence(&self, rows: &[Vec<f64>]) -> Vec<Bounded> {
-        let places =
-            (0..rows.len()).flat_map(|query| (0..self.heads).map(move |head| (query, head)));
+        let places = (0..rows.len())
+            .flat_map(|query| (0..self.heads.queries).map(move |head| (query, head)));
         places.flat_map(|(query, head)| self.attend(rows, query, head)).collect()
     }
 
     fn attend(&self, rows: &[Vec<f64>], query: usize, head: usize) -> Vec<Bounded> {
-        let hidden = self.heads * self.head_size;
-        let part = |row: &'_ Vec<f64>, part: usize| -> Vec<f64> {
-            let first = part * hidden + head * self.head_size;
-            row[first..first + self.head_size].to_vec()
+        let Heads { queries, keys: shared, size } = self.heads;
+        let part = |row: &'_ Vec<f64>, head: usize| -> Vec<f64> {
+            row[head * size..(head + 1) * size].to_vec()
         };
-        let keys: Matrix = rows.iter().map(|row| part(row, 1)).collect();
-        let values: Matrix = rows.iter().map(|row| part(row, 2)).collect();
-        let bias = |key| match &self.table {
-            Some((table, reach)) => table[bucket(query, key, table.len(), *reach)][head],
-            None => 0.0,
+        let of_keys = queries + head * shared / queries;
+        let sees = |key: usize| {
+            let within =
+                |distance: usize, most: Option<usize>| most.is_none_or(|most| distance <= most);
+            match key <= query {
+                true => within(query - key, self.window.left),
+                false => within(key - query, self.window.right),
+            }
         };
-        let bias: Vec<f64> = (0..rows.len()).map(bias).collect();
-        attention(&part(&rows[query], 0), &keys, &values, &bias, self.precision)
+        let seen: Vec<usize> = (0..rows.len()).filter(|&key| sees(key)).collect();
+        let keys: Matrix = seen.iter().map(|&key| part(&rows[key], of_keys)).collect();
+        let values: Matrix = seen.iter().map(|&key| part(&rows[key], of_keys + shared)).collect();
+        let bias = |&key: &usize| match &self.bias {
+            Bias::Buckets(table, reach) => table[bucket(query, key, table.len(), *reach)][head],
+            Bias::Alibi => -slope(head, queries) * query.abs_diff(key) as f64,
+            Bias::None => 0.0,
+        };
+        let bias: Vec<f64> = seen.iter().map(bias).collect();
+        attention(&part(&rows[query], head), &keys, &values, &bias, self.precision)
+    }
+}
+
+/// ALiBi's slopes, as the paper makes them (arXiv:2108.12409): a geometric sequence that begins with its
+/// own ratio; beyond a power of two, every other one of the sequence for twice as many.
+fn slope(head: usize, heads: usize) -> f64 {
+    let below = (0..).map(|exponent| 1usize << exponent).take_while(|&power| power <= heads);
+    let power = below.last().unwrap_or(1);
+    let geometric = |index: usize, count: usize| {
+        let ratio = 2.0_f64.powf(-8.0 / count as f64);
+        ratio.powi(i32::try_from(index + 1).unwrap_or(i32::MAX))
+    };
+    match head.checked_sub(power) {
+        None => geometric(head, power),
+        Some(beyond) => geometric(2 * beyond, 2 * power),
     }
 }
 

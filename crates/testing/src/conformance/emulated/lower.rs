@@ -1,10 +1,10 @@
 //! The emulated device's programs.
 
 use vecmill_encoder::{
-    Graph, Lower, Node, Op, Program, RelativeBias, RowBound, Step, ValueId, WeightId,
+    AttentionBias, Graph, Lower, Node, Op, Program, RowBound, Step, ValueId, WeightId,
 };
 use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::{Activation, DType, Poolings, e4m3};
+use vecmill_model::{Activation, DType, Heads, Poolings, Rotary, Window, e4m3};
 
 use super::DEFERRED_COLUMNS;
 
@@ -30,6 +30,8 @@ pub(super) enum Kernel {
     Linear {
         layer: WeightId,
         activation: Activation,
+        /// Whether the first half of the outputs is a gate for the second.
+        gated: bool,
         /// What normalises the input, if that is deferred.
         input_norm: Option<WeightId>,
         narrow: bool,
@@ -45,9 +47,14 @@ pub(super) enum Kernel {
     Normalize {
         norm: WeightId,
     },
+    Rotate {
+        heads: Heads,
+        rotary: Rotary,
+    },
     Attention {
-        heads: usize,
-        bias: Option<RelativeBias>,
+        heads: Heads,
+        window: Window,
+        bias: Option<AttentionBias>,
     },
     Pool(Poolings),
 }
@@ -58,20 +65,24 @@ pub(super) fn stored(graph: &Graph, node: &Node) -> Vec<(Option<WeightId>, usize
     match node.op {
         Op::Embed { words, positions, types } => {
             let kinds = types.map_or((None, graph.weight(words).columns), all);
-            vec![all(words), all(positions), kinds]
+            [Some(all(words)), Some(kinds), positions.map(all)].into_iter().flatten().collect()
         }
-        Op::Norm { gain, bias, .. } => vec![all(gain), all(bias)],
-        Op::Linear { weight, bias, .. } => {
+        Op::Norm { gain, bias, .. } => {
+            vec![all(gain), bias.map_or((None, graph.weight(gain).elements()), all)]
+        }
+        Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
             vec![all(weight), bias.map_or((None, graph.weight(weight).rows), all)]
         }
-        Op::Attention { bias, .. } => bias.into_iter().map(|bias| all(bias.table)).collect(),
-        Op::Add | Op::Pool(_) => vec![],
+        Op::Attention { .. } => node.op.weight().into_iter().map(all).collect(),
+        Op::Add | Op::Rotate { .. } | Op::Pool(_) => vec![],
     }
 }
 
 impl Emulation {
     pub(super) fn is_narrow(self, graph: &Graph, node: &Node) -> bool {
-        let Op::Linear { weight, .. } = node.op else { return false };
+        let (Op::Linear { weight, .. } | Op::GatedLinear { weight, .. }) = node.op else {
+            return false;
+        };
         let shape = graph.weight(weight);
         let suits = e4m3::suits(shape.columns, shape.rows);
         self.0 == DType::F8E4M3 && suits && !graph.is_delicate(node)
@@ -145,17 +156,20 @@ impl Draft<'_> {
             Op::Embed { words, .. } => Kernel::Embed { tables: words, norm },
             Op::Norm { gain, .. } => Kernel::Norm { norm: gain },
             Op::Add => Kernel::Add { norm },
-            Op::Linear { weight, activation, .. } => {
+            Op::Linear { weight, activation, .. } | Op::GatedLinear { weight, activation, .. } => {
+                let gated = matches!(node.op, Op::GatedLinear { .. });
                 let reads_deferred = node.layer.is_some();
                 let input_norm = self.norm_of(node.inputs[0]).filter(|_| reads_deferred);
                 let narrow = self.lower.is_narrow(self.graph, node);
-                let kernel = Kernel::Linear { layer: weight, activation, input_norm, narrow };
+                let layer = weight;
+                let kernel = Kernel::Linear { layer, activation, gated, input_norm, narrow };
                 if reads_deferred {
                     return self.push(kernel, node, node.inputs.clone(), output);
                 }
                 kernel
             }
-            Op::Attention { heads, bias } => Kernel::Attention { heads, bias },
+            Op::Rotate { heads, rotary } => Kernel::Rotate { heads, rotary },
+            Op::Attention { heads, window, bias } => Kernel::Attention { heads, window, bias },
             Op::Pool(poolings) => Kernel::Pool(poolings),
         };
         let reads = node.inputs.iter().map(|&input| self.whole(input)).collect();
