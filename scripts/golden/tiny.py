@@ -112,6 +112,7 @@ SPECS = (
     ),
     Spec("electra-cls", "electra", "cls", embedding=32),
     Spec("electra-narrow", "electra", embedding=16, with_head=True),
+    Spec("ernie-mean", "ernie"),
     # Relative distances fall into one bucket from 128 on: go beyond that.
     Spec("mpnet-mean", "mpnet", positions=202, layer_norm_eps=1e-5, tokenizer=None),
 )
@@ -153,6 +154,7 @@ def family(kind: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel], di
         "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel, one_type),
         "camembert": (transformers.CamembertConfig, transformers.CamembertModel, one_type),
         "electra": (transformers.ElectraConfig, transformers.ElectraModel, {}),
+        "ernie": (transformers.ErnieConfig, transformers.ErnieModel, {"use_task_id": True}),
         "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel, {}),
         "mpnet": (transformers.MPNetConfig, transformers.MPNetModel, specials),
     }[kind]

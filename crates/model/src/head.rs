@@ -12,8 +12,9 @@ use super::json::{Json, JsonFile, shortened};
 use super::{ModelError, Warning, Weights};
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 8] = [
+const BODIES: [&str; 9] = [
     "BertModel",
+    "ErnieModel",
     "RobertaModel",
     "XLMRobertaModel",
     "CamembertModel",

@@ -11,6 +11,7 @@
 mod bert;
 mod distilbert;
 mod electra;
+mod ernie;
 mod mpnet;
 mod roberta;
 
@@ -20,8 +21,14 @@ use super::keys::Row;
 use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
 
 /// All families.
-pub static ALL: [&Family; 5] =
-    [&bert::FAMILY, &roberta::FAMILY, &distilbert::FAMILY, &mpnet::FAMILY, &electra::FAMILY];
+pub static ALL: [&Family; 6] = [
+    &bert::FAMILY,
+    &roberta::FAMILY,
+    &distilbert::FAMILY,
+    &mpnet::FAMILY,
+    &electra::FAMILY,
+    &ernie::FAMILY,
+];
 
 /// The tensor by which a file's [prefix](Family::prefixes) is found.
 pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
@@ -135,6 +142,16 @@ impl<'a> Tensors<'a> {
     fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Weight, ModelError> {
         let name = format!("{}{name}.weight", self.path);
         Ok(Weight::Tensor(self.weights.tensor(&name, &[rows, columns])?))
+    }
+
+    /// The first row of a matrix, where that is among the weights.
+    fn first_row(&self, name: &str, columns: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let whole = format!("{name}.weight");
+        let Some(&[rows, _]) = self.weights.shape(&format!("{}{whole}", self.path)) else {
+            return Ok(None);
+        };
+        let table = self.table(name, rows, columns)?;
+        Ok(table.to_f32().get(..columns).map(<[f32]>::to_vec))
     }
 
     /// A linear layer with a bias.
