@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +72,19 @@ def count_tokens(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
     return [len(encoding) for encoding in tokenizer.encode_batch(texts)]
 
 
-def seconds(embedder: Embedder, texts: list[str]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
     start = time.perf_counter()
-    embedder.embed(texts)
+    work()
     return time.perf_counter() - start
 
 
-def turns(embedders: list[Embedder], rounds: int) -> list[Embedder]:
+def seconds(embedder: Embedder, texts: list[str]) -> float:
+    return seconds_of(lambda: embedder.embed(texts))
+
+
+def turns(peers: list, rounds: int) -> list:
     """A B B A, as many times as there are rounds: slow drifts of the machine cancel out."""
-    return (embedders + embedders[::-1]) * rounds
+    return (peers + peers[::-1]) * rounds
 
 
 def spread(samples: list[float], digits: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ trap 'rm -rf "$days"' EXIT
 for model in minilm bge-large; do
   "$bench" replay --model "$model" --device cuda:0 --json "$out/replay-$model.json" \
     --svg "$out/replay-$model.svg"
-  "$bench" trace --model "$model" --out "$days/$model"
+  "$bench" record --model "$model" --out "$days/$model"
   for mode in "" --expandable; do
     python3 "$(dirname "$0")/torch_allocator.py" "$days/$model/tensors.csv" $mode \
       --json "$out/torch-$model$mode.json"

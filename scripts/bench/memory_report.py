@@ -145,7 +145,7 @@ def main() -> None:
             "10,000 batches of lognormal lengths in bursts, three in flight, formed by vecmill's queue; time is simulated, memory is real. "
             "`needed` is what live tensors take at their peak, the same for everybody; the pool asks once per batch, for the plan's peak. "
             "External fragmentation is of what is held and idle, at addresses as they are mapped; the driver's own pool does not say how its free memory lies (0 is the best case), and cuMemAlloc holds nothing idle. "
-            "Times are of the calls alone, in the trace's order from one thread; PyTorch's are of Python's calls.\n",
+            "Times are of the calls alone, in the recording's order from one thread; PyTorch's are of Python's calls.\n",
             replay_table(rows),
         ]
     parts.append(f"![Peak held per manager]({Path(args.out).name}-memory-pool.svg)\n")

@@ -1,10 +1,10 @@
 """The tensors of a simulated day through PyTorch's caching allocator, on a GPU.
 
-    vecmill-bench trace --model minilm --out day
+    vecmill-bench record --model minilm --out day
     python scripts/bench/torch_allocator.py day/tensors.csv --json torch.json
     python scripts/bench/torch_allocator.py day/tensors.csv --expandable --json torch-expandable.json
 
-Each tensor is made with `torch.empty` on its batch's stream and dropped when the trace says so. What
+Each tensor is made with `torch.empty` on its batch's stream and dropped when the recording says so. What
 is held and how it lies comes from the allocator's own statistics and snapshots.
 """
 
@@ -18,7 +18,7 @@ import time
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trace", help="tensors.csv of vecmill-bench trace")
+    parser.add_argument("recording", help="tensors.csv of vecmill-bench record")
     parser.add_argument("--expandable", action="store_true", help="with expandable segments")
     parser.add_argument("--snapshots", type=int, default=400, help="looks at how free memory lies")
     parser.add_argument("--json", help="file for the figures")
@@ -80,7 +80,7 @@ def main():
         )
     import torch
 
-    events = list(read(options.trace))
+    events = list(read(options.recording))
     needed, pairs, fragmentation = replay(torch, events, options.snapshots)
     statistics = torch.cuda.memory_stats()
     held = statistics["reserved_bytes.all.peak"]

@@ -319,10 +319,10 @@ def full_disk():
 
 
 def disk_full(setting: Setting) -> Row:
-    row = Row("a full disk", "8 clients", "cache and refusal traces on a file system without room")
+    row = Row("a full disk", "8 clients", "cache and refusal recordings on a file system without room")
     with full_disk() as folder:
         how = {"environment": {"VECMILL_CACHE": str(folder)}}
-        with setting.serving("--memory-trace-on-refusal", str(folder), **how) as server:
+        with setting.serving("--memory-recording-on-refusal", str(folder), **how) as server:
             asyncio.run(keep_asking(setting, server, row.tally, setting.seconds))
             return finish(row, server)
 

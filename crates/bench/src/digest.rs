@@ -22,9 +22,9 @@ use vecmill_lab::results;
 use vecmill_memory::{Plan, Pool};
 use vecmill_model::{DType, Model};
 
+use crate::dummy::Size;
 use crate::encode::{Dtype, open};
-use crate::record::Size;
-use crate::{Outcome, sketch, tokenize};
+use crate::{Outcome, dummy, tokenize};
 
 /// Arguments of `vecmill-bench digest`.
 #[derive(Debug, Args)]
@@ -181,12 +181,12 @@ fn text(shape: Shape) -> String {
 }
 
 fn plans(arguments: &DigestArguments) -> Outcome {
-    let sketches = tempfile::tempdir()?;
+    let dummies = tempfile::tempdir()?;
     let mut folders = folders(arguments)?;
     for (name, size) in [("minilm", Size::Minilm), ("bge-large", Size::BgeLarge)] {
-        let folder = sketches.path().join(name);
+        let folder = dummies.path().join(name);
         fs::create_dir(&folder)?;
-        sketch::write_model(&folder, size)?;
+        dummy::write_model(&folder, size)?;
         folders.push(folder);
     }
     for folder in folders {

@@ -1,7 +1,7 @@
 //! vecmill's experiments, each a command that prints a table and writes its figures as JSON.
 //!
 //! - `workload` simulates a service's traffic; `record` turns it into recordings of memory, of whole
-//!   batches and of single tensors, with the plans of a `sketch` of a model.
+//!   batches and of single tensors, with the plans of a `dummy` model.
 //! - `replay` runs such recordings through the memory pool and other ways of managing memory; `latency`
 //!   and `pressure` measure the pool on a GPU.
 //! - `encode` measures an encoder alone, `load` a server over HTTP; `texts` makes what they embed,
@@ -12,6 +12,7 @@
 //! Requests, statistics and pictures are those of `vecmill_lab`, which has `vecmill ab`.
 
 mod digest;
+mod dummy;
 mod encode;
 mod latency;
 mod load;
@@ -19,7 +20,6 @@ mod pressure;
 mod record;
 mod replay;
 mod simulate;
-mod sketch;
 mod texts;
 mod tokenize;
 mod workload;
@@ -43,7 +43,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Write recordings of a simulated service's memory: of batches and of tensors
-    Trace(record::TraceArguments),
+    Record(record::RecordArguments),
     /// Time lease and return on a GPU, beside cuMemAllocAsync and cuMemAlloc
     Latency(latency::LatencyArguments),
     /// Run a recording, or a simulated day, through the pool and other ways of managing memory
@@ -71,7 +71,7 @@ enum Command {
 /// Does what the command line asks for.
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Trace(arguments) => record::run(&arguments),
+        Command::Record(arguments) => record::run(&arguments),
         Command::Latency(arguments) => latency::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Pressure(arguments) => pressure::run(&arguments),

@@ -8,21 +8,21 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use vecmill_lab::results;
 use vecmill_memory::Plan;
 use vecmill_memory::recording::{Event, Recording, What};
 
 use crate::Outcome;
-use crate::sketch::{BATCH_TOKENS, Sketch};
+use crate::dummy::{BATCH_TOKENS, Planner, Size};
 use crate::workload::{Run, Workload};
 
 /// Ids of a batch's tensors follow each other from its number times this on.
 pub(crate) const TENSORS_PER_BATCH: u64 = 1 << 16;
 
-/// Arguments of `vecmill-bench trace`.
+/// Arguments of `vecmill-bench record`.
 #[derive(Debug, Args)]
-pub(crate) struct TraceArguments {
+pub(crate) struct RecordArguments {
     #[command(flatten)]
     pub(crate) day: Day,
     /// Folder for batches.csv and tensors.csv
@@ -47,31 +47,6 @@ pub(crate) struct Day {
     pub(crate) seed: u64,
 }
 
-/// Shapes of real models, with the speed of an H200 in f16 as measured with PyTorch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Size {
-    /// all-MiniLM-L6: 384 wide, 6 layers
-    Minilm,
-    /// bge-large: 1024 wide, 24 layers
-    BgeLarge,
-}
-
-impl Size {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Minilm => "MiniLM (384 wide, 6 layers)",
-            Self::BgeLarge => "bge-large (1024 wide, 24 layers)",
-        }
-    }
-
-    fn tokens_per_second(self) -> f64 {
-        match self {
-            Self::Minilm => 10.8e6,
-            Self::BgeLarge => 0.73e6,
-        }
-    }
-}
-
 /// A day's recordings.
 #[derive(Debug)]
 pub(crate) struct Recordings {
@@ -81,7 +56,7 @@ pub(crate) struct Recordings {
 
 impl Recordings {
     pub(crate) fn record(day: &Day) -> Result<Self, Box<dyn Error>> {
-        let planner = Sketch::new(day.model)?;
+        let planner = Planner::new(day.model)?;
         let runs = Workload {
             seed: day.seed,
             batches: day.batches,
@@ -130,7 +105,7 @@ fn tensors_of(plan: &Plan, run: &Run, first: u64, events: &mut Vec<(u64, What)>)
 }
 
 /// Writes the recordings.
-pub(crate) fn run(arguments: &TraceArguments) -> Outcome {
+pub(crate) fn run(arguments: &RecordArguments) -> Outcome {
     let recordings = Recordings::record(&arguments.day)?;
     fs::create_dir_all(&arguments.out)?;
     for (name, recording) in [("batches", &recordings.batches), ("tensors", &recordings.tensors)] {

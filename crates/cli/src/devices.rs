@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use vecmill_engine::GpuState;
-use vecmill_engine::machine::{self, Found, Library};
+use vecmill_engine::inventory::{self, Found, Library};
 
 use crate::arguments::DevicesArguments;
 use crate::failure::Failure;
@@ -74,13 +74,14 @@ impl From<Library> for LibraryRow {
 
 /// Lists the devices on standard output.
 pub(crate) fn run(arguments: &DevicesArguments) -> Result<(), Failure> {
-    let (cpu, gpus) = machine::devices();
-    let (gpus, no_gpu) = match gpus {
-        Ok(gpus) => (gpus, None),
-        Err(reason) => (Vec::new(), Some(reason)),
-    };
-    let devices = [cpu].into_iter().chain(gpus).map(DeviceRow::from).collect();
-    let libraries = machine::libraries().into_iter().map(LibraryRow::from).collect();
+    let (mut devices, mut no_gpu) = (Vec::new(), None);
+    for kind in inventory::devices() {
+        match kind.devices {
+            Ok(found) => devices.extend(found.into_iter().map(DeviceRow::from)),
+            Err(reason) => no_gpu = Some(reason),
+        }
+    }
+    let libraries = inventory::libraries().into_iter().map(LibraryRow::from).collect();
     let found = Machine { devices, no_gpu, libraries };
     stdout::write(|out| {
         if arguments.json {

@@ -9,11 +9,10 @@ use vecmill_engine::{RequestError, StartError};
 use vecmill_hub::disk::NoRoom;
 use vecmill_lab::ab::AbError;
 use vecmill_lab::traffic::TraceError as RequestTraceError;
-
 use vecmill_server::ServeError;
 
-use crate::plan::TooSmall;
 use crate::settings::Problems;
+use crate::units::{bytes, enough};
 
 /// What a shell says of a command that SIGPIPE ended: 128 and the signal's number.
 const ENDED_BY_SIGPIPE: u8 = 128 + 13;
@@ -121,6 +120,22 @@ impl Failure {
             _ => ExitCode::FAILURE,
         }
     }
+}
+
+/// Not even one input fits the memory that a plan is for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "weights of {} and one input of {tokens} tokens, {}, are {} more than the {} there are: set \
+     --memory to {} or more, or choose a smaller model{advice}",
+    bytes(*weights), bytes(*slab), bytes(*missing), bytes(*budget), enough(budget + missing)
+)]
+pub(crate) struct TooSmall {
+    pub(crate) budget: usize,
+    pub(crate) weights: usize,
+    pub(crate) slab: usize,
+    pub(crate) tokens: usize,
+    pub(crate) missing: usize,
+    pub(crate) advice: &'static str,
 }
 
 /// Why a file could not be written, and what to do where its disk is full.

@@ -9,7 +9,6 @@ use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use support::{BODY, Running, Server, head_of_embedding, until, vecmill};
 
@@ -149,15 +148,14 @@ fn a_signal_is_heard_while_nobody_reads_the_output() {
 
 #[test]
 fn a_second_signal_ends_a_server_whose_client_never_finishes() {
-    let mut server = Server::start("", &[], Stdio::null());
+    // Nobody waits for the end of the grace period.
+    let mut server = Server::start("", &["--shutdown-grace", "24h"], Stdio::null());
     let mut client = server.connect();
     client.send(&format!("{}expect: 100-continue\r\n\r\n", head_of_embedding()));
     assert!(client.head().starts_with("HTTP/1.1 100 "));
-    let begun = Instant::now();
     server.process.signal("HUP");
     until("it stops listening", || std::net::TcpStream::connect(&server.address).is_err());
     server.process.signal("QUIT");
     // The request has not come whole, so nothing is lost.
     assert_eq!(server.process.end().code(), Some(0));
-    assert!(begun.elapsed().as_secs() < 25, "nobody waits for the end of the grace period");
 }

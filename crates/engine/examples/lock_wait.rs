@@ -67,7 +67,7 @@ fn waits(engine: &Engine) -> Vec<Duration> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let engine = Engine::builder().devices(vec![DeviceSpec::Cpu]).max_batch_tokens(512);
+    let engine = Engine::builder().devices(vec![DeviceSpec::CPU]).max_batch_tokens(512);
     let engine = match std::env::args_os().nth(1) {
         Some(folder) => {
             planning(&Model::open(folder.as_ref())?)?;

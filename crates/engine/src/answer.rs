@@ -4,6 +4,7 @@
 //!   is where it is counted; [`Answer::give`] is the only place that a reply leaves from.
 //! - [`Accepted`] is a request's inputs on their way: each of their jobs holds it, and it holds the
 //!   answer.
+//! - [`Payload`] is one of those inputs while it waits for a device, in the [`JobQueue`].
 //! - [`Caller`] is all that the caller has of it: the right to give the request up.
 //!
 //! The choice behind it: the right to answer belongs to the work alone. Whoever lets go of the last of
@@ -14,13 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::Scaling;
-use vecmill_scheduler::JobTerms;
 
-use crate::core::Core;
 use crate::error::RequestError;
 use crate::experiment::Turn;
 use crate::models::Open;
+use crate::queue::{Queue, Waiting};
 use crate::request::{Embedding, Keep, Reply, Timings};
+use crate::tokenize::Tokens;
+
+/// Where the inputs of accepted requests wait.
+pub(crate) type JobQueue = Queue<Payload>;
 
 /// Takes a request's answer to its caller.
 pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
@@ -28,8 +32,8 @@ pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
 /// The right to answer a request, once. Let go of without an answer, it says that the request was
 /// lost.
 pub(crate) struct Answer {
-    /// Not held, because what waits in its queue holds this.
-    core: Weak<Core>,
+    /// Not held, because what waits in it holds this.
+    queue: Weak<JobQueue>,
     asked: Instant,
     /// Whose turn it was, if policies take turns.
     turn: Option<Turn>,
@@ -44,11 +48,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// To a request that was asked for now.
-    pub(crate) fn new(core: &Arc<Core>, deliver: Deliver) -> Self {
+    pub(crate) fn new(queue: &Arc<JobQueue>, deliver: Deliver) -> Self {
         Self {
-            core: Arc::downgrade(core),
+            queue: Arc::downgrade(queue),
             asked: Instant::now(),
-            turn: core.metrics.turn(),
+            turn: queue.metrics.turn(),
             room: 0,
             model: None,
             given_up: Arc::default(),
@@ -61,18 +65,9 @@ impl Answer {
         Caller(Arc::clone(&self.given_up))
     }
 
-    /// Makes room in the queue for `inputs`, all or none, until the answer is given.
-    pub(crate) fn admit(
-        &mut self,
-        core: &Core,
-        model: Open,
-        inputs: usize,
-        terms: JobTerms,
-    ) -> Result<(), RequestError> {
-        core.queue.admit(model.class, inputs, terms)?;
-        self.room = inputs;
-        self.model = Some(model);
-        Ok(())
+    /// Has room in the queue for `inputs`, and the model's word to stay, until the answer is given.
+    pub(crate) fn hold(&mut self, inputs: usize, model: Open) {
+        (self.room, self.model) = (inputs, Some(model));
     }
 
     /// Answers.
@@ -84,9 +79,9 @@ impl Answer {
     /// order: whoever has heard an answer can ask again, and finds it in the metrics.
     fn give(&mut self, result: Result<Reply, RequestError>) {
         let Some(deliver) = self.deliver.take() else { return };
-        if let Some(core) = self.core.upgrade() {
-            core.queue.release(self.room);
-            core.metrics.answered(self.asked.elapsed(), self.turn, &result);
+        if let Some(queue) = self.queue.upgrade() {
+            queue.release(self.room);
+            queue.metrics.answered(self.asked.elapsed(), self.turn, &result);
         }
         self.model = None;
         deliver(result);
@@ -99,7 +94,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let error = match self.core.strong_count() {
+        let error = match self.queue.strong_count() {
             _ if self.is_given_up() => RequestError::GivenUp,
             0 => RequestError::Stopped,
             _ => RequestError::Lost,
@@ -132,6 +127,24 @@ impl Drop for GiveUpOnDrop {
 pub(crate) struct Finish {
     pub(crate) dimensions: usize,
     pub(crate) scaling: Scaling,
+}
+
+/// One tokenised input of a request, which waits for a device.
+pub(crate) struct Payload {
+    pub(crate) index: usize,
+    pub(crate) tokens: Tokens,
+    pub(crate) queued: Instant,
+    pub(crate) request: Arc<Accepted>,
+}
+
+impl Waiting for Payload {
+    fn is_wanted(&self) -> bool {
+        self.request.wanted()
+    }
+
+    fn refuse(&self, error: RequestError) {
+        self.request.fail(error);
+    }
 }
 
 /// A request that was accepted.
@@ -227,7 +240,7 @@ mod tests {
     fn accepted(inputs: usize) -> (Arc<Accepted>, Caller, mpsc::Receiver<Received>) {
         let (sender, receiver) = mpsc::channel();
         let answer = Answer {
-            core: Weak::new(),
+            queue: Weak::new(),
             asked: Instant::now(),
             turn: None,
             room: 0,

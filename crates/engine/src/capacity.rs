@@ -2,12 +2,11 @@
 //!
 //! A server finds its largest batch with the same function: the two never disagree.
 
-use vecmill_backend_cuda::CudaLowering;
 pub use vecmill_encoder::{Fit, FitError, Shape, SlabSize};
 pub use vecmill_model::DType;
 
 use crate::builder::Builder;
-use crate::devices::format_name;
+use crate::devices::{Cpu, Cuda, Kind, Opening, format_name};
 use crate::error::StartError;
 
 /// Where it is asked for.
@@ -37,10 +36,14 @@ impl Target {
 
     /// The number format as [`Info::dtype`](crate::Info::dtype) names it.
     pub fn dtype(self) -> &'static str {
-        format_name(match self.place {
-            Place::Cpu => DType::F32,
-            Place::Gpu(format) => format,
-        })
+        format_name(self.kind().1)
+    }
+
+    fn kind(self) -> (&'static dyn Kind, DType) {
+        match self.place {
+            Place::Cpu => (&Cpu, DType::F32),
+            Place::Gpu(format) => (&Cuda, format),
+        }
     }
 }
 
@@ -72,26 +75,17 @@ impl Builder {
     /// the longest input fits.
     pub fn capacity(&self, target: Target) -> Result<Capacity, StartError> {
         self.check()?;
-        let model = self.open_unserved(&self.fetch()?)?;
-        let max_input_tokens = model.max_input_tokens();
-        let (model_id, _) = self.model_name();
-        let architecture = model.config.model_type.into();
-        let (fit, driver_bytes) = match target.place {
-            Place::Cpu => (self.fit_on_cpu(&model, target.in_flight)?, None),
-            Place::Gpu(format) => {
-                let fit = self.fit_on_gpu(&model, format, target.in_flight)?;
-                (fit, Some(CudaLowering::DRIVER_BYTES))
-            }
-        };
-        let set_aside_bytes = self.set_aside;
+        let settings = &self.settings();
+        let model = &settings.open_unserved(&settings.fetch()?)?;
+        let (kind, format) = target.kind();
         Ok(Capacity {
-            model_id,
-            architecture,
-            max_input_tokens,
+            model_id: settings.model_name().0,
+            architecture: model.config.model_type.into(),
+            max_input_tokens: model.max_input_tokens(),
             target,
-            set_aside_bytes,
-            driver_bytes,
-            fit,
+            set_aside_bytes: settings.set_aside,
+            driver_bytes: kind.driver_bytes(),
+            fit: kind.fit(&Opening { settings, model }, format, target.in_flight)?,
         })
     }
 }

@@ -14,6 +14,7 @@ use vecmill_model::{ModelError, Weights};
 pub use vecmill_model::{DType, Rounding};
 
 use crate::builder::Builder;
+use crate::settings::Progress;
 use crate::stage::Stage;
 use vecmill_hub::FetchError;
 use vecmill_hub::disk::NoRoom;
@@ -104,9 +105,10 @@ impl Builder {
         stopped: &AtomicBool,
     ) -> Result<Converted, ConvertError> {
         refuse_existing(output)?;
-        let source = self.fetch()?;
+        let settings = self.settings();
+        let source = settings.fetch()?;
         // Whatever serving would refuse is not worth converting.
-        self.open_unserved(&source)?;
+        settings.open_unserved(&source)?;
         let files = ModelFiles::of(&source).map_err(FetchError::incomplete(&source))?;
         let parent = output.parent().filter(|folder| !folder.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
@@ -117,7 +119,8 @@ impl Builder {
             let target = create_parent(staged.join(file))?;
             fs::copy(source.join(file), &target).map_err(ConvertError::write(&target))?;
         }
-        let converted = self.convert_weights(&source, &files, format, &staged, stopped);
+        let converted =
+            convert_weights(&settings.progress, (&source, &files), format, &staged, stopped);
         if stopped.load(Ordering::Relaxed) {
             return Err(ConvertError::Stopped);
         }
@@ -127,43 +130,39 @@ impl Builder {
         fs::rename(&staged, output).map_err(ConvertError::write(output))?;
         Ok(converted)
     }
+}
 
-    /// Converts the weights of each module that has some.
-    fn convert_weights(
-        &self,
-        source: &Path,
-        files: &ModelFiles,
-        format: DType,
-        staged: &Path,
-        stopped: &AtomicBool,
-    ) -> Result<Converted, ConvertError> {
-        let mut modules = Vec::new();
-        for (module, _) in &files.weights {
-            modules.push((module, Weights::open(&source.join(module))?));
-        }
-        let needed = modules.iter().map(|(_, weights)| weights.bytes_as(format) as u64).sum();
-        NoRoom::check(staged, needed).map_err(ConvertError::NoRoom)?;
-        let total = modules.iter().map(|(_, weights)| weights.stored_bytes() as u64).sum();
-        let mut converted = Converted { bytes_before: 0, bytes_after: 0, rounding: None };
-        for (module, weights) in modules {
-            let target = create_parent(staged.join(join(module, WEIGHTS_FILE)))?;
-            let before = converted.bytes_before;
-            let progress = |bytes| {
-                (self.progress)(Stage::Converting { done: before + bytes as u64, total });
-            };
-            let rounding = write(&weights, format, &target, &progress, stopped)?;
-            weights.check_unchanged()?;
-            converted.bytes_before += weights.stored_bytes() as u64;
-            let file = fs::metadata(&target).map_err(ConvertError::write(&target))?;
-            converted.bytes_after += file.len();
-            let error =
-                |rounding: &Option<Rounding>| rounding.as_ref().map_or(0.0, Rounding::error);
-            if error(&rounding) > error(&converted.rounding) {
-                converted.rounding = rounding;
-            }
-        }
-        Ok(converted)
+/// Converts the weights of each module that has some.
+fn convert_weights(
+    progress: &Progress,
+    (source, files): (&Path, &ModelFiles),
+    format: DType,
+    staged: &Path,
+    stopped: &AtomicBool,
+) -> Result<Converted, ConvertError> {
+    let mut modules = Vec::new();
+    for (module, _) in &files.weights {
+        modules.push((module, Weights::open(&source.join(module))?));
     }
+    let needed = modules.iter().map(|(_, weights)| weights.bytes_as(format) as u64).sum();
+    NoRoom::check(staged, needed).map_err(ConvertError::NoRoom)?;
+    let total = modules.iter().map(|(_, weights)| weights.stored_bytes() as u64).sum();
+    let mut converted = Converted { bytes_before: 0, bytes_after: 0, rounding: None };
+    for (module, weights) in modules {
+        let target = create_parent(staged.join(join(module, WEIGHTS_FILE)))?;
+        let before = converted.bytes_before;
+        let progress = |bytes| progress(Stage::Converting { done: before + bytes as u64, total });
+        let rounding = write(&weights, format, &target, &progress, stopped)?;
+        weights.check_unchanged()?;
+        converted.bytes_before += weights.stored_bytes() as u64;
+        let file = fs::metadata(&target).map_err(ConvertError::write(&target))?;
+        converted.bytes_after += file.len();
+        let error = |rounding: &Option<Rounding>| rounding.as_ref().map_or(0.0, Rounding::error);
+        if error(&rounding) > error(&converted.rounding) {
+            converted.rounding = rounding;
+        }
+    }
+    Ok(converted)
 }
 
 /// Writes `weights` in `format` as the file `target`.

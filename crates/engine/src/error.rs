@@ -361,6 +361,14 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+impl StartError {
+    /// There is no device to run on.
+    pub(crate) fn no_device() -> Self {
+        let reason = "expected at least one, found none".into();
+        Self::Setting { setting: "device", reason }
+    }
+}
+
 impl From<FitError> for StartError {
     fn from(error: FitError) -> Self {
         match error {

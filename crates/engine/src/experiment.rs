@@ -18,7 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use vecmill_scheduler::policy::on_turn;
+use vecmill_scheduler::policy::{PolicyName, on_turn};
 
 use crate::request::Reply;
 
@@ -40,7 +40,7 @@ type Seconds = Counter<f64, AtomicU64>;
 
 /// Policies that take turns.
 pub(crate) struct Experiment {
-    policies: Vec<String>,
+    policies: Vec<PolicyName>,
     window: Duration,
     began: Instant,
     requests: Family<Arm, Counter>,
@@ -72,7 +72,7 @@ impl fmt::Debug for Experiment {
 impl Experiment {
     /// Turns of `window` for each of `policies`.
     pub(crate) fn new(
-        policies: Vec<String>,
+        policies: Vec<PolicyName>,
         window: Duration,
         histogram: fn() -> Histogram,
     ) -> Self {
@@ -107,8 +107,8 @@ impl Experiment {
     }
 
     /// The policy of a turn.
-    pub(crate) fn policy(&self, turn: Turn) -> &str {
-        &self.policies[turn.arm]
+    pub(crate) fn policy(&self, turn: Turn) -> PolicyName {
+        self.policies[turn.arm]
     }
 
     /// A request that was asked at `asked` has been answered.
@@ -136,7 +136,7 @@ impl Experiment {
         for (device, busy) in devices {
             let earlier = known.insert(device.clone(), busy).unwrap_or(busy);
             if turn.settled {
-                let label = ArmDevice { policy: self.policy(turn).to_owned(), device };
+                let label = ArmDevice { policy: self.policy(turn).to_string(), device };
                 let more = busy.saturating_sub(earlier);
                 self.busy.get_or_create(&label).inc_by(more.as_secs_f64());
             }
@@ -144,7 +144,7 @@ impl Experiment {
     }
 
     fn arm(&self, turn: Turn) -> Arm {
-        Arm { policy: self.policy(turn).to_owned() }
+        Arm { policy: self.policy(turn).to_string() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The vecmill embedding engine as a library: text in, vectors out.
 //!
-//! The path of a request: [`Engine::embed`] checks it and makes room for it (`core`), tokenising
+//! The path of a request: [`Engine::embed`] checks it and makes room for it (`engine`), tokenising
 //! threads turn text into ids (`tokenize`), the queue of `vecmill-scheduler` forms batches, a
 //! device's thread runs them on its encoder (`worker`), and the last input's vector completes the
 //! answer (`answer`). Several devices (`devices`) share the queue (`queue`).
@@ -32,7 +32,6 @@ mod aside;
 mod builder;
 pub mod capacity;
 pub mod convert;
-mod core;
 mod devices;
 mod engine;
 mod error;
@@ -41,33 +40,32 @@ mod info;
 pub mod machine;
 mod metrics;
 mod models;
-mod operate;
 mod practice;
 mod queue;
 mod recording;
 mod request;
 mod sensors;
+mod settings;
+mod speed_cache;
 mod stage;
 mod sweep;
 mod tokenize;
 mod worker;
 
 pub use builder::Builder;
-pub use devices::{DeviceSpec, DeviceSpecError, MemoryBudget};
+pub use devices::{DeviceSpec, DeviceSpecError, inventory};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
 pub use info::{DeviceSummary, Info};
 pub use models::{ModelState, ModelStatus};
-pub use request::{
-    Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Token, TokenizeRequest,
-    Truncation,
-};
+pub use request::{Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Truncation};
+pub use settings::MemoryBudget;
 pub use stage::Stage;
-pub use tokenize::{TOKENS_LIMIT, Tokenized, Tokenizer};
+pub use tokenize::{TOKENS_LIMIT, Token, TokenizeRequest, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{GpuState, MemoryUse, Throttling, XidErrors};
 pub use vecmill_hub::{Attempt, FetchError, ModelRef};
 pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
 pub use vecmill_model::Pooling;
-pub use vecmill_scheduler::policy::{UnknownPolicy, names as policy_names};
+pub use vecmill_scheduler::policy::{PolicyName, UnknownPolicy};
 pub use vecmill_scheduler::{Coefficients, DeviceStatistics, Health};

@@ -1,6 +1,6 @@
-//! Traces of memory, kept when a lease was refused: what had been asked for until then.
+//! Recordings of memory, kept when a lease was refused: what had been asked for until then.
 //!
-//! They are written beside the batches: a full disk costs the trace, a slow one not even time.
+//! They are written beside the batches: a full disk costs the recording, a slow one not even time.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use vecmill_memory::recording::Recording;
 use crate::aside::Aside;
 use vecmill_hub::disk::NoRoom;
 
-/// At most one file in so long: refusals come in bursts, and one trace shows them all.
+/// At most one file in so long: refusals come in bursts, and one recording shows them all.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The most files that are kept. The first ones say most; nothing is deleted for later ones.
@@ -20,7 +20,7 @@ const FILES: usize = 16;
 
 const PREFIX: &str = "refusal-";
 
-/// A folder for traces.
+/// A folder for recordings.
 #[derive(Debug)]
 pub(crate) struct RefusalRecordings {
     folder: PathBuf,
@@ -33,9 +33,9 @@ impl RefusalRecordings {
         Self { folder, last: Mutex::new(None) }
     }
 
-    /// Has what `trace` gives written to a new file, unless that was done a moment ago, is still
+    /// Has what `recording` gives written to a new file, unless that was done a moment ago, is still
     /// being done, or there are enough files.
-    pub(crate) fn refused(&self, device: &str, trace: impl FnOnce() -> Recording) {
+    pub(crate) fn refused(&self, device: &str, recording: impl FnOnce() -> Recording) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let too_soon = last.as_ref().is_some_and(|(begun, writing)| {
             begun.elapsed() < INTERVAL || writing.as_ref().is_some_and(Aside::is_running)
@@ -43,31 +43,32 @@ impl RefusalRecordings {
         if too_soon {
             return;
         }
-        let (folder, device, trace) = (self.folder.clone(), device.to_owned(), trace());
-        let writing = Aside::start("trace", move || write_or_warn(&folder, &device, &trace));
+        let (folder, device, recording) = (self.folder.clone(), device.to_owned(), recording());
+        let writing =
+            Aside::start("recording", move || write_or_warn(&folder, &device, &recording));
         let refused =
-            |error: &io::Error| tracing::warn!(%error, "a trace of memory needs a thread");
+            |error: &io::Error| tracing::warn!(%error, "a recording of memory needs a thread");
         *last = Some((Instant::now(), writing.inspect_err(refused).ok()));
     }
 }
 
-fn write_or_warn(folder: &Path, device: &str, trace: &Recording) {
-    match write(folder, device, trace) {
+fn write_or_warn(folder: &Path, device: &str, recording: &Recording) {
+    match write(folder, device, recording) {
         Ok(Some(path)) => {
-            tracing::warn!(device, path = %path.display(), "a lease was refused: trace written");
+            tracing::warn!(device, path = %path.display(), "a lease was refused: recording written");
         }
         Ok(None) => {}
         Err(error) => {
             let full = NoRoom::of(&error, folder, None);
             let reason = full.map_or_else(|| error.to_string(), |full| full.to_string());
             let folder = folder.display();
-            tracing::warn!(device, %folder, reason, "a trace of memory can't be written");
+            tracing::warn!(device, %folder, reason, "a recording of memory can't be written");
         }
     }
 }
 
 /// The file that was written; `None` when there are enough.
-fn write(folder: &Path, device: &str, trace: &Recording) -> io::Result<Option<PathBuf>> {
+fn write(folder: &Path, device: &str, recording: &Recording) -> io::Result<Option<PathBuf>> {
     std::fs::create_dir_all(folder)?;
     let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
     if std::fs::read_dir(folder)?.filter_map(Result::ok).filter(ours).count() >= FILES {
@@ -79,7 +80,7 @@ fn write(folder: &Path, device: &str, trace: &Recording) -> io::Result<Option<Pa
     let path = folder.join(format!("{PREFIX}{device}-{seconds}.csv"));
     let file = tempfile::NamedTempFile::new_in(folder)?;
     let mut out = BufWriter::new(&file);
-    trace.write(&mut out)?;
+    recording.write(&mut out)?;
     out.flush()?;
     drop(out);
     file.persist(&path)?;
@@ -96,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn one_trace_is_kept_of_a_burst_of_refusals() {
+    fn one_recording_is_kept_of_a_burst_of_refusals() {
         let folder = tempfile::tempdir().unwrap();
-        let traces = RefusalRecordings::new(folder.path().join("new"));
+        let recordings = RefusalRecordings::new(folder.path().join("new"));
         for _ in 0..3 {
-            traces.refused("cuda:0/sms=32", Recording::default);
+            recordings.refused("cuda:0/sms=32", Recording::default);
         }
-        drop(traces);
+        drop(recordings);
         let [file] = &files(&folder.path().join("new"))[..] else { panic!("one file") };
         assert!(file.file_name().unwrap().to_string_lossy().starts_with("refusal-cuda-0-sms-32-"));
         let text = std::fs::read(file).unwrap();
@@ -123,14 +124,14 @@ mod tests {
     #[test]
     fn a_folder_that_does_not_answer_keeps_nobody_waiting() {
         let folder = tempfile::tempdir().unwrap();
-        let traces = RefusalRecordings::new(folder.path().join("traces"));
+        let recordings = RefusalRecordings::new(folder.path().join("recordings"));
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let stuck = Aside::start("stuck", move || held.iter().for_each(drop)).unwrap();
         let long_ago = Instant::now().checked_sub(INTERVAL).unwrap();
-        *traces.last.lock().unwrap() = Some((long_ago, Some(stuck)));
-        traces.refused("cpu", || panic!("the trace is not even taken"));
+        *recordings.last.lock().unwrap() = Some((long_ago, Some(stuck)));
+        recordings.refused("cpu", || panic!("it is not even taken"));
         drop(hold);
-        drop(traces);
-        assert!(!folder.path().join("traces").exists());
+        drop(recordings);
+        assert!(!folder.path().join("recordings").exists());
     }
 }

@@ -156,28 +156,3 @@ pub struct Timings {
     /// From the call to the reply.
     pub total: Duration,
 }
-
-/// A request for the tokens of texts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenizeRequest {
-    /// What to tokenise; nothing is cut.
-    pub texts: Vec<String>,
-    /// The prompt in front of each.
-    pub prompt: Prompt,
-    /// Whether the special tokens around a text are listed too.
-    pub special_tokens: bool,
-}
-
-/// A token and where in the text it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token<'a> {
-    /// Its id in the vocabulary.
-    pub id: u32,
-    /// The part of prompt and text that it stands for, in whole characters. Of special tokens, the
-    /// vocabulary's spelling.
-    pub text: std::borrow::Cow<'a, str>,
-    /// Whether the tokenizer added it (`[CLS]`, `</s>`, …).
-    pub special: bool,
-    /// Where that part is: bytes of the prompt and the text behind it. `None` for special tokens.
-    pub span: Option<std::ops::Range<usize>>,
-}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use vecmill_backend_cuda::GpuState;
 
-use crate::core::Core;
+use crate::answer::JobQueue;
 use crate::worker::Worker;
 
 /// How often sensors are read.
@@ -33,8 +33,8 @@ pub(crate) struct Sensors {
     pub(crate) read: Box<dyn FnMut() -> GpuState + Send>,
 }
 
-/// A device that is watched.
-pub(crate) struct Watched {
+/// A device with sensors.
+pub(crate) struct SensedDevice {
     /// Its number with the engine.
     pub(crate) index: usize,
     pub(crate) device: Arc<dyn Worker>,
@@ -44,39 +44,42 @@ pub(crate) struct Watched {
 /// What was read, by the devices' numbers.
 type States = Vec<(usize, GpuState)>;
 
-/// Watches devices until it is dropped.
+/// Reads devices' sensors until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Monitor {
+pub(crate) struct SensorLoop {
     /// The last states, and when they were read.
     latest: Arc<Mutex<Option<(Instant, States)>>>,
     stop: Option<SyncSender<()>>,
     ended: Receiver<()>,
 }
 
-impl Monitor {
-    /// Watches these devices, if any.
-    pub(crate) fn start(core: Arc<Core>, mut watched: Vec<Watched>) -> std::io::Result<Self> {
+impl SensorLoop {
+    /// Begins with these devices, if any.
+    pub(crate) fn start(
+        queue: Arc<JobQueue>,
+        mut sensed: Vec<SensedDevice>,
+    ) -> std::io::Result<Self> {
         let latest = Arc::default();
         let (stop, stopped) = sync_channel(0);
         let (end, ended) = sync_channel(0);
-        let monitor = Self { latest: Arc::clone(&latest), stop: Some(stop), ended };
-        if watched.is_empty() {
-            return Ok(monitor);
+        let sensors = Self { latest: Arc::clone(&latest), stop: Some(stop), ended };
+        if sensed.is_empty() {
+            return Ok(sensors);
         }
         let work = move || {
             let mut states = States::new();
             loop {
-                states = look(&core, &mut watched, &states);
+                states = look(&queue, &mut sensed, &states);
                 let read = Some((Instant::now(), states.clone()));
                 *latest.lock().unwrap_or_else(PoisonError::into_inner) = read;
                 if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
             }
-            drop((core, watched, end));
+            drop((queue, sensed, end));
         };
-        std::thread::Builder::new().name("monitor".to_owned()).spawn(work)?;
-        Ok(monitor)
+        std::thread::Builder::new().name("sensors".to_owned()).spawn(work)?;
+        Ok(sensors)
     }
 
     /// The states that are known, by the devices' numbers.
@@ -87,7 +90,7 @@ impl Monitor {
     }
 }
 
-impl Drop for Monitor {
+impl Drop for SensorLoop {
     fn drop(&mut self) {
         drop(self.stop.take());
         // Where the driver hangs, its thread is left behind.
@@ -97,33 +100,33 @@ impl Drop for Monitor {
 
 /// Reads the sensors of all devices and acts on what they say; of faults, on those since the states
 /// `before`.
-pub(crate) fn look(core: &Core, watched: &mut [Watched], before: &States) -> States {
-    let read = |one: &mut Watched| (one.index, (one.sensors.read)());
-    let mut states: States = watched.iter_mut().map(read).collect();
-    for (one, (_, state)) in watched.iter().zip(&mut states) {
+pub(crate) fn look(queue: &JobQueue, sensed: &mut [SensedDevice], before: &States) -> States {
+    let read = |one: &mut SensedDevice| (one.index, (one.sensors.read)());
+    let mut states: States = sensed.iter_mut().map(read).collect();
+    for (one, (_, state)) in sensed.iter().zip(&mut states) {
         if let Some(memory) = &mut state.memory {
             // Where the driver doesn't tell who has what, the pools know the most of it.
-            let same = watched.iter().filter(|other| other.sensors.gpu == one.sensors.gpu);
+            let same = sensed.iter().filter(|other| other.sensors.gpu == one.sensors.gpu);
             let own = || same.map(|other| other.device.memory_bytes()).sum();
             memory.own_bytes.get_or_insert_with(own);
         }
     }
-    for (place, (one, (_, state))) in watched.iter().zip(&states).enumerate() {
+    for (place, (one, (_, state))) in sensed.iter().zip(&states).enumerate() {
         let free = state.memory.map_or(usize::MAX, |memory| memory.free_bytes);
         for (class, tokens) in one.device.batch_tokens_with(free) {
-            core.queue.set_batch_tokens(one.index, class, tokens);
+            queue.set_batch_tokens(one.index, class, tokens);
         }
         if let Some((_, before)) = before.get(place) {
-            heed_faults(core, one, before, state);
+            heed_faults(queue, one, before, state);
         }
     }
     states
 }
 
-fn heed_faults(core: &Core, one: &Watched, before: &GpuState, now: &GpuState) {
+fn heed_faults(queue: &JobQueue, one: &SensedDevice, before: &GpuState, now: &GpuState) {
     let faults = now.faults_since(before);
     if faults > 0 {
-        let taken_out = core.queue.take_out(one.index);
+        let taken_out = queue.take_out(one.index);
         let xid = now.xid_errors.and_then(|errors| errors.last);
         let (device, ecc) = (one.device.name(), now.ecc_uncorrected_errors);
         tracing::error!(device, faults, xid, ecc, taken_out, "the hardware has failed");

@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::core::Core;
+use crate::answer::JobQueue;
 use crate::experiment::Experiment;
 
 /// How late a device that doesn't move is noticed, at most, when nobody asks for work.
@@ -24,7 +24,7 @@ pub(crate) struct Sweep {
 impl Sweep {
     /// Looks after the devices called `devices`, and after the experiment on them if there is one.
     pub(crate) fn start(
-        core: Arc<Core>,
+        queue: Arc<JobQueue>,
         experiment: Option<Arc<Experiment>>,
         devices: Vec<String>,
     ) -> std::io::Result<Self> {
@@ -32,9 +32,9 @@ impl Sweep {
         let work = move || {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let look = || {
-                    core.queue.check();
+                    queue.check();
                     if let Some(experiment) = &experiment {
-                        take_turns(&core, experiment, &devices);
+                        take_turns(&queue, experiment, &devices);
                     }
                 };
                 let _ = catch_unwind(AssertUnwindSafe(look));
@@ -45,14 +45,12 @@ impl Sweep {
     }
 }
 
-fn take_turns(core: &Core, experiment: &Experiment, devices: &[String]) {
+fn take_turns(queue: &JobQueue, experiment: &Experiment, devices: &[String]) {
     let policy = experiment.policy(experiment.turn());
-    if core.queue.policy() != policy
-        && let Err(error) = core.queue.set_policy(policy)
-    {
-        tracing::warn!(%error, "the experiment goes on without a policy");
+    if queue.policy() != policy {
+        queue.set_policy(policy);
     }
-    let busy = core.queue.statistics().into_iter().map(|device| device.busy);
+    let busy = queue.statistics().into_iter().map(|device| device.busy);
     experiment.look(devices.iter().cloned().zip(busy));
 }
 

@@ -19,7 +19,7 @@ fn builder(model: &str) -> Builder {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(model);
     Engine::builder()
         .model(ModelRef::Folder(folder))
-        .devices(vec![DeviceSpec::Cpu])
+        .devices(vec![DeviceSpec::CPU])
         .cpu_threads(2)
         .tokenization_workers(2)
 }
@@ -334,19 +334,19 @@ fn what_does_not_fit_the_budget_is_said_at_the_start() {
 #[test]
 fn devices_that_can_t_be_used_are_said_at_the_start() {
     let on = |devices: &[DeviceSpec]| builder("bert-mean").devices(devices.to_vec());
-    for devices in [&[][..], &[DeviceSpec::Cpu, DeviceSpec::Cpu]] {
+    for devices in [&[][..], &[DeviceSpec::CPU, DeviceSpec::CPU]] {
         let result = on(devices).start();
         assert!(matches!(result, Err(StartError::Setting { setting: "device", .. })), "{result:?}");
     }
-    for absent in [DeviceSpec::Cuda(Some(99)), DeviceSpec::CudaPart { ordinal: 0, sms: 8 }] {
-        let result = on(&[DeviceSpec::Cpu, absent]).start();
+    for absent in ["cuda:99", "cuda:0/sms=8"] {
+        let result = on(&[DeviceSpec::CPU, absent.parse().unwrap()]).start();
         let Err(StartError::NoDevice { device, .. }) = result else { panic!("{result:?}") };
-        assert_eq!(device, absent.to_string());
+        assert_eq!(device, absent);
     }
-    let half = on(&[DeviceSpec::Cpu]).dtype(DType::F16).start();
+    let half = on(&[DeviceSpec::CPU]).dtype(DType::F16).start();
     assert!(matches!(half, Err(StartError::Setting { setting: "dtype", .. })), "{half:?}");
 
-    let engine = on(&[DeviceSpec::Auto]).memory_budget(MemoryBudget::Percent(50)).start().unwrap();
+    let engine = on(&[DeviceSpec::AUTO]).memory_budget(MemoryBudget::Percent(50)).start().unwrap();
     assert!(!engine.info().devices.is_empty());
 }
 
@@ -386,7 +386,7 @@ fn a_plan_for_a_gpu_needs_none_but_a_budget() {
 }
 
 #[test]
-fn memory_is_given_back_on_demand_and_its_leases_are_traced() {
+fn memory_is_given_back_on_demand_and_its_leases_are_recorded() {
     let engine = engine();
     embed(&engine, "rest and leisure");
     assert!(engine.memory()[0].1.idle_bytes > 0);
@@ -394,8 +394,8 @@ fn memory_is_given_back_on_demand_and_its_leases_are_traced() {
     assert_eq!(trimmed[0].0, "cpu");
     assert!(trimmed[0].1 > 0);
     assert_eq!(engine.memory()[0].1.held_bytes, 0);
-    let trace = engine.memory_trace();
-    let events = &trace[0].1.events;
+    let recordings = engine.memory_recordings();
+    let events = &recordings[0].1.events;
     let what = "the trial lease, the practice texts and one batch, each leased and returned";
     assert_eq!(events.len(), 6, "{what}");
 }

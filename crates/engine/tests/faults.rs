@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use support::cosine;
 use vecmill_backend_cuda::{Gpu, provoke_fault};
 use vecmill_engine::ModelRef;
-use vecmill_engine::{DeviceSpec, Engine, Health, Request};
+use vecmill_engine::{DeviceSpec, Engine, Health, PolicyName, Request};
 use vecmill_testing::conformance;
 
 const CLIENTS: usize = 8;
@@ -23,7 +23,7 @@ fn engine(devices: Vec<DeviceSpec>) -> Engine {
     let builder = Engine::builder().model(ModelRef::Folder(model)).cache(cache);
     builder
         .devices(devices)
-        .policy("round-robin")
+        .policy(PolicyName::RoundRobin)
         .cpu_threads(1)
         .tokenization_workers(1)
         .start()
@@ -39,10 +39,10 @@ fn vector(engine: &Engine, text: &str) -> Vec<f32> {
 #[ignore = "needs a CUDA device"]
 fn a_gpu_that_faults_under_load_is_taken_out_and_all_are_answered() {
     const TEXTS: [&str; 3] = ["a quick brown fox", "over", "the lazy dog jumps and jumps again"];
-    let alone = engine(vec![DeviceSpec::Cpu]);
+    let alone = engine(vec![DeviceSpec::CPU]);
     let expected = TEXTS.map(|text| vector(&alone, text));
-    let part = DeviceSpec::CudaPart { ordinal: 0, sms: 32 };
-    let (name, engine) = (part.to_string(), engine(vec![part, DeviceSpec::Cpu]));
+    let part = "cuda:0/sms=32".parse::<DeviceSpec>().unwrap();
+    let (name, engine) = (part.to_string(), engine(vec![part, DeviceSpec::CPU]));
     let gpu = || engine.scheduling().into_iter().find(|(device, _)| *device == name).unwrap().1;
     let slowest = AtomicUsize::new(0);
     let answered = AtomicUsize::new(0);

@@ -43,7 +43,7 @@ fn npy(path: &str) -> Vec<Vec<f32>> {
 
 #[test]
 fn real_texts_agree_with_transformers_alone_and_in_company() {
-    let engine = Engine::builder().devices(vec![DeviceSpec::Cpu]).start().unwrap();
+    let engine = Engine::builder().devices(vec![DeviceSpec::CPU]).start().unwrap();
     let (texts, expected) = (texts(), npy("golden/all-MiniLM-L6-v2.f32.npy"));
     assert!(texts.len() >= 200 && texts.len() == expected.len());
     let reply = engine.embed_blocking(Request::new(texts.clone())).unwrap();

@@ -65,7 +65,7 @@ impl Copy {
     fn start(&self) -> Result<Engine, StartError> {
         Engine::builder()
             .model(ModelRef::Folder(self.0.path().to_owned()))
-            .devices(vec![DeviceSpec::Cpu])
+            .devices(vec![DeviceSpec::CPU])
             .cpu_threads(1)
             .tokenization_workers(2)
             .start()

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use vecmill_engine::ModelRef;
 use vecmill_engine::{
-    Builder, DeviceSpec, Engine, Fault, Health, Priority, Request, RequestError, StartError,
-    policy_names,
+    Builder, DeviceSpec, Engine, Fault, Health, PolicyName, Priority, Request, RequestError,
+    StartError,
 };
 
 fn builder() -> Builder {
@@ -16,7 +16,7 @@ fn builder() -> Builder {
     Engine::builder()
         .model(ModelRef::Folder(models.join("bert-mean")))
         .cache(std::env::temp_dir().join("vecmill-test-scheduling"))
-        .devices(vec![DeviceSpec::Cpu])
+        .devices(vec![DeviceSpec::CPU])
         .cpu_threads(1)
         .tokenization_workers(1)
 }
@@ -109,34 +109,32 @@ fn an_answer_that_would_come_too_late_is_refused() {
 
 #[test]
 fn policies_take_turns_and_metrics_tell_them_apart() {
-    let policies = vec!["round-robin".to_owned(), "earliest-finish".to_owned()];
+    let policies = vec![PolicyName::RoundRobin, PolicyName::EarliestFinish];
     let window = Duration::from_millis(300);
     let engine = builder().policy_experiment(policies.clone(), window).start().unwrap();
     wait_for(|| {
         ask(&engine).unwrap();
         let text = metrics(&engine);
-        let counted = |policy: &String| {
+        let counted = |policy: &PolicyName| {
             text.contains(&format!("vecmill_experiment_requests_total{{policy=\"{policy}\"}}"))
         };
         policies.iter().all(counted)
     });
-    assert!(policies.iter().any(|policy| policy == engine.policy()));
+    assert!(policies.contains(&engine.policy()));
 }
 
 #[test]
-fn every_policy_serves_and_unknown_ones_are_refused() {
+fn every_policy_serves_and_an_experiment_needs_two_and_a_window() {
     let engine = builder().start().unwrap();
-    for policy in policy_names() {
-        engine.set_policy(policy).unwrap();
+    for policy in PolicyName::ALL {
+        engine.set_policy(policy);
         assert_eq!((engine.policy(), ask(&engine).unwrap()), (policy, 1));
     }
-    assert!(engine.set_policy("random").unwrap_err().to_string().contains("earliest-finish"));
     let start = |builder: Builder| builder.start().map(|_| ()).unwrap_err();
     let window = Duration::from_secs(1);
     for wrong in [
-        builder().policy("random"),
-        builder().policy_experiment(vec!["weighted".to_owned()], window),
-        builder().policy_experiment(vec!["weighted".to_owned(), "random".to_owned()], window),
+        builder().policy_experiment(vec![PolicyName::Weighted], window),
+        builder().policy_experiment(vec![PolicyName::Weighted; 2], Duration::ZERO),
     ] {
         assert!(matches!(start(wrong), StartError::Setting { .. }));
     }

@@ -67,7 +67,7 @@ impl Copy {
     fn engine(&self) -> Engine {
         let engine = Engine::builder().model(ModelRef::Folder(self.folder.path().to_owned()));
         engine
-            .devices(vec![DeviceSpec::Cpu])
+            .devices(vec![DeviceSpec::CPU])
             .cpu_threads(1)
             .tokenization_workers(2)
             .start()

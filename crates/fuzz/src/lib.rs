@@ -1,8 +1,8 @@
 //! Everything of vecmill that reads what others wrote, as functions of arbitrary bytes.
 //!
 //! - [`requests`] goes through a real server with a real engine, over a socket.
-//! - [`model_json`], [`weights`] and [`tokenizer_file`] open a model's folder of which one file is
-//!   the input; [`traces`] reads the two kinds of traces.
+//! - [`model_json`], [`weights`], [`pickles`] and [`tokenizer_file`] open a model's folder of which one
+//!   file is the input; [`recordings`] reads recordings of memory, [`traffic`] traces of requests.
 //! - [`same_ids`] compares what vecmill makes of a text with the `tokenizers` crate.
 //!
 //! Each panics where vecmill breaks a promise, and returns otherwise. `fuzz/` runs them under
@@ -17,7 +17,7 @@ mod text;
 
 use std::fmt::Display;
 
-pub use folder::{model_json, tokenizer_file, weights};
+pub use folder::{model_json, pickles, tokenizer_file, weights};
 pub use http::requests;
 pub use text::same_ids;
 
@@ -28,25 +28,31 @@ const MESSAGE_LIMIT: usize = 2_000;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: &[Target] = &[
     ("requests", requests),
     ("model_json", model_json),
     ("weights", weights),
+    ("pickles", pickles),
     ("tokenizer_file", tokenizer_file),
-    ("traces", traces),
+    ("recordings", recordings),
+    ("traffic", traffic),
     ("same_ids", same_ids),
 ];
 
-/// Traces of memory and of requests: refused shortly, or written and read again as they were.
-pub fn traces(data: &[u8]) {
+/// Recordings of memory: refused shortly, or written and read again as they were.
+pub fn recordings(data: &[u8]) {
     match vecmill_memory::recording::Recording::read(data) {
-        Ok(trace) => {
+        Ok(recording) => {
             let mut text = Vec::new();
-            trace.write(&mut text).unwrap();
-            assert_eq!(vecmill_memory::recording::Recording::read(&*text).unwrap(), trace);
+            recording.write(&mut text).unwrap();
+            assert_eq!(vecmill_memory::recording::Recording::read(&*text).unwrap(), recording);
         }
         Err(error) => short(&error),
     }
+}
+
+/// Traces of requests: read, or refused shortly.
+pub fn traffic(data: &[u8]) {
     if let Err(error) = vecmill_lab::traffic::Traffic::read(data) {
         short(&error);
     }

@@ -39,7 +39,7 @@ const PIECES: [&[u8]; 16] = [
 fn no_input_of_the_corpus_or_near_it_breaks_a_promise() {
     let asked = |name: &str| env::var(name).ok();
     let number = |name: &str| asked(name).map(|number| number.parse::<usize>().unwrap());
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         if asked("FUZZ_TARGET").is_some_and(|one| one != name) {
             continue;
         }

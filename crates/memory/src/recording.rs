@@ -2,7 +2,7 @@
 //!
 //! - [`Recording`] is a list of [`Event`]s in order of time.
 //! - [`Recording::read`] and [`Recording::write`] have it as comma-separated values, which a spreadsheet
-//!   reads and a short script writes; `docs/memory-trace.md` describes the format. Reading takes nothing
+//!   reads and a short script writes; `docs/memory-recording.md` describes the format. Reading takes nothing
 //!   on trust: each line is checked for what it says and against the lines before it, so that whatever
 //!   comes of it can be replayed.
 //!
@@ -130,11 +130,11 @@ pub enum What {
 #[non_exhaustive]
 pub enum RecordingError {
     /// It could not be read.
-    #[error("the trace can't be read: {0}")]
+    #[error("the recording can't be read: {0}")]
     Read(#[from] io::Error),
     /// It ended before the line that names the columns.
     #[error(
-        "the trace is empty: its first line should name the columns, for example `nanoseconds,event,id,stream,bytes`"
+        "the recording is empty: its first line should name the columns, for example `nanoseconds,event,id,stream,bytes`"
     )]
     Empty,
     /// A line is not as it should be.
@@ -170,7 +170,7 @@ fn read_at_most(input: impl BufRead, limit: usize) -> Result<Recording, Recordin
             continue;
         };
         if recording.events.len() == limit {
-            let found = "more: cut the trace into parts".to_owned();
+            let found = "more: cut the recording into parts".to_owned();
             return Err(wrong((format!("at most {limit} events"), found)));
         }
         let event = columns.event(&fields).map_err(wrong)?;
@@ -186,7 +186,7 @@ fn follows(before: u64, event: Event, live: &mut HashSet<u64>) -> Result<(), Wro
     let Event { nanoseconds: now, what } = event;
     if now < before {
         let expected = format!("{before} nanoseconds or later");
-        return Err((expected, format!("{now}: sort the trace by time")));
+        return Err((expected, format!("{now}: sort the recording by time")));
     }
     match what {
         What::Lease { id, .. } if !live.insert(id) => {
@@ -311,7 +311,7 @@ impl<R: BufRead> Lines<R> {
         self.number += 1;
         let line = self.number;
         let wrong = |expected: String, found: &str| {
-            let found = format!("{found}: is this a trace?");
+            let found = format!("{found}: is this a recording?");
             RecordingError::Line { line, expected, found }
         };
         let limit = MAX_LINE + "\r\n".len();

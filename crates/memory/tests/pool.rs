@@ -331,8 +331,8 @@ fn the_trace_tells_what_was_leased_and_refused() {
     drop(pool.lease(3 * MIB, &()).unwrap());
     let held = pool.lease(7 * MIB, &()).unwrap();
     pool.lease(4 * MIB, &()).unwrap_err();
-    let trace = pool.recording();
-    let kinds: Vec<_> = trace
+    let recording = pool.recording();
+    let kinds: Vec<_> = recording
         .events
         .iter()
         .map(|event| match event.what {

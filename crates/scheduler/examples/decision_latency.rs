@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use vecmill_scheduler::{
     ClassId, Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings,
-    Size, Speed, policy,
+    Size, Speed, policy::PolicyName,
 };
 
 const CLASS: ClassId = ClassId::FIRST;
@@ -48,7 +48,7 @@ const ROUNDS: usize = 20_000;
 
 /// Devices, each slower than the one before; of many, eight kinds.
 fn scheduler(
-    policy: &str,
+    policy: PolicyName,
     devices: usize,
     batch_tokens: usize,
 ) -> Result<Scheduler<usize>, Box<dyn Error>> {
@@ -67,7 +67,7 @@ fn scheduler(
         DeviceSettings { batch_tokens, in_flight: 2, speed }
     };
     let settings = Settings { capacity: usize::MAX, ..Settings::default() };
-    Ok(Scheduler::new(settings, policy::by_name(policy)?, (0..devices).map(device)))
+    Ok(Scheduler::new(settings, policy.policy(), (0..devices).map(device)))
 }
 
 struct Measured {
@@ -95,7 +95,7 @@ fn measure(mut round: impl FnMut() -> Duration) -> Measured {
 /// Devices that run batches of at most `batch_tokens`, one after the other, while requests come as fast
 /// as they are done.
 fn time(
-    policy: &str,
+    policy: PolicyName,
     devices: usize,
     batch_tokens: usize,
 ) -> Result<(f64, Measured), Box<dyn Error>> {
@@ -140,7 +140,7 @@ fn time(
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for (devices, policy) in DEVICES.into_iter().flat_map(|d| policy::names().map(move |p| (d, p)))
+    for (devices, policy) in DEVICES.into_iter().flat_map(|d| PolicyName::ALL.map(move |p| (d, p)))
     {
         // One input is all that fits, then many.
         for batch_tokens in [1, 4096] {

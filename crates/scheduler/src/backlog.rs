@@ -13,101 +13,14 @@
 
 use std::collections::VecDeque;
 
-use crate::class::ClassId;
-use crate::job::{Job, Priority, Size, Ticket};
+use crate::job::{Dropped, Job, JobBatch, Priority, Ticket};
+use crate::lengths::Lengths;
 
 /// Groups of up to a quarter of a device's largest batch are small.
 const SMALL: usize = 4;
 
 /// Groups that are looked through for lengths that suit a device.
 const WINDOW: usize = 256;
-
-/// Why a job left the queue without being run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Dropped {
-    /// Nobody wants its result any more.
-    #[error("its request was given up")]
-    Unwanted,
-    /// It could not be done before its deadline any more.
-    #[error("its deadline can't be met any more")]
-    TooLate,
-    /// No device has served for too long, or ever will.
-    #[error("no device serves")]
-    NoDevice,
-}
-
-/// Jobs to run together, in a buffer that is used again and again.
-#[derive(Debug)]
-pub struct JobBatch<T> {
-    /// The jobs; none if there is nothing to run.
-    pub jobs: Vec<Job<T>>,
-    /// Jobs that left the queue on the way, and why.
-    pub dropped: Vec<(Job<T>, Dropped)>,
-    pub(crate) class: ClassId,
-    size: Size,
-}
-
-impl<T> JobBatch<T> {
-    /// An empty one.
-    pub fn new() -> Self {
-        Self {
-            jobs: Vec::new(),
-            dropped: Vec::new(),
-            class: ClassId::default(),
-            size: Size::default(),
-        }
-    }
-
-    /// What class its jobs are of.
-    pub fn class(&self) -> ClassId {
-        self.class
-    }
-
-    /// How large it is.
-    pub fn size(&self) -> Size {
-        self.size
-    }
-
-    /// Empties it for the next one.
-    pub fn clear(&mut self) {
-        self.jobs.clear();
-        self.dropped.clear();
-        self.size = Size::default();
-    }
-
-    fn add(&mut self, job: Job<T>) {
-        self.size.add(job.tokens);
-        self.jobs.push(job);
-    }
-}
-
-impl<T> Default for JobBatch<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Which inputs a device is relatively good at.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Lengths {
-    /// All alike.
-    Any,
-    /// Those of at least so many tokens.
-    Long(usize),
-    /// Those of fewer tokens.
-    Short(usize),
-}
-
-impl Lengths {
-    fn suit(self, group: &Group) -> bool {
-        let mean = group.tokens / group.jobs.max(1) as usize;
-        match self {
-            Self::Any => true,
-            Self::Long(from) => mean >= from,
-            Self::Short(below) => mean < below,
-        }
-    }
-}
 
 /// What a device wants of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -215,7 +128,8 @@ impl<T> Lane<T> {
             // The oldest goes in any case, so that none waits for a device that suits it.
             let mut first = true;
             self.take_groups(start..end, wish, judge, batch, |group| {
-                std::mem::take(&mut first) || wish.lengths.suit(group)
+                std::mem::take(&mut first)
+                    || wish.lengths.suit(group.tokens / group.jobs.max(1) as usize)
             });
         }
         self.take_groups(start..self.groups.len(), wish, judge, batch, |_| true);
@@ -241,7 +155,7 @@ impl<T> Lane<T> {
             if !suits(&group) {
                 continue;
             }
-            let used = batch.size.tokens;
+            let used = batch.size().tokens;
             let small = group.tokens <= wish.limit / SMALL;
             let fits = used + group.tokens <= wish.budget;
             if fits || batch.jobs.is_empty() && small {
@@ -284,7 +198,7 @@ impl<T> Lane<T> {
                 Err(reason) => batch.dropped.push((job, reason)),
                 Ok(())
                     if batch.jobs.is_empty()
-                        || batch.size.tokens.saturating_add(tokens) <= most =>
+                        || batch.size().tokens.saturating_add(tokens) <= most =>
                 {
                     batch.add(job);
                 }
@@ -401,7 +315,7 @@ impl<T> Backlog<T> {
         }
         let skip = wish.skip.saturating_sub(self.interactive.tokens);
         self.interactive.take(wish, judge, batch);
-        if batch.size.tokens < wish.budget {
+        if batch.size().tokens < wish.budget {
             self.bulk.take(&Wish { skip, ..*wish }, judge, batch);
         }
     }

@@ -1,8 +1,29 @@
-//! What is scheduled: inputs, on the terms of the request that they belong to.
+//! What is scheduled: inputs of a class of work, on the terms of the request that they belong to, and
+//! batches of them.
 
 use std::time::Duration;
 
-use crate::class::ClassId;
+/// The number of a class, in the order in which they were added. The first one, the default, is there
+/// from the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ClassId(pub(crate) usize);
+
+impl ClassId {
+    /// The one that is there from the beginning.
+    pub const FIRST: Self = Self(0);
+
+    /// The class of a number that [`Scheduler::add_class`](crate::Scheduler::add_class) gave.
+    #[must_use]
+    pub const fn new(number: usize) -> Self {
+        Self(number)
+    }
+
+    /// The number, from 0.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// One input, ready to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +123,71 @@ impl Size {
         self.inputs += 1;
         self.tokens = self.tokens.saturating_add(tokens);
         self.squares += float(tokens) * float(tokens);
+    }
+}
+
+/// Why a job left the queue without being run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Dropped {
+    /// Nobody wants its result any more.
+    #[error("its request was given up")]
+    Unwanted,
+    /// It could not be done before its deadline any more.
+    #[error("its deadline can't be met any more")]
+    TooLate,
+    /// No device has served for too long, or ever will.
+    #[error("no device serves")]
+    NoDevice,
+}
+
+/// Jobs to run together, in a buffer that is used again and again.
+#[derive(Debug)]
+pub struct JobBatch<T> {
+    /// The jobs; none if there is nothing to run.
+    pub jobs: Vec<Job<T>>,
+    /// Jobs that left the queue on the way, and why.
+    pub dropped: Vec<(Job<T>, Dropped)>,
+    pub(crate) class: ClassId,
+    size: Size,
+}
+
+impl<T> JobBatch<T> {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            jobs: Vec::new(),
+            dropped: Vec::new(),
+            class: ClassId::default(),
+            size: Size::default(),
+        }
+    }
+
+    /// What class its jobs are of.
+    pub fn class(&self) -> ClassId {
+        self.class
+    }
+
+    /// How large it is.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Empties it for the next one.
+    pub fn clear(&mut self) {
+        self.jobs.clear();
+        self.dropped.clear();
+        self.size = Size::default();
+    }
+
+    pub(crate) fn add(&mut self, job: Job<T>) {
+        self.size.add(job.tokens);
+        self.jobs.push(job);
+    }
+}
+
+impl<T> Default for JobBatch<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

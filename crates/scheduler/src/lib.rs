@@ -5,11 +5,11 @@
 //!   ask, and takes out devices that fail or don't move.
 //! - [`Speed`] learns a device's `seconds = A + B · tokens + C · Σ length²` from every batch.
 //! - [`policy`] decides who gets which work; the default is whoever finishes it first.
-//! - `backlog` keeps what waits and forms batches of it; `deal` answers a device that asks, by how the
-//!   devices stand (`snapshot`); [`budget_for`] goes by the memory that it has ready.
-//! - A `class` is work that may share batches, such as one model's; `share` says whose turn it is. All
-//!   that is said of speeds and policies is said of each class apart.
-//! - `device` is what is known of each device.
+//! - A `class` is work that may share batches, such as one model's: what waits of it (`backlog`) and the
+//!   devices as it sees them. All that is said of speeds and policies is said of each class apart.
+//! - `deal` answers a device that asks: `share` says which class's turn it is, the class's policy how much
+//!   it gets; [`budget_for`] goes by the memory that it has ready.
+//! - `faults` looks after devices that fail or don't move, `operate` is for operators.
 //!
 //! The choice behind it: all decisions are plain functions of what the caller reports, so that they
 //! are tested without threads or sleeping, and simulated a million requests in a second.
@@ -17,12 +17,13 @@
 //! ```
 //! use std::time::Duration;
 //! use vecmill_scheduler::{
-//!     ClassId, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Size, Speed, policy,
+//!     ClassId, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings, Speed,
+//!     policy::PolicyName,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = DeviceSettings { batch_tokens: 128, in_flight: 2, speed: Speed::new() };
-//! let policy = policy::by_name("earliest-finish")?;
+//! let policy = PolicyName::EarliestFinish.policy();
 //! let mut scheduler = Scheduler::new(Settings::default(), policy, [device]);
 //! let mut now = Duration::ZERO;
 //! let class = ClassId::default(); // all work is of one, unless others are added
@@ -44,18 +45,28 @@
 mod backlog;
 mod class;
 mod deal;
-mod device;
+mod faults;
+mod health;
 mod job;
+mod lengths;
+mod operate;
 pub mod policy;
+mod rates;
+mod room;
 mod scheduler;
+mod settings;
 mod share;
-mod snapshot;
 mod speed;
+mod statistics;
+mod warm;
 
-pub use backlog::{Dropped, JobBatch};
-pub use class::{ClassId, ClassStatistics};
-pub use deal::{Next, Warm, budget_for};
-pub use device::{DeviceSettings, DeviceStatistics, Health};
-pub use job::{Job, JobTerms, Priority, Size};
-pub use scheduler::{Failed, Full, Refused, Scheduler, Settings};
+pub use deal::Next;
+pub use faults::Failed;
+pub use health::Health;
+pub use job::{ClassId, Dropped, Job, JobBatch, JobTerms, Priority, Size};
+pub use room::{Full, Refused};
+pub use scheduler::Scheduler;
+pub use settings::{DeviceSettings, Settings};
 pub use speed::{Coefficients, Speed};
+pub use statistics::{ClassStatistics, DeviceStatistics};
+pub use warm::{Warm, budget_for};

@@ -22,7 +22,7 @@
 //!   fast ones would have had done sooner (`benchmarks/results/2026-11-30-scheduler-classes.md`).
 //! - With one class nothing of this is looked at.
 
-use crate::class::ClassId;
+use crate::job::ClassId;
 use crate::scheduler::Scheduler;
 
 impl<T> Scheduler<T> {
@@ -61,9 +61,7 @@ impl<T> Scheduler<T> {
         let record = &mut self.classes[class.0];
         record.had += seconds;
         if several {
-            record.fastest();
-            let (rate, most) = (record.members[device].rate, record.snapshot.most);
-            let worth = seconds * if most > 0.0 { (rate / most).min(1.0) } else { 1.0 };
+            let worth = seconds * record.rates().worth(device);
             record.worth += worth;
             record.received += worth / record.weight;
             let busy = (0..self.classes.len()).filter(|&index| self.is_busy(ClassId(index)));

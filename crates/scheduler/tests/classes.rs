@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use support::{CLASS, GPU, World, slower};
 use vecmill_scheduler::{
-    ClassId, Coefficients, JobTerms, Next, Priority, Refused, Settings, policy,
+    ClassId, Coefficients, JobTerms, Next, Priority, Refused, Settings, policy::PolicyName,
 };
 
 const BULK: JobTerms = JobTerms { priority: Priority::Bulk, deadline: None };
@@ -47,11 +47,11 @@ proptest! {
         weight in 0.2f64..5.0,
         factor in 0.2f64..20.0,
         devices in prop::collection::vec(1.0f64..5.0, 1..4),
-        policy in prop::sample::select(policy::names().collect::<Vec<_>>()),
+        policy in prop::sample::select(PolicyName::ALL.to_vec()),
     ) {
         // Of what was assigned to one of several, more may wait there than elsewhere: a class is busy on
         // all of them only where that is dealt with when they ask.
-        let count = if policy == "earliest-finish" { devices.len() } else { 1 };
+        let count = if policy == PolicyName::EarliestFinish { devices.len() } else { 1 };
         let devices = &devices[..count];
         let truth: Vec<Coefficients> = devices.iter().map(|&factor| slower(GPU, factor)).collect();
         let mut world = World::known(policy, &truth);
@@ -75,7 +75,7 @@ proptest! {
 
     #[test]
     fn a_class_that_was_idle_gets_no_more_than_its_part(idle in 1u64..20) {
-        let mut world = World::known("earliest-finish", &[GPU]);
+        let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
         let second = world.add_class(1.0, 1.0, &[0]);
         let terms = JobTerms::default();
         keep_busy(&mut world, &[(CLASS, terms)], Duration::from_secs(idle));
@@ -88,7 +88,7 @@ proptest! {
     #[test]
     fn bulk_work_of_one_class_does_not_starve_behind_interactive_work_of_another(
         factor in 0.2f64..20.0,
-        policy in prop::sample::select(policy::names().collect::<Vec<_>>()),
+        policy in prop::sample::select(PolicyName::ALL.to_vec()),
     ) {
         let mut world = World::known(policy, &[GPU]);
         let second = world.add_class(1.0, factor, &[0]);
@@ -103,7 +103,7 @@ proptest! {
 
 #[test]
 fn interactive_work_of_any_class_goes_before_bulk_work() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     let second = world.add_class(1.0, 1.0, &[0]);
     world.push(BULK, (0..200).map(|id| (id, 50)));
     world.push_of(second, JobTerms::default(), [(1000, 50)]);
@@ -113,7 +113,7 @@ fn interactive_work_of_any_class_goes_before_bulk_work() {
 
 #[test]
 fn a_class_that_no_device_serves_is_refused_and_what_waits_of_it_hears_so_in_time() {
-    let mut world = World::known("earliest-finish", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU, GPU]);
     let second = world.add_class(1.0, 1.0, &[]);
     assert_eq!(world.scheduler.admit(world.now, second, 1, None), Err(Refused::NoDevice));
     world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
@@ -133,7 +133,7 @@ fn a_class_that_no_device_serves_is_refused_and_what_waits_of_it_hears_so_in_tim
 
 #[test]
 fn a_device_that_a_class_is_retired_from_ends_its_batches_and_begins_none() {
-    for policy in policy::names() {
+    for policy in PolicyName::ALL {
         let mut world = World::known(policy, &[GPU, GPU]);
         let second = world.add_class(1.0, 1.0, &[0, 1]);
         for id in 0..100 {
@@ -158,7 +158,7 @@ fn a_device_that_a_class_is_retired_from_ends_its_batches_and_begins_none() {
 
 #[test]
 fn what_fails_is_tried_by_a_device_that_serves_its_class() {
-    let mut world = World::known("earliest-finish", &[GPU, GPU, GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU, GPU, GPU]);
     let second = world.add_class(1.0, 1.0, &[0, 2]);
     world.push_of(second, JobTerms::default(), [(0, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
@@ -170,7 +170,7 @@ fn what_fails_is_tried_by_a_device_that_serves_its_class() {
 
 #[test]
 fn a_closed_scheduler_ends_although_a_class_is_served_by_none() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     let second = world.add_class(1.0, 1.0, &[0]);
     world.scheduler.admit(world.now, second, 1, None).unwrap();
     world.push_of(second, JobTerms::default(), [(0, 50)]);

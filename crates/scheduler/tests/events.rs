@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use support::{CLASS, GPU, World, slower};
-use vecmill_scheduler::{ClassId, JobTerms, Next, Priority, policy};
+use vecmill_scheduler::{ClassId, JobTerms, Next, Priority, policy::PolicyName};
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -107,8 +107,8 @@ fn apply(world: &mut World, fates: &mut Fates, event: Event) {
             world.scheduler.retire(world.now, device, class(second));
         }
         Event::Policy(number) => {
-            let name = policy::names().nth(number).unwrap();
-            world.scheduler.set_policy(world.now, policy::by_name(name).unwrap());
+            let name = PolicyName::ALL[number];
+            world.scheduler.set_policy(world.now, name.policy());
         }
         Event::LoseFirst => {
             while !world.devices[0].running.is_empty() {
@@ -132,7 +132,7 @@ proptest! {
         classes in any::<bool>(),
     ) {
         let truth = [GPU, slower(GPU, 3.0), slower(GPU, 40.0)];
-        let mut world = World::known(policy::names().nth(first).unwrap(), &truth);
+        let mut world = World::known(PolicyName::ALL[first], &truth);
         if classes {
             world.add_class(2.0, 3.0, &[0, 1, 2]);
         }
@@ -184,7 +184,7 @@ proptest! {
     fn who_waits_for_a_device_that_is_gone_looks_again(
         backlog in 1usize..20, slow in 1.0f64..200.0, out in any::<bool>(),
     ) {
-        let mut world = World::known("earliest-finish", &[GPU, slower(GPU, slow)]);
+        let mut world = World::known(PolicyName::EarliestFinish, &[GPU, slower(GPU, slow)]);
         world.push(JobTerms::default(), (0..backlog as u64).map(|id| (id, 60)));
         // The fast one has just taken a batch that it never finishes, or never asks at all.
         world.devices[0].alive = false;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use support::{CLASS, GPU, World, measured, slower};
+use vecmill_scheduler::policy::PolicyName;
 use vecmill_scheduler::{Coefficients, Speed};
 
 /// How far the devices' weights are from what they should be.
@@ -28,7 +29,7 @@ proptest! {
     fn no_belief_locks_a_device_in(
         // Times that each device is believed to be slower than it is.
         wrong in prop::array::uniform3(-3.0f64..3.0),
-        policy in prop::sample::select(vec!["earliest-finish", "weighted"]),
+        policy in prop::sample::select(vec![PolicyName::EarliestFinish, PolicyName::Weighted]),
         from_warm_up in any::<bool>(),
     ) {
         let truth = [5.0, 20.0, 10.0].map(|factor| slower(GPU, factor));
@@ -45,7 +46,7 @@ proptest! {
 
 #[test]
 fn a_device_that_turns_three_times_slower_has_its_share_within_20_batches() {
-    for policy in ["earliest-finish", "weighted"] {
+    for policy in [PolicyName::EarliestFinish, PolicyName::Weighted] {
         let mut world = World::known(policy, &[GPU, GPU]);
         world.run_load(0.7, Duration::from_secs(5));
         assert!(off(&mut world) < 0.05, "{policy}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::{CLASS, GPU, World, slower};
 use vecmill_scheduler::{
     Coefficients, Dropped, Full, Health, JobTerms, Next, Priority, Refused, Settings, Size, Speed,
-    policy,
+    policy::PolicyName,
 };
 
 const BULK: JobTerms = JobTerms { priority: Priority::Bulk, deadline: None };
@@ -25,7 +25,7 @@ fn last(world: &World, device: usize) -> Vec<u64> {
 
 #[test]
 fn interactive_work_goes_before_bulk_and_bulk_takes_what_is_left() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     world.push(BULK, (0..200).map(|id| (id, 50)));
     world.push(JobTerms::default(), (1000..1020).map(|id| (id, 50)));
     assert_eq!(world.ask(0), Next::Batch);
@@ -36,7 +36,7 @@ fn interactive_work_goes_before_bulk_and_bulk_takes_what_is_left() {
 
 #[test]
 fn bulk_work_that_has_waited_long_gets_half_of_each_batch() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     world.push(BULK, (0..20).map(|id| (id, 200)));
     let mut next = 1000;
     for _ in 0..2000 {
@@ -58,7 +58,7 @@ fn bulk_work_that_has_waited_long_gets_half_of_each_batch() {
 
 #[test]
 fn small_requests_stay_whole_and_large_ones_are_shared_by_devices() {
-    let mut world = World::known("earliest-finish", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU, GPU]);
     world.push(JobTerms::default(), (0..10).map(|id| (id, 90)));
     assert_eq!(world.ask(0), Next::Batch);
     assert_eq!(last(&world, 0).len(), 10);
@@ -74,7 +74,7 @@ fn small_requests_stay_whole_and_large_ones_are_shared_by_devices() {
 fn long_inputs_go_to_the_device_that_is_relatively_good_at_them() {
     let at_short = Coefficients { per_token: 1e-6, per_square: 1e-8, ..GPU };
     let at_long = Coefficients { per_token: 2e-6, per_square: 0.0, ..GPU };
-    let mut world = World::known("earliest-finish", &[at_short, at_long]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[at_short, at_long]);
     world.run_load(0.8, Duration::from_secs(5));
     let first = world.done.len();
     for id in 0..4000 {
@@ -90,7 +90,7 @@ fn long_inputs_go_to_the_device_that_is_relatively_good_at_them() {
 
 #[test]
 fn a_job_longer_than_any_batch_runs_alone() {
-    let mut world = World::known("round-robin", &[GPU]);
+    let mut world = World::known(PolicyName::RoundRobin, &[GPU]);
     world.push(JobTerms::default(), [(0, 100), (1, 9000), (2, 100)]);
     for expected in [vec![0], vec![1], vec![2]] {
         assert_eq!(world.ask(0), Next::Batch);
@@ -101,7 +101,7 @@ fn a_job_longer_than_any_batch_runs_alone() {
 
 #[test]
 fn a_full_queue_and_a_deadline_that_cannot_be_met_are_refused_at_once() {
-    let mut world = World::known("earliest-finish", &[slower(GPU, 100.0)]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[slower(GPU, 100.0)]);
     world.run_load(0.5, Duration::from_secs(5));
     let room = 1_000_000;
     world.scheduler.admit(world.now, CLASS, room, None).unwrap();
@@ -118,7 +118,7 @@ fn a_full_queue_and_a_deadline_that_cannot_be_met_are_refused_at_once() {
 
 #[test]
 fn work_that_can_no_longer_be_done_in_time_is_dropped_and_nothing_else_is() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     world.scheduler.ran(world.now, 0, CLASS, Size::equal(10, 50), Duration::from_millis(2));
     world.push(until(100), [(0, 50), (1, 50)]);
     world.push(until(300), [(2, 50)]);
@@ -135,7 +135,7 @@ fn work_that_can_no_longer_be_done_in_time_is_dropped_and_nothing_else_is() {
 
 #[test]
 fn a_device_that_fails_is_out_until_a_trial_succeeds() {
-    let mut world = World::known("round-robin", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::RoundRobin, &[GPU, GPU]);
     for round in 0..6 {
         world.push(JobTerms::default(), [(round, 50)]);
         if round % 2 == 0 {
@@ -161,7 +161,7 @@ fn a_device_that_fails_is_out_until_a_trial_succeeds() {
 
 #[test]
 fn what_waits_for_a_device_that_does_not_move_is_done_by_others() {
-    let mut world = World::known("round-robin", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::RoundRobin, &[GPU, GPU]);
     world.ask(0);
     for round in 0..20 {
         world.push(JobTerms::default(), [(round, 50)]);
@@ -181,7 +181,7 @@ fn what_waits_for_a_device_that_does_not_move_is_done_by_others() {
 
 #[test]
 fn a_drained_device_finishes_what_it_has_and_gets_no_more_until_it_is_restored() {
-    let mut world = World::known("least-loaded", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::LeastLoaded, &[GPU, GPU]);
     for round in 0..6 {
         world.push(JobTerms::default(), [(round, 50)]);
     }
@@ -203,7 +203,7 @@ fn a_drained_device_finishes_what_it_has_and_gets_no_more_until_it_is_restored()
 
 #[test]
 fn what_fails_twice_is_refused() {
-    let mut world = World::known("earliest-finish", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU, GPU]);
     world.push(JobTerms::default(), [(0, 50)]);
     world.ask(0);
     assert_eq!(world.fail(0), Vec::<u64>::new());
@@ -214,7 +214,7 @@ fn what_fails_twice_is_refused() {
 
 #[test]
 fn a_closed_scheduler_is_over_when_everything_is_answered() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
     world.push(JobTerms::default(), [(0, 50)]);
     world.scheduler.drain(world.now, 0);
@@ -228,7 +228,7 @@ fn a_closed_scheduler_is_over_when_everything_is_answered() {
 
 #[test]
 fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while() {
-    let mut world = World::known("earliest-finish", &[GPU, slower(GPU, 3.0)]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU, slower(GPU, 3.0)]);
     world.push(JobTerms::default(), [(1, 50), (2, 50)]);
     world.scheduler.drain(world.now, 0);
     world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
@@ -255,7 +255,7 @@ fn while_no_device_serves_requests_are_refused_and_what_waits_waits_for_a_while(
 
 #[test]
 fn what_waits_when_all_devices_are_gone_does_not_wait() {
-    for policy in policy::names() {
+    for policy in PolicyName::ALL {
         let mut world = World::known(policy, &[GPU, GPU]);
         world.push(JobTerms::default(), [(1, 50)]);
         world.scheduler.lose(world.now, 0);
@@ -272,7 +272,7 @@ fn what_waits_when_all_devices_are_gone_does_not_wait() {
 
 #[test]
 fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
-    let mut world = World::known("earliest-finish", &[GPU, GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU, GPU]);
     assert!(world.scheduler.take_out(world.now, 0));
     world.scheduler.drain(world.now, 1);
     assert!(world.scheduler.is_served(world.now, CLASS));
@@ -287,7 +287,7 @@ fn the_last_device_serves_although_it_is_out_unless_it_does_not_move() {
 
 #[test]
 fn the_only_device_is_out_while_a_batch_on_it_does_not_end() {
-    let mut world = World::known("earliest-finish", &[GPU]);
+    let mut world = World::known(PolicyName::EarliestFinish, &[GPU]);
     world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
     world.push(JobTerms::default(), [(2, 50)]);
@@ -306,7 +306,7 @@ fn the_only_device_is_out_while_a_batch_on_it_does_not_end() {
     assert_eq!(world.scheduler.health(0), Health::Serving);
     world.scheduler.admit(world.now, CLASS, 1, None).unwrap();
     // A device of which nothing is known may be as slow as that.
-    let mut world = World::new("earliest-finish", &[GPU], &[Speed::new()]);
+    let mut world = World::new(PolicyName::EarliestFinish, &[GPU], &[Speed::new()]);
     world.push(JobTerms::default(), [(1, 50)]);
     assert_eq!(world.ask(0), Next::Batch);
     world.now += Duration::from_secs(600);

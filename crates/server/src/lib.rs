@@ -2,16 +2,15 @@
 //!
 //! The parts, in the order in which a request meets them:
 //!
-//! - `http`: [`Server`] listens and drives connections, within limits of time and pace; a request
-//!   that is answered before its body was read.
-//! - `layers`: metrics and access log, keys, and what requests hold of the memory, from the first
-//!   byte of a body to the last of the reply.
-//! - `routes` leads to handlers, through the layers; `app` is what they share.
+//! - `http`: [`Server`] listens; a connection is driven within limits of time and pace.
+//! - `routes` leads to handlers, through what every request passes: metrics and access log, keys, and
+//!   the `room` that counts what it holds of the memory, from the first byte of a body to the last of
+//!   the reply. `app` is what handlers share.
 //! - `dialects`: a file for each server's contract. It reads a body by means of `json`, hands it to
 //!   the [`Engine`](vecmill_engine::Engine), writes the reply by means of `reply`, and words what
 //!   `failure` says.
-//! - `admin` is for the operator: the devices and their memory. It is there only if the settings say
-//!   so.
+//! - Beside that way: `loading`, `probes` for who polls, `browsers`, and `admin` for the operator: the
+//!   devices and their memory. It is there only if the settings say so.
 //!
 //! The choice behind it: the port answers before the model is loaded. Until [`Loading`] is told
 //! how loading ended, `/health` says alive, `/ready` says not yet, and requests for vectors get a
@@ -42,22 +41,27 @@
 
 mod admin;
 mod app;
+mod browsers;
 mod dialects;
 mod error;
 mod failure;
 mod http;
 mod invisible;
 mod json;
-mod layers;
+mod key;
+mod loading;
+mod metrics;
+mod probes;
 mod reply;
+mod room;
 mod routes;
 mod settings;
 mod token_inputs;
 
-pub use app::Loading;
 pub use error::ServeError;
 pub use http::{Server, Stopped};
 pub use invisible::Invisible;
-pub use layers::key::{ApiKey, ApiKeyError, WrongCharacter};
+pub use key::{ApiKey, ApiKeyError, WrongCharacter};
+pub use loading::Loading;
 pub use settings::Settings;
 pub use token_inputs::{TokenInputs, TokenInputsError};

@@ -3,9 +3,12 @@
 //! Numbers go straight into one buffer of about the right size. Text uses the shortest digits that
 //! give the same `f32` back; base64 is of the little-endian bytes, as numpy reads them.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use axum::body::Body;
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,9 +16,42 @@ use serde::Deserialize;
 use vecmill_engine::{Embedding, Info, Reply, Request};
 
 use crate::failure::Failure;
-use crate::layers::room::{PER_INPUT, Room};
+use crate::room::{PER_INPUT, Room};
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The header that carries a request's id, from the client if it sent one, and back.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How many inputs of a request were cut.
+const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
+
+/// What makes vectors doubtful.
+pub(crate) const WARNING: HeaderName = HeaderName::from_static("x-vecmill-warning");
+
+/// TEI's headers: what computed, how much, and how many milliseconds each stage took.
+const COMPUTE_TYPE: HeaderName = HeaderName::from_static("x-compute-type");
+const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
+const COMPUTE_CHARACTERS: HeaderName = HeaderName::from_static("x-compute-characters");
+const COMPUTE_TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
+const TOTAL_TIME: HeaderName = HeaderName::from_static("x-total-time");
+const TOKENIZATION_TIME: HeaderName = HeaderName::from_static("x-tokenization-time");
+const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
+const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
+
+/// The headers of every reply with vectors.
+pub(crate) const REPLY_HEADERS: [HeaderName; 10] = [
+    TRUNCATED,
+    WARNING,
+    COMPUTE_TYPE,
+    COMPUTE_TIME,
+    COMPUTE_CHARACTERS,
+    COMPUTE_TOKENS,
+    TOTAL_TIME,
+    TOKENIZATION_TIME,
+    QUEUE_TIME,
+    INFERENCE_TIME,
+];
 
 /// How many numbers make a reply long: about 3 ms of writing.
 const LONG_REPLY: usize = 1 << 16;
@@ -127,6 +163,34 @@ pub(crate) fn push_base64(out: &mut Vec<u8>, vector: &[f32], bytes: &mut Vec<u8>
     out.push(b'"');
 }
 
+/// What a reply's headers tell about the work.
+pub(crate) fn headers(reply: &Reply, characters: usize, info: &Info) -> HeaderMap {
+    let milliseconds =
+        |time: Duration| HeaderValue::from(time.as_millis().min(u64::MAX.into()) as u64);
+    let truncated = reply.embeddings.iter().filter(|embedding| embedding.truncated).count();
+    let timings = &reply.timings;
+    let kinds = HeaderValue::from_str(&device_kinds(info));
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, JSON),
+        (TRUNCATED, HeaderValue::from(truncated)),
+        (COMPUTE_TYPE, kinds.unwrap_or(HeaderValue::from_static("unknown"))),
+        (COMPUTE_TIME, milliseconds(timings.total)),
+        (COMPUTE_CHARACTERS, HeaderValue::from(characters)),
+        (COMPUTE_TOKENS, HeaderValue::from(reply.tokens())),
+        (TOTAL_TIME, milliseconds(timings.total)),
+        (TOKENIZATION_TIME, milliseconds(timings.tokenization)),
+        (QUEUE_TIME, milliseconds(timings.queue)),
+        (INFERENCE_TIME, milliseconds(timings.inference)),
+    ])
+}
+
+/// The kinds of the engine's devices, such as `cpu` or `cpu+cuda`.
+fn device_kinds(info: &Info) -> String {
+    let kind = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
+    let kinds: BTreeSet<_> = info.devices.iter().map(|device| kind(&device.name)).collect();
+    kinds.into_iter().collect::<Vec<_>>().join("+")
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -162,5 +226,16 @@ pub(crate) mod tests {
                 .collect();
             assert_eq!(bits(&read), bits(numbers));
         }
+    }
+
+    #[test]
+    fn kinds_of_devices_are_told_once_each() {
+        let device = |name: &str| vecmill_engine::DeviceSummary {
+            name: name.to_owned(),
+            description: String::new(),
+            dtype: String::new(),
+        };
+        let devices = ["cuda:0", "cpu", "cuda:1"].map(device).into();
+        assert_eq!(device_kinds(&Info { devices, ..Info::default() }), "cpu+cuda");
     }
 }

@@ -8,7 +8,7 @@ use vecmill_server::Settings;
 
 const MEMORY: &str = "/admin/memory";
 const TRIM: &str = "/admin/memory/trim";
-const TRACE: &str = "/admin/memory/trace?device=cpu";
+const RECORDING: &str = "/admin/memory/recording?device=cpu";
 
 fn admin() -> Settings {
     Settings { admin: true, ..Settings::default() }
@@ -30,7 +30,7 @@ fn held(engine: &Engine) -> usize {
 #[test]
 fn they_are_off_unless_asked_for() {
     let server = TestServer::start(Settings::default());
-    for path in [MEMORY, TRACE] {
+    for path in [MEMORY, RECORDING] {
         server.get(path).openai_error(404, Some("unknown_url"));
     }
     server.post(TRIM, "").openai_error(404, Some("unknown_url"));
@@ -40,14 +40,14 @@ fn they_are_off_unless_asked_for() {
 fn they_ask_for_a_key_where_there_are_keys() {
     let (server, engine) = server(Settings { api_keys: vec!["k3y".parse().unwrap()], ..admin() });
     for header in ["x: y", "authorization: Bearer wrong"] {
-        for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", TRACE)] {
+        for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", RECORDING)] {
             let answer = server.request(method, path, &[header], b"");
             answer.openai_error(401, Some("invalid_api_key"));
         }
     }
     assert!(held(&engine) > 0);
     let key = "authorization: Bearer k3y";
-    for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", TRACE)] {
+    for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", RECORDING)] {
         assert_eq!(server.request(method, path, &[key], b"").status, 200, "{path}");
     }
     assert_eq!(held(&engine), 0);
@@ -71,7 +71,8 @@ fn they_answer_no_web_pages_but_allowed_ones() {
 #[test]
 fn methods_are_those_that_suit() {
     let (server, engine) = server(admin());
-    for (method, path) in [("POST", MEMORY), ("DELETE", MEMORY), ("GET", TRIM), ("POST", TRACE)] {
+    for (method, path) in [("POST", MEMORY), ("DELETE", MEMORY), ("GET", TRIM), ("POST", RECORDING)]
+    {
         server.request(method, path, &[], b"").openai_error(405, Some("method_not_supported"));
     }
     assert!(held(&engine) > 0);
@@ -80,7 +81,7 @@ fn methods_are_those_that_suit() {
 #[test]
 fn the_model_must_be_loaded() {
     let (server, loading) = TestServer::loading(admin());
-    for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", TRACE)] {
+    for (method, path) in [("GET", MEMORY), ("POST", TRIM), ("GET", RECORDING)] {
         server.request(method, path, &[], b"").openai_error(503, Some("model_loading"));
     }
     loading.ready(support::engine::shared());
@@ -147,26 +148,26 @@ fn trimming_gives_back_what_is_unused() {
 }
 
 #[test]
-fn a_trace_is_a_file_that_can_be_replayed() {
+fn a_recording_is_a_file_that_can_be_replayed() {
     let (server, engine) = server(admin());
-    let answer = server.get(TRACE);
+    let answer = server.get(RECORDING);
     assert_eq!(answer.header("content-type"), Some("text/csv; charset=utf-8"));
     let attachment = "attachment; filename=\"vecmill-memory-cpu.csv\"";
     assert_eq!(answer.header("content-disposition"), Some(attachment));
-    let trace = Recording::read(&answer.body[..]).unwrap();
-    assert!(trace.events.len() >= 2, "{trace:?}");
-    assert_eq!(trace.events.len(), engine.memory_trace()[0].1.events.len());
+    let recording = Recording::read(&answer.body[..]).unwrap();
+    assert!(recording.events.len() >= 2, "{recording:?}");
+    assert_eq!(recording.events.len(), engine.memory_recordings()[0].1.events.len());
 }
 
 #[test]
-fn a_trace_is_of_a_device_that_there_is() {
+fn a_recording_is_of_a_device_that_there_is() {
     let server = TestServer::start(admin());
-    let error = server.get("/admin/memory/trace?device=tpu:0");
+    let error = server.get("/admin/memory/recording?device=tpu:0");
     let error = error.openai_error(404, Some("device_not_found"));
     assert_eq!(error["param"], "device");
     assert_eq!(error["message"], "there is no device 'tpu:0': expected cpu");
 
-    for path in ["/admin/memory/trace", "/admin/memory/trace?devise=cpu"] {
+    for path in ["/admin/memory/recording", "/admin/memory/recording?devise=cpu"] {
         let error = server.get(path).openai_error(400, None);
         assert_eq!(error["param"], "device");
         assert!(error["message"].as_str().unwrap().contains("?device=cpu"), "{error}");

@@ -5,6 +5,9 @@
 
 mod support;
 
+use std::io::ErrorKind;
+use std::process::Command;
+
 use serde_json::{Value, json};
 use support::engine::{Gate, cosine, length, serve, shared, tiny, until_waiting};
 use support::{ASK, Answer, TestServer, floats, with};
@@ -134,4 +137,44 @@ fn a_busy_server_is_unavailable() {
     assert_eq!(busy.header("retry-after"), Some("1"));
     drop(gate);
     assert_eq!(Answer::read(first).status, 200);
+}
+
+/// What a web page could send without being asked, and what `curl -d` sends.
+const FORM: &str = "content-type: application/x-www-form-urlencoded";
+
+#[test]
+fn a_body_is_json_whatever_its_type_but_a_browser_s() {
+    let server = TestServer::start(Settings::default());
+    let send =
+        |path, headers: &[&str], body: &str| server.request("POST", path, headers, body.as_bytes());
+    let body = r#"{"model":"all-minilm","input":"be con"}"#;
+    let expected = ask(&server, &json!({"model": "all-minilm", "input": "be con"})).json();
+    for headers in [&["accept: */*", FORM][..], &["content-type: text/plain"], &[]] {
+        let reply = send("/api/embed", headers, body);
+        assert_eq!(reply.status, 200, "{headers:?} {}", reply.text());
+        assert_eq!(reply.json()["embeddings"], expected["embeddings"]);
+    }
+    for browser in ["origin: https://evil.example", "origin: null", "sec-fetch-site: none"] {
+        error(&send("/api/embed", &[FORM, browser], body), 415);
+        let json = ["content-type: application/json", browser];
+        assert_eq!(send("/api/embed", &json, body).status, 200);
+    }
+    error(&send("/api/embed", &[FORM], "input=be+con"), 400);
+    // TEI's server reads nothing but JSON, nor does OpenAI's.
+    send("/embed", &[FORM], r#"{"inputs":"a"}"#).tei_error(415, "Validation");
+    send("/v1/embeddings", &[FORM], ASK).openai_error(415, Some("unsupported_media_type"));
+}
+
+#[test]
+fn curl_is_answered_as_ollama_s_documents_call_it() {
+    let server = TestServer::start(Settings::default());
+    let url = format!("http://{}/api/embed", server.address);
+    let body = r#"{"model": "all-minilm", "input": ["be con", "a"]}"#;
+    let curl = Command::new("curl").args(["-sS", "--noproxy", "*", &url, "-d", body]).output();
+    let curl = match curl {
+        Err(error) if error.kind() == ErrorKind::NotFound => return, // the test above has its bytes
+        curl => curl.unwrap(),
+    };
+    let reply: Value = serde_json::from_slice(&curl.stdout).unwrap();
+    assert_eq!(reply["embeddings"].as_array().map(Vec::len), Some(2), "{reply}");
 }

@@ -3,7 +3,7 @@
 //! - [`conformance`]: the suite that every backend must pass.
 //! - [`Faulty`]: a backend that is put through what tests of its users need, as a [`FaultPlan`] says.
 //! - [`simulated`]: a device that exists only as numbers, judges every use of its memory and fails on
-//!   demand. Pools run on it in tests, and `vecmill-bench replay` replays traces on it.
+//!   demand. Pools run on it in tests, and `vecmill-bench replay` replays recordings on it.
 
 pub mod conformance;
 mod faulty;

@@ -19,7 +19,6 @@ use vecmill_memory::recording::Recording;
 use vecmill_memory::{GiveBack, PoolSettings, Source};
 use vecmill_testing::simulated::SimulatedDevice;
 
-use super::counted::Counted;
 use super::{
     Comparison, Manager, Naive, Options, PerTensor, Pooled, WatchedPool, compare, day, json,
 };
@@ -34,16 +33,16 @@ const MANY_EVENTS: usize = 50_000;
 
 const AFTER_HELP: &str = "\
 Examples:
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'     from vecmill serve --admin
+  curl -OJ 'http://127.0.0.1:3000/admin/memory/recording?device=cpu'     from vecmill serve --admin
   vecmill-bench replay vecmill-memory-cpu.csv
-  vecmill-bench replay trace.csv --budget 8GiB --give-back 5m --svg memory.svg
-  vecmill-bench replay trace.csv --policy pool,direct --device cuda:0
+  vecmill-bench replay recording.csv --budget 8GiB --give-back 5m --svg memory.svg
+  vecmill-bench replay recording.csv --policy pool,direct --device cuda:0
   vecmill-bench replay --model bge-large --device cuda:0
 
 A recording says which leases were taken and returned, when, and how large they were. It is replayed in \
 its own time, so that a day takes seconds, and on a device that exists only as numbers every run \
 gives the same figures; only the times of 'lease+return' are of this machine. Recordings come from \
---memory-trace-on-refusal as well, and other programs can write them: they are CSV with a first line
+--memory-recording-on-refusal as well, and other programs can write them: they are CSV with a first line
 
   nanoseconds,event,id,stream,bytes
 
@@ -238,14 +237,12 @@ fn compared_on<S: Source, F: Source>(
             Policy::Direct => managers.push(Box::new(PerTensor::new(fixed()))),
         }
     }
-    let options = Options { budget: budget(arguments), ..Options::default() };
-    let bar = bar(recording.events.len() * managers.len());
-    let mut counted: Vec<Counted<'_>> =
-        managers.into_iter().map(|manager| Counted::new(manager, bar.clone())).collect();
+    let progress = bar(recording.events.len() * managers.len());
+    let options = Options { budget: budget(arguments), progress, ..Options::default() };
     let mut managers: Vec<&mut dyn Manager> =
-        counted.iter_mut().map(|manager| manager as &mut dyn Manager).collect();
+        managers.iter_mut().map(|manager| &mut **manager as &mut dyn Manager).collect();
     let comparison = compare(recording, &mut managers, &options);
-    bar.finish_and_clear();
+    options.progress.finish_and_clear();
     comparison
 }
 

@@ -11,7 +11,7 @@ use vecmill_memory::{PoolSettings, SourceError};
 use vecmill_testing::simulated::SimulatedDevice;
 
 use super::command::name;
-use super::driver::{PlainCalls, StreamOrdered, Warm};
+use super::driver::{PlainCalls, StreamOrdered};
 use super::{Manager, Naive, Options, Pooled, Report, WatchedPool, compare};
 use crate::Outcome;
 use crate::record::{Day, Recordings, TENSORS_PER_BATCH};
@@ -126,22 +126,17 @@ fn batch_rows(
     rows: &mut Vec<Row>,
 ) -> String {
     let count = batches_in(&recordings.batches);
-    let (mut pool, mut naive) = (Warm::new(pool, count / 2), Warm::new(naive, count / 2));
-    let compared = compare(&recordings.batches, &mut [&mut pool, &mut naive], &Options::default());
-    let calls = [pool.calls(), naive.calls()];
-    for (report, calls) in compared.reports.iter().zip(calls) {
-        rows.push(of(report, "batch", need, count, calls));
-    }
+    let compared = compare(&recordings.batches, &mut [pool, naive], &Options::default());
+    rows.extend(compared.reports.iter().map(|report| of(report, "batch", need, count)));
     compared.svg()
 }
 
 fn tensor_row(recording: &Recording, manager: &mut dyn Manager, need: usize) -> Row {
-    let mut manager = Warm::new(manager, leases(recording).count() as u64 / 2);
-    let compared = compare(recording, &mut [&mut manager], &Options::default());
-    of(&compared.reports[0], "tensor", need, batches_of_tensors(recording), manager.calls())
+    let compared = compare(recording, &mut [manager], &Options::default());
+    of(&compared.reports[0], "tensor", need, batches_of_tensors(recording))
 }
 
-fn of(report: &Report, asked_per: &'static str, need: usize, batches: u64, warm: u64) -> Row {
+fn of(report: &Report, asked_per: &'static str, need: usize, batches: u64) -> Row {
     let held = report.peak_held_bytes.max(1) as f64;
     Row {
         manager: report.name.clone(),
@@ -161,7 +156,7 @@ fn of(report: &Report, asked_per: &'static str, need: usize, batches: u64, warm:
         mean_internal_fragmentation: report.mean_internal_fragmentation,
         warm_ratio: report.warm_ratio(),
         driver_calls: report.driver_calls.iter().map(|(_, count)| count).sum(),
-        warm_driver_calls: warm,
+        warm_driver_calls: report.driver_calls_in_second_half,
         median: report.median_time,
         p99: report.p99_time,
     }
@@ -238,7 +233,7 @@ fn first_batches(recording: &Recording, batches: u64) -> Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Size;
+    use crate::dummy::Size;
 
     /// The pool beside the pool that many services write, asked tensor by tensor as they are.
     fn pool_and_naive(model: Size) -> (Row, Row) {

@@ -10,64 +10,6 @@ use vecmill_memory::{Source, SourceError};
 
 use crate::record::TENSORS_PER_BATCH;
 
-/// A manager, watched from a lease on: how it does once it is warm.
-pub(crate) struct Warm<'m> {
-    manager: &'m mut dyn Manager,
-    leases_before: u64,
-    leases: u64,
-    calls_before: u64,
-}
-
-impl<'m> Warm<'m> {
-    /// Counts from the lease after `leases_before` on.
-    pub(crate) fn new(manager: &'m mut dyn Manager, leases_before: u64) -> Self {
-        Self { manager, leases_before, leases: 0, calls_before: 0 }
-    }
-
-    /// Driver calls since the manager counts as warm.
-    pub(crate) fn calls(&self) -> u64 {
-        total(&*self.manager) - self.calls_before
-    }
-}
-
-fn total(manager: &dyn Manager) -> u64 {
-    manager.driver_calls().iter().map(|(_, calls)| calls).sum()
-}
-
-impl Manager for Warm<'_> {
-    fn name(&self) -> &str {
-        self.manager.name()
-    }
-
-    fn lease(&mut self, id: u64, stream: u32, bytes: usize, now: u64) -> Result<(), Refused> {
-        if self.leases == self.leases_before {
-            self.calls_before = total(&*self.manager);
-        }
-        self.leases += 1;
-        self.manager.lease(id, stream, bytes, now)
-    }
-
-    fn give_back(&mut self, id: u64, now: u64) {
-        self.manager.give_back(id, now);
-    }
-
-    fn tick(&mut self, now: u64) {
-        self.manager.tick(now);
-    }
-
-    fn usage(&self) -> Usage {
-        self.manager.usage()
-    }
-
-    fn blocks(&self) -> Vec<Placed> {
-        self.manager.blocks()
-    }
-
-    fn driver_calls(&self) -> Vec<(&'static str, u64)> {
-        self.manager.driver_calls()
-    }
-}
-
 fn refused(manager: &str, bytes: usize, reason: &SourceError) -> Refused {
     Refused { manager: manager.to_owned(), bytes, reason: reason.to_string() }
 }

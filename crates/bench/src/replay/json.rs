@@ -8,7 +8,7 @@ use vecmill_memory::recording::Recording;
 
 #[derive(Serialize)]
 pub(super) struct Json<'a> {
-    trace: Replayed<'a>,
+    recording: Replayed<'a>,
     budget_bytes: Option<usize>,
     policies: Vec<Policy<'a>>,
 }
@@ -45,7 +45,7 @@ struct Policy<'a> {
 /// What `comparison` says of `recording`.
 pub(super) fn of<'a>(recording: &Recording, comparison: &'a Comparison) -> Json<'a> {
     Json {
-        trace: Replayed {
+        recording: Replayed {
             events: recording.events.len(),
             lost_events: recording.lost,
             nanoseconds: comparison.nanoseconds,

@@ -12,7 +12,6 @@
 
 mod addresses;
 mod command;
-mod counted;
 mod day;
 mod direct;
 mod draw;
@@ -29,6 +28,7 @@ mod watched;
 
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use vecmill_memory::recording::{Recording, What};
 
 pub(crate) use command::{ReplayArguments, run};
@@ -40,7 +40,7 @@ use report::Report;
 use run::replay;
 
 /// How a recording is replayed and drawn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Recording time between two calls of [`Manager::tick`] (default: 100 ms).
     pub(crate) tick: Duration,
@@ -51,11 +51,19 @@ pub(crate) struct Options {
     /// Most leases in the map of addresses: of a longer recording it shows those around the moment when
     /// most was asked for (default: 600).
     pub(crate) map_leases: usize,
+    /// Is moved by each event (default: hidden).
+    pub(crate) progress: ProgressBar,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tick: Duration::from_millis(100), budget: None, points: 2000, map_leases: 600 }
+        Self {
+            tick: Duration::from_millis(100),
+            budget: None,
+            points: 2000,
+            map_leases: 600,
+            progress: ProgressBar::hidden(),
+        }
     }
 }
 

@@ -36,6 +36,9 @@ pub(crate) struct Report {
     pub(crate) mean_internal_fragmentation: f64,
     /// Calls that took or gave memory, by kind.
     pub(crate) driver_calls: Vec<(&'static str, u64)>,
+    /// How many of them were made from the recording's second half of leases on: what a manager does
+    /// once it is warm.
+    pub(crate) driver_calls_in_second_half: u64,
     /// Leases during which no such call was made.
     pub(crate) warm_leases: u64,
     /// What half of the leases cost at most, taking and returning together, on this machine's

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use vecmill_lab::histogram::Histogram;
-use vecmill_memory::recording::{Recording, What};
+use vecmill_memory::recording::{Event, Recording, What};
 
 use super::Options;
 use super::addresses::{self, Watch};
@@ -16,6 +16,9 @@ use super::series::{Sample, Series};
 /// Most ticks between two events. A longer silence is cut short, so that a clock that jumps does
 /// not keep a replay busy for years.
 const MAX_TICKS: u32 = 100_000;
+
+/// Events between two moves of the progress bar: so many that what is measured does not notice.
+const STEP: usize = 4096;
 
 /// Runs a recording through a manager.
 ///
@@ -39,6 +42,9 @@ pub(crate) fn replay(
             _ => {}
         }
         run.sample();
+        if (index + 1).is_multiple_of(STEP) {
+            options.progress.inc(STEP as u64);
+        }
     }
     run.report(recording.events.len())
 }
@@ -61,6 +67,9 @@ struct Run<'a> {
     totals: Totals,
     costs: Histogram,
     calls_before: Vec<(&'static str, u64)>,
+    /// Half of the recording's leases, and the calls before the second half began.
+    half: u64,
+    calls_before_half: u64,
     series: Series,
     watch: Watch,
     window: Range<usize>,
@@ -103,8 +112,12 @@ impl Mean {
 
 impl<'a> Run<'a> {
     fn new(recording: &Recording, manager: &'a mut dyn Manager, options: &Options) -> Self {
+        let is_lease = |event: &&Event| matches!(event.what, What::Lease { .. });
+        let calls_before = manager.driver_calls();
         Self {
-            calls_before: manager.driver_calls(),
+            half: recording.events.iter().filter(is_lease).count() as u64 / 2,
+            calls_before_half: total(&calls_before),
+            calls_before,
             usage: manager.usage(),
             manager,
             live: HashMap::new(),
@@ -158,6 +171,9 @@ impl<'a> Run<'a> {
             return; // not from a recording that was read: see `Recording::read`
         }
         let calls = total(&self.manager.driver_calls());
+        if self.totals.leases + self.totals.refusals == self.half {
+            self.calls_before_half = calls;
+        }
         let begun = Instant::now();
         let given = self.manager.lease(id, stream, bytes, self.now);
         let cost = begun.elapsed();
@@ -206,6 +222,8 @@ impl<'a> Run<'a> {
 
     fn report(self, events: usize) -> Report {
         let Self { totals, usage, .. } = self;
+        let calls = self.manager.driver_calls();
+        let driver_calls_in_second_half = total(&calls).saturating_sub(self.calls_before_half);
         let before: HashMap<_, _> = self.calls_before.into_iter().collect();
         let made = |(kind, calls): (_, u64)| {
             (kind, calls.saturating_sub(before.get(kind).copied().unwrap_or(0)))
@@ -223,7 +241,8 @@ impl<'a> Run<'a> {
             max_external_fragmentation: totals.max_external,
             peak_internal_fragmentation: totals.peak_internal,
             mean_internal_fragmentation: totals.internal.of_time_or(totals.peak_internal),
-            driver_calls: self.manager.driver_calls().into_iter().map(made).collect(),
+            driver_calls: calls.into_iter().map(made).collect(),
+            driver_calls_in_second_half,
             warm_leases: totals.warm,
             median_time: self.costs.percentile(50),
             p99_time: self.costs.percentile(99),

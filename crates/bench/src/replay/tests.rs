@@ -66,7 +66,7 @@ fn sample() -> Recording {
 }
 
 fn sample_path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/traces/sample.csv")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/recordings/sample.csv")
 }
 
 /// What the pool, the naive one and none made of `recording`, and the devices with `bytes` of memory
@@ -115,7 +115,7 @@ fn recording(leases: &[(u64, u64, usize)]) -> Recording {
 
 /// Makes the committed sample anew: `cargo test -p vecmill-bench replay -- --ignored`.
 #[test]
-#[ignore = "writes testdata/traces/sample.csv"]
+#[ignore = "writes testdata/recordings/sample.csv"]
 fn write_sample() {
     sample().write(std::fs::File::create(sample_path()).unwrap()).unwrap();
 }
@@ -221,7 +221,7 @@ fn a_replay_gives_the_same_figures_each_time() {
 }
 
 #[test]
-fn hostile_traces_come_to_an_end() {
+fn hostile_recordings_come_to_an_end() {
     let far = u64::MAX - 1;
     let leases = [(0, far, usize::MAX), (1, far, MIB), (2, 3, usize::MAX / 2), (far, far, 0)];
     let (comparison, _) = all_three(&recording(&leases), GIB);
@@ -237,7 +237,7 @@ fn hostile_traces_come_to_an_end() {
 }
 
 #[test]
-fn a_trace_without_events_has_a_report_and_a_picture() {
+fn a_recording_without_events_has_a_report_and_a_picture() {
     let (comparison, _) = all_three(&Recording::default(), GIB);
     assert_eq!(comparison.reports[0].warm_ratio(), 1.0);
     assert!(comparison.svg().ends_with("</svg>\n") && !comparison.svg().contains("NaN"));
@@ -256,7 +256,7 @@ fn the_table_has_a_column_for_each_manager() {
 }
 
 #[test]
-fn a_picture_of_a_long_trace_stays_small() {
+fn a_picture_of_a_long_recording_stays_small() {
     let mut numbers = Numbers(7);
     let leases: Vec<_> = (0..10_000)
         .map(|index| {

@@ -25,7 +25,8 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use vecmill_scheduler::{Coefficients, Priority, policy};
+use vecmill_scheduler::policy::PolicyName;
+use vecmill_scheduler::{Coefficients, Priority};
 
 use crate::Outcome;
 use classes::ClassSpec;
@@ -181,7 +182,7 @@ struct Work<'a> {
 /// Simulates and prints a table.
 pub(crate) fn run(arguments: &SimulateArguments) -> Outcome {
     let policies: Vec<String> = if arguments.policies.is_empty() {
-        policy::names().map(str::to_owned).collect()
+        PolicyName::ALL.iter().map(PolicyName::to_string).collect()
     } else {
         arguments.policies.clone()
     };

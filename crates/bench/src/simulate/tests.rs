@@ -26,7 +26,7 @@ fn earliest_finish_is_never_worse_than_the_best_by_a_twentieth() {
         for load in [0.8, 0.95] {
             let of = |policy: &str| row(speeds, None, Some(load), policy).figures;
             let ours = of("earliest-finish");
-            for other in policy::names() {
+            for other in PolicyName::ALL.map(PolicyName::as_str) {
                 let theirs = of(other);
                 assert!(
                     ours.p99_ms <= 1.05 * theirs.p99_ms && ours.mean_ms <= 1.05 * theirs.mean_ms,
@@ -60,7 +60,7 @@ fn work_that_is_there_at_once_takes_hardly_longer_than_it_must() {
 #[test]
 fn whatever_befalls_a_device_each_request_is_answered() {
     for mishap in [Mishap::SlowsDown(3.0), Mishap::Fails, Mishap::Hangs] {
-        for policy in policy::names() {
+        for policy in PolicyName::ALL.map(PolicyName::as_str) {
             let figures = row(&[1.0, 1.0], Some(mishap), Some(0.4), policy).figures;
             assert_eq!((figures.answered, figures.refused), (20_000, 0), "{mishap:?} {policy}");
         }
@@ -84,7 +84,7 @@ fn devices_that_wait_for_launches_most_of_the_time_are_used_well_too() {
     let work = work(Some(0.8));
     let of = |policy: &str| simulate(&devices, &work, policy).unwrap().figures;
     let ours = of("earliest-finish");
-    for other in policy::names() {
+    for other in PolicyName::ALL.map(PolicyName::as_str) {
         let theirs = of(other);
         assert!(ours.p99_ms <= 1.05 * theirs.p99_ms, "{other}: {ours:?} {theirs:?}");
     }

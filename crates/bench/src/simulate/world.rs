@@ -9,9 +9,10 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use vecmill_lab::traffic::Arrival;
+use vecmill_scheduler::policy::{PolicyName, UnknownPolicy};
 use vecmill_scheduler::{
     ClassId, DeviceSettings, Failed, Job, JobBatch, JobTerms, Next, Priority, Scheduler, Settings,
-    Size, policy,
+    Size,
 };
 
 use super::device::{Device, Mishap, PREPARATION};
@@ -109,12 +110,13 @@ pub(super) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(experiment: Experiment<'a>) -> Result<Self, policy::UnknownPolicy> {
+    pub(super) fn new(experiment: Experiment<'a>) -> Result<Self, UnknownPolicy> {
         let mut random = fastrand::Rng::with_seed(experiment.seed ^ 0x5eed);
         let devices: Vec<_> =
             experiment.devices.iter().map(|device| device.settings(&mut random)).collect();
         let settings = Settings { capacity: usize::MAX, ..Settings::default() };
-        let mut scheduler = Scheduler::new(settings, policy::by_name(experiment.policy)?, devices);
+        let mut scheduler =
+            Scheduler::new(settings, experiment.policy.parse::<PolicyName>()?.policy(), devices);
         for other in experiment.others {
             let class = scheduler.add_class(other.weight);
             for (index, device) in other.devices.iter().enumerate() {

@@ -52,7 +52,7 @@ requests were cut off, the exit code is 4 and the log says how many. Under nohup
 With --admin, the operator can look at the devices' memory:
   curl http://127.0.0.1:3000/admin/memory
   curl -X POST http://127.0.0.1:3000/admin/memory/trim
-  curl -OJ 'http://127.0.0.1:3000/admin/memory/trace?device=cpu'
+  curl -OJ 'http://127.0.0.1:3000/admin/memory/recording?device=cpu'
   vecmill-bench replay vecmill-memory-cpu.csv"
 );
 
@@ -137,7 +137,8 @@ Biases and norms stay in single precision, which costs next to nothing. A number
 can't hold is an error: float16 ends at 65504, bfloat16 only where float32 does.
 
 The folder has what vecmill needs of the model, with the weights of each module in one \
-model.safetensors. It is complete or not there, and nothing is overwritten. The CPU computes in \
+model.safetensors, also where they were pytorch_model.bin: a pickle is read as a table of tensors, \
+and nothing in it is run. It is complete or not there, and nothing is overwritten. The CPU computes in \
 float32 whatever the file's format is.
 
 Settings come from flags, variables and the file as for 'vecmill serve'."

@@ -10,29 +10,12 @@ use vecmill_engine::capacity::{Capacity, DType, FitError, Target};
 use vecmill_engine::{MemoryBudget, StartError};
 
 use crate::arguments::{NumberFormat, Place, PlanArguments};
-use crate::failure::Failure;
+use crate::failure::{Failure, TooSmall};
 use crate::logging;
 use crate::progress::Progress;
 use crate::settings::memory::Budget;
 use crate::settings::{self, Environment};
 use crate::stdout;
-use crate::units::{bytes, enough};
-
-/// Not even one input fits.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "weights of {} and one input of {tokens} tokens, {}, are {} more than the {} there are: set \
-     --memory to {} or more, or choose a smaller model{advice}",
-    bytes(*weights), bytes(*slab), bytes(*missing), bytes(*budget), enough(budget + missing)
-)]
-pub(crate) struct TooSmall {
-    budget: usize,
-    weights: usize,
-    slab: usize,
-    tokens: usize,
-    missing: usize,
-    advice: &'static str,
-}
 
 /// Writes the plan that the arguments ask for to standard output.
 pub(crate) fn run(

@@ -8,9 +8,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use vecmill_hub::disk;
 
-use crate::settings::given::Entry;
-use crate::settings::problem::{Problem, Source};
-use crate::settings::table::Setting;
+use crate::settings::problem::Problem;
+use crate::settings::setting::Setting;
+use crate::settings::source::{Entry, Source};
 
 /// The most of a file that is read, of settings or of keys.
 pub(super) const LIMIT: u64 = 1 << 20;

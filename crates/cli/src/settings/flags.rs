@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::settings::Settings;
 use crate::settings::given::FlagTexts;
-use crate::settings::table::Setting;
+use crate::settings::setting::Setting;
 
 /// The flags of the settings `S`, as text: they are parsed together with the other sources'.
 #[derive(Debug, Clone)]

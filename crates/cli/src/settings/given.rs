@@ -9,18 +9,10 @@ use std::path::PathBuf;
 use vecmill_server::Invisible;
 
 use crate::settings::file::{self, closest};
-use crate::settings::problem::{Problem, Problems, Source};
-use crate::settings::table::{PREFIX, Setting};
+use crate::settings::problem::{Problem, Problems};
+use crate::settings::setting::{PREFIX, Setting};
+use crate::settings::source::{Entry, Source};
 use crate::settings::value::Value;
-
-/// One source's word on one setting.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    /// Where it came from.
-    pub(crate) source: Source,
-    /// The texts given: one, or several for settings that may be repeated.
-    pub(crate) texts: Vec<String>,
-}
 
 /// The environment, by name.
 pub(crate) type Environment = BTreeMap<String, OsString>;

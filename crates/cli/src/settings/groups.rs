@@ -103,10 +103,10 @@ settings! {
         memory_predict: bool = "true",
         /// Run batches of practice before the first request, so that it need not wait for kernels to be compiled [default: true for serve, false for embed]
         warm_up: Option<bool>,
-        /// Folder for a trace of the memory when a batch gets none
+        /// Folder for a recording of the memory when a batch gets none
         ///
         /// 'vecmill-bench replay' shows what is in it. Names and sizes only, no texts.
-        memory_trace_on_refusal: Option<Folder>,
+        memory_recording_on_refusal: Option<Folder>,
         /// Most inputs that wait; more are refused as busy
         queue_capacity: NonZeroUsize = "16384",
     }
@@ -155,7 +155,7 @@ settings! {
         /// Open /admin/memory, which shows the devices' memory and has it given back
         ///
         /// GET /admin/memory shows it in numbers, as JSON. POST /admin/memory/trim gives back what is
-        /// unused. GET /admin/memory/trace?device=cpu is a file for 'vecmill-bench replay'. They ask
+        /// unused. GET /admin/memory/recording?device=cpu is a file for 'vecmill-bench replay'. They ask
         /// for an API key where there is one, and need one unless --hostname is this machine's alone.
         admin: bool = "false",
     }

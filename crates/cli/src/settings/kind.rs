@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 use vecmill_engine::capacity::DType;
-use vecmill_engine::{DeviceSpec, policy_names};
+use vecmill_engine::{DeviceSpec, PolicyName};
 
 use crate::settings::value::Value;
 
@@ -88,21 +88,21 @@ impl Value for BatchTokens {
 }
 
 /// A scheduling policy, by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Policy(pub(crate) String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy(pub(crate) PolicyName);
 
 impl Value for Policy {
     const PLACEHOLDER: &'static str = "POLICY";
     const EXPECTED: &'static str = "earliest-finish, weighted, least-loaded or round-robin";
 
     fn parse(text: &str) -> Option<Self> {
-        policy_names().any(|name| name == text).then(|| Self(text.to_owned()))
+        text.parse().ok().map(Self)
     }
 }
 
 /// Scheduling policies that take turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Policies(pub(crate) Vec<String>);
+pub(crate) struct Policies(pub(crate) Vec<PolicyName>);
 
 impl Value for Policies {
     const PLACEHOLDER: &'static str = "POLICIES";
@@ -110,7 +110,7 @@ impl Value for Policies {
 
     fn parse(text: &str) -> Option<Self> {
         let names = text.split(',').map(|name| Policy::parse(name.trim()).map(|policy| policy.0));
-        let names: Vec<String> = names.collect::<Option<_>>()?;
+        let names: Vec<PolicyName> = names.collect::<Option<_>>()?;
         (names.len() > 1).then_some(Self(names))
     }
 }
@@ -260,12 +260,12 @@ mod tests {
 
     #[test]
     fn policies_are_known_and_an_experiment_has_two() {
-        for name in policy_names() {
+        for name in PolicyName::ALL.map(PolicyName::as_str) {
             assert!(Policy::parse(name).is_some() && Policy::EXPECTED.contains(name), "{name}");
         }
         assert_eq!(Policy::parse("random"), None);
         let both = Policies::parse("round-robin, weighted").map(|policies| policies.0);
-        assert_eq!(both, Some(vec!["round-robin".to_owned(), "weighted".to_owned()]));
+        assert_eq!(both, Some(vec![PolicyName::RoundRobin, PolicyName::Weighted]));
         for wrong in ["round-robin", "round-robin,random", ""] {
             assert_eq!(Policies::parse(wrong), None, "{wrong}");
         }
@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn devices_are_a_list() {
         let devices = |text| Devices::parse(text).map(|devices| devices.0);
-        assert_eq!(devices("auto"), Some(vec![DeviceSpec::Auto]));
-        let both = vec![DeviceSpec::Cuda(Some(1)), DeviceSpec::Cpu];
+        assert_eq!(devices("auto"), Some(vec![DeviceSpec::AUTO]));
+        let both = vec!["cuda:1".parse().unwrap(), DeviceSpec::CPU];
         assert_eq!(devices("cuda:1, cpu").as_ref(), Some(&both));
-        let one = Devices(vec![DeviceSpec::Cuda(Some(1))]);
-        assert_eq!(one.and(Devices(vec![DeviceSpec::Cpu])).0, both);
+        let one = Devices(vec!["cuda:1".parse().unwrap()]);
+        assert_eq!(one.and(Devices(vec![DeviceSpec::CPU])).0, both);
         for wrong in ["", "gpu", "cpu,", "cuda:x"] {
             assert_eq!(devices(wrong), None, "{wrong}");
         }

@@ -1,8 +1,8 @@
 //! Settings: what flags, environment and file say, as the values that the commands work with.
 //!
 //! The parts, in the order in which a value meets them: the definitions in [`groups`], by the macro
-//! of [`table`], say each setting once; [`flags`], [`mod@file`] and the environment are read as text and
-//! merged ([`given`]); each text is parsed by its setting's type ([`value`], [`kind`], [`memory`], [`time`]); what
+//! of [`table`], say each [`setting`] once; [`flags`], [`mod@file`] and the environment are read as text and
+//! merged by [`source`] ([`given`]); each text is parsed by its setting's type ([`value`], [`kind`], [`memory`], [`time`]); what
 //! is wrong is collected, from all sources, and reported together ([`problem`]).
 //!
 //! The choice behind it: nobody should have to start a server five times to find five mistakes.
@@ -15,6 +15,8 @@ mod keys;
 pub(crate) mod kind;
 pub(crate) mod memory;
 mod problem;
+mod setting;
+mod source;
 mod table;
 pub(crate) mod time;
 pub(crate) mod value;
@@ -33,8 +35,9 @@ use groups::{
     ServerSettings, UseSettings,
 };
 use kind::{Dtype, Host, Policies};
-use problem::Source;
-use table::{Group, Setting};
+use setting::Setting;
+use source::Source;
+use table::Group;
 
 /// The part of the machine's memory that requests may hold unless told otherwise, as a divisor.
 const REQUESTS_PART: usize = 8;
@@ -280,7 +283,7 @@ impl EngineSettings {
             .apply(model.builder())
             .default_prompt(prompt)
             .devices(compute.device.0)
-            .policy(&compute.policy.0)
+            .policy(compute.policy.0)
             .queue_capacity(compute.queue_capacity.get())
             .memory_give_back(compute.memory_give_back.0)
             .memory_predict(compute.memory_predict);
@@ -302,8 +305,8 @@ impl EngineSettings {
         if let Some(budget) = compute.memory_budget {
             builder = builder.memory_budget(budget.0);
         }
-        if let Some(folder) = compute.memory_trace_on_refusal {
-            builder = builder.memory_trace_on_refusal(folder.0);
+        if let Some(folder) = compute.memory_recording_on_refusal {
+            builder = builder.memory_recording_on_refusal(folder.0);
         }
         builder
     }

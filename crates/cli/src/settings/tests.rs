@@ -310,7 +310,7 @@ fn what_memory_settings_expect_is_said() {
         .flag("memory_budget", "8GB")
         .flag("memory_give_back", "1d")
         .variable("VECMILL_MEMORY_PREDICT", "maybe")
-        .file("memory-trace-on-refusal = '/no/such'");
+        .file("memory-recording-on-refusal = '/no/such'");
     assert_eq!(
         sources.problems(),
         [
@@ -318,7 +318,7 @@ fn what_memory_settings_expect_is_said() {
              a part from 1% to 100% of the device's memory",
             "--memory-give-back '1d': expected a time from 1s to 24h such as 60s or 5m, or never",
             "VECMILL_MEMORY_PREDICT 'maybe': expected true or false",
-            "FILE:1: memory-trace-on-refusal '/no/such': expected a folder that exists",
+            "FILE:1: memory-recording-on-refusal '/no/such': expected a folder that exists",
         ]
     );
 }

@@ -1,57 +1,99 @@
-//! Which devices an engine runs on, and how each is opened: [`cpu`], [`cuda`].
+//! Which devices an engine runs on, and how each is opened.
 //!
-//! The choice behind it: a kind of device is one file here that makes a backend and says how much
-//! memory it may take; loading the model onto it is the same for all.
+//! - [`Kind`] is all that there is to know of a kind of device, a file each: [`cpu`], [`cuda`]. [`KINDS`]
+//!   has them in a table, which users' words (`spec`), what this machine has ([`inventory`]), capacity
+//!   and the start of an engine go by.
+//! - [`Opening`] loads a model onto any kind's backend, in the same way.
+//!
+//! The choice behind it: a kind is a backend, how much memory it may take, and words. So a new one is its
+//! crate, one file here and one line of the table.
 
-mod budget;
 mod cpu;
 mod cuda;
+pub mod inventory;
 mod spec;
-mod speed_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_backend_cpu::CpuLowering;
-use vecmill_backend_cuda::CudaLowering;
-use vecmill_encoder::{Ask, Backend, Encoder, Fit, Lower, Practised, Shape, fit};
+use vecmill_encoder::{Backend, Fit, Lower};
 use vecmill_memory::{Pool, Statistics};
 use vecmill_model::{DType, Model};
-use vecmill_scheduler::{Size, Speed};
+use vecmill_scheduler::Speed;
 
-use crate::builder::Builder;
 use crate::error::StartError;
-use crate::info;
+use crate::info::DeviceSummary;
 use crate::recording::RefusalRecordings;
 use crate::sensors::Sensors;
-use crate::stage::Stage;
-use crate::worker::{self, Resident, Worker};
-use spec::parts_like;
-use vecmill_hub::cache_folder;
+use crate::settings::Settings;
+use crate::speed_cache::CachedSpeed;
+use crate::worker::{Device, Loading, Profile, Worker, largest_batch};
+use inventory::{Found, Library};
 
-pub use budget::MemoryBudget;
+pub(crate) use cpu::Cpu;
+pub(crate) use cuda::Cuda;
 pub use spec::{DeviceSpec, DeviceSpecError};
-pub(crate) use speed_cache::CachedSpeed;
 
-pub(crate) use cpu::cpu_info;
-pub(crate) use cuda::{free_memory, gpus, state};
+/// The kinds of devices. Of these, `auto` takes all that can be used of the first that has any.
+const KINDS: [&dyn Kind; 2] = [&Cuda, &Cpu];
+
+/// A kind of device.
+pub(crate) trait Kind: Sync {
+    /// What the names of such devices begin with, for example `cuda`.
+    fn name(&self) -> &'static str;
+
+    /// What users may write to have such devices, in words.
+    fn forms(&self) -> &'static str;
+
+    /// Whether what a user wrote behind the name says which devices are wanted.
+    fn knows(&self, which: &str) -> bool;
+
+    /// Opens these; those `earlier` are open already.
+    fn open(
+        &self,
+        opening: &Opening<'_>,
+        which: &str,
+        earlier: &[&str],
+    ) -> Result<Vec<Opened>, StartError>;
+
+    /// Opens all that can be used: none, where there is none.
+    fn open_usable(&self, opening: &Opening<'_>) -> Result<Vec<Opened>, StartError>;
+
+    /// Those of this machine, or why there is none.
+    fn find(&self) -> Result<Vec<Found>, String>;
+
+    /// The libraries that they need.
+    fn libraries(&self) -> Vec<Library> {
+        Vec::new()
+    }
+
+    /// The largest batch on one that computes in `format`, has so many batches at once, and need not be
+    /// there.
+    fn fit(
+        &self,
+        opening: &Opening<'_>,
+        format: DType,
+        in_flight: usize,
+    ) -> Result<Fit, StartError>;
+
+    /// What its driver takes beside the budget, roughly.
+    fn driver_bytes(&self) -> Option<usize> {
+        None
+    }
+}
 
 /// A device with the model on it.
 pub(crate) struct Opened {
     pub(crate) worker: Arc<dyn Worker>,
-    pub(crate) info: info::DeviceSummary,
     /// What is known of its speed already.
     pub(crate) speed: Speed,
     /// Where that is kept.
-    pub(crate) kept: Option<CachedSpeed>,
+    pub(crate) speed_cache: Option<CachedSpeed>,
     /// What it can say about itself, if anything.
     pub(crate) sensors: Option<Sensors>,
     /// What other models are loaded onto it by.
-    pub(crate) place: Place,
+    pub(crate) profile: Profile,
 }
-
-/// Tokens of the inputs for which batches are sized.
-const TYPICAL_LENGTH: f64 = 128.0;
 
 /// A device's free memory, before anything of this process was on it and at any time.
 struct FreeMemory {
@@ -70,159 +112,74 @@ struct Terms {
     free_memory: Option<FreeMemory>,
 }
 
-/// What is the same of a device for all models that are loaded onto it.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) info: info::DeviceSummary,
-    /// What beside name and number format its speed depends on.
-    hardware: String,
-    /// Tokens of a batch from which on it gets no faster.
-    batch_tokens: usize,
-    /// How long practising may take.
-    warm_up: Duration,
-}
-
-/// A model that is about to be loaded onto a device.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Loading<'a> {
-    /// Its settings.
-    pub(crate) builder: &'a Builder,
+/// The first model, and how it is loaded onto devices.
+#[derive(Clone, Copy)]
+pub(crate) struct Opening<'a> {
+    pub(crate) settings: &'a Settings,
     pub(crate) model: &'a Model,
-    pub(crate) place: &'a Place,
 }
 
-impl Loading<'_> {
-    /// The largest batch of it in a device's memory, beside weights whose bytes are known before any is
-    /// read.
-    pub(crate) fn fit(
-        &self,
-        lowering: impl Lower,
-        budget_bytes: usize,
-        in_flight: usize,
-    ) -> Result<Fit, StartError> {
-        let budget = (budget_bytes, self.place.batch_tokens);
-        self.builder.fit_in(self.model, lowering, budget, in_flight)
-    }
-
-    /// Loads it, and says what is known of its speed there. With
-    /// `patience` for memory that batches of other models have, it is loaded beside them: a device at
-    /// work is not warmed up.
-    pub(crate) fn load<B: Backend>(
-        &self,
-        backend: &Arc<B>,
-        pool: &Pool<B::Source>,
-        fit: &Fit,
-        patience: Option<Duration>,
-    ) -> Result<(Resident<B>, Speed), StartError> {
-        let &Self { builder, model, place } = self;
-        let loading = |done, total| (builder.progress)(Stage::Loading { done, total });
-        let encoder =
-            Encoder::load_beside(Arc::clone(backend), model, builder.pooling, pool, &loading)?;
-        let encoder = encoder.with_largest(fit.largest);
-        // What fits on paper must be there: the longest input's memory is taken once, and given
-        // back, because memory follows use.
-        let longest = fit.largest.longest;
-        let longest = Shape { tokens: longest, sequences: 1, longest };
-        let bytes = encoder.peak_bytes(longest);
-        drop(pool.lease_waiting(
-            bytes,
-            &encoder.backend().stream(),
-            patience.unwrap_or_default(),
-        )?);
-        let kept = builder.kept_speed(place).as_ref().and_then(CachedSpeed::read);
-        let mut speed = kept.map_or_else(Speed::new, Speed::kept);
-        if patience.is_none() && (builder.warm_up || builder.batch_latency.is_some()) {
-            let (name, most) = (&place.info.name, fit.largest.tokens);
-            for Practised { shape, took } in
-                builder.practise(name, &encoder, pool, most, place.warm_up)?
-            {
-                let each = shape.tokens / shape.sequences.max(1);
-                speed.observe(Size::equal(shape.sequences, each), took);
-            }
-        }
-        let batch_tokens = builder.batch_tokens(&speed, fit.largest);
-        Ok((Resident::new(encoder, batch_tokens), speed))
-    }
-}
-
-impl Builder {
-    /// Opens the devices that were asked for and loads `model` onto each.
-    pub(crate) fn open(&self, model: &Model) -> Result<Vec<Opened>, StartError> {
-        let mut opened: Vec<Opened> = Vec::new();
-        for spec in &self.devices {
-            let more = match spec {
-                DeviceSpec::Auto => self.open_any(model)?,
-                DeviceSpec::Cpu => vec![self.open_cpu(model)?],
-                DeviceSpec::Cuda(None) => self.open_gpus(model)?,
-                DeviceSpec::Cuda(Some(ordinal)) => vec![self.open_gpu(model, *ordinal)?],
-                DeviceSpec::CudaPart { ordinal, sms } => {
-                    let names = opened.iter().map(|device| device.info.name.as_str());
-                    let earlier = parts_like(*spec, names);
-                    vec![self.open_part(model, (*ordinal, *sms), earlier)?]
-                }
-            };
-            for device in more {
-                let name = &device.info.name;
-                if opened.iter().any(|other| other.info.name == *name) {
-                    let reason = format!("{name} is given twice: name each device once");
-                    return Err(StartError::Setting { setting: "device", reason });
-                }
-                opened.push(device);
-            }
-        }
-        Ok(opened)
-    }
-
-    /// All GPUs that can be used, else the CPU.
-    fn open_any(&self, model: &Model) -> Result<Vec<Opened>, StartError> {
-        let ordinals = match gpus() {
-            Ok(gpus) => gpus.into_iter().map(|gpu| gpu.ordinal).collect(),
-            Err(reason) => {
-                tracing::debug!(%reason, "no GPU");
-                Vec::new()
-            }
+/// Opens the devices that are asked for, and loads a model onto each.
+pub(crate) fn open(
+    devices: &[DeviceSpec],
+    settings: &Settings,
+    model: &Model,
+) -> Result<Vec<Opened>, StartError> {
+    let opening = Opening { settings, model };
+    let mut opened: Vec<Opened> = Vec::new();
+    for spec in devices {
+        let names: Vec<&str> = opened.iter().map(Opened::name).collect();
+        let more = match spec.kind() {
+            Some((kind, which)) => kind.open(&opening, which, &names)?,
+            None => opening.usable()?,
         };
-        let mut opened = Vec::new();
-        for ordinal in ordinals {
-            match self.open_gpu(model, ordinal) {
-                Ok(device) => opened.push(device),
-                Err(StartError::NoDevice { device, reason }) => {
-                    tracing::warn!(device, reason, "a GPU is left out");
-                }
-                Err(error) => return Err(error),
+        for device in more {
+            let name = device.name();
+            if opened.iter().any(|other| other.name() == name) {
+                let reason = format!("{name} is given twice: name each device once");
+                return Err(StartError::Setting { setting: "device", reason });
+            }
+            opened.push(device);
+        }
+    }
+    Ok(opened)
+}
+
+impl Opened {
+    fn name(&self) -> &str {
+        &self.profile.info.name
+    }
+}
+
+impl Opening<'_> {
+    /// All that can be used of the first kind that has any.
+    fn usable(&self) -> Result<Vec<Opened>, StartError> {
+        for kind in KINDS {
+            let opened = kind.open_usable(self)?;
+            if !opened.is_empty() {
+                return Ok(opened);
             }
         }
-        if opened.is_empty() {
-            opened.push(self.open_cpu(model)?);
-        }
-        Ok(opened)
-    }
-
-    fn open_gpus(&self, model: &Model) -> Result<Vec<Opened>, StartError> {
-        let found = gpus().map_err(|reason| StartError::NoDevice {
-            device: "cuda".into(),
-            reason: reason.to_string(),
-        })?;
-        found.into_iter().map(|gpu| self.open_gpu(model, gpu.ordinal)).collect()
+        Err(StartError::no_device())
     }
 
     /// Loads the model onto a backend, for batches as large as the budget allows. `hardware` is what
     /// beside name and number format the device's speed depends on.
-    fn load<B: Backend>(
+    fn onto<B: Backend>(
         &self,
-        model: &Model,
-        info: info::DeviceSummary,
-        hardware: &str,
         backend: B,
+        info: DeviceSummary,
+        hardware: &str,
         terms: Terms,
     ) -> Result<Opened, StartError> {
+        let &Self { settings, model } = self;
         let Terms { budget_bytes, batch_tokens, warm_up, free_memory } = terms;
-        let place = Place { info, hardware: hardware.to_owned(), batch_tokens, warm_up };
-        let loading = Loading { builder: self, model, place: &place };
+        let profile = Profile { info, hardware: hardware.to_owned(), batch_tokens, warm_up };
+        let loading = Loading { settings, model, profile: &profile };
         let fit = loading.fit(backend.lowering().clone(), budget_bytes, backend.in_flight())?;
-        let pool = Pool::with_settings(backend.source(), budget_bytes, self.memory.clone());
+        let pool = Pool::with_settings(backend.source(), budget_bytes, settings.memory.clone());
         let (resident, speed) = loading.load(&Arc::new(backend), &pool, &fit, None)?;
-        let kept = self.kept_speed(&place);
+        let speed_cache = profile.speed_cache(settings);
         pool.trim();
         if let Some(FreeMemory { before, now }) = free_memory
             && let Some(free) = now()
@@ -230,88 +187,21 @@ impl Builder {
             let Statistics { reserved_bytes, held_bytes, .. } = pool.statistics();
             pool.note_driver(before.saturating_sub(free + reserved_bytes + held_bytes));
         }
-        let traces = self.refusal_traces.clone().map(RefusalRecordings::new);
-        let device = worker::Device::new(&place.info.name, resident, pool, traces);
+        let recordings = settings.refusal_recordings.clone().map(RefusalRecordings::new);
+        let device = Device::new(&profile.info.name, resident, pool, recordings);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
-        Ok(Opened { worker, info: place.info.clone(), speed, kept, sensors: None, place })
+        Ok(Opened { worker, speed, speed_cache, sensors: None, profile })
     }
 
-    /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with
-    /// less, or where more would take too long.
-    fn batch_tokens(&self, speed: &Speed, largest: Shape) -> usize {
-        match (self.batch_latency, speed.coefficients()) {
-            (Some(bound), Some(model)) => {
-                model.saturation_tokens(TYPICAL_LENGTH, bound, largest.longest, largest.tokens)
-            }
-            _ => largest.tokens,
-        }
-    }
-
-    pub(crate) fn kept_speed(&self, place: &Place) -> Option<CachedSpeed> {
-        let Place { info: info::DeviceSummary { name, dtype, .. }, hardware, .. } = place;
-        let folder = cache_folder(self.cache.as_deref())?.join("speeds");
-        let (model, revision) = self.model_name();
-        let revision = revision.unwrap_or_default();
-        let version = env!("CARGO_PKG_VERSION");
-        let of = format!("{name} | {hardware} | {dtype} | {model}@{revision} | vecmill {version}");
-        Some(CachedSpeed::new(&folder, of))
-    }
-
-    fn practise<B: Backend>(
+    /// The largest batch on a device of a kind that need not be there.
+    fn fit(
         &self,
-        name: &str,
-        encoder: &Encoder<B>,
-        pool: &Pool<B::Source>,
-        most: usize,
-        limit: Duration,
-    ) -> Result<Vec<Practised>, StartError> {
-        let progress = |done, total| {
-            (self.progress)(Stage::WarmingUp { device: name.to_owned(), done, total });
-        };
-        encoder.warm_up(pool, most, limit, &progress).map_err(|error| StartError::NoDevice {
-            device: name.to_owned(),
-            reason: format!("a batch of practice failed: {error}"),
-        })
-    }
-
-    /// The largest batch of `model` within so many bytes, of so many tokens at most.
-    fn fit_in(
-        &self,
-        model: &Model,
         lowering: impl Lower,
-        (budget_bytes, batch_tokens): (usize, usize),
+        terms: &Terms,
         in_flight: usize,
     ) -> Result<Fit, StartError> {
-        let longest_input = model.max_input_tokens();
-        let max_batch_tokens = self.max_batch_tokens.min(batch_tokens);
-        let ask = Ask { budget_bytes, in_flight, longest_input, max_batch_tokens };
-        Ok(fit(model, self.pooling, lowering, ask)?)
-    }
-
-    /// The largest batch of `model` on the CPU.
-    pub(crate) fn fit_on_cpu(&self, model: &Model, in_flight: usize) -> Result<Fit, StartError> {
-        let Terms { budget_bytes, batch_tokens, .. } = self.cpu_terms()?;
-        let lowering = CpuLowering::new(self.cpu_threads);
-        self.fit_in(model, lowering, (budget_bytes, batch_tokens), in_flight)
-    }
-
-    /// The largest batch of `model` on a GPU that need not be there.
-    pub(crate) fn fit_on_gpu(
-        &self,
-        model: &Model,
-        format: DType,
-        in_flight: usize,
-    ) -> Result<Fit, StartError> {
-        let Some(MemoryBudget::Bytes(budget_bytes)) = self.memory_budget else {
-            return Err(StartError::Setting {
-                setting: "memory budget",
-                reason: "planning for a GPU needs it: give the bytes that vecmill may take there"
-                    .into(),
-            });
-        };
-        let Terms { budget_bytes, batch_tokens, .. } = cuda::terms(budget_bytes);
-        let lowering = CudaLowering::most(format);
-        self.fit_in(model, lowering, (budget_bytes, batch_tokens), in_flight)
+        let budget = (terms.budget_bytes, terms.batch_tokens);
+        largest_batch((self.settings, self.model), lowering, budget, in_flight)
     }
 }
 

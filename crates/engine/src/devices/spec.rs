@@ -1,88 +1,73 @@
 //! Devices as they are asked for.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// A device, or several, that an engine shall run on.
+use super::{KINDS, Kind};
+
+const AUTO: &str = "auto";
+
+/// A device, or several, that an engine shall run on: `auto` for all of the fastest kind that can be
+/// used, `cpu` for this machine's processor, `cuda` for all NVIDIA GPUs, `cuda:0` for the first of them,
+/// `cuda:0/sms=32` for a part of it that has at least so many multiprocessors for itself (given twice,
+/// they are two parts).
 ///
 /// ```
 /// use vecmill_engine::DeviceSpec;
 ///
-/// assert_eq!("cuda:1".parse(), Ok(DeviceSpec::Cuda(Some(1))));
-/// assert_eq!(DeviceSpec::Cuda(None).to_string(), "cuda");
+/// let second: DeviceSpec = "cuda:1".parse()?;
+/// assert_eq!(second.to_string(), "cuda:1");
+/// assert_eq!("cpu".parse(), Ok(DeviceSpec::CPU));
 /// assert!("gpu".parse::<DeviceSpec>().is_err());
+/// # Ok::<(), vecmill_engine::DeviceSpecError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeviceSpec {
-    /// `auto`: all GPUs that can be used, else the CPU.
-    Auto,
-    /// `cpu`: this machine's processor.
-    Cpu,
-    /// `cuda`: all NVIDIA GPUs; `cuda:0`: the one of that number.
-    Cuda(Option<usize>),
-    /// `cuda:0/sms=32`: a part of a GPU, of at least so many multiprocessors that no other part
-    /// has. Given twice, they are two parts.
-    CudaPart {
-        /// The GPU's number.
-        ordinal: usize,
-        /// Multiprocessors.
-        sms: u32,
-    },
-}
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeviceSpec(Cow<'static, str>);
 
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' is no device: expected auto, cpu, cuda, cuda:0 for the first GPU, or cuda:0/sms=32 for 32 of its \
-     multiprocessors"
-)]
+#[error("'{0}' is no device: expected {AUTO}{forms}", forms = forms())]
 pub struct DeviceSpecError(String);
+
+/// What may be written beside `auto`, in words.
+fn forms() -> String {
+    KINDS.iter().rev().map(|kind| format!(", {}", kind.forms())).collect()
+}
+
+impl DeviceSpec {
+    /// All devices of the fastest kind of which any can be used.
+    pub const AUTO: Self = Self(Cow::Borrowed(AUTO));
+
+    /// This machine's processor.
+    pub const CPU: Self = Self(Cow::Borrowed("cpu"));
+
+    /// The kind of the devices, and what is said of them behind its name; `None` for any kind.
+    pub(super) fn kind(&self) -> Option<(&'static dyn Kind, &str)> {
+        KINDS.into_iter().find_map(|kind| {
+            let which = self.0.strip_prefix(kind.name())?;
+            kind.knows(which).then_some((kind, which))
+        })
+    }
+}
 
 impl FromStr for DeviceSpec {
     type Err = DeviceSpecError;
 
     fn from_str(text: &str) -> Result<Self, DeviceSpecError> {
-        let gpu = || {
-            let rest = text.strip_prefix("cuda:")?;
-            let (ordinal, parts) = rest.split_once('/').map_or((rest, None), |(a, b)| (a, Some(b)));
-            let ordinal = ordinal.parse().ok()?;
-            let Some(parts) = parts else { return Some(Self::Cuda(Some(ordinal))) };
-            let sms = parts.strip_prefix("sms=")?.parse().ok().filter(|&sms| sms > 0)?;
-            Some(Self::CudaPart { ordinal, sms })
-        };
-        let spec = match text {
-            "auto" => Some(Self::Auto),
-            "cpu" => Some(Self::Cpu),
-            "cuda" => Some(Self::Cuda(None)),
-            _ => gpu(),
-        };
-        spec.ok_or_else(|| DeviceSpecError(text.to_owned()))
+        let spec = Self(Cow::Owned(text.to_owned()));
+        if text == AUTO || spec.kind().is_some() {
+            Ok(spec)
+        } else {
+            Err(DeviceSpecError(text.to_owned()))
+        }
     }
 }
 
 impl fmt::Display for DeviceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(None) => f.write_str("cuda"),
-            Self::Cuda(Some(ordinal)) => write!(f, "cuda:{ordinal}"),
-            Self::CudaPart { ordinal, sms } => write!(f, "cuda:{ordinal}/sms={sms}"),
-        }
+        f.write_str(&self.0)
     }
-}
-
-/// The name of a part of a GPU before which so many of the same kind were opened: `cuda:0/sms=32`,
-/// then `cuda:0/sms=32#2`.
-pub(super) fn part_name(part: DeviceSpec, earlier: usize) -> String {
-    if earlier == 0 { part.to_string() } else { format!("{part}#{}", earlier + 1) }
-}
-
-/// How many of these devices are parts of the same kind as `part`.
-pub(super) fn parts_like<'a>(part: DeviceSpec, names: impl Iterator<Item = &'a str>) -> usize {
-    let part = part.to_string();
-    names.filter(|name| name.split('#').next() == Some(&part)).count()
 }
 
 #[cfg(test)]
@@ -99,30 +84,7 @@ mod tests {
         {
             assert!(wrong.parse::<DeviceSpec>().is_err(), "{wrong}");
         }
-    }
-    #[test]
-    fn parts_are_told_apart_by_their_whole_names() {
-        let mut names: Vec<String> = Vec::new();
-        for text in
-            ["cuda:0/sms=80", "cuda:0/sms=8", "cuda:0/sms=8", "cuda:0/sms=80", "cuda:0/sms=8"]
-                .into_iter()
-                .chain(["cuda:1/sms=8", "cuda:10/sms=8", "cuda:1/sms=8", "cuda:0/sms=800"])
-        {
-            let part = text.parse().unwrap();
-            let earlier = parts_like(part, names.iter().map(String::as_str));
-            names.push(part_name(part, earlier));
-        }
-        let expected = [
-            "cuda:0/sms=80",
-            "cuda:0/sms=8",
-            "cuda:0/sms=8#2",
-            "cuda:0/sms=80#2",
-            "cuda:0/sms=8#3",
-            "cuda:1/sms=8",
-            "cuda:10/sms=8",
-            "cuda:1/sms=8#2",
-            "cuda:0/sms=800",
-        ];
-        assert_eq!(names, expected);
+        let error = "gpu".parse::<DeviceSpec>().unwrap_err().to_string();
+        assert!(error.contains("expected auto, cpu, cuda, cuda:0 for"), "{error}");
     }
 }

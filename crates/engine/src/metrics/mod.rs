@@ -2,7 +2,7 @@
 //!
 //! Names have the prefix `vecmill_`, base units, and a `device` label where a device did the work.
 //! What happens is counted as it happens; `memory` is read from the pools,
-//! `scheduling` from the scheduler, `states` from the monitor, when metrics are asked for.
+//! `scheduling` from the scheduler, `states` from the devices' sensors, when metrics are asked for.
 
 mod memory;
 mod scheduling;

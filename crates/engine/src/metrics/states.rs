@@ -1,4 +1,4 @@
-//! What devices say of themselves, as the monitor has read it.
+//! What devices say of themselves, as their sensors were read.
 
 use std::fmt;
 

@@ -8,14 +8,41 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokenizers::{PostProcessorWrapper, Tokenizer};
+use tokenizers::PostProcessorWrapper;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Frame;
-use crate::request::Token;
+use super::cuts::From;
+use super::{Frame, Tokenizer, caught};
+use crate::error::RequestError;
+use crate::request::Prompt;
 
-/// The most tokens of one [`TokenizeRequest`](crate::TokenizeRequest).
+/// The most tokens of one [`TokenizeRequest`].
 pub const TOKENS_LIMIT: usize = 1 << 20;
+
+/// A request for the tokens of texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizeRequest {
+    /// What to tokenise; nothing is cut.
+    pub texts: Vec<String>,
+    /// The prompt in front of each.
+    pub prompt: Prompt,
+    /// Whether the special tokens around a text are listed too.
+    pub special_tokens: bool,
+}
+
+/// A token and where in the text it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token<'a> {
+    /// Its id in the vocabulary.
+    pub id: u32,
+    /// The part of prompt and text that it stands for, in whole characters. Of special tokens, the
+    /// vocabulary's spelling.
+    pub text: Cow<'a, str>,
+    /// Whether the tokenizer added it (`[CLS]`, `</s>`, …).
+    pub special: bool,
+    /// Where that part is: bytes of the prompt and the text behind it. `None` for special tokens.
+    pub span: Option<Range<usize>>,
+}
 
 /// The tokens of each text of a request.
 pub struct Tokenized {
@@ -58,12 +85,62 @@ pub(super) struct Spelled {
 }
 
 impl Spelled {
-    pub(super) fn of(frame: &Frame, tokenizer: &Tokenizer) -> Self {
+    pub(super) fn of(frame: &Frame, tokenizer: &tokenizers::Tokenizer) -> Self {
         let spelled = |&id: &u32| (id, tokenizer.id_to_token(id).unwrap_or_default());
         Self {
             before: frame.before.iter().map(spelled).collect(),
             after: frame.after.iter().map(spelled).collect(),
         }
+    }
+}
+
+impl Tokenizer {
+    /// The tokens of texts and where they are, without cutting any. `prompt` goes in front of each.
+    ///
+    /// # Errors
+    /// If there are more than [`TOKENS_LIMIT`] tokens, or the tokenizer refuses a text.
+    pub fn list(&self, request: TokenizeRequest, prompt: &str) -> Result<Tokenized, RequestError> {
+        self.list_while(request, prompt, TOKENS_LIMIT, || true)
+    }
+
+    /// As [`list`](Self::list), but gives up between two pieces of a text when nobody wants it.
+    pub(crate) fn list_while(
+        &self,
+        request: TokenizeRequest,
+        prompt: &str,
+        limit: usize,
+        wanted: impl Fn() -> bool,
+    ) -> Result<Tokenized, RequestError> {
+        let frame = if request.special_tokens { Arc::clone(&self.spelled) } else { Arc::default() };
+        let mut listed = Tokenized::new(prompt, frame);
+        for (index, text) in request.texts.into_iter().enumerate() {
+            let whole: Cow<'_, str> =
+                if prompt.is_empty() { (&*text).into() } else { format!("{prompt}{text}").into() };
+            let lowered = self.lowercase.then(|| Lowered::new(&whole));
+            let seen = if self.lowercase { whole.to_lowercase().into() } else { whole };
+            listed.begin();
+            let mut offset = 0;
+            for piece in self.pieces(&seen, From::Start) {
+                if !wanted() {
+                    return Err(RequestError::GivenUp);
+                }
+                let encoding =
+                    caught(index, || self.bounded(piece, || self.inner.encode(piece, false)))?;
+                for (&id, &(start, stop)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+                    let first = offset > 0 && start == 0 && stop > 1 && piece.starts_with(' ');
+                    // A text's first token keeps a space where others give it away.
+                    let span = offset + start + usize::from(first && self.trims)..offset + stop;
+                    listed.add(id, lowered.as_ref().map_or(span.clone(), |it| it.span(span)));
+                }
+                if listed.total() > limit {
+                    return Err(RequestError::TooMuchToTokenize { limit });
+                }
+                offset += piece.len();
+            }
+            drop(seen);
+            listed.end(text);
+        }
+        Ok(listed)
     }
 }
 

@@ -1,31 +1,34 @@
 //! Devices on faults: in [`memory`] others take theirs, in [`overlap`] batches overlap, in
-//! [`failures`] they fail, in [`deaths`] threads end, in [`monitor`] their sensors say so.
+//! [`failures`] they fail, in [`deaths`] threads end, in [`sensors`] their sensors say so.
 
 mod deaths;
 mod failures;
 mod memory;
-mod monitor;
 mod overlap;
+mod sensors;
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use vecmill_backend_cpu::CpuBackend;
 use vecmill_backend_cuda::GpuState;
-use vecmill_encoder::Shape;
-use vecmill_memory::Statistics;
+use vecmill_encoder::{Encoder, Shape};
+use vecmill_memory::Pool;
 use vecmill_model::Model;
-use vecmill_scheduler::policy::{self, Policy};
+use vecmill_scheduler::policy::{Policy, PolicyName};
 use vecmill_scheduler::{DeviceSettings, Speed};
 use vecmill_testing::{FaultPlan, Faulty};
 
 use super::*;
-use crate::core::Parts;
-use crate::engine::Engine;
+use crate::engine::{Core, Engine, Parts};
 use crate::error::RequestError;
 use crate::info::Info;
+use crate::metrics::Metrics;
 use crate::models::{Models, Served};
 use crate::queue::Queue;
+use crate::recording::RefusalRecordings;
 use crate::request::{Input, Prompt, Reply, Request};
 use crate::tokenize::Tokenizer;
 
@@ -46,7 +49,7 @@ struct Setup {
     devices: Vec<&'static str>,
     budget: usize,
     patience: Duration,
-    traces: Option<RefusalRecordings>,
+    recordings: Option<RefusalRecordings>,
     batch_tokens: usize,
     policy: Box<dyn Policy>,
     /// Token ids that the engine takes, if not those that the model has.
@@ -59,9 +62,9 @@ impl Default for Setup {
             devices: vec!["cpu"],
             budget: 64 * MIB,
             patience: Duration::from_secs(600),
-            traces: None,
+            recordings: None,
             batch_tokens: BATCH_TOKENS,
-            policy: policy::by_name("earliest-finish").unwrap(),
+            policy: PolicyName::EarliestFinish.policy(),
             vocabulary: None,
         }
     }
@@ -81,18 +84,16 @@ impl Rig {
         let max_tokens = model.max_input_tokens();
         let mut limits = devices[0].limits(CLASS).unwrap();
         limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
-        let core = Core::new(Parts {
-            models: Models::with(Served::new(
-                ("model".to_owned(), CLASS),
-                Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
-                (model.pipeline, Prompt::None),
-                limits,
-            )),
-            tokenizers: rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap(),
-            queue: queue(&devices, setup.policy),
-            experiment: None,
-        });
-        Self { core, devices, faults, threads: Vec::new() }
+        let served = Served::new(
+            ("model".to_owned(), CLASS),
+            Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
+            (model.pipeline, Prompt::None),
+            limits,
+        );
+        let models = Models::with(served.unwrap());
+        let tokenizers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let core = Core::new(models, tokenizers, queue(&devices, setup.policy));
+        Self { core: Arc::new(core), devices, faults, threads: Vec::new() }
     }
 
     /// The only device.
@@ -114,15 +115,22 @@ impl Rig {
 
     fn start_device(&mut self, index: usize) {
         let device: Arc<dyn Worker> = self.devices[index].clone();
-        self.threads.push(spawn(device, Arc::clone(&self.core), index).unwrap());
+        self.threads.push(spawn(device, Arc::clone(&self.core.queue), index).unwrap());
     }
 
     /// A whole engine of it, which starts the devices' threads. It ends with the engine.
     fn engine(&self) -> Engine {
         let devices = self.devices.iter().map(|device| device.clone() as Arc<dyn Worker>);
-        let kept = self.devices.iter().map(|_| None).collect();
-        let core = Arc::clone(&self.core);
-        Engine::run(core, Info::default(), devices.collect(), kept, Vec::new(), None, None).unwrap()
+        let parts = Parts {
+            core: Arc::clone(&self.core),
+            info: Info::default(),
+            devices: devices.collect(),
+            speeds: Vec::new(),
+            sensors: Vec::new(),
+            experiment: None,
+            loader: None,
+        };
+        Engine::run(parts).unwrap()
     }
 
     fn ask(&self, inputs: usize) -> Receiver<Answer> {
@@ -153,19 +161,19 @@ impl Rig {
         let queue = &self.core.queue;
         let names = self.devices.iter().map(|device| device.name().to_owned());
         let scheduling = names.zip(queue.statistics()).collect();
-        self.core.metrics.write(&mut text, queue.backlog(), scheduling, states, memory).unwrap();
+        queue.metrics.write(&mut text, queue.backlog(), scheduling, states, memory).unwrap();
         text
     }
 }
 
-fn queue(devices: &[Arc<Device<Faulty<CpuBackend>>>], policy: Box<dyn Policy>) -> Queue {
+fn queue(devices: &[Arc<Device<Faulty<CpuBackend>>>], policy: Box<dyn Policy>) -> Arc<JobQueue> {
     let settings = |device: &Arc<Device<_>>| DeviceSettings {
         batch_tokens: device.batch_tokens(CLASS),
         in_flight: 8, // how many there are is the faults' business
         speed: Speed::new(),
     };
     let devices = devices.iter().map(|device| (device.name().to_owned(), settings(device)));
-    Queue::new(10_000, policy, devices.collect())
+    Arc::new(Queue::new(10_000, policy, devices.collect(), Metrics::new(None)))
 }
 
 fn device(
@@ -181,8 +189,8 @@ fn device(
     let (tokens, longest) = (setup.batch_tokens, model.max_input_tokens());
     let encoder = encoder.with_largest(Shape { tokens, sequences: tokens, longest });
     let resident = Resident::new(encoder, tokens);
-    let device = Device::new(name, resident, pool, setup.traces.take()).unwrap();
-    Arc::new(device.with_patience(setup.patience))
+    let device = Device::new(name, resident, pool, setup.recordings.take()).unwrap();
+    Arc::new(Device { patience: setup.patience, ..device })
 }
 
 impl Drop for Rig {

@@ -1,7 +1,7 @@
 //! Why there is no comparison.
 
 use vecmill_engine::{RequestError, StartError};
-use vecmill_scheduler::policy;
+use vecmill_scheduler::policy::PolicyName;
 
 /// Why there is no comparison.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ const EXAMPLE: &str = "--policies round-robin,earliest-finish";
 impl AbError {
     /// No policy has this name.
     pub(super) fn unknown_policy(name: String) -> Self {
-        Self::UnknownPolicy { name, known: policy::names().collect::<Vec<_>>().join(", ") }
+        Self::UnknownPolicy { name, known: PolicyName::ALL.map(PolicyName::as_str).join(", ") }
     }
 
     /// Whether the command line is wrong.

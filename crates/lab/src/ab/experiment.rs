@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vecmill_scheduler::policy;
+use vecmill_scheduler::policy::PolicyName;
 
 use super::error::AbError;
 use super::find_max::LOADS;
@@ -63,7 +63,7 @@ impl Experiment {
             return Err(AbError::TooFewPolicies { found: distinct.len() });
         }
         for name in &self.policies {
-            policy::by_name(name).map_err(|error| AbError::unknown_policy(error.0))?;
+            name.parse::<PolicyName>().map_err(|error| AbError::unknown_policy(error.0))?;
         }
         self.check_load()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vecmill_engine::{Builder, Engine};
+use vecmill_engine::{Builder, Engine, UnknownPolicy};
 
 use super::error::AbError;
 use super::experiment::{Experiment, Load};
@@ -156,8 +156,10 @@ impl<'a> Laboratory<'a> {
     }
 
     fn choose(&self, policy: &str) -> Result<(), AbError> {
-        let chosen = self.generator.engine.set_policy(policy);
-        chosen.map_err(|error| AbError::unknown_policy(error.0))
+        let policy =
+            policy.parse().map_err(|error: UnknownPolicy| AbError::unknown_policy(error.0))?;
+        self.generator.engine.set_policy(policy);
+        Ok(())
     }
 
     fn open(&self, traffic: &Traffic, drain: Duration) -> Result<Figures, AbError> {

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering;
 
 use super::slot::{Owned, Slab, State, Status};
-use super::{LeaseError, Shared};
+use super::{LeaseError, Pool, Shared};
 use crate::budget::{GRANULE, class_bytes, class_of};
 use crate::source::{Cause, Source, SourceError};
 
@@ -21,6 +21,16 @@ pub(super) enum Refusal {
     /// Every slot is taken.
     Slots,
     Source(SourceError),
+}
+
+impl<S: Source> Pool<S> {
+    /// Gives all idle slabs back to the source, and returns how many bytes that were. What the
+    /// device still works on stays.
+    pub fn trim(&self) -> usize {
+        let trimmed = self.shared.retire_all_idle();
+        self.shared.ledger.trimmed();
+        trimmed
+    }
 }
 
 impl<S: Source> Shared<S> {
@@ -230,6 +240,15 @@ impl<S: Source> Shared<S> {
         self.ledger.refused(self.source.now(), self.number_of(stream), bytes, had_room);
     }
 
+    /// Bytes of the slabs that batches hold.
+    fn leased_bytes(&self) -> usize {
+        let leased = self.live_slots().map(|slot| slot.state());
+        leased
+            .filter(|state| state.status == Status::Leased)
+            .map(|state| state.granules * GRANULE)
+            .sum()
+    }
+
     /// Bytes that a lease could have: unused budget and idle slabs that the device has finished
     /// with.
     fn free_bytes(&self) -> usize {
@@ -272,11 +291,5 @@ impl<S: Source> Shared<S> {
         self.publish(owned, Status::Empty, 0);
         self.waiting.wake();
         bytes
-    }
-
-    pub(super) fn trim(&self) -> usize {
-        let trimmed = self.retire_all_idle();
-        self.ledger.trimmed();
-        trimmed
     }
 }

@@ -3,9 +3,10 @@
 //! - [`Pool`] leases ([`Lease`]), waits, trims and reports ([`Statistics`]).
 //! - `lease`: a slab that is there is handed out and taken back. `grow`: when none fits, up to the
 //!   ladder that gives way under pressure.
-//! - `slot`: who owns which slab, in one atomic word each. `ledger`: what was leased when.
+//! - `slot`: who owns which slab, in one atomic word each, and what was leased when. `ledger`: the pool's
+//!   counters.
 //! - `trimmer` and `prediction`: what is kept ready and what is given back.
-//! - `region`: memory for weights.
+//! - `region`: memory for weights. `settings`: what a pool goes by.
 //!
 //! The choice behind it: a lease of a slab that is there is one compare-and-swap, its return
 //! one exchange, and neither asks the device for anything. All that takes time (growing, giving
@@ -18,6 +19,7 @@ mod lease;
 mod ledger;
 mod prediction;
 mod region;
+mod settings;
 mod slot;
 mod statistics;
 mod trimmer;
@@ -30,8 +32,8 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::budget::{Budget, GRANULE};
-use crate::source::{Cause, Source};
+use crate::budget::Budget;
+use crate::source::Source;
 use ledger::Ledger;
 use slot::{Slot, Status};
 use trimmer::Learned;
@@ -41,62 +43,12 @@ pub use crate::budget::Reservation;
 pub use error::{LeaseError, Remedy};
 pub use lease::Lease;
 pub use region::Region;
+pub use settings::{GiveBack, PoolSettings};
 pub use statistics::{LatencyBucket, Leases, Statistics};
 pub use trimmer::{Maintained, Trimmer};
 
 /// Slabs that a pool can have: far more batches than a device can have in flight.
 const SLOTS: usize = 64;
-
-/// Settings of a pool.
-///
-/// ```
-/// use std::time::Duration;
-/// use vecmill_memory::{GiveBack, PoolSettings};
-///
-/// let settings = PoolSettings {
-///     give_back: GiveBack::After(Duration::from_secs(5)),
-///     ..PoolSettings::default()
-/// };
-/// assert!(settings.predict);
-/// ```
-#[derive(Debug, Clone)]
-pub struct PoolSettings {
-    /// When slabs that nobody needs go back to the source (default: after 60 seconds).
-    pub give_back: GiveBack,
-    /// Whether slabs are made ready ahead of demand (default: yes).
-    pub predict: bool,
-    /// Leases that each slab's ring remembers for recordings (default: 4,096).
-    pub recorded_leases: usize,
-}
-
-/// When unused memory is given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GiveBack {
-    /// When it has not been needed for so long.
-    After(Duration),
-    /// Only when [`Pool::trim`](crate::Pool::trim) is called or the source runs dry.
-    Never,
-}
-
-impl GiveBack {
-    /// The period over which demand is remembered.
-    fn period(self) -> Duration {
-        match self {
-            Self::After(period) => period,
-            Self::Never => Duration::from_secs(60),
-        }
-    }
-}
-
-impl Default for PoolSettings {
-    fn default() -> Self {
-        Self {
-            give_back: GiveBack::After(Duration::from_secs(60)),
-            predict: true,
-            recorded_leases: 4096,
-        }
-    }
-}
 
 /// A pool of slabs over a [`Source`]. Clones share the same slabs.
 ///
@@ -197,76 +149,15 @@ impl<S: Source> Pool<S> {
         result.inspect_err(|error| shared.refused(bytes, stream, error))
     }
 
-    /// Sets `bytes` of the budget aside for memory that lives outside the pool. Idle slabs make way
-    /// for it.
-    ///
-    /// # Errors
-    /// [`LeaseError::TooLarge`] when the budget does not leave that much.
-    pub fn reserve(&self, bytes: usize) -> Result<Reservation, LeaseError> {
-        let budget = &self.shared.budget;
-        let reserved = budget.reserve(bytes).or_else(|_| {
-            self.trim();
-            budget.reserve(bytes)
-        });
-        reserved.map_err(|available| LeaseError::TooLarge { needed: bytes, available })
-    }
-
-    /// Takes memory for weights: a region of its own, for as long as it lives. Idle slabs make way
-    /// for it.
-    ///
-    /// # Errors
-    /// [`LeaseError`] when budget or source do not have that much.
-    pub fn region(&self, bytes: usize) -> Result<Region<S::Block>, LeaseError> {
-        let Shared { source, ledger, .. } = &*self.shared;
-        let whole = self.shared.granules(bytes)? * GRANULE;
-        let reservation = self.reserve(whole)?;
-        let allocate = || source.allocate(whole).inspect_err(|error| ledger.failed(error));
-        let block = allocate().or_else(|error| {
-            if error.cause != Cause::Exhausted || self.trim() == 0 {
-                return Err(error);
-            }
-            allocate()
-        })?;
-        Ok(Region::new(block, whole, reservation))
-    }
-
-    /// Notes what the device's driver has taken beside the pool, for the
-    /// [statistics](Self::statistics); the first measurement counts.
-    pub fn note_driver(&self, bytes: usize) {
-        let _ = self.shared.driver_bytes.set(bytes);
-    }
-
-    /// Gives all idle slabs back to the source, and returns how many bytes that were. What the
-    /// device still works on stays.
-    pub fn trim(&self) -> usize {
-        self.shared.trim()
-    }
-
     /// Whether somebody waits for a lease to be returned.
     pub fn is_waited_for(&self) -> bool {
         self.shared.waiting.is_waited_for()
-    }
-
-    /// Bytes of the largest idle slab: a batch that fits it needs nothing of the source.
-    pub fn warm_bytes(&self) -> usize {
-        let idle = self.shared.live_slots().map(|slot| slot.state());
-        let idle = idle.filter(|state| state.status == Status::Idle);
-        idle.map(|state| state.granules * GRANULE).max().unwrap_or(0)
     }
 }
 
 impl<S: Source> Shared<S> {
     fn live_slots(&self) -> impl Iterator<Item = &Slot<S>> {
         self.slots[..self.used.load(Ordering::Acquire)].iter().map(|slot| &**slot)
-    }
-
-    /// Bytes of the slabs that batches hold.
-    fn leased_bytes(&self) -> usize {
-        let leased = self.live_slots().map(|slot| slot.state());
-        leased
-            .filter(|state| state.status == Status::Leased)
-            .map(|state| state.granules * GRANULE)
-            .sum()
     }
 }
 

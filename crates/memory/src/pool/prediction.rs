@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::ledger::Passed;
+use super::slot::Passed;
 use crate::budget::{CLASSES, class_of};
 
 const WINDOWS: usize = 8;

@@ -137,6 +137,19 @@ impl<S: Source> Pool<S> {
     pub fn statistics(&self) -> Statistics {
         self.shared.statistics()
     }
+
+    /// Notes what the device's driver has taken beside the pool, for the
+    /// [statistics](Self::statistics); the first measurement counts.
+    pub fn note_driver(&self, bytes: usize) {
+        let _ = self.shared.driver_bytes.set(bytes);
+    }
+
+    /// Bytes of the largest idle slab: a batch that fits it needs nothing of the source.
+    pub fn warm_bytes(&self) -> usize {
+        let idle = self.shared.live_slots().map(|slot| slot.state());
+        let idle = idle.filter(|state| state.status == Status::Idle);
+        idle.map(|state| state.granules * GRANULE).max().unwrap_or(0)
+    }
 }
 
 impl<S: Source> Shared<S> {

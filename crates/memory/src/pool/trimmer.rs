@@ -7,9 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::ledger::Passed;
 use super::prediction::Forecast;
-use super::slot::{Owned, State, Status};
+use super::slot::{Owned, Passed, State, Status};
 use super::{GiveBack, Pool, Shared};
 use crate::budget::GRANULE;
 use crate::source::{Cause, Source};

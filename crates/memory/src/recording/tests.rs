@@ -15,20 +15,21 @@ fn error(rows: &str) -> String {
 
 #[test]
 fn the_documented_example_is_read() {
-    let trace = read("12345,lease,1,0,4194304\n13000,return,1,,\n14000,refuse,,2,99999\n").unwrap();
+    let recording =
+        read("12345,lease,1,0,4194304\n13000,return,1,,\n14000,refuse,,2,99999\n").unwrap();
     let lease = What::Lease { id: 1, stream: 0, bytes: 4_194_304 };
     let refuse = What::Refuse { stream: 2, bytes: 99_999 };
     let events = [(12345, lease), (13000, What::Return { id: 1 }), (14000, refuse)];
     let events = events.map(|(nanoseconds, what)| Event { nanoseconds, what });
-    assert_eq!(trace, Recording { events: events.into(), lost: 0 });
+    assert_eq!(recording, Recording { events: events.into(), lost: 0 });
 }
 
 #[test]
 fn columns_go_by_their_names_and_what_is_not_known_is_ignored() {
     let text = "\u{feff}# made by hand\r\n\r\n\"bytes\",tag,event, id ,nanoseconds,stream\r\n\
                 64,\"a, b\",lease,7,1,3,more\r\n# half time\r\n,,\"return\",7, 2 ,\r\n";
-    let trace = Recording::read(text.as_bytes()).unwrap();
-    let what: Vec<What> = trace.events.iter().map(|event| event.what).collect();
+    let recording = Recording::read(text.as_bytes()).unwrap();
+    let what: Vec<What> = recording.events.iter().map(|event| event.what).collect();
     assert_eq!(what, [What::Lease { id: 7, stream: 3, bytes: 64 }, What::Return { id: 7 }]);
 }
 
@@ -61,7 +62,7 @@ fn a_row_that_is_wrong_is_named_with_what_was_expected_and_found() {
         ),
         (
             "5,lease,1,0,5\n4,return,1,,\n",
-            "line 3: expected 5 nanoseconds or later, found 4: sort the trace by time",
+            "line 3: expected 5 nanoseconds or later, found 4: sort the recording by time",
         ),
     ];
     for (rows, expected) in wrong {
@@ -93,23 +94,23 @@ fn a_header_is_needed_and_has_each_column_once() {
 
 #[test]
 fn input_without_end_is_given_up_on() {
-    let long = "expected at most 4096 bytes, found more: is this a trace?";
+    let long = "expected at most 4096 bytes, found more: is this a recording?";
     assert_eq!(error(&"#".repeat(MAX_LINE + 1)), format!("line 2: {long}"));
     assert!(read(&"#".repeat(MAX_LINE)).is_ok());
     let error =
         |input: &mut dyn BufRead, limit| read_at_most(input, limit).unwrap_err().to_string();
     let mut endless = io::BufReader::new(io::repeat(b'x'));
     assert_eq!(error(&mut endless, 1), format!("line 1: {long}"));
-    let binary = "line 1: expected text, found bytes that aren't UTF-8: is this a trace?";
+    let binary = "line 1: expected text, found bytes that aren't UTF-8: is this a recording?";
     assert_eq!(error(&mut &b"\xff\n"[..], 1), binary);
     let three = format!("{HEADER}1,refuse,,0,1\n1,refuse,,0,1\n1,refuse,,0,1\n");
-    let many = "line 4: expected at most 2 events, found more: cut the trace into parts";
+    let many = "line 4: expected at most 2 events, found more: cut the recording into parts";
     assert_eq!(error(&mut three.as_bytes(), 2), many);
     assert!(read_at_most(three.as_bytes(), 3).is_ok());
 }
 
-/// Any trace that a pool could have recorded.
-fn traces() -> impl Strategy<Value = Recording> {
+/// Any recording that a pool could have recorded.
+fn recordings() -> impl Strategy<Value = Recording> {
     let steps = prop::collection::vec((0..3u8, any::<u32>(), any::<u32>(), any::<u32>()), 0..60);
     (steps, 0..3u64).prop_map(|(steps, lost)| {
         let (mut live, mut nanoseconds, mut events) = (Vec::new(), 0, Vec::new());
@@ -132,18 +133,18 @@ fn traces() -> impl Strategy<Value = Recording> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(trace in traces()) {
+    fn what_is_written_is_read_back(recording in recordings()) {
         let mut text = Vec::new();
-        trace.write(&mut text).unwrap();
-        prop_assert_eq!(Recording::read(&text[..]).unwrap(), trace);
+        recording.write(&mut text).unwrap();
+        prop_assert_eq!(Recording::read(&text[..]).unwrap(), recording);
     }
 
     #[test]
-    fn any_text_is_a_trace_or_an_error(text in "(nanoseconds,event,id,stream,bytes\n)?([0-9a-z,\"#\n\r é]|lease|return){0,60}") {
-        if let Ok(trace) = Recording::read(text.as_bytes()) {
+    fn any_text_is_a_recording_or_an_error(text in "(nanoseconds,event,id,stream,bytes\n)?([0-9a-z,\"#\n\r é]|lease|return){0,60}") {
+        if let Ok(recording) = Recording::read(text.as_bytes()) {
             let mut again = Vec::new();
-            trace.write(&mut again).unwrap();
-            prop_assert_eq!(Recording::read(&again[..]).unwrap().events, trace.events);
+            recording.write(&mut again).unwrap();
+            prop_assert_eq!(Recording::read(&again[..]).unwrap().events, recording.events);
         }
     }
 }

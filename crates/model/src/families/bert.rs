@@ -1,9 +1,10 @@
 //! BERT (Devlin et al., arXiv:1810.04805).
 
+use super::super::head::{Layout, Name};
 use super::super::keys::{Plain, Row, Rule, row};
 use super::super::{
-    Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, ModelError, Order,
-    Pooling, Window,
+    Activation, Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, ModelError,
+    Order, Pooling, Window,
 };
 use super::{Family, Keys, Positions, Tensors};
 
@@ -17,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     keys: KEYS,
     positions: Positions::FromZero,
     rules: &[PADDING, ABSOLUTE],
+    classifier: Some(&CLASSIFIER),
     settle: |_, _| Ok(()),
     read,
 };
@@ -32,6 +34,12 @@ pub(super) const KEYS: Keys = Keys {
     token_types: Some((&["type_vocab_size"], 2)),
     embedding: None,
     relative_buckets: None,
+};
+
+const CLASSIFIER: Layout = Layout {
+    dense: Name::Body("pooler.dense"),
+    activation: Activation::Tanh,
+    out: Name::Head("classifier"),
 };
 
 /// Of families whose positions start at 0.

@@ -1,7 +1,10 @@
 //! DistilBERT (Sanh et al., arXiv:1910.01108): BERT without token types, under other names.
 
+use super::super::head::{Layout, Name};
 use super::super::keys::{Rule, row};
-use super::super::{Architecture, Attention, Config, Heads, Layer, ModelError, Order, Window};
+use super::super::{
+    Activation, Architecture, Attention, Config, Heads, Layer, ModelError, Order, Window,
+};
 use super::{Family, Keys, Tensors, bert};
 
 pub(super) const FAMILY: Family = Family {
@@ -31,8 +34,15 @@ pub(super) const FAMILY: Family = Family {
             Rule::Unread("position embeddings are in the weights either way"),
         ),
     ],
+    classifier: Some(&CLASSIFIER),
     read,
     ..bert::FAMILY
+};
+
+const CLASSIFIER: Layout = Layout {
+    dense: Name::Head("pre_classifier"),
+    activation: Activation::Relu,
+    out: Name::Head("classifier"),
 };
 
 fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {

@@ -38,6 +38,7 @@ pub(super) const FAMILY: Family = Family {
             Rule::Unread("how it is computed, not what"),
         ),
     ],
+    classifier: None,
     settle,
     read,
     ..bert::FAMILY

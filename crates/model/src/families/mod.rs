@@ -21,6 +21,7 @@ mod rope;
 
 use std::fmt;
 
+use super::head::Layout;
 use super::json::JsonFile;
 use super::keys::Row;
 use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
@@ -58,6 +59,8 @@ pub struct Family {
     pub(crate) positions: Positions,
     /// What is done about the keys of its `config.json`, beside those that all families have.
     pub(crate) rules: &'static [Row],
+    /// What its head of classification is called, where it has one that is computed.
+    pub(crate) classifier: Option<&'static Layout>,
     /// Reads what its `config.json` says beyond its keys, and checks it.
     pub(crate) settle: fn(&JsonFile, &mut Config) -> Result<(), ModelError>,
     /// Finds its tensors.

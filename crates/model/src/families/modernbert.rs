@@ -70,6 +70,7 @@ pub(super) const FAMILY: Family = Family {
             Rule::Unread("of heads that an embedding doesn't go through"),
         ),
     ],
+    classifier: None,
     settle,
     read,
     ..bert::FAMILY

@@ -89,6 +89,7 @@ pub(super) const FAMILY: Family = Family {
             Rule::Unread("the vocabulary's size is already a multiple of it"),
         ),
     ],
+    classifier: None,
     settle,
     read,
     ..bert::FAMILY

@@ -129,6 +129,8 @@ fn deciding(kind: Kind, key: &str) -> Value {
         (Kind::Transformer, "processor_kwargs" | "tokenizer_args") => {
             json!({"model_max_length": 3})
         }
+        (Kind::Transformer, "transformer_task") => json!("fill-mask"),
+        (Kind::Transformer, "module_output_name") => json!("scores"),
         (Kind::Transformer, "modality_config") => {
             json!({"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}})
         }
@@ -143,6 +145,7 @@ fn deciding(kind: Kind, key: &str) -> Value {
         (Kind::Dense, "activation_function") => json!("torch.nn.modules.activation.ReLU"),
         (Kind::SentenceTransformers, "prompts") => json!({"query": "query: "}),
         (Kind::SentenceTransformers, "default_prompt_name") => json!("query"),
+        (Kind::SentenceTransformers, "model_type") => json!("SparseEncoder"),
         (Kind::SentenceTransformers, "truncate_dim") => json!(2),
         (Kind::Index, "weight_map") => json!({}),
         (Kind::Tokenizer, "model_max_length" | "max_len") => json!(5),
@@ -206,7 +209,7 @@ fn each_key_is_used_or_refused_or_of_no_concern() {
                         let file = files(family).remove(0).2;
                         assert_eq!(with(file[other].clone()), Ok((plain.clone(), vec![])));
                     }
-                    Rule::ByTokenizer | Rule::Unread(_) => {
+                    Rule::ByTokenizer | Rule::ByClassifier | Rule::Unread(_) => {
                         for value in strange() {
                             assert_eq!(with(value), Ok((plain.clone(), vec![])), "'{key}'");
                         }
@@ -284,6 +287,7 @@ fn line(row: &Row) -> String {
         Rule::Used => "used".to_owned(),
         Rule::UsedOrNull => "used, null is as good as nothing".to_owned(),
         Rule::ByTokenizer => "used with tokenizer.json".to_owned(),
+        Rule::ByClassifier => "used where the model classifies".to_owned(),
         Rule::Only(values, why) => {
             let values: Vec<_> = values.iter().map(|value| value.words()).collect();
             format!("only {}: {why}", values.join(" or "))

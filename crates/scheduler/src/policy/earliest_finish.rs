@@ -12,7 +12,8 @@
 //! each input is done as early as it can be. Nothing waits for good: the device that would finish the
 //! front first takes it, and one that is late counts as later the longer it takes.
 
-use super::{Policy, Take, View, level_near};
+use super::level::level_near;
+use super::{Policy, PolicyName, Take, View};
 use crate::job::whole;
 
 /// Batches that each of the others runs, on average, before an idle device's speed is measured again,
@@ -39,20 +40,16 @@ pub struct EarliestFinish {
     serving: usize,
 }
 
-impl EarliestFinish {
-    pub(super) const NAME: &str = "earliest-finish";
-}
-
 impl Policy for EarliestFinish {
-    fn name(&self) -> &'static str {
-        Self::NAME
+    fn name(&self) -> PolicyName {
+        PolicyName::EarliestFinish
     }
 
     fn anew(&self) -> Box<dyn Policy> {
         Box::new(Self::default())
     }
 
-    fn look(&mut self, backlog: usize, devices: &[View]) {
+    fn update(&mut self, backlog: usize, devices: &[View]) {
         let serving = || devices.iter().enumerate().filter(|(_, view)| view.serves);
         let more = |(count, least): (usize, usize), view: &View| (count + 1, least.min(view.limit));
         let (count, front) = serving().fold((0, backlog), |all, (_, view)| more(all, view));
@@ -108,7 +105,7 @@ mod tests {
 
     fn take(device: usize, backlog: usize, devices: &[View]) -> Take {
         let mut policy = EarliestFinish::default();
-        policy.look(backlog, devices);
+        policy.update(backlog, devices);
         policy.take(device, devices)
     }
 

@@ -1,19 +1,15 @@
 //! To the device with the fewest tokens ahead. It needs no speeds, and so takes a short queue of a
 //! slow device for the better one.
 
-use super::{Policy, View};
+use super::{Policy, PolicyName, View};
 
 /// Assigns each request to the device that has the fewest tokens to do.
 #[derive(Debug)]
 pub struct LeastLoaded;
 
-impl LeastLoaded {
-    pub(super) const NAME: &str = "least-loaded";
-}
-
 impl Policy for LeastLoaded {
-    fn name(&self) -> &'static str {
-        Self::NAME
+    fn name(&self) -> PolicyName {
+        PolicyName::LeastLoaded
     }
 
     fn anew(&self) -> Box<dyn Policy> {

@@ -1,6 +1,6 @@
 //! In turn, whatever the devices are: what most services do, and what the others are compared with.
 
-use super::{Policy, View};
+use super::{Policy, PolicyName, View};
 
 /// Assigns each request to the next device.
 #[derive(Debug, Default)]
@@ -8,13 +8,9 @@ pub struct RoundRobin {
     next: usize,
 }
 
-impl RoundRobin {
-    pub(super) const NAME: &str = "round-robin";
-}
-
 impl Policy for RoundRobin {
-    fn name(&self) -> &'static str {
-        Self::NAME
+    fn name(&self) -> PolicyName {
+        PolicyName::RoundRobin
     }
 
     fn anew(&self) -> Box<dyn Policy> {

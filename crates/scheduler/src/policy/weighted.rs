@@ -1,7 +1,7 @@
 //! In turn, but each device as often as its learned share says: smooth weighted round-robin, as
 //! nginx has it, which spreads a device's turns evenly.
 
-use super::{Policy, View};
+use super::{Policy, PolicyName, View};
 
 /// The part of an even share that each device gets at least: work too seldom to be measured would
 /// never correct a wrong share.
@@ -14,13 +14,9 @@ pub struct Weighted {
     owed: Vec<f64>,
 }
 
-impl Weighted {
-    pub(super) const NAME: &str = "weighted";
-}
-
 impl Policy for Weighted {
-    fn name(&self) -> &'static str {
-        Self::NAME
+    fn name(&self) -> PolicyName {
+        PolicyName::Weighted
     }
 
     fn anew(&self) -> Box<dyn Policy> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vecmill_scheduler::{
     ClassId, Coefficients, DeviceSettings, Job, JobBatch, JobTerms, Next, Scheduler, Settings,
-    Size, Speed, policy,
+    Size, Speed, policy::PolicyName,
 };
 
 pub const CLASS: ClassId = ClassId::FIRST;
@@ -58,7 +58,7 @@ pub fn slower(model: Coefficients, factor: f64) -> Coefficients {
 
 impl World {
     /// Devices that are believed to be as fast as they are told to be, and know nothing else.
-    pub fn new(policy: &str, truth: &[Coefficients], believed: &[Speed]) -> Self {
+    pub fn new(policy: PolicyName, truth: &[Coefficients], believed: &[Speed]) -> Self {
         let device = |speed: &Speed| DeviceSettings {
             batch_tokens: 4096,
             in_flight: 2,
@@ -69,7 +69,7 @@ impl World {
             now: Duration::ZERO,
             scheduler: Scheduler::new(
                 Settings { capacity: 1_000_000, ..Settings::default() },
-                policy::by_name(policy).unwrap(),
+                policy.policy(),
                 believed.iter().map(device),
             ),
             devices: truth.iter().map(alive).collect(),
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Devices whose speed was measured.
-    pub fn known(policy: &str, truth: &[Coefficients]) -> Self {
+    pub fn known(policy: PolicyName, truth: &[Coefficients]) -> Self {
         let believed: Vec<_> = truth.iter().map(measured).collect();
         Self::new(policy, truth, &believed)
     }

@@ -4,8 +4,8 @@ use axum::response::Response;
 use serde::Serialize;
 use vecmill_engine::Engine;
 
-use crate::app::Model;
 use crate::failure::Failure;
+use crate::loading::Model;
 use crate::reply;
 
 /// A reply about each device.

@@ -8,8 +8,8 @@ use serde::Serialize;
 use vecmill_engine::{DeviceStatistics, Engine, GpuState};
 
 use super::ask::{beside, json, named_device};
-use crate::app::Model;
 use crate::failure::Failure;
+use crate::loading::Model;
 
 /// One device in numbers.
 #[derive(Serialize)]
@@ -117,7 +117,7 @@ mod tests {
     fn what_a_device_says_of_itself_stands_beside_its_name() {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/bert-mean");
         let engine = Engine::builder().model(ModelRef::Folder(model.into()));
-        let engine = engine.devices(vec![DeviceSpec::Cpu]).cpu_threads(1).start().unwrap();
+        let engine = engine.devices(vec![DeviceSpec::CPU]).cpu_threads(1).start().unwrap();
         let now = engine.scheduling()[0].1;
         let throttling = Some(Throttling { power_cap: true, ..Throttling::default() });
         let state = GpuState { throttling, power_watts: Some(700.5), ..GpuState::default() };

@@ -11,8 +11,8 @@ use serde::Serialize;
 use vecmill_engine::{MemoryStatistics, Recording};
 
 use super::ask::{beside, json, named_device};
-use crate::app::Model;
 use crate::failure::Failure;
+use crate::loading::Model;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
 
@@ -31,14 +31,17 @@ pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
     json(trimmed.into_iter().map(|(device, bytes)| Trimmed { device, bytes }).collect())
 }
 
-/// `GET /admin/memory/trace?device=NAME`: a device's leases, as a file for `vecmill-bench replay`.
-pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Response, Failure> {
+/// `GET /admin/memory/recording?device=NAME`: a device's leases, as a file for `vecmill-bench replay`.
+pub(crate) async fn recording(
+    model: Model,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
     let device = named_device(&model, query.as_deref())?;
     let wanted = device.clone();
     let csv = beside(&model, move |engine| {
-        let traces = engine.memory_trace().into_iter();
-        let trace = traces.into_iter().find(|(name, _)| *name == wanted)?.1;
-        csv(&trace)
+        let recordings = engine.memory_recordings().into_iter();
+        let recording = recordings.into_iter().find(|(name, _)| *name == wanted)?.1;
+        csv(&recording)
     });
     let csv = csv.await?.ok_or(Failure::Internal)?;
     let attachment = format!("attachment; filename=\"{}\"", file_name(&device));
@@ -46,13 +49,13 @@ pub(crate) async fn trace(model: Model, RawQuery(query): RawQuery) -> Result<Res
     Ok(([(CONTENT_TYPE, CSV), (CONTENT_DISPOSITION, attachment)], csv).into_response())
 }
 
-fn csv(trace: &Recording) -> Option<Vec<u8>> {
+fn csv(recording: &Recording) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    trace.write(&mut bytes).ok()?;
+    recording.write(&mut bytes).ok()?;
     Some(bytes)
 }
 
-/// What to save a device's trace as: `cuda:0/sms=32` is no name for a file.
+/// What to save a device's recording as: `cuda:0/sms=32` is no name for a file.
 fn file_name(device: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     format!("vecmill-memory-{}.csv", device.chars().map(plain).collect::<String>())
@@ -119,7 +122,7 @@ struct Leases {
     waited: u64,
     refused: u64,
     refused_with_room: u64,
-    untraced: u64,
+    unrecorded: u64,
     warm_ratio: Option<f64>,
 }
 
@@ -217,7 +220,7 @@ fn leases(now: &MemoryStatistics) -> Leases {
         waited: leases.waited,
         refused: leases.refused,
         refused_with_room: now.refused_with_room,
-        untraced: now.unrecorded_leases,
+        unrecorded: now.unrecorded_leases,
         warm_ratio: now.warm_ratio(),
     }
 }

@@ -1,98 +1,32 @@
-//! What a dialect is, and the work that dialects share: from a request that one of them has read to
-//! the reply that it writes.
+//! The work that dialects share: from a request whose body is read within limits of size and time,
+//! and that is admitted, to the reply that one of them writes.
 
-use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Extension;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request as HttpRequest};
-use axum::http::header::{CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::MethodRouter;
-use serde_json::Value;
-use vecmill_engine::{Info, Input, Keep, Reply, Request};
+use tokio::time::{Instant, timeout, timeout_at};
+use vecmill_engine::{Input, Keep, Reply, Request, RequestError};
 
-use crate::app::{App, Model};
+use crate::app::App;
 use crate::failure::Failure;
-use crate::json::body;
-use crate::json::known::Contract;
+use crate::http::pace::Pace;
+use crate::json::malformed::not_utf8;
+use crate::json::object::Contract;
 use crate::json::token_ids;
-use crate::layers::room::Room;
-use crate::reply::{self, Encoding};
+use crate::loading::Model;
+use crate::reply::{self, Encoding, WARNING};
+use crate::room::Room;
 
-/// An address of a dialect.
-pub(crate) struct Address {
-    pub(crate) path: &'static str,
-    /// What its bodies may have in them. Where there is none, no body is read.
-    pub(crate) contract: Option<&'static Contract>,
-    handler: Handler,
-}
+/// Tells in what relation the page that asks is to the server.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-impl Address {
-    /// One to which work is sent.
-    pub(crate) const fn work(
-        path: &'static str,
-        contract: &'static Contract,
-        handler: Handler,
-    ) -> Self {
-        Self { path, contract: Some(contract), handler }
-    }
-
-    /// One that tells something.
-    pub(crate) const fn about(path: &'static str, handler: Handler) -> Self {
-        Self { path, contract: None, handler }
-    }
-
-    /// What answers there.
-    pub(crate) fn handler(&self) -> MethodRouter<Arc<App>> {
-        let handler = (self.handler)();
-        match self.contract {
-            Some(contract) => handler.layer(Extension(contract)),
-            None => handler,
-        }
-    }
-}
-
-type Handler = fn() -> MethodRouter<Arc<App>>;
-
-/// The contract of a server's API.
-pub(crate) struct Dialect {
-    pub(crate) addresses: &'static [Address],
-    /// How it says that a request failed: status and body.
-    pub(crate) explain: fn(&Failure) -> (StatusCode, Value),
-}
-
-/// How many inputs of a request were cut.
-const TRUNCATED: HeaderName = HeaderName::from_static("x-vecmill-truncated");
-
-/// What makes vectors doubtful.
-const WARNING: HeaderName = HeaderName::from_static("x-vecmill-warning");
-
-/// TEI's headers: what computed, how much, and how many milliseconds each stage took.
-const COMPUTE_TYPE: HeaderName = HeaderName::from_static("x-compute-type");
-const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
-const COMPUTE_CHARACTERS: HeaderName = HeaderName::from_static("x-compute-characters");
-const COMPUTE_TOKENS: HeaderName = HeaderName::from_static("x-compute-tokens");
-const TOTAL_TIME: HeaderName = HeaderName::from_static("x-total-time");
-const TOKENIZATION_TIME: HeaderName = HeaderName::from_static("x-tokenization-time");
-const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
-const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
-
-/// The headers of every reply with vectors.
-pub(crate) const REPLY_HEADERS: [HeaderName; 10] = [
-    TRUNCATED,
-    WARNING,
-    COMPUTE_TYPE,
-    COMPUTE_TIME,
-    COMPUTE_CHARACTERS,
-    COMPUTE_TOKENS,
-    TOTAL_TIME,
-    TOKENIZATION_TIME,
-    QUEUE_TIME,
-    INFERENCE_TIME,
-];
+const NOT_JSON: &str = "the body must be JSON: send 'content-type: application/json'";
+const ENCODED: &str = "compressed bodies are not supported: send no 'content-encoding'";
 
 /// A request that was admitted to work, with its body.
 pub(crate) struct Call {
@@ -109,7 +43,7 @@ impl FromRequest<Arc<App>> for Call {
         let (mut parts, body) = request.into_parts();
         let room = Room::from_request_parts(&mut parts, app).await?;
         let contract = *parts.extensions.get::<&'static Contract>().ok_or(Failure::Internal)?;
-        let body = body::read(&parts.headers, body, app, &room, contract.held_per_byte).await?;
+        let body = read_body(&parts.headers, body, app, &room, contract).await?;
         Ok(Self { contract, app: Arc::clone(app), room, body })
     }
 }
@@ -137,10 +71,10 @@ impl Call {
         let warning = model.own_ids.warning(&request.inputs);
         request.keep = Keep::new(room.memory());
         let limit = app.settings.request_timeout;
-        let reply = tokio::time::timeout(limit, model.engine.embed(request))
+        let reply = timeout(limit, model.engine.embed(request))
             .await
             .map_err(|_| Failure::Timeout { limit })??;
-        let mut headers = headers(&reply, characters, info);
+        let mut headers = reply::headers(&reply, characters, info);
         headers.extend(warning.map(|warning| (WARNING, warning)));
         let body = reply::write(reply, room, write).await?;
         Ok((headers, body).into_response())
@@ -155,42 +89,86 @@ fn characters(input: &Input) -> usize {
     }
 }
 
-/// What a reply's headers tell about the work.
-fn headers(reply: &Reply, characters: usize, info: &Info) -> HeaderMap {
-    let milliseconds =
-        |time: Duration| HeaderValue::from(time.as_millis().min(u64::MAX.into()) as u64);
-    let truncated = reply.embeddings.iter().filter(|embedding| embedding.truncated).count();
-    let timings = &reply.timings;
-    let kinds = HeaderValue::from_str(&device_kinds(info));
-    HeaderMap::from_iter([
-        (CONTENT_TYPE, reply::JSON),
-        (TRUNCATED, HeaderValue::from(truncated)),
-        (COMPUTE_TYPE, kinds.unwrap_or(HeaderValue::from_static("unknown"))),
-        (COMPUTE_TIME, milliseconds(timings.total)),
-        (COMPUTE_CHARACTERS, HeaderValue::from(characters)),
-        (COMPUTE_TOKENS, HeaderValue::from(reply.tokens())),
-        (TOTAL_TIME, milliseconds(timings.total)),
-        (TOKENIZATION_TIME, milliseconds(timings.tokenization)),
-        (QUEUE_TIME, milliseconds(timings.queue)),
-        (INFERENCE_TIME, milliseconds(timings.inference)),
-    ])
+/// A body that says it is JSON, or says nothing, as text. When this returns, the request has been
+/// admitted: there is a place for its work and room for what that holds, `held_per_byte` for each
+/// byte of the body.
+///
+/// # Errors
+/// [`Failure`]: another type than JSON, too long, too slow, or no place or room for it.
+async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    app: &App,
+    room: &Room,
+    contract: &Contract,
+) -> Result<String, Failure> {
+    check_media_type(headers, contract.any_media_type)?;
+    let limit = app.settings.payload_limit;
+    let pace = Pace { patience: app.settings.read_timeout };
+    let bytes = tokio::select! {
+        biased;
+        bytes = read_bytes(body, limit, pace, room) => bytes?,
+        () = app.bodies_end() => return Err(RequestError::Stopped.into()),
+    };
+    room.admit(bytes.len(), contract.held_per_byte)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        not_utf8(error.as_bytes(), at)
+    })
 }
 
-/// The kinds of the engine's devices, such as `cpu` or `cpu+cuda`.
-fn device_kinds(info: &Info) -> String {
-    let kind = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
-    let kinds: BTreeSet<_> = info.devices.iter().map(|device| kind(&device.name)).collect();
-    kinds.into_iter().collect::<Vec<_>>().join("+")
+/// Any other type than JSON is refused rather than tried: web pages can send those to other origins
+/// without being asked by the browser whether they may. Browsers say where a request comes from, so
+/// `any` type may be read of a program that does not, if its server reads it too.
+fn check_media_type(headers: &HeaderMap, any: bool) -> Result<(), Failure> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Failure::MediaType(ENCODED));
+    }
+    let of_browser = [header::ORIGIN, SEC_FETCH_SITE].iter().any(|it| headers.contains_key(it));
+    if any && !of_browser {
+        return Ok(());
+    }
+    let Some(media) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let media = media.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    let media = media.trim().to_ascii_lowercase();
+    let json = media == "application/json"
+        || (media.starts_with("application/") && media.ends_with("+json"));
+    if json { Ok(()) } else { Err(Failure::MediaType(NOT_JSON)) }
 }
 
-/// A model's, for tests.
-#[cfg(test)]
-pub(crate) fn info() -> Info {
-    Info {
-        dimensions: 8,
-        max_input_tokens: 16,
-        prompts: [("query".to_owned(), "query: ".to_owned())].into(),
-        ..Info::default()
+/// Reads a body of at most `limit` bytes into memory for which there is room: for what has come, not
+/// for what is announced.
+async fn read_bytes(
+    mut body: Body,
+    limit: usize,
+    pace: Pace,
+    room: &Room,
+) -> Result<Vec<u8>, Failure> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Failure::TooLarge { limit });
+    }
+    let start = Instant::now();
+    let mut bytes = Vec::new();
+    loop {
+        let allowed = pace.allowed(bytes.len() as u64);
+        let next = timeout_at(start + allowed, poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
+        let Some(frame) = next.await.map_err(|_| Failure::SlowBody { limit: allowed })? else {
+            return Ok(bytes);
+        };
+        let frame = frame.map_err(|_| Failure::Malformed("it was cut off".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        let length = bytes.len() + data.len();
+        if length > limit {
+            return Err(Failure::TooLarge { limit });
+        }
+        if length > bytes.capacity() {
+            let most = if announced > 0 { announced } else { limit };
+            let capacity = length.max(most.min(bytes.capacity() * 2));
+            room.hold(capacity)?;
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(&data);
     }
 }
 
@@ -199,13 +177,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_of_devices_are_told_once_each() {
-        let device = |name: &str| vecmill_engine::DeviceSummary {
-            name: name.to_owned(),
-            description: String::new(),
-            dtype: String::new(),
+    fn json_or_silence_is_accepted() {
+        let check = |name: HeaderName, value: &str| {
+            check_media_type(&HeaderMap::from_iter([(name, value.parse().unwrap())]), false)
         };
-        let devices = ["cuda:0", "cpu", "cuda:1"].map(device).into();
-        assert_eq!(device_kinds(&Info { devices, ..Info::default() }), "cpu+cuda");
+        assert_eq!(check_media_type(&HeaderMap::new(), false), Ok(()));
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
+            assert_eq!(check(header::CONTENT_TYPE, good), Ok(()), "{good}");
+        }
+        for bad in ["text/plain", "application/x-www-form-urlencoded", "json", "application/jsonp"]
+        {
+            assert_eq!(
+                check(header::CONTENT_TYPE, bad),
+                Err(Failure::MediaType(NOT_JSON)),
+                "{bad}"
+            );
+        }
+        assert_eq!(check(header::CONTENT_ENCODING, "gzip"), Err(Failure::MediaType(ENCODED)));
+    }
+
+    #[test]
+    fn only_programs_may_leave_the_type_wrong_and_only_where_servers_take_it() {
+        let form = (header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let check = |more: &[(HeaderName, &str)], any| {
+            let headers = more.iter().chain([&form]);
+            let headers = headers.map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            check_media_type(&headers.collect(), any)
+        };
+        assert_eq!(check(&[], true), Ok(()));
+        for browser in [(header::ORIGIN, "null"), (SEC_FETCH_SITE, "cross-site")] {
+            assert_eq!(check(&[browser], true), Err(Failure::MediaType(NOT_JSON)));
+        }
+        assert_eq!(
+            check(&[(header::CONTENT_ENCODING, "gzip")], true),
+            Err(Failure::MediaType(ENCODED))
+        );
     }
 }

@@ -1,30 +1,74 @@
 //! The dialects: contracts of several servers' APIs over the same work.
 //!
 //! A dialect is a file that translates, and a line of [`ALL`]. It has addresses, for each of them what
-//! a body may have in it ([`Contract`](crate::json::known::Contract)) and a handler that reads it and
+//! a body may have in it ([`Contract`]) and a handler that reads it and
 //! hands it to the shared work ([`call`]), a form for replies, and words for failures.
 //!
 //! [`explain`] is the only place where a failure becomes a reply: whatever the cause, from a wrong
 //! key to a panic, it is JSON in the words of the dialect that the address belongs to.
 
-pub(crate) mod call;
+mod call;
 mod ollama;
 mod openai;
 mod tei;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use axum::routing::MethodRouter;
+use axum::{Extension, Router};
+use serde_json::Value;
 
 use crate::app::App;
 use crate::failure::Failure;
+use crate::json::object::Contract;
 use crate::reply;
-use call::Dialect;
+
+/// An address of a dialect.
+pub(crate) struct Address {
+    pub(crate) path: &'static str,
+    /// What its bodies may have in them. Where there is none, no body is read.
+    pub(crate) contract: Option<&'static Contract>,
+    handler: Handler,
+}
+
+impl Address {
+    /// One to which work is sent.
+    pub(crate) const fn work(
+        path: &'static str,
+        contract: &'static Contract,
+        handler: Handler,
+    ) -> Self {
+        Self { path, contract: Some(contract), handler }
+    }
+
+    /// One that tells something.
+    pub(crate) const fn about(path: &'static str, handler: Handler) -> Self {
+        Self { path, contract: None, handler }
+    }
+
+    /// What answers there.
+    pub(crate) fn handler(&self) -> MethodRouter<Arc<App>> {
+        let handler = (self.handler)();
+        match self.contract {
+            Some(contract) => handler.layer(Extension(contract)),
+            None => handler,
+        }
+    }
+}
+
+type Handler = fn() -> MethodRouter<Arc<App>>;
+
+/// The contract of a server's API.
+pub(crate) struct Dialect {
+    pub(crate) addresses: &'static [Address],
+    /// How it says that a request failed: status and body.
+    pub(crate) explain: fn(&Failure) -> (StatusCode, Value),
+}
 
 /// All of them. Addresses that belong to none speak as the first.
 static ALL: [&Dialect; 3] = [&openai::DIALECT, &tei::DIALECT, &ollama::DIALECT];
@@ -62,11 +106,23 @@ pub(crate) async fn explain(request: Request, next: Next) -> Response {
     response
 }
 
+/// A model's, for tests.
+#[cfg(test)]
+fn info() -> vecmill_engine::Info {
+    vecmill_engine::Info {
+        dimensions: 8,
+        max_input_tokens: 16,
+        prompts: [("query".to_owned(), "query: ".to_owned())].into(),
+        ..vecmill_engine::Info::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::known::{Contract, FIELDS, Treatment, place_of};
-    use serde_json::{Value, json};
+    use crate::json::known::Treatment;
+    use crate::json::known::{FIELDS, place_of};
+    use serde_json::json;
     use std::time::Duration;
     use vecmill_engine::{Health, RequestError};
 

@@ -5,7 +5,8 @@
 //! it is answered without vectors. `model` may be any name, and comes back as it was sent. The model
 //! is always loaded: `keep_alive` changes nothing, and loading takes no time. Of `options`, only
 //! `num_ctx` has to do with vectors, and the model's limit is not made smaller for one request.
-//! A full queue is said with 503, as Ollama does.
+//! A full queue is said with 503, as Ollama does. As there, a body is JSON whatever type it says it
+//! has: its documents use `curl -d`, which says that it sends a form.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,15 +18,15 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use vecmill_engine::{Info, Input, Reply, Request, RequestError};
 
-use super::call::{Address, Call, Dialect};
+use super::call::Call;
+use super::{Address, Dialect};
 use crate::Settings;
-use crate::app::Model;
 use crate::failure::Failure;
-use crate::json::fields::{Field, wrong};
-use crate::json::known::{Contract, WORKS, only, refused};
-use crate::json::object::Object;
-use crate::json::options;
-use crate::json::terms::WaitingTerms;
+use crate::json::known::{WORKS, only, refused};
+use crate::json::object::{Contract, Field, Object, wrong};
+use crate::json::options::{self, WaitingTerms};
+use crate::json::truncation::limit;
+use crate::loading::Model;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect =
@@ -35,6 +36,7 @@ const SCALED: &str = "must ask for vectors of length one: Ollama's are";
 
 static CONTRACT: Contract = Contract {
     caps_dimensions: true,
+    any_media_type: true,
     own: &[
         (&["input", "model", "options"], WORKS),
         (&["prompt"], refused("is a text on Ollama's /api/embeddings: here it is `input`")),
@@ -74,7 +76,7 @@ fn read(
     let model_options: Option<BTreeMap<Cow<'_, str>, &RawValue>> =
         object.field("options").optional("an object")?;
     let context = model_options.as_ref().and_then(|options| options.get("num_ctx"));
-    options::limit(Field::new("options.num_ctx", context.map(|raw| raw.get())), info)?;
+    limit(Field::new("options.num_ctx", context.map(|raw| raw.get())), info)?;
     let asked = options::request(&object, info, settings)?;
     Ok((Request { inputs, normalize: Some(true), ..asked }, name))
 }

@@ -15,14 +15,15 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use vecmill_engine::{Info, Reply, Request, RequestError};
 
-use super::call::{Address, Call, Dialect};
+use super::call::Call;
+use super::{Address, Dialect};
 use crate::Settings;
-use crate::app::{App, Model};
+use crate::app::App;
 use crate::failure::{Failure, short};
-use crate::json::known::{Contract, WORKS};
-use crate::json::object::Object;
-use crate::json::options;
-use crate::json::terms::WaitingTerms;
+use crate::json::known::WORKS;
+use crate::json::object::{Contract, Object};
+use crate::json::options::{self, WaitingTerms};
+use crate::loading::Model;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect = Dialect {
@@ -127,7 +128,7 @@ fn param(failure: &Failure) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::call::info;
+    use super::super::info;
     use super::*;
     use crate::reply::tests::reply;
     use vecmill_engine::Truncation;

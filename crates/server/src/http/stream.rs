@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::http::exchange::Talk;
-use crate::http::pace::Pace;
+use super::pace::Pace;
+use super::talk::Talk;
 
 /// How long a client may send nothing before a closed connection is dropped.
 const QUIET: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ const DISCARD: usize = 32 << 20;
 
 /// A TCP stream with a least pace of writing and a gentle end.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(super) struct Stream {
     stream: TcpStream,
     talk: Arc<Talk>,
     pace: Pace,
@@ -68,7 +68,7 @@ struct Ending {
 }
 
 impl Stream {
-    pub(crate) fn new(stream: TcpStream, pace: Pace, talk: Arc<Talk>) -> Self {
+    pub(super) fn new(stream: TcpStream, pace: Pace, talk: Arc<Talk>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(pace.patience));
         Self { stream, talk, pace, writing: Writing::default(), ending: None, deadline }
     }

@@ -6,41 +6,8 @@
 //! LiteLLM's or those of `extra_body` in OpenAI's clients, for whoever stands between.
 //!
 //! The table says what becomes of a field wherever vectors are made; a dialect says in its own file
-//! where its [`Contract`] differs. `docs/clients.md` shows all of it; a test of `dialects` holds the
+//! where its [`Contract`](super::object::Contract) differs. `docs/clients.md` shows all of it; a test of `dialects` holds the
 //! two together, and another sends each field to each route.
-
-/// What one kind of body may have in it.
-#[derive(Debug)]
-pub(crate) struct Contract {
-    /// The field with the inputs.
-    pub(crate) inputs: &'static str,
-    /// Bytes that the work holds for each byte of a body, at most, the body included.
-    pub(crate) held_per_byte: usize,
-    /// Whether token ids may be OpenAI's, where the settings say so.
-    pub(crate) takes_openai_ids: bool,
-    /// Whether more dimensions than the model has are all that it has.
-    pub(crate) caps_dimensions: bool,
-    /// What it does otherwise than most, by the fields' names.
-    pub(crate) own: &'static [(&'static [&'static str], Treatment)],
-}
-
-impl Contract {
-    /// What most contracts for vectors have in common.
-    pub(crate) const VECTORS: Self = Self {
-        inputs: "input",
-        // The body, the texts or ids in it, and room to unescape or to grow them.
-        held_per_byte: 5,
-        takes_openai_ids: false,
-        caps_dimensions: false,
-        own: &[],
-    };
-
-    /// What becomes of a field.
-    pub(crate) fn treatment(&self, (name, treatment): &Known) -> Treatment {
-        let own = self.own.iter().find(|(names, _)| names.contains(name));
-        own.map_or(*treatment, |(_, own)| *own)
-    }
-}
 
 /// What becomes of a field that is not `null`.
 #[derive(Debug, Clone, Copy)]

@@ -1,10 +1,10 @@
-//! Reading a request: its body, the fields in it, and the headers that say on which terms it waits.
+//! Reading a request: the fields of its body, and what they ask for.
 
-pub(crate) mod body;
-pub(crate) mod fields;
 pub(crate) mod known;
-mod malformed;
+pub(crate) mod malformed;
+pub(crate) mod numbers;
 pub(crate) mod object;
 pub(crate) mod options;
-pub(crate) mod terms;
+pub(crate) mod prompts;
 pub(crate) mod token_ids;
+pub(crate) mod truncation;

@@ -12,8 +12,7 @@ use axum::http::HeaderValue;
 use tiktoken::CoreBpe;
 use vecmill_engine::{Info, Input, Request};
 
-use super::fields::wrong;
-use super::known::Contract;
+use super::object::{Contract, wrong};
 use crate::failure::Failure;
 use crate::token_inputs::{ADVICE, cl100k_base};
 use crate::{Settings, TokenInputs};

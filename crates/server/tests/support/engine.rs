@@ -59,7 +59,7 @@ pub(crate) fn damage_word(folder: &Path, word: &str) {
 pub(crate) fn builder(folder: &Path) -> Builder {
     Engine::builder()
         .model(ModelRef::Folder(folder.to_owned()))
-        .devices(vec![DeviceSpec::Cpu])
+        .devices(vec![DeviceSpec::CPU])
         .cpu_threads(1)
         .tokenization_workers(1)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::sync_channel;
 
-use vecmill_scheduler::policy::{Policy, Take, View};
+use vecmill_scheduler::policy::{Policy, PolicyName, Take, View};
 
 use super::overlap::{Count, Gate};
 use super::*;
@@ -113,8 +113,8 @@ struct Defect {
 }
 
 impl Policy for Defect {
-    fn name(&self) -> &'static str {
-        "defect"
+    fn name(&self) -> PolicyName {
+        PolicyName::default()
     }
 
     fn anew(&self) -> Box<dyn Policy> {

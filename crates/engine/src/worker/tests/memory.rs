@@ -84,11 +84,14 @@ fn an_input_that_the_budget_can_never_hold_is_told_the_numbers() {
 }
 
 #[test]
-fn a_refusal_leaves_a_trace() {
+fn a_refusal_leaves_a_recording() {
     let folder = tempfile::tempdir().unwrap();
-    let traces = RefusalRecordings::new(folder.path().to_owned());
-    let mut rig =
-        Rig::of(Setup { patience: Duration::ZERO, traces: Some(traces), ..Setup::default() });
+    let recordings = RefusalRecordings::new(folder.path().to_owned());
+    let mut rig = Rig::of(Setup {
+        patience: Duration::ZERO,
+        recordings: Some(recordings),
+        ..Setup::default()
+    });
     rig.faults().leave(0);
     let answer = rig.ask(4);
     rig.start();
@@ -96,8 +99,8 @@ fn a_refusal_leaves_a_trace() {
     drop(rig); // which waits for the writing
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
     assert_eq!(files.len(), 1, "one in a minute");
-    let trace = Recording::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
-    assert!(!trace.events.is_empty());
+    let recording = Recording::read(&*std::fs::read(files[0].path()).unwrap()).unwrap();
+    assert!(!recording.events.is_empty());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The word alone, and, by loom, every interleaving of what threads do to one slot: `just loom`.
+//! The word and the ledger alone, and, by loom, every interleaving of what threads do to one slot: `just loom`.
 
 use super::*;
 
@@ -73,6 +73,50 @@ fn a_stale_reading_claims_nothing() {
     slot.publish(State { status: Status::Idle, ..leased });
     assert!(slot.lease(seen).is_none(), "it came and went in between");
     assert!(slot.lease(slot.state()).is_some());
+}
+
+#[cfg(not(loom))]
+#[test]
+fn each_lease_is_read_once_and_the_overwritten_ones_are_counted() {
+    let ledger = SlotLedger::new(4);
+    let mut read = 0;
+    let mut seen = Vec::new();
+    for lease in 1..=3 {
+        ledger.begin(lease * 10, 100, 2, true);
+        ledger.end(lease * 10 + 5);
+    }
+    assert_eq!(ledger.since(&mut read, |passed| seen.push(passed.leased_at)), 0);
+    assert_eq!(seen, [10, 20, 30]);
+    for lease in 4..=10 {
+        ledger.begin(lease * 10, 100, 2, false);
+        ledger.end(lease * 10 + 5);
+    }
+    seen.clear();
+    let lost = ledger.since(&mut read, |passed| seen.push(passed.leased_at));
+    assert_eq!(seen.len() as u64 + lost, 7);
+    assert_eq!(seen.last(), Some(&100));
+    assert_eq!(ledger.warm(), 3);
+}
+
+/// A forecast is made by what came back and what is out: a lease that is both counts twice.
+#[cfg(not(loom))]
+#[test]
+fn a_lease_has_come_back_or_is_out_but_not_both() {
+    let ledger = SlotLedger::new(4096);
+    let rounds = if cfg!(miri) { 200 } else { 200_000 };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for lease in 1..=rounds {
+                ledger.begin(lease, 1, 0, true);
+                ledger.end(lease);
+            }
+        });
+        let (mut read, mut last) = (0, 0);
+        while last < rounds {
+            ledger.since(&mut read, |passed| last = passed.leased_at);
+            assert!(ledger.current().is_none_or(|current| current.leased_at > last));
+        }
+    });
 }
 
 #[cfg(loom)]

@@ -12,14 +12,15 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use vecmill_engine::{Fault, Info, Reply, Request, RequestError};
 
-use super::call::{Address, Call, Dialect};
+use super::call::Call;
+use super::{Address, Dialect};
 use crate::Settings;
-use crate::app::{App, Model};
+use crate::app::App;
 use crate::failure::Failure;
-use crate::json::known::{Contract, NO_EFFECT, WORKS};
-use crate::json::object::Object;
-use crate::json::options;
-use crate::json::terms::WaitingTerms;
+use crate::json::known::{NO_EFFECT, WORKS};
+use crate::json::object::{Contract, Object};
+use crate::json::options::{self, WaitingTerms};
+use crate::loading::Model;
 use crate::reply::{self, Encoding};
 
 pub(super) static DIALECT: Dialect = Dialect {
@@ -148,12 +149,12 @@ async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::super::call;
+    use super::super::info;
     use super::*;
     use vecmill_engine::{Prompt, Truncation};
 
     fn asked(body: &str, settings: &Settings) -> Result<Request, Failure> {
-        read(body, &call::info(), settings)
+        read(body, &info(), settings)
     }
 
     fn parse(body: &str) -> Request {

@@ -21,11 +21,12 @@ use vecmill_engine::{Info, Input, RequestError, TokenizeRequest, Tokenized};
 
 use super::super::call::Call;
 use crate::Settings;
-use crate::app::Model;
 use crate::failure::Failure;
-use crate::json::known::{Contract, FALSE, NO_EFFECT, WORKS, only, refused};
-use crate::json::object::Object;
-use crate::json::options::{self, BOOLEAN};
+use crate::json::known::{FALSE, NO_EFFECT, WORKS, only, refused};
+use crate::json::object::BOOLEAN;
+use crate::json::object::{Contract, Object};
+use crate::json::prompts::prompt;
+use crate::loading::Model;
 use crate::reply;
 
 const NOT_CUT: &str = "is not supported: /tokenize cuts nothing";
@@ -113,7 +114,7 @@ fn parse(body: &str, info: &Info, settings: &Settings) -> Result<TokenizeRequest
     Ok(TokenizeRequest {
         texts: inputs.into_iter().enumerate().map(text).collect::<Result<_, _>>()?,
         special_tokens: special_tokens.unwrap_or(true),
-        prompt: options::prompt(&object, info)?,
+        prompt: prompt(&object, info)?,
     })
 }
 
