@@ -14,7 +14,7 @@ fn model(name: &str) -> PathBuf {
 
 fn vectors(folder: &Path) -> Vec<Vec<f32>> {
     let builder = Engine::builder().model(folder.to_str().unwrap().parse().unwrap());
-    let engine = builder.devices(vec![DeviceSpec::Cpu]).start().unwrap();
+    let engine = builder.devices(vec![DeviceSpec::CPU]).start().unwrap();
     let reply = engine.embed_blocking(Request::new(TEXTS)).unwrap();
     reply.embeddings.into_iter().map(|embedding| embedding.vector).collect()
 }
