@@ -1,7 +1,7 @@
 //! What lies in a model's folder and is not read, though it looks as if it should be.
 
 use super::file::{has_file, names_in};
-use super::files::{self, CONFIG_FILE, INDEX_FILE, MODULES_FILE, WEIGHTS_FILE};
+use super::files::{self, CONFIG_FILE, MODULES_FILE};
 use super::modules::Modules;
 use super::{ModelError, Warning};
 
@@ -13,9 +13,12 @@ pub(super) fn check(
     warnings: &mut Vec<Warning>,
 ) -> Result<(), ModelError> {
     let transformer = modules.transformer();
-    if has_file(&transformer.join(WEIGHTS_FILE))? && has_file(&transformer.join(INDEX_FILE))? {
-        let what = format!("not read, because {WEIGHTS_FILE} lies beside");
-        warnings.push(Warning::new(&transformer.join(INDEX_FILE), what));
+    let there = |name: &str| has_file(&transformer.join(name));
+    for [file, index] in files::WEIGHTS_FILES {
+        if there(file)? && there(index)? {
+            let what = format!("not read, because {file} lies beside");
+            warnings.push(Warning::new(&transformer.join(index), what));
+        }
     }
     let mut folders = Vec::new();
     for name in names_in(&modules.folder) {
@@ -68,11 +71,8 @@ fn in_other_case(name: &str) -> Option<&'static str> {
         files::SPECIAL_TOKENS,
         files::PROMPTS,
     ];
-    let known = OTHERS.into_iter().chain(files::TRANSFORMER).chain([
-        MODULES_FILE,
-        WEIGHTS_FILE,
-        INDEX_FILE,
-    ]);
+    let known = OTHERS.into_iter().chain(files::TRANSFORMER).chain([MODULES_FILE]);
+    let known = known.chain(files::WEIGHTS_FILES.into_iter().flatten());
     known.into_iter().find(|known| *known != name && known.eq_ignore_ascii_case(name))
 }
 

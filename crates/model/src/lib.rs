@@ -5,7 +5,8 @@
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
 //! - [`Task`] is what the model is for; a [`Classifier`] is a head of classification.
 //! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
-//! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
+//! - [`Weights`] finds tensors by name, in safetensors or in PyTorch's pickles (`pickle`), and hands
+//!   them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
 //! - [`OPTIONAL_FILES`] and its neighbours say which files make a model.
 //! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
@@ -18,6 +19,7 @@ mod architecture;
 mod config;
 mod convert;
 pub mod e4m3;
+mod entry;
 mod error;
 pub mod families;
 mod file;
@@ -28,6 +30,7 @@ mod keys;
 mod leftovers;
 mod mapped;
 mod modules;
+mod pickle;
 mod pipeline;
 mod pooling;
 mod rotary;
@@ -44,12 +47,15 @@ pub use architecture::{
     Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
     Order, Window,
 };
-pub use config::{Activation, Config};
+pub use config::{Activation, Biases, Config, Sight};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use families::Family;
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
-pub use files::{CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE};
+pub use files::{
+    CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, PICKLE_FILE, PICKLE_INDEX_FILE,
+    WEIGHTS_FILE, WEIGHTS_FILES,
+};
 pub use head::{Classifier, HeadLayer, ScoreActivation, Task};
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
@@ -109,7 +115,7 @@ impl Model {
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
-        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
+        let weights = weights.with_prefix_of(config.family.words, config.family.prefixes)?;
         let (chosen, found) = (pooling.is_some(), (&config, &weights));
         let task = head::made_for(&modules, &file, found, chosen, &mut warnings)?;
         let embeds = matches!(task, Task::Embed);
