@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_hub::ModelRef;
 use vecmill_memory::GiveBack;
-use vecmill_model::{DType, Model, Pooling};
+use vecmill_model::{DType, Model, ModelRef, Pooling};
 use vecmill_scheduler::policy::PolicyName;
 use vecmill_scheduler::{ClassId, DeviceSettings};
 
@@ -115,6 +114,7 @@ impl Builder {
     }
 
     /// Token for the Hugging Face hub.
+    #[cfg(feature = "hub")]
     #[must_use]
     pub fn hub_token(mut self, token: String) -> Self {
         self.settings.hub_token = Some(token);

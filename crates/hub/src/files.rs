@@ -8,7 +8,7 @@ use serde_json::Value;
 use vecmill_model::{INDEX_FILE, Json, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE, has_file};
 
 use super::{FetchError, stays_inside};
-use crate::disk;
+use vecmill_model::disk;
 
 const MODULES_LIMIT: usize = 64;
 const SHARDS_LIMIT: usize = 1024;

@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use vecmill_encoder::LoadError;
-use vecmill_hub::ModelRef;
+use vecmill_model::ModelRef;
 use vecmill_scheduler::{ClassId, Speed};
 
 use super::{Engine, Loader, Running};
