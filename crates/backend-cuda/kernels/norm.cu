@@ -1,12 +1,13 @@
 // Layer normalisation of rows that are a sum: of table rows (embed), or of a linear layer's output
 // and its residual (add_norm); and of rows for which it was deferred (normalize). Follows moments.cuh.
 //
-//     vecmill_embed_<capacity>(const u32* ids, const u32* positions,
-//                              const T* word_table, const T* position_table, const T* type_row,
+//     vecmill_embed_<capacity>(const u32* ids, const u32* places,
+//                              const T* word_table, const T* position_table, const T* type_table,
 //                              const float* gain, const float* bias, T* output, u8* operand,
 //                              u32 rows, u32 columns, float epsilon)
-//         output = norm(word_table[ids] + position_table[positions] + type_row)
-//         `type_row` may be null. Ids are trusted.
+//         output = norm(word_table[ids] + position_table[position] + type_table[type])
+//         A place has the type, 0 or 1, in its highest bit, and the position in the others.
+//         `type_table` may be null. Ids and places are trusted.
 //
 //     vecmill_add_norm_<capacity>(const T* input, const T* residual,
 //                                 const float* gain, const float* bias, T* output, u8* operand,
@@ -227,17 +228,18 @@ __device__ __forceinline__ void normalize_any_rows(
 
 #define EMBED(NAME, NORMALIZE)                                                                     \
     extern "C" __global__ void __launch_bounds__(BLOCK) NAME(                                      \
-        const u32* __restrict__ ids, const u32* __restrict__ positions,                            \
+        const u32* __restrict__ ids, const u32* __restrict__ places,                               \
         const T* __restrict__ word_table, const T* __restrict__ position_table,                    \
-        const T* __restrict__ type_row, const float* __restrict__ gain,                            \
+        const T* __restrict__ type_table, const float* __restrict__ gain,                          \
         const float* __restrict__ bias, T* __restrict__ output, u8* __restrict__ operand,          \
         u32 rows, u32 columns, float epsilon                                                       \
     ) {                                                                                            \
         const auto addends = [=](u32 row) {                                                        \
+            const u32 place = places[row];                                                         \
             return Addends{                                                                        \
                 word_table + (u64)ids[row] * columns,                                              \
-                position_table + (u64)positions[row] * columns,                                    \
-                type_row,                                                                          \
+                position_table + (u64)(place & 0x7fffffff) * columns,                              \
+                type_table ? type_table + (place >> 31) * columns : nullptr,                       \
             };                                                                                     \
         };                                                                                         \
         await_previous_kernel();                                                                   \

@@ -58,10 +58,10 @@ pub(crate) struct Kernels {
 /// Operands of [`Kernels::embed`].
 pub(crate) struct EmbedOperands<'a> {
     pub(crate) ids: DeviceSpan<'a>,
-    pub(crate) positions: DeviceSpan<'a>,
+    pub(crate) places: DeviceSpan<'a>,
     pub(crate) word_table: DeviceSpan<'a>,
     pub(crate) position_table: DeviceSpan<'a>,
-    pub(crate) type_row: Option<DeviceSpan<'a>>,
+    pub(crate) type_table: Option<DeviceSpan<'a>>,
 }
 
 /// A layer normalisation's parameters.
@@ -152,10 +152,10 @@ impl Kernels {
     ) -> Result<(), KernelError> {
         let arguments = [
             Argument::Span(operands.ids),
-            Argument::Span(operands.positions),
+            Argument::Span(operands.places),
             Argument::Span(operands.word_table),
             Argument::Span(operands.position_table),
-            operands.type_row.map_or(Argument::Null, Argument::Span),
+            operands.type_table.map_or(Argument::Null, Argument::Span),
             Argument::Span(norm.gain),
             Argument::Span(norm.bias),
             Argument::Span(output.wide),

@@ -156,6 +156,18 @@ fn shards_become_one_file() {
 }
 
 #[test]
+fn a_pickle_becomes_the_safetensors_that_it_was_made_of() {
+    let home = converted(&model("bert-pickle"), "f32");
+    let file = |folder: &Path| tensors(&folder.join("model.safetensors"));
+    let (old, new) = (file(&model("bert-mean")), file(&home.path().join("new")));
+    assert!(old.keys().eq(new.keys()));
+    for (name, (info, bytes)) in &new {
+        assert_eq!(info["shape"], old[name].0["shape"], "{name}");
+        assert!(*bytes == old[name].1, "{name}");
+    }
+}
+
+#[test]
 fn what_the_format_cannot_hold_is_named_and_nothing_is_left() {
     let folder = copy();
     let file = folder.path().join("model.safetensors");

@@ -38,7 +38,7 @@ mod warm_up;
 mod weights;
 
 pub use backend::{Backend, Kernel, Lower, RepeatKey, Slab, Stream};
-pub use batch::{Batch, Shape};
+pub use batch::{Batch, Numbering, Shape, position_and_type};
 pub use encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
 pub use error::BackendError;
 pub use fit::{Ask, Fit, FitError, SlabSize, fit};

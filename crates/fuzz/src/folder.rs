@@ -1,12 +1,14 @@
 //! Models of which one file is the input: a folder of a small model, copied once per process.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rawzip::ZipArchiveWriter;
 use tempfile::TempDir;
 use vecmill_engine::{Tokenizer, Truncation};
-use vecmill_model::Model;
+use vecmill_model::{ConvertError, DType, Model, Weights};
 
 use crate::short;
 
@@ -114,6 +116,41 @@ fn stated_size(contents: &[u8]) -> Option<usize> {
     let end = |tensor: &serde_json::Value| tensor.get("data_offsets")?.get(1)?.as_u64();
     let last = header.as_object()?.values().filter_map(end).max()?;
     usize::try_from(last).ok()?.checked_add(8 + length)
+}
+
+/// A file of pickled weights. The first byte says whether the input is the file, or a pickle alone
+/// that gets an archive and two storages.
+pub fn pickles(data: &[u8]) {
+    let Some((&first, contents)) = data.split_first() else { return };
+    let archive = || {
+        let storages = [("a/data/0", [0; 24].as_slice()), ("a/data/1", &[0; 64])];
+        zip(&[&[("a/data.pkl", contents)], &storages[..]].concat())
+    };
+    let contents = if first % 2 == 0 { contents.to_vec() } else { archive().unwrap() };
+    const NAME: &str = "pytorch_model.bin";
+    scratch(NAME, &contents, |folder| match Weights::open_file(&folder.join(NAME)) {
+        // All that it has is read.
+        Ok(weights) => match weights.write_as(DType::BF16, &mut io::sink(), &|_| {}) {
+            Ok(_) => {}
+            Err(error @ ConvertError::OutOfRange { .. }) => short(&error),
+            Err(error @ ConvertError::Model(_)) => short(&error), // too many for a header
+            Err(error) => panic!("{error}"),
+        },
+        Err(error) => short(&error),
+    });
+}
+
+/// A zip archive of these entries, stored.
+fn zip(entries: &[(&str, &[u8])]) -> Result<Vec<u8>, rawzip::Error> {
+    let mut archive = ZipArchiveWriter::new(Vec::new());
+    for (name, contents) in entries {
+        let (mut entry, config) = archive.new_file(*name).start()?;
+        let mut writer = config.wrap(&mut entry);
+        writer.write_all(contents).unwrap();
+        let (_, descriptor) = writer.finish()?;
+        entry.finish(descriptor)?;
+    }
+    archive.finish()
 }
 
 /// A model's `tokenizer.json`.

@@ -1,9 +1,8 @@
 //! Everything of vecmill that reads what others wrote, as functions of arbitrary bytes.
 //!
 //! - [`requests`] goes through a real server with a real engine, over a socket.
-//! - [`model_json`], [`weights`] and [`tokenizer_file`] open a model's folder of which one file is
-//!   the input; [`recordings`] reads recordings of memory, [`traffic`] traces
-//!   of requests.
+//! - [`model_json`], [`weights`], [`pickles`] and [`tokenizer_file`] open a model's folder of which one
+//!   file is the input; [`recordings`] reads recordings of memory, [`traffic`] traces of requests.
 //! - [`same_ids`] compares what vecmill makes of a text with the `tokenizers` crate.
 //!
 //! Each panics where vecmill breaks a promise, and returns otherwise. `fuzz/` runs them under
@@ -18,7 +17,7 @@ mod text;
 
 use std::fmt::Display;
 
-pub use folder::{model_json, tokenizer_file, weights};
+pub use folder::{model_json, pickles, tokenizer_file, weights};
 pub use http::requests;
 pub use text::same_ids;
 
@@ -33,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("requests", requests),
     ("model_json", model_json),
     ("weights", weights),
+    ("pickles", pickles),
     ("tokenizer_file", tokenizer_file),
     ("recordings", recordings),
     ("traffic", traffic),

@@ -98,7 +98,7 @@ pub enum FetchError {
 }
 
 /// What a model folder needs.
-const NEEDED: &str = "config.json, model.safetensors, tokenizer.json and, where the model has \
+const NEEDED: &str = "config.json, model.safetensors (or pytorch_model.bin), tokenizer.json and, where the model has \
                       them, modules.json with its folders";
 
 struct Listed<'a>(&'a [Attempt]);

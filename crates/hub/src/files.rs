@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
-use vecmill_model::{INDEX_FILE, Json, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE, has_file};
+use vecmill_model::{
+    Json, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE, WEIGHTS_FILES, Weights, has_file,
+};
 
 use super::{FetchError, stays_inside};
 use vecmill_model::disk;
@@ -62,19 +64,31 @@ impl Folders {
         Ok(folders)
     }
 
-    /// Whether a file, named relative to the root, may belong to the model.
-    pub(super) fn want(&self, file: &str) -> bool {
+    /// Whether `file`, named relative to the root, may belong to the model whose repository has the
+    /// files `listed`. Of weights in several forms only the preferred one does.
+    pub(super) fn want(&self, file: &str, listed: &[&str]) -> bool {
         let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
         let in_module = self.modules.iter().any(|(module, _)| module == folder);
-        let is_weights = name == WEIGHTS_FILE
-            || name == INDEX_FILE
-            || (name.starts_with("model-") && name.ends_with(".safetensors"));
-        let in_transformer = folder == self.transformer && (is_weights || name == "tokenizer.json");
+        let is_listed = |name: &&str| listed.contains(&join(folder, name).as_str());
+        let is_weights = || {
+            let form = WEIGHTS_FILES.iter().find(|names| names.iter().any(is_listed));
+            form.is_some_and(|names| names.contains(&name) || is_shard(name, names[0]))
+        };
+        let in_transformer =
+            folder == self.transformer && (name == "tokenizer.json" || is_weights());
         in_transformer
-            || (in_module && is_weights)
+            || (in_module && is_weights())
             || ((folder.is_empty() || folder == self.transformer || in_module)
                 && (name == "config.json" || OPTIONAL_FILES.contains(&name)))
     }
+}
+
+/// Whether `name` is that of a part of `file`: `model-00001-of-00002.safetensors`.
+fn is_shard(name: &str, file: &str) -> bool {
+    let parts = file.rsplit_once('.').and_then(|(stem, extension)| {
+        name.strip_prefix(stem)?.strip_suffix(extension)?.strip_suffix('.')
+    });
+    parts.is_some_and(|part| part.starts_with('-'))
 }
 
 /// The files of a model, relative to its root.
@@ -128,11 +142,19 @@ impl ModelFiles {
 
 /// The weights in a module's folder: one file, or an index and its shards.
 fn weights(folder: &Path, module: &str) -> Result<Vec<String>, String> {
-    let single = join(module, WEIGHTS_FILE);
-    let index = join(module, INDEX_FILE);
-    if folder.join(&single).exists() || !folder.join(&index).exists() {
-        return need(folder, single).map(|single| vec![single]);
+    for [single, index] in WEIGHTS_FILES.map(|names| names.map(|name| join(module, name))) {
+        if folder.join(&single).exists() {
+            return need(folder, single).map(|single| vec![single]);
+        }
+        if folder.join(&index).exists() {
+            return shards(folder, module, index);
+        }
     }
+    need(folder, join(module, WEIGHTS_FILE)).map(|single| vec![single])
+}
+
+/// An index of weights, and the files that it names.
+fn shards(folder: &Path, module: &str, index: String) -> Result<Vec<String>, String> {
     let contents = Json::parse(&read(folder, &index)?)
         .map_err(|error| format!("{index} is not valid JSON: {error}"))?;
     let map = contents.get("weight_map").and_then(Json::as_object);
@@ -168,8 +190,13 @@ fn read(folder: &Path, file: &str) -> Result<Vec<u8>, String> {
 /// them.
 pub(super) fn check_weights(folder: &Path, files: &ModelFiles) -> Result<(), FetchError> {
     let weights = files.weights.iter().flat_map(|(_, files)| files);
-    for file in weights.filter(|file| file.ends_with(".safetensors")) {
+    for file in weights.filter(|file| !file.ends_with(".json")) {
         let path = folder.join(file);
+        if !file.ends_with(".safetensors") {
+            let opened = Weights::open_file(&path).map_err(|error| error.to_string());
+            opened.map_err(|reason| FetchError::Damaged { path, reason })?;
+            continue;
+        }
         let (found, stated) = match (path.metadata(), stated_size(&path)) {
             (Ok(metadata), Ok(stated)) => (metadata.len(), stated),
             (Err(error), _) | (_, Err(error)) => {

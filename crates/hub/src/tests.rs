@@ -251,13 +251,36 @@ fn a_proxys_refusal_or_a_broken_hub_is_not_the_hubs_answer() {
 }
 
 #[test]
-fn a_model_without_safetensors_is_refused_before_its_files_are_fetched() {
+fn a_model_without_weights_is_refused_before_its_files_are_fetched() {
     let mut files = model_files();
     files.retain(|name, _| !name.ends_with(".safetensors"));
     let hub = FakeHub::start(files);
     let error = Setup::new(&hub.endpoint).fetch(ID).unwrap_err();
-    assert!(error.to_string().contains("safetensors"), "{error}");
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
     assert_eq!(hub.downloads("tokenizer.json"), 0);
+}
+
+#[test]
+fn pickles_are_fetched_only_where_no_safetensors_lie_beside() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
+    let pickle = fs::read(folder.join("models/bert-pickle/pytorch_model.bin")).unwrap();
+    let mut files = model_files();
+    files.insert("pytorch_model.bin".to_owned(), pickle.clone());
+    files.insert("2_Dense/pytorch_model.bin".to_owned(), pickle);
+    let hub = FakeHub::start(files.clone());
+    let setup = Setup::new(&hub.endpoint);
+    Model::open(&setup.fetch(ID).unwrap()).unwrap();
+    let downloads =
+        |hub: &FakeHub| ["model.safetensors", "pytorch_model.bin"].map(|file| hub.downloads(file));
+    assert_eq!(downloads(&hub), [2, 0]);
+
+    files.remove("model.safetensors");
+    let hub = FakeHub::start(files);
+    let setup = Setup::new(&hub.endpoint);
+    let fetched = setup.fetch(ID).unwrap();
+    Model::open(&fetched).unwrap();
+    assert_eq!(downloads(&hub), [1, 1], "each module by itself");
+    assert!(ModelFiles::of(&fetched).unwrap().all().any(|file| file == "pytorch_model.bin"));
 }
 
 #[test]

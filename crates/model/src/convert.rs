@@ -1,4 +1,4 @@
-//! Weights in another number format, as one safetensors file.
+//! Weights in another number format, as one safetensors file, whatever form they had.
 //!
 //! Matrices and tables get the format. Biases and norms, which take next to nothing, get single
 //! precision: that is what every device computes with. Integers stay as they are.
@@ -16,7 +16,8 @@ use half::vec::HalfFloatVecExt;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::tensor::{Dtype, TensorInfo};
 
-use super::safetensors::{self as container, Entry, HEADER_LIMIT};
+use super::entry::Entry;
+use super::safetensors::{self as container, HEADER_LIMIT};
 use super::tensor::{elements, widened};
 use super::{DType, ModelError, Weights, weights};
 use crate::e4m3;
@@ -94,7 +95,7 @@ struct Part<'a> {
 impl Weights {
     /// Bytes of all tensors as they are stored.
     pub fn stored_bytes(&self) -> usize {
-        self.tensors.values().map(|entry| entry.range.len()).fold(0, usize::saturating_add)
+        self.tensors.values().map(Entry::len).fold(0, usize::saturating_add)
     }
 
     /// Writes all tensors as one safetensors file: matrices in `format`, rounded to the nearest
@@ -176,7 +177,7 @@ impl Part<'_> {
     fn bytes(&self) -> usize {
         match self.formats {
             Some((_, becomes)) => elements(&self.entry.shape).unwrap_or(0) * becomes.bytes(),
-            None => self.entry.range.len(),
+            None => self.entry.len(),
         }
     }
 

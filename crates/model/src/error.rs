@@ -46,16 +46,6 @@ pub enum ModelError {
         /// What is there: `a folder`, `a pipe`, …
         found: &'static str,
     },
-    /// The weights exist only as a pickle, which could run any code when read.
-    #[error(
-        "{}: weights in pickle format are not read, because loading them can run code: \
-         convert them to model.safetensors (save_pretrained(…, safe_serialization=True))",
-        path.display()
-    )]
-    Pickle {
-        /// The pickle file.
-        path: PathBuf,
-    },
     /// The system could not read a file.
     #[error("{}: can't be read: {error}", path.display())]
     Io {
@@ -126,7 +116,7 @@ pub enum ModelError {
         /// What there is instead.
         supported: String,
     },
-    /// The folder's model was made for something else than embedding.
+    /// The folder's model was made for something that is not served.
     #[error(
         "{}: {found} says that the model {task}, and without modules.json nothing says that it \
          embeds: {}",
@@ -134,7 +124,7 @@ pub enum ModelError {
         if *may_embed {
             "to embed with it all the same, choose how its tokens' vectors become one (--pooling)"
         } else {
-            "vecmill serves embeddings, choose a model that was trained for them"
+            "choose a model that was trained to embed"
         }
     )]
     Task {
@@ -192,6 +182,23 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// Which part: the header, or a tensor by name.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A pickle isn't a table of tensors, contradicts itself, or asks for what would run code.
+    #[error(
+        "{}: pickled weights: {what} should be {expected}, but is {found}: a pickle is read as a \
+         table of tensors, and nothing in it is run; fetch it again, or save the model as \
+         safetensors where its files are trusted",
+        path.display()
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Which part: of the archive, of the pickle, or a tensor by name.
         what: String,
         /// What it should be.
         expected: String,

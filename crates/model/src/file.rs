@@ -107,7 +107,7 @@ pub(super) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
         return Some("it is a web page, which a server sent instead of the file: fetch it again");
     }
     if start.starts_with(b"PK\x03\x04") {
-        return Some("it is a zip archive, as PyTorch's pickles are: convert it to safetensors");
+        return Some("it is a zip archive, as PyTorch's pickles are: call it pytorch_model.bin");
     }
     if start.starts_with(b"GGUF") {
         return Some("it is a GGUF file: the model is needed as safetensors");

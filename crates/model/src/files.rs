@@ -12,6 +12,16 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// In its place, where weights are in several files: their names.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
+/// Weights that PyTorch has pickled.
+pub const PICKLE_FILE: &str = "pytorch_model.bin";
+
+/// In its place, where they are in several files: their names.
+pub const PICKLE_INDEX_FILE: &str = "pytorch_model.bin.index.json";
+
+/// What weights come as, in the order in which it is looked for: a file, or an index of several.
+pub const WEIGHTS_FILES: [[&str; 2]; 2] =
+    [[WEIGHTS_FILE, INDEX_FILE], [PICKLE_FILE, PICKLE_INDEX_FILE]];
+
 /// The modules of a sentence-transformers model, and their folders.
 pub const MODULES_FILE: &str = "modules.json";
 

@@ -1,21 +1,24 @@
 //! What lies in a model's folder and is not read, though it looks as if it should be.
 
 use super::file::{has_file, names_in};
-use super::files::{self, CONFIG_FILE, INDEX_FILE, MODULES_FILE, WEIGHTS_FILE};
+use super::files::{self, CONFIG_FILE, MODULES_FILE};
 use super::modules::Modules;
 use super::{ModelError, Warning};
 
-/// Warns of files and folders that are passed over; `chosen` says that the model's user has chosen a
-/// pooling.
+/// Warns of files and folders that are passed over; of a model that embeds, `chosen` says that its user
+/// has chosen a pooling.
 pub(super) fn check(
     modules: &Modules,
-    chosen: bool,
+    (embeds, chosen): (bool, bool),
     warnings: &mut Vec<Warning>,
 ) -> Result<(), ModelError> {
     let transformer = modules.transformer();
-    if has_file(&transformer.join(WEIGHTS_FILE))? && has_file(&transformer.join(INDEX_FILE))? {
-        let what = format!("not read, because {WEIGHTS_FILE} lies beside");
-        warnings.push(Warning::new(&transformer.join(INDEX_FILE), what));
+    let there = |name: &str| has_file(&transformer.join(name));
+    for [file, index] in files::WEIGHTS_FILES {
+        if there(file)? && there(index)? {
+            let what = format!("not read, because {file} lies beside");
+            warnings.push(Warning::new(&transformer.join(index), what));
+        }
     }
     let mut folders = Vec::new();
     for name in names_in(&modules.folder) {
@@ -42,7 +45,7 @@ pub(super) fn check(
             beside.push(name.to_owned());
         }
     }
-    if !chosen || !beside.is_empty() {
+    if embeds && (!chosen || !beside.is_empty()) {
         warnings.push(Warning::new(&modules.folder.join(MODULES_FILE), assumed(chosen, &beside)));
     }
     Ok(())
@@ -68,11 +71,8 @@ fn in_other_case(name: &str) -> Option<&'static str> {
         files::SPECIAL_TOKENS,
         files::PROMPTS,
     ];
-    let known = OTHERS.into_iter().chain(files::TRANSFORMER).chain([
-        MODULES_FILE,
-        WEIGHTS_FILE,
-        INDEX_FILE,
-    ]);
+    let known = OTHERS.into_iter().chain(files::TRANSFORMER).chain([MODULES_FILE]);
+    let known = known.chain(files::WEIGHTS_FILES.into_iter().flatten());
     known.into_iter().find(|known| *known != name && known.eq_ignore_ascii_case(name))
 }
 

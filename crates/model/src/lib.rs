@@ -3,8 +3,10 @@
 //! - [`Config`] has the transformer's sizes; its [`Family`], a row of [`families`], finds its tensors and
 //!   yields its [`Architecture`].
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
+//! - [`Task`] is what the model is for; a [`Classifier`] is a head of classification.
 //! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
-//! - [`Weights`] finds tensors by name and hands them out as [`TensorView`]s of mapped files;
+//! - [`Weights`] finds tensors by name, in safetensors or in PyTorch's pickles (`pickle`), and hands
+//!   them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
 //! - [`OPTIONAL_FILES`] and its neighbours say which files make a model.
 //! - [`ModelRef`] names a model: a folder, or a repository of a hub.
@@ -20,6 +22,7 @@ mod config;
 mod convert;
 pub mod disk;
 pub mod e4m3;
+mod entry;
 mod error;
 pub mod families;
 mod file;
@@ -31,6 +34,7 @@ mod leftovers;
 mod mapped;
 mod model_ref;
 mod modules;
+mod pickle;
 mod pipeline;
 mod pooling;
 mod rotary;
@@ -47,12 +51,16 @@ pub use architecture::{
     Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
     Order, Window,
 };
-pub use config::{Activation, Config};
+pub use config::{Activation, Biases, Config, Sight};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use families::Family;
 pub use file::{SETTINGS_LIMIT, has_file, read_file, read_optional_file};
-pub use files::{CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, WEIGHTS_FILE};
+pub use files::{
+    CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, PICKLE_FILE, PICKLE_INDEX_FILE,
+    WEIGHTS_FILE, WEIGHTS_FILES,
+};
+pub use head::{Classifier, HeadLayer, ScoreActivation, Task};
 pub use json::{Json, JsonError, JsonFile};
 pub use model_ref::{InvalidModelRef, ModelRef};
 pub use pipeline::{Dense, Pipeline};
@@ -74,8 +82,10 @@ pub struct Model {
     pub folder: PathBuf,
     /// The transformer's sizes.
     pub config: Config,
-    /// What happens before and after it.
+    /// What happens before it, and after it where the model embeds.
     pub pipeline: Pipeline,
+    /// What it is for.
+    pub task: Task,
     /// The transformer's tensors.
     pub weights: Weights,
     /// What its files leave open, or ask for in vain: for its user to read.
@@ -87,7 +97,7 @@ impl Model {
     ///
     /// # Errors
     /// When a file is missing or broken, or says something that vecmill doesn't do, or the folder's
-    /// model is for something else than embedding.
+    /// model is for something that is not served.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         Self::open_as(folder, None)
     }
@@ -110,14 +120,13 @@ impl Model {
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
-        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
-        if !modules.listed {
-            let chosen = pooling.is_some();
-            head::check(&file, &weights, transformer, chosen, &mut warnings)?;
-        }
-        leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
+        let weights = weights.with_prefix_of(config.family.words, config.family.prefixes)?;
+        let (chosen, found) = (pooling.is_some(), (&config, &weights));
+        let task = head::made_for(&modules, &file, found, chosen, &mut warnings)?;
+        let embeds = matches!(task, Task::Embed);
+        leftovers::check(&modules, (embeds, chosen), &mut warnings)?;
         let folder = transformer.to_owned();
-        Ok(Self { folder, config, pipeline, weights, warnings })
+        Ok(Self { folder, config, pipeline, task, weights, warnings })
     }
 
     /// What the transformer computes, with all its tensors.
@@ -145,13 +154,17 @@ impl Model {
         self.pipeline.max_tokens.min(self.config.max_tokens())
     }
 
-    /// Numbers in one embedding.
+    /// Numbers of one text that are given out.
     pub fn dimensions(&self) -> usize {
         self.pipeline.truncate.map_or(self.row(), |kept| kept.min(self.row()))
     }
 
-    /// Numbers that are computed of one embedding, before it is cut.
+    /// Numbers that are computed of one text: of an embedding, before it is cut; or a score for each
+    /// label.
     pub fn row(&self) -> usize {
+        if let Task::Classify(head) = &self.task {
+            return head.labels.len();
+        }
         let pooled = self.config.hidden * self.pipeline.pooling.count();
         self.pipeline.dense.last().map_or(pooled, Dense::outputs)
     }

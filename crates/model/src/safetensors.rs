@@ -9,12 +9,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use safetensors::tensor::{Dtype, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::ModelError;
+use super::entry::Entry;
 use super::file;
 use super::mapped::MappedFile;
 use super::tensor::elements;
@@ -24,23 +25,6 @@ pub(super) const HEADER_LIMIT: u64 = 4 << 20;
 
 /// The header's length stands in front of it.
 const LENGTH_BYTES: usize = size_of::<u64>();
-
-/// One tensor's place in a file, within the file's bounds and as long as its shape asks for.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) file: Arc<MappedFile>,
-    pub(super) path: Arc<Path>,
-    pub(super) dtype: Dtype,
-    pub(super) shape: Arc<[usize]>,
-    pub(super) range: Range<usize>,
-}
-
-impl Entry {
-    /// The tensor as it is stored.
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.file.get(self.range.clone()).unwrap_or_default()
-    }
-}
 
 #[derive(Deserialize)]
 struct Header {
@@ -70,6 +54,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
             dtype: info.dtype,
             shape: info.shape.into(),
             range: data.start + start..data.start + end,
+            strides: None,
         };
         (name, entry)
     };

@@ -12,6 +12,7 @@ use super::*;
 
 mod convert;
 mod folders;
+mod pickle;
 mod weights;
 
 fn test_data() -> PathBuf {

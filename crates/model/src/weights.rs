@@ -1,4 +1,4 @@
-//! Tensors by name, from one safetensors file or several.
+//! Tensors by name, from one file or several, of safetensors or PyTorch's pickles.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::sync::Arc;
 use safetensors::tensor::Dtype;
 
 use super::ModelError;
+use super::entry::Entry;
 use super::file::{has_file, names_in, read_file};
-use super::files::{INDEX_FILE, WEIGHTS_FILE};
+use super::files::{INDEX_FILE, WEIGHTS_FILE, WEIGHTS_FILES};
 use super::json::{Json, JsonFile, join_inside};
 use super::keys::{self, Kind};
-use super::safetensors::{self as container, Entry};
-use super::tensor::{DType, TensorView, elements};
-
-const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+use super::pickle;
+use super::safetensors as container;
+use super::tensor::{DType, TensorView, elements, widened};
 
 /// Room for the names of tens of thousands of tensors.
 const INDEX_LIMIT: u64 = 8 << 20;
@@ -24,6 +24,9 @@ const SHARDS_LIMIT: usize = 1024;
 
 /// What may stand in front of the names that a family spells, beside its own prefixes.
 const PREFIXES: [&str; 5] = ["", "model.", "auto_model.", "0.auto_model.", "0.model."];
+
+/// Gives the tensors of a file by name.
+type Read = fn(&Path) -> Result<BTreeMap<String, Entry>, ModelError>;
 
 /// The tensors of a folder. Clones share them.
 #[derive(Debug, Clone)]
@@ -35,31 +38,43 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Maps `model.safetensors` in `folder`, or the shards that its index names.
+    /// Maps `model.safetensors` in `folder`, or the shards that its index names; where there is
+    /// neither, `pytorch_model.bin` or its shards.
     ///
     /// # Errors
     /// When a file is missing or contradicts itself.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let single = folder.join(WEIGHTS_FILE);
-        if has_file(&single)? {
-            let tensors = Arc::new(container::open(&single)?);
-            return Ok(Self { path: single, prefix: "", tensors });
-        }
-        let index = folder.join(INDEX_FILE);
-        if has_file(&index)? {
-            return Self::open_shards(folder, index);
-        }
-        for pickle in PICKLES.map(|name| folder.join(name)) {
-            if has_file(&pickle)? {
-                return Err(ModelError::Pickle { path: pickle });
+        let read: [Read; WEIGHTS_FILES.len()] = [container::open, pickle::open];
+        for (names, read) in WEIGHTS_FILES.into_iter().zip(read) {
+            let [single, index] = names.map(|name| folder.join(name));
+            if has_file(&single)? {
+                return Self::read(&single, read);
+            }
+            if has_file(&index)? {
+                return Self::read_shards(folder, index, read);
             }
         }
         let is_shard = |name: &String| name.starts_with("model-") && name.ends_with(".safetensors");
         let shards = names_in(folder).iter().any(is_shard);
-        Err(ModelError::MissingFile { path: if shards { index } else { single } })
+        let missing = if shards { INDEX_FILE } else { WEIGHTS_FILE };
+        Err(ModelError::MissingFile { path: folder.join(missing) })
     }
 
-    fn open_shards(folder: &Path, index: PathBuf) -> Result<Self, ModelError> {
+    /// Maps one file of tensors: safetensors by its name, and any other as PyTorch's pickle, such as
+    /// the `.pt` files of single layers.
+    ///
+    /// # Errors
+    /// When the file is missing or contradicts itself.
+    pub fn open_file(path: &Path) -> Result<Self, ModelError> {
+        let is_safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
+        Self::read(path, if is_safetensors { container::open } else { pickle::open })
+    }
+
+    fn read(path: &Path, read: Read) -> Result<Self, ModelError> {
+        Ok(Self { path: path.to_owned(), prefix: "", tensors: Arc::new(read(path)?) })
+    }
+
+    fn read_shards(folder: &Path, index: PathBuf, read: Read) -> Result<Self, ModelError> {
         let file = JsonFile::parse(&index, &read_file(&index, INDEX_LIMIT)?)?;
         keys::check(&file, Kind::Index, &mut Vec::new())?;
         let key = "weight_map";
@@ -78,7 +93,7 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for (shard, promised) in shards {
             let path = join_inside(folder, shard, &index)?;
-            let found = container::open(&path)?;
+            let found = read(&path)?;
             if let Some(tensor) = promised.into_iter().find(|tensor| !found.contains_key(*tensor)) {
                 return Err(ModelError::MissingTensor { path, tensor: tensor.to_owned() });
             }
@@ -128,12 +143,18 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// The same tensors, found by their whole names.
+    pub(super) fn whole_names(&self) -> Self {
+        Self { prefix: "", ..self.clone() }
+    }
+
     /// The whole names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor `name` (without the prefix that all names in the file share).
+    /// The tensor `name` (without the prefix that all names in the file share). One whose numbers don't
+    /// lie row by row is copied, in single precision.
     ///
     /// # Errors
     /// When it is missing, or has another shape than `shape`, or isn't of F32, F16 or BF16.
@@ -151,6 +172,11 @@ impl Weights {
             let found = format!("{:?}", entry.dtype);
             return Err(ModelError::NumberFormat { path: path(), tensor, found });
         };
+        if entry.strides.is_some() {
+            // Exact, whatever the format was.
+            let values = widened(&entry.bytes(), dtype).into_owned();
+            return TensorView::from_f32(&tensor, shape, values);
+        }
         let (shape, file) = (Arc::clone(&entry.shape), Arc::clone(&entry.file));
         Ok(TensorView::mapped(&tensor, dtype, shape, file, entry.range.clone()))
     }

@@ -131,10 +131,10 @@ impl CudaBackend {
         let operands = || -> Result<_, SourceError> {
             let operands = EmbedOperands {
                 ids: slab.span(places.ids())?,
-                positions: slab.span(places.positions())?,
+                places: slab.span(places.positions())?,
                 word_table: tables.words.span()?,
                 position_table: tables.positions.span()?,
-                type_row: tables.types.as_ref().map(Stored::span).transpose()?,
+                type_table: tables.types.as_ref().map(Stored::span).transpose()?,
             };
             Ok((operands, norm.operands()?, self.written(slab, output)?))
         };

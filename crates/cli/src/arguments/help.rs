@@ -137,7 +137,8 @@ Biases and norms stay in single precision, which costs next to nothing. A number
 can't hold is an error: float16 ends at 65504, bfloat16 only where float32 does.
 
 The folder has what vecmill needs of the model, with the weights of each module in one \
-model.safetensors. It is complete or not there, and nothing is overwritten. The CPU computes in \
+model.safetensors, also where they were pytorch_model.bin: a pickle is read as a table of tensors, \
+and nothing in it is run. It is complete or not there, and nothing is overwritten. The CPU computes in \
 float32 whatever the file's format is.
 
 Settings come from flags, variables and the file as for 'vecmill serve'."

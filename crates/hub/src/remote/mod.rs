@@ -19,7 +19,7 @@ use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vecmill_model::MODULES_FILE;
+use vecmill_model::{MODULES_FILE, WEIGHTS_FILES};
 
 pub(super) use client::Patience;
 pub(super) use store::{discard, expected};
@@ -146,12 +146,15 @@ impl Hub {
             modules = Some(contents.map_err(FetchError::cache(&path)).map_err(HubError::Local)?);
         }
         let folders = Folders::parse(modules.as_deref()).map_err(HubError::Refused)?;
+        let listed: Vec<_> = listing.files.iter().map(|entry| entry.name.as_str()).collect();
         let mut wanted: Vec<_> =
-            listing.files.iter().filter(|entry| folders.want(&entry.name)).collect();
-        if !wanted.iter().any(|entry| entry.name.ends_with(".safetensors")) {
-            let reason =
-                "it has no weights in safetensors format (others are not read): convert them";
-            return Err(HubError::Refused(reason.to_owned()));
+            listing.files.iter().filter(|entry| folders.want(&entry.name, &listed)).collect();
+        let is_weights =
+            |name: &str| [".safetensors", ".bin"].iter().any(|end| name.ends_with(end));
+        if !wanted.iter().any(|entry| is_weights(&entry.name)) {
+            let files = WEIGHTS_FILES.concat().join(", ");
+            let reason = format!("it has none of the files of weights that are read: {files}");
+            return Err(HubError::Refused(reason));
         }
         wanted.retain(|entry| !transfer.has(entry));
         let needed = wanted.iter().filter_map(|entry| entry.size).sum();

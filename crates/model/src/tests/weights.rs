@@ -92,12 +92,9 @@ fn shards_are_one_set_of_weights() {
 }
 
 #[test]
-fn a_pickle_must_be_converted() {
+fn missing_files_are_named() {
     let folder = folder();
-    fs::rename(folder.path().join("model.safetensors"), folder.path().join("pytorch_model.bin"))
-        .unwrap();
-    assert!(matches!(error(&folder), ModelError::Pickle { .. }));
-    fs::remove_file(folder.path().join("pytorch_model.bin")).unwrap();
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     let message = error(&folder).to_string();
     assert!(message.contains("model.safetensors: the file is missing"), "{message}");
     write(&folder, "model-00001-of-00002.safetensors", b"");
@@ -107,8 +104,6 @@ fn a_pickle_must_be_converted() {
     fs::remove_file(folder.path().join("model-00001-of-00002.safetensors")).unwrap();
     let message = error(&folder).to_string();
     assert!(message.contains("'Model.SafeTensors' lies there"), "{message}");
-    write(&folder, "pytorch_model.bin.index.json", b"{}");
-    assert!(matches!(error(&folder), ModelError::Pickle { .. }));
 }
 
 #[test]

@@ -66,6 +66,11 @@ fn tensor(shape: &[usize], values: Vec<f32>) -> Result<TensorView, Failure> {
         .map_err(|error| Failure::Fixture(error.to_string()))
 }
 
+/// Where the second text of a case's sequence begins.
+pub(super) fn second_text(length: usize) -> usize {
+    length - length / 3
+}
+
 /// A graph that is being made.
 pub(super) struct Maker {
     random: Random,
@@ -244,11 +249,11 @@ impl Maker {
     /// The case, whose tokens run backwards.
     pub(super) fn case(self, name: impl Into<String>) -> Case {
         let mut ids = (1..=u32::try_from(self.tokens()).unwrap_or(u32::MAX)).rev();
-        let batch: Batch = self
-            .lengths
-            .iter()
-            .map(|&length| ids.by_ref().take(length).collect::<Vec<_>>())
-            .collect();
+        let mut batch = Batch::new();
+        for &length in &self.lengths {
+            let ids: Vec<u32> = ids.by_ref().take(length).collect();
+            batch.push_pair(&ids, second_text(length));
+        }
         let exact = batch.shape();
         let shape = Shape { tokens: exact.tokens + self.stray, ..exact };
         let (graph, weights) = self.graph.finish(self.outputs);

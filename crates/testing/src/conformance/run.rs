@@ -1,7 +1,7 @@
 //! The cases, run on a backend and compared.
 
 use vecmill_encoder::{Backend, Kernel, LoadError, Lower, Prepared, RowBound, Weights, load_graph};
-use vecmill_encoder::{Shape, WeightPlan, load_weights};
+use vecmill_encoder::{Numbering, Shape, WeightPlan, load_weights};
 use vecmill_memory::Pool;
 use vecmill_model::{Activation, Pooling, Poolings};
 
@@ -199,7 +199,8 @@ impl<B: Backend> Suite<'_, B> {
         let prepared = Prepared::of(lower.lower(&case.graph, rows));
         let lease = self.pool.lease(prepared.plan().peak_bytes(), &self.backend.stream());
         let mut lease = lease.map_err(LoadError::from)?;
-        prepared.run(self.backend, weights, (&case.batch, 0, case.shape), &mut lease)?;
+        let numbering = Numbering { first: 0, types: case.graph.reads_types() };
+        prepared.run(self.backend, weights, (&case.batch, numbering, case.shape), &mut lease)?;
         let mut found = Vec::new();
         for (index, &output) in case.graph.outputs().iter().enumerate() {
             let place = prepared.output(index, case.shape);
