@@ -3,8 +3,8 @@
 # less what one takes, by 2,000. Each text is a batch of its own. Of several binaries each is counted
 # in turn, and beside the first.
 #   instructions.sh VECMILL [VECMILL…]
-# MODEL is a folder, by default a tiny model of the tests, so that the host's part is seen. RUNS (3)
-# are counted, of which the middle one counts.
+# MODEL is a folder, by default a tiny model of the tests, so that the host's part is seen. Of RUNS (3)
+# the least counts: what a busy machine changes is more waiting.
 #
 # The same binary gives the same within 0.3 %. Three things see to that: one thread computes and one
 # tokenises, for threads that wait for each other would be counted, too; so many texts, that what a
@@ -38,7 +38,7 @@ count() {
   ' "$work/count"
 }
 
-middle() { sort -n | sed -n "$(((RUNS + 1) / 2))p"; }
+least() { sort -n "$work/texts.$1" | head -1; }
 
 RUNS=${RUNS:-3}
 for run in $(seq "$RUNS"); do
@@ -48,8 +48,8 @@ for run in $(seq "$RUNS"); do
     echo $(((many - one) / more)) >>"$work/texts.$number"
   done
 done
-first=$(middle <"$work/texts.1")
+first=$(least 1)
 for number in $(seq $#); do
-  awk -v binary="${!number}" -v all="$(sort -n "$work/texts.$number" | tr '\n' ' ')" -v own="$(middle <"$work/texts.$number")" \
+  awk -v binary="${!number}" -v all="$(sort -n "$work/texts.$number" | tr '\n' ' ')" -v own="$(least "$number")" \
     -v first="$first" 'BEGIN { printf "%s: %d instructions a text (of %s), %.4f of the first\n", binary, own, all, own / first }'
 done

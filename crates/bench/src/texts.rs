@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use vecmill_hub::disk;
 use vecmill_lab::lengths::Lengths;
 use vecmill_lab::results::{self, whole};
+use vecmill_model::disk;
 
 use crate::Outcome;
 

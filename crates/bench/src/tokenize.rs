@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use vecmill_engine::{RequestError, Tokenizer, Truncation};
-use vecmill_hub::disk;
 use vecmill_lab::results;
 use vecmill_lab::results::number;
+use vecmill_model::disk;
 
 use crate::Outcome;
 use crate::load::processor_seconds;

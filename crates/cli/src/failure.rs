@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use vecmill_engine::convert::ConvertError;
 use vecmill_engine::{RequestError, StartError};
-use vecmill_hub::disk::NoRoom;
 use vecmill_lab::ab::AbError;
 use vecmill_lab::traffic::TraceError as RequestTraceError;
+use vecmill_model::disk::NoRoom;
 use vecmill_server::ServeError;
 
 use crate::settings::Problems;

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_hub::ModelRef;
 use vecmill_memory::GiveBack;
-use vecmill_model::{DType, Pooling};
+use vecmill_model::{DType, ModelRef, Pooling};
 use vecmill_scheduler::policy::PolicyName;
 use vecmill_scheduler::{ClassId, DeviceSettings};
 
@@ -120,6 +119,7 @@ impl Builder {
     }
 
     /// Token for the Hugging Face hub.
+    #[cfg(feature = "hub")]
     #[must_use]
     pub fn hub_token(mut self, token: String) -> Self {
         self.settings.hub_token = Some(token);

@@ -7,18 +7,17 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use vecmill_model::WEIGHTS_FILE;
 
-use vecmill_model::{ModelError, Weights};
+use vecmill_hub::{ModelFiles, join};
+use vecmill_model::disk::NoRoom;
+use vecmill_model::{ModelError, WEIGHTS_FILE, Weights};
 
 pub use vecmill_model::{DType, Rounding};
 
 use crate::builder::Builder;
+use crate::fetch::FetchError;
 use crate::settings::Progress;
 use crate::stage::Stage;
-use vecmill_hub::FetchError;
-use vecmill_hub::disk::NoRoom;
-use vecmill_hub::{ModelFiles, join};
 
 /// What was converted.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use vecmill_encoder::{BackendError, FitError, LoadError};
 use vecmill_model::ModelError;
 use vecmill_scheduler::Health;
 
-use vecmill_hub::FetchError;
+use crate::fetch::FetchError;
 
 /// When to come back where no device serves.
 const NO_DEVICE_RETRY: Duration = Duration::from_secs(5);

@@ -32,12 +32,18 @@ mod aside;
 mod ask;
 mod builder;
 pub mod capacity;
+#[cfg(feature = "hub")]
 pub mod convert;
 mod devices;
 mod early;
 mod engine;
 mod error;
 mod experiment;
+#[cfg(feature = "hub")]
+mod fetch;
+#[cfg(not(feature = "hub"))]
+#[path = "fetch_nothing.rs"]
+mod fetch;
 mod info;
 pub mod machine;
 mod metrics;
@@ -59,6 +65,9 @@ pub use builder::Builder;
 pub use devices::{DeviceSpec, DeviceSpecError, inventory};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
+#[cfg(feature = "hub")]
+pub use fetch::Attempt;
+pub use fetch::FetchError;
 pub use info::{DeviceSummary, Info, Task};
 pub use models::{ModelState, ModelStatus};
 pub use request::{Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Truncation};
@@ -67,9 +76,8 @@ pub use settings::MemoryBudget;
 pub use stage::Stage;
 pub use tokenize::{TOKENS_LIMIT, Token, TokenizeRequest, Tokenized, Tokenizer};
 pub use vecmill_backend_cuda::{GpuState, MemoryUse, Throttling, XidErrors};
-pub use vecmill_hub::{Attempt, FetchError, ModelRef};
 pub use vecmill_memory::recording::Recording;
 pub use vecmill_memory::{GiveBack, Statistics as MemoryStatistics};
-pub use vecmill_model::{Pooling, ScoreActivation};
+pub use vecmill_model::{InvalidModelRef, ModelRef, Pooling, ScoreActivation};
 pub use vecmill_scheduler::policy::{PolicyName, UnknownPolicy};
 pub use vecmill_scheduler::{Coefficients, DeviceStatistics, Health};

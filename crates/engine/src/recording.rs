@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vecmill_memory::recording::Recording;
 
 use crate::aside::Aside;
-use vecmill_hub::disk::NoRoom;
+use vecmill_model::disk::NoRoom;
 
 /// At most one file in so long: refusals come in bursts, and one recording shows them all.
 const INTERVAL: Duration = Duration::from_secs(60);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vecmill_hub::{FetchError, Fetcher, ModelRef};
 use vecmill_memory::PoolSettings;
-use vecmill_model::{DType, Model, ModelError, Pooling};
+use vecmill_model::{DType, Model, ModelError, ModelRef, Pooling};
 use vecmill_scheduler::Speed;
 
 use crate::error::StartError;
+use crate::fetch::{self, FetchError};
 use crate::machine::threads;
 use crate::request::Prompt;
 use crate::stage::Stage;
@@ -91,9 +91,7 @@ impl Settings {
 
     /// The model's folder, fetched if it is not there.
     pub(crate) fn fetch(&self) -> Result<PathBuf, FetchError> {
-        let progress = Arc::clone(&self.progress);
-        let progress = Arc::new(move |stage: vecmill_hub::Stage| progress(stage.into()));
-        Fetcher::new(self.cache.clone(), self.hub_token.clone(), progress).fetch(&self.model)
+        fetch::folder(&self.model, self.cache.as_deref(), self.hub_token.as_deref(), &self.progress)
     }
 
     /// Opens the model in `folder`, and says what its files leave open.

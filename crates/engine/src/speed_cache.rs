@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use vecmill_scheduler::Coefficients;
 
 use crate::aside::Aside;
-use vecmill_hub::disk;
+use vecmill_model::disk;
 
 /// The most files that are kept.
 const FILES: usize = 64;

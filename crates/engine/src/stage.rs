@@ -48,14 +48,3 @@ pub enum Stage {
     /// Ready.
     Ready,
 }
-
-impl From<vecmill_hub::Stage> for Stage {
-    fn from(stage: vecmill_hub::Stage) -> Self {
-        match stage {
-            vecmill_hub::Stage::Fetching { file, done, total } => {
-                Self::Fetching { file, done, total }
-            }
-            vecmill_hub::Stage::Waiting { reason, wait } => Self::Waiting { reason, wait },
-        }
-    }
-}

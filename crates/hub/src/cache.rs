@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use vecmill_model::WEIGHTS_FILE;
+use vecmill_model::disk::cache_folder;
 
 use tempfile::TempDir;
 
@@ -20,14 +21,6 @@ use super::remote;
 
 /// What the names of unfinished folders start with.
 const PARTIAL: &str = ".partial-";
-
-/// `root`, or `$VECMILL_CACHE`, or vecmill's part of the user's cache folder.
-pub fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
-    let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
-    root.map(Path::to_owned)
-        .or_else(|| from_env().map(PathBuf::from))
-        .or_else(|| dirs::cache_dir().map(|folder| folder.join("vecmill")))
-}
 
 /// All cached models.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::disk::NoRoom;
+use vecmill_model::InvalidModelRef;
+use vecmill_model::disk::NoRoom;
 
 /// A source that was tried, and why it gave no model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +21,8 @@ pub struct Attempt {
 #[non_exhaustive]
 pub enum FetchError {
     /// The model's name is no name.
-    #[error(
-        "'{found}' names no model: give a folder (./path/to/folder) or a Hugging Face id \
-         (owner/name or owner/name@revision)"
-    )]
-    Reference {
-        /// What was given.
-        found: String,
-    },
+    #[error(transparent)]
+    Reference(#[from] InvalidModelRef),
     /// The folder isn't there.
     #[error("{}: there is no such folder: a model folder has {NEEDED}", path.display())]
     NoFolder {

@@ -10,7 +10,7 @@ use vecmill_model::{
 };
 
 use super::{FetchError, stays_inside};
-use crate::disk;
+use vecmill_model::disk;
 
 const MODULES_LIMIT: usize = 64;
 const SHARDS_LIMIT: usize = 1024;

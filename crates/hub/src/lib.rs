@@ -1,6 +1,6 @@
 //! Finding a model's files: a local folder, the cache, the Hugging Face hub, or a Python package.
 //!
-//! - [`ModelRef`] names a model; [`Fetcher`] turns it into a folder.
+//! - [`Fetcher`] turns a [`ModelRef`], the name of a model, into a folder.
 //! - `cache` keeps each model in a folder of its own, which appears whole or not at all.
 //!   `manifest` notes what its files were, `digest` has the hashes.
 //! - `remote` reads the hub's own cache and downloads into it; `wheel` gets the default model from
@@ -12,11 +12,9 @@
 
 mod cache;
 mod digest;
-pub mod disk;
 mod error;
 mod files;
 mod manifest;
-mod model_ref;
 mod remote;
 mod wheel;
 
@@ -25,11 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{Attempt, FetchError};
-pub use model_ref::ModelRef;
-
-pub use cache::cache_folder;
-use cache::{Cache, Entry, NotFound};
 pub use files::{ModelFiles, join};
+use vecmill_model::ModelRef;
+
+use cache::{Cache, Entry, NotFound};
 use remote::{Hub, HubError};
 use wheel::Pip;
 

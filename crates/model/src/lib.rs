@@ -9,7 +9,9 @@
 //!   them out as [`TensorView`]s of mapped files;
 //!   [`Weights::write_as`] writes them in another number format.
 //! - [`OPTIONAL_FILES`] and its neighbours say which files make a model.
-//! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done.
+//! - [`ModelRef`] names a model: a folder, or a repository of a hub.
+//! - [`JsonFile`] reads settings, and a table (`keys`) says of each of their keys what is done; [`disk`] has what
+//!   others need to read and write files with the same suspicion.
 //!
 //! The choice behind it: architectures differ in data, not in code, so that one forward pass runs them
 //! all. Nothing here knows of devices, memory or what computes. Files are taken as hostile: whatever they say is checked against a bound and
@@ -18,6 +20,7 @@
 mod architecture;
 mod config;
 mod convert;
+pub mod disk;
 pub mod e4m3;
 mod entry;
 mod error;
@@ -29,6 +32,7 @@ mod json;
 mod keys;
 mod leftovers;
 mod mapped;
+mod model_ref;
 mod modules;
 mod pickle;
 mod pipeline;
@@ -58,6 +62,7 @@ pub use files::{
 };
 pub use head::{Classifier, HeadLayer, ScoreActivation, Task};
 pub use json::{Json, JsonError, JsonFile};
+pub use model_ref::{InvalidModelRef, ModelRef};
 pub use pipeline::{Dense, Pipeline};
 pub use pooling::{Pooling, Poolings, UnknownPooling};
 pub use rotary::{Rotary, RotaryScaling};

@@ -6,11 +6,12 @@
 //! costs time at the next start and is no error. Nothing is ever deleted: a version of vecmill adds
 //! about a megabyte.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use vecmill_model::disk::read_regular;
 
 const HASH_BYTES: usize = 32;
 /// The most of a file that is read: compiled code has some hundred kilobytes.
@@ -38,7 +39,7 @@ impl Cache {
 
     /// What was written under `key`, if it is whole.
     pub(super) fn read(&self, key: &str) -> Option<Vec<u8>> {
-        let bytes = read_regular(&self.file(key)?).ok()?;
+        let bytes = read_regular(&self.file(key)?, LIMIT).ok()?;
         let (hash, code) = bytes.split_at_checked(HASH_BYTES)?;
         (Sha256::digest(code).as_slice() == hash).then(|| code.to_vec())
     }
@@ -53,17 +54,6 @@ impl Cache {
     fn file(&self, key: &str) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| folder.join(format!("{key}.cubin")))
     }
-}
-
-/// The contents of a regular file of reasonable size: a pipe would be waited for without end.
-fn read_regular(file: &Path) -> io::Result<Vec<u8>> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > LIMIT {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut bytes = Vec::new();
-    File::open(file)?.take(LIMIT).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn write_whole(file: &Path, code: &[u8]) -> io::Result<()> {
@@ -111,7 +101,7 @@ mod tests {
                 assert!(made.success());
             },
             &|| fs::create_dir(&file).unwrap(),
-            &|| File::create(&file).unwrap().set_len(1 << 40).unwrap(),
+            &|| fs::File::create(&file).unwrap().set_len(1 << 40).unwrap(),
         ];
         for make in made {
             make();

@@ -6,7 +6,7 @@ use std::path::Path;
 use strsim::osa_distance;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use vecmill_hub::disk;
+use vecmill_model::disk;
 
 use crate::settings::problem::Problem;
 use crate::settings::setting::Setting;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use vecmill_hub::disk;
+use vecmill_model::disk;
 use vecmill_server::ApiKey;
 
 use super::file::LIMIT;

@@ -7,8 +7,8 @@ use vecmill_backend_cuda::{
     Unavailable, devices,
 };
 use vecmill_encoder::Fit;
-use vecmill_hub::cache_folder;
 use vecmill_model::DType;
+use vecmill_model::disk::cache_folder;
 
 use super::inventory::{Found, Library, LibraryFile};
 use super::{FreeMemory, Kind, Opened, Opening, Terms, format_name};

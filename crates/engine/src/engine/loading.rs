@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use vecmill_encoder::{LoadError, PracticeBatches};
-use vecmill_hub::ModelRef;
+use vecmill_model::ModelRef;
 use vecmill_scheduler::{ClassId, Size, Speed};
 
 use super::{Engine, Loader, Running};

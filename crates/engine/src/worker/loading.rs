@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use vecmill_encoder::{Ask, Backend, Encoder, Fit, LoadError, Lower, Practised, Shape, fit};
-use vecmill_hub::cache_folder;
 use vecmill_memory::{LeaseError, Pool, Statistics};
 use vecmill_model::Model;
+use vecmill_model::disk::cache_folder;
 use vecmill_scheduler::{ClassId, Size, Speed};
 
 use super::device::{Device, LOOK_AGAIN, PATIENCE, Resident};

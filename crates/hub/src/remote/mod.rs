@@ -32,7 +32,7 @@ use transfer::Transfer;
 
 use super::files::{Folders, ModelFiles};
 use super::{FetchError, Progress};
-use crate::disk::{self, NoRoom};
+use vecmill_model::disk::{self, NoRoom};
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// A download that stands still for this long is broken off.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use vecmill_model::MODULES_FILE;
 
 use crate::digest::Digest;
-use crate::disk;
 use crate::files::ModelFiles;
+use vecmill_model::disk;
 
 /// One model in the hub's cache.
 #[derive(Debug, Clone)]

@@ -14,8 +14,8 @@ use super::client::{Client, Reply};
 use super::listing::Entry;
 use super::store::{self, Store};
 use crate::digest::{Digest, sha256};
-use crate::disk::NoRoom;
 use crate::{FetchError, Stage};
+use vecmill_model::disk::NoRoom;
 
 /// Bytes per second that a download must bring, on the average of the time in which it may stand
 /// still: slower ones would never end.

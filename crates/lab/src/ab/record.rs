@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vecmill_engine::DeviceStatistics;
-use vecmill_hub::disk;
+use vecmill_model::disk;
 
 use super::figures::Figures;
 use super::sustained_rate::SustainedRate;

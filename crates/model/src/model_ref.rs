@@ -4,8 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::FetchError;
-
 const DEFAULT_ID: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 /// Longer names are not names.
@@ -14,9 +12,9 @@ const LENGTH_LIMIT: usize = 200;
 /// A model by name.
 ///
 /// ```
-/// use vecmill_hub::ModelRef;
+/// use vecmill_model::ModelRef;
 ///
-/// # fn main() -> Result<(), vecmill_hub::FetchError> {
+/// # fn main() -> Result<(), vecmill_model::InvalidModelRef> {
 /// let model: ModelRef = "intfloat/e5-small-v2@main".parse()?;
 /// assert!(matches!(model, ModelRef::Hub { id, .. } if id == "intfloat/e5-small-v2"));
 /// assert!(matches!("./my-model".parse()?, ModelRef::Folder(_)));
@@ -36,16 +34,31 @@ pub enum ModelRef {
     Folder(PathBuf),
 }
 
+/// What was to name a model names none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{found}' names no model: give a folder (./path/to/folder) or a Hugging Face id \
+     (owner/name or owner/name@revision)"
+)]
+pub struct InvalidModelRef {
+    /// What was given.
+    pub found: String,
+}
+
 impl ModelRef {
     /// Whether this is the model that vecmill runs when none is named, as first published.
-    pub(super) fn is_default(&self) -> bool {
+    #[must_use]
+    pub fn is_default(&self) -> bool {
         *self == Self::default()
             || matches!(self, Self::Hub { id, revision: Some(revision) }
                 if id == DEFAULT_ID && revision == "main")
     }
 
     /// Checks the parts of a hub reference, which become parts of paths and addresses.
-    pub(super) fn check(&self) -> Result<(), FetchError> {
+    ///
+    /// # Errors
+    /// When one of them is none that the hub allows.
+    pub fn check(&self) -> Result<(), InvalidModelRef> {
         let Self::Hub { id, revision } = self else { return Ok(()) };
         let id_is_good = id.split('/').count() == 2 && id.split('/').all(is_name);
         let revision_is_good =
@@ -54,7 +67,7 @@ impl ModelRef {
             Ok(())
         } else {
             let found = self.to_string().chars().take(LENGTH_LIMIT).collect();
-            Err(FetchError::Reference { found })
+            Err(InvalidModelRef { found })
         }
     }
 }
@@ -76,11 +89,11 @@ impl Default for ModelRef {
 }
 
 impl FromStr for ModelRef {
-    type Err = FetchError;
+    type Err = InvalidModelRef;
 
     /// An existing folder, or what can only be a path, is a folder; all else is `owner/name` or
     /// `owner/name@revision`.
-    fn from_str(text: &str) -> Result<Self, FetchError> {
+    fn from_str(text: &str) -> Result<Self, InvalidModelRef> {
         let (id, revision) = match text.split_once('@') {
             Some((id, revision)) => (id, Some(revision.to_owned())),
             None => (text, None),

@@ -2,7 +2,9 @@
 //!
 //! - [`NoRoom`] tells whoever reads it how much is needed and how much is free.
 //! - [`read_regular`] reads small files by name. It takes regular files only and has a limit: a pipe
-//!   would be waited for without end, and a device read without end.
+//!   would be waited for without end, and a device read without end. A model's own files come by
+//!   [`read_file`](crate::read_file), which says more of what is wrong.
+//! - [`cache_folder`] is where this user's caches are.
 
 use std::fmt;
 use std::fs::File;
@@ -10,6 +12,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+
+use super::file::other_kind;
 
 /// A write that found no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,8 +141,8 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if metadata.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    if !metadata.is_file() {
-        return Err(wrong("a pipe, socket or device: expected a regular file".to_owned()));
+    if let Some(found) = other_kind(&metadata) {
+        return Err(wrong(format!("{found}: expected a regular file")));
     }
     let mut contents = Vec::new();
     File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut contents)?;
@@ -146,6 +150,15 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         return Err(wrong(format!("larger than {}, the most that is read", Size(limit))));
     }
     Ok(contents)
+}
+
+/// `root`, or `$VECMILL_CACHE`, or vecmill's part of the user's cache folder; `None` for a user
+/// without one.
+pub fn cache_folder(root: Option<&Path>) -> Option<PathBuf> {
+    let from_env = || std::env::var_os("VECMILL_CACHE").filter(|path| !path.is_empty());
+    root.map(Path::to_owned)
+        .or_else(|| from_env().map(PathBuf::from))
+        .or_else(|| dirs::cache_dir().map(|folder| folder.join("vecmill")))
 }
 
 #[cfg(test)]
