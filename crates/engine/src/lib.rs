@@ -57,7 +57,7 @@ pub use builder::Builder;
 pub use devices::{DeviceSpec, DeviceSpecError, inventory};
 pub use engine::Engine;
 pub use error::{Fault, RequestError, StartError};
-pub use info::{DeviceSummary, Info};
+pub use info::{DeviceName, DeviceSummary, Info};
 pub use models::{ModelState, ModelStatus};
 pub use request::{Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Truncation};
 pub use settings::MemoryBudget;
