@@ -38,7 +38,7 @@ struct DeviceRow {
 impl From<Found> for DeviceRow {
     fn from(found: Found) -> Self {
         Self {
-            device: found.name,
+            device: found.name.to_string(),
             processor: found.processor,
             details: found.description,
             memory_bytes: found.memory_bytes,

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use vecmill_scheduler::policy::{PolicyName, on_turn};
 
+use crate::info::DeviceName;
 use crate::request::Reply;
 
 /// The part of a turn that counts for nobody: what waits was dealt out by the policy before.
@@ -33,7 +34,7 @@ struct Arm {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ArmDevice {
     policy: String,
-    device: String,
+    device: Arc<str>,
 }
 
 type Seconds = Counter<f64, AtomicU64>;
@@ -50,7 +51,7 @@ pub(crate) struct Experiment {
     active: Family<Arm, Seconds>,
     busy: Family<ArmDevice, Seconds>,
     /// When the devices were last looked at, and how busy each had been.
-    looked: Mutex<(Instant, HashMap<String, Duration>)>,
+    looked: Mutex<(Instant, HashMap<DeviceName, Duration>)>,
 }
 
 /// Whose turn it is.
@@ -124,7 +125,7 @@ impl Experiment {
     }
 
     /// So busy the devices have been so far.
-    pub(crate) fn look(&self, devices: impl IntoIterator<Item = (String, Duration)>) {
+    pub(crate) fn look(&self, devices: impl IntoIterator<Item = (DeviceName, Duration)>) {
         let (turn, now) = (self.turn(), Instant::now());
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, known) = &mut *looked;
@@ -136,7 +137,8 @@ impl Experiment {
         for (device, busy) in devices {
             let earlier = known.insert(device.clone(), busy).unwrap_or(busy);
             if turn.settled {
-                let label = ArmDevice { policy: self.policy(turn).to_string(), device };
+                let label =
+                    ArmDevice { policy: self.policy(turn).to_string(), device: device.shared() };
                 let more = busy.saturating_sub(earlier);
                 self.busy.get_or_create(&label).inc_by(more.as_secs_f64());
             }

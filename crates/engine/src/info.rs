@@ -1,6 +1,9 @@
 //! What a running engine tells about itself.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use vecmill_model::{Model, ScoreActivation};
@@ -116,11 +119,78 @@ impl Info {
     }
 }
 
+/// The name of a device, for example `cuda:0`. It is read as a `str`; copies share it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceName(Arc<str>);
+
+impl DeviceName {
+    /// The same, for labels.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl From<&str> for DeviceName {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<String> for DeviceName {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl Deref for DeviceName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for DeviceName {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl Borrow<str> for DeviceName {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq<str> for DeviceName {
+    fn eq(&self, other: &str) -> bool {
+        &**self == other
+    }
+}
+
+impl PartialEq<&str> for DeviceName {
+    fn eq(&self, other: &&str) -> bool {
+        &**self == *other
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl fmt::Debug for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
 /// A place that runs batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSummary {
     /// Its name, for example `cpu`.
-    pub name: String,
+    pub name: DeviceName,
     /// What it is, for example `2 threads, AVX2`.
     pub description: String,
     /// The number format that it computes in, for example `float32`.

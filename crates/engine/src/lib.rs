@@ -68,7 +68,7 @@ pub use error::{Fault, RequestError, StartError};
 #[cfg(feature = "hub")]
 pub use fetch::Attempt;
 pub use fetch::FetchError;
-pub use info::{DeviceSummary, Info, Task};
+pub use info::{DeviceName, DeviceSummary, Info, Task};
 pub use models::{ModelState, ModelStatus};
 pub use request::{Embedding, Input, Keep, Priority, Prompt, Reply, Request, Timings, Truncation};
 pub use score::{Score, ScoreInput, ScoreReply, ScoreRequest};

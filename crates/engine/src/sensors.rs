@@ -128,7 +128,7 @@ fn heed_faults(queue: &JobQueue, one: &SensedDevice, before: &GpuState, now: &Gp
     if faults > 0 {
         let taken_out = queue.take_out(one.index);
         let xid = now.xid_errors.and_then(|errors| errors.last);
-        let (device, ecc) = (one.device.name(), now.ecc_uncorrected_errors);
+        let (device, ecc) = (&**one.device.name(), now.ecc_uncorrected_errors);
         tracing::error!(device, faults, xid, ecc, taken_out, "the hardware has failed");
     }
 }

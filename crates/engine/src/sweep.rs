@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::answer::JobQueue;
 use crate::early::EarlyRequests;
 use crate::experiment::Experiment;
+use crate::info::DeviceName;
 
 /// How late a device that doesn't move is noticed, at most, when nobody asks for work.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ impl Sweep {
         queue: Arc<JobQueue>,
         early: Arc<EarlyRequests>,
         experiment: Option<Arc<Experiment>>,
-        devices: Vec<String>,
+        devices: Vec<DeviceName>,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = sync_channel(0);
         let work = move || {
@@ -49,7 +50,7 @@ impl Sweep {
     }
 }
 
-fn take_turns(queue: &JobQueue, experiment: &Experiment, devices: &[String]) {
+fn take_turns(queue: &JobQueue, experiment: &Experiment, devices: &[DeviceName]) {
     let policy = experiment.policy(experiment.turn());
     if queue.policy() != policy {
         queue.set_policy(policy);

@@ -47,6 +47,20 @@ impl Drop for Told {
 }
 
 #[test]
+fn what_threads_pass_on_may_be_passed_on() {
+    fn is_send_and_sync<T: Send + Sync + 'static>() {}
+    is_send_and_sync::<Engine>();
+    is_send_and_sync::<Builder>();
+    is_send_and_sync::<Request>();
+    is_send_and_sync::<vecmill_engine::Reply>();
+    is_send_and_sync::<TokenizeRequest>();
+    is_send_and_sync::<vecmill_engine::Tokenized>();
+    is_send_and_sync::<RequestError>();
+    is_send_and_sync::<StartError>();
+    is_send_and_sync::<vecmill_engine::convert::ConvertError>();
+}
+
+#[test]
 fn one_text_gives_its_vector() {
     let engine = builder("electra-narrow").start().unwrap();
     let vector = block_on(engine.embed_text("a quick brown fox")).unwrap();

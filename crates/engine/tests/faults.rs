@@ -43,7 +43,7 @@ fn a_gpu_that_faults_under_load_is_taken_out_and_all_are_answered() {
     let expected = TEXTS.map(|text| vector(&alone, text));
     let part = "cuda:0/sms=32".parse::<DeviceSpec>().unwrap();
     let (name, engine) = (part.to_string(), engine(vec![part, DeviceSpec::CPU]));
-    let gpu = || engine.scheduling().into_iter().find(|(device, _)| *device == name).unwrap().1;
+    let gpu = || engine.scheduling().into_iter().find(|(device, _)| **device == *name).unwrap().1;
     let slowest = AtomicUsize::new(0);
     let answered = AtomicUsize::new(0);
     let faulted = std::thread::scope(|scope| {

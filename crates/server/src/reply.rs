@@ -231,7 +231,7 @@ pub(crate) mod tests {
     #[test]
     fn kinds_of_devices_are_told_once_each() {
         let device = |name: &str| vecmill_engine::DeviceSummary {
-            name: name.to_owned(),
+            name: name.into(),
             description: String::new(),
             dtype: String::new(),
         };

@@ -238,7 +238,7 @@ fn missing<E: std::fmt::Display>(device: &str) -> impl Fn(E) -> StartError {
 /// What a GPU is.
 fn summary(name: &str, gpu: &GpuInfo, format: DType) -> DeviceSummary {
     DeviceSummary {
-        name: name.to_owned(),
+        name: name.into(),
         description: describe(gpu),
         dtype: format_name(format).into(),
     }
@@ -253,7 +253,7 @@ fn describe(gpu: &GpuInfo) -> String {
 fn found(gpu: &GpuInfo) -> Found {
     let (major, minor) = gpu.compute_capability;
     Found {
-        name: Which::One(gpu.ordinal).name(),
+        name: Which::One(gpu.ordinal).name().into(),
         description: format!("compute capability {major}.{minor}"),
         processor: Some(gpu.name.clone()),
         memory_bytes: Some(gpu.total_memory),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use vecmill_backend_cuda::GpuState;
 
 use super::KINDS;
+use crate::info::DeviceName;
 use crate::machine::Limiter;
 
 /// A kind of device, and those of this machine.
@@ -19,9 +20,10 @@ pub struct KindFound {
 
 /// A device of this machine.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Found {
     /// Its name, as [`DeviceSpec`] takes it.
-    pub name: String,
+    pub name: DeviceName,
     /// What it is, for example `2 threads, AVX2`.
     pub description: String,
     /// The processor's name, where the system tells.

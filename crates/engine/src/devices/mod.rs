@@ -188,7 +188,7 @@ impl Opening<'_> {
             pool.note_driver(before.saturating_sub(free + reserved_bytes + held_bytes));
         }
         let recordings = settings.refusal_recordings.clone().map(RefusalRecordings::new);
-        let device = Device::new(&profile.info.name, resident, pool, recordings);
+        let device = Device::new(profile.info.name.clone(), resident, pool, recordings);
         let worker = Arc::new(device.map_err(StartError::Thread)?);
         Ok(Opened { worker, speed, speed_cache, sensors: None, profile })
     }

@@ -37,6 +37,7 @@ impl Engine {
 
     /// Takes a model off all devices, once the requests that it has are answered, and gives its memory
     /// back; `false` if none of that name is ready. Blocks until then.
+    #[must_use]
     pub fn unload(&self, model: &str) -> bool {
         let _alone = self.running.changing.begin();
         self.running.unload(model)
@@ -44,6 +45,7 @@ impl Engine {
 
     /// Whether a model may make way for others (it may, unless it was pinned); `false` if there is none
     /// of that name.
+    #[must_use]
     pub fn pin(&self, model: &str, pinned: bool) -> bool {
         self.running.core.models.pin(model, pinned)
     }
@@ -163,7 +165,7 @@ impl Running {
         let PracticeBatches { timed, ways } = device.practice(served.class);
         let total = timed.len() + ways.len();
         let progress = |done| {
-            let device = device.name().to_owned();
+            let device = device.name().to_string();
             (settings.progress)(Stage::WarmingUp { device, done, total });
         };
         let run = |lengths: &[usize]| {
@@ -173,11 +175,11 @@ impl Running {
                 // Nothing that practice is to find out: it has been practised, or there is no room.
                 Err(RequestError::NotFinite { .. }) => Ok(None),
                 Err(error) if error.fault() == Fault::Load => {
-                    tracing::debug!(device = device.name(), %error, "a batch of practice is left out");
+                    tracing::debug!(device = &**device.name(), %error, "a batch of practice is left out");
                     Ok(None)
                 }
                 Err(error) => Err(StartError::NoDevice {
-                    device: device.name().to_owned(),
+                    device: device.name().to_string(),
                     reason: format!("a batch of practice failed: {error}"),
                 }),
             }

@@ -13,6 +13,8 @@ use prometheus_client::registry::Unit;
 use vecmill_encoder::PlanStatistics;
 use vecmill_memory::Statistics;
 
+use crate::info::DeviceName;
+
 /// A device's memory at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct PoolSample {
@@ -24,7 +26,7 @@ pub(crate) struct PoolSample {
 
 /// The memory of devices, by name.
 #[derive(Debug)]
-pub(super) struct Memory(pub(super) Vec<(String, PoolSample)>);
+pub(super) struct Memory(pub(super) Vec<(DeviceName, PoolSample)>);
 
 /// A metric with one value per device: name, help and where the value comes from.
 type Metric<V> = (&'static str, &'static str, fn(&PoolSample) -> V);
@@ -97,9 +99,7 @@ impl Memory {
         for (name, help, read) in BYTES {
             let mut metric = describe(out, name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
             for (device, memory) in &self.0 {
-                metric
-                    .encode_family(&[("device", device.as_str())])?
-                    .encode_gauge(&read(memory))?;
+                metric.encode_family(&[("device", &**device)])?.encode_gauge(&read(memory))?;
             }
         }
         let help = "Taken by the driver beside the pool and its budget, as measured once the device was ready: context, libraries, kernels, graphs; absent where unknown";
@@ -107,7 +107,7 @@ impl Memory {
         let mut metric = describe(out, name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for (device, memory) in &self.0 {
             if let Some(bytes) = memory.pool.driver_bytes {
-                metric.encode_family(&[("device", device.as_str())])?.encode_gauge(&bytes)?;
+                metric.encode_family(&[("device", &**device)])?.encode_gauge(&bytes)?;
             }
         }
         let help = "The largest piece that one lease could get: mapped is the largest free slab, mappable what free slabs and unused budget give when mapped together";
@@ -115,7 +115,7 @@ impl Memory {
         let mut metric = describe(out, name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for (device, memory) in &self.0 {
             for (label, value, bytes) in largest_free(memory) {
-                let labels = [("device", device.as_str()), (label, value)];
+                let labels = [("device", &**device), (label, value)];
                 metric.encode_family(&labels)?.encode_gauge(&bytes)?;
             }
         }
@@ -126,16 +126,14 @@ impl Memory {
         for (name, help, read) in COUNTS {
             let mut metric = describe(out, name, help, None, MetricType::Gauge)?;
             for (device, memory) in &self.0 {
-                metric
-                    .encode_family(&[("device", device.as_str())])?
-                    .encode_gauge(&read(memory))?;
+                metric.encode_family(&[("device", &**device)])?.encode_gauge(&read(memory))?;
             }
         }
         for (name, help, read) in RATIOS {
             let mut metric = describe(out, name, help, None, MetricType::Gauge)?;
             for (device, memory) in &self.0 {
                 if let Some(ratio) = read(memory) {
-                    metric.encode_family(&[("device", device.as_str())])?.encode_gauge(&ratio)?;
+                    metric.encode_family(&[("device", &**device)])?.encode_gauge(&ratio)?;
                 }
             }
         }
@@ -146,27 +144,27 @@ impl Memory {
         for (name, help, read) in COUNTERS {
             let mut metric = describe(out, name, help, None, MetricType::Counter)?;
             for (device, memory) in &self.0 {
-                count(&mut metric, &[("device", device.as_str())], read(memory))?;
+                count(&mut metric, &[("device", &**device)], read(memory))?;
             }
         }
         let help = "Given back to the device, whole slabs or parts";
         let name = "memory_given_back";
         let mut metric = describe(out, name, help, Some(&Unit::Bytes), MetricType::Counter)?;
         for (device, memory) in &self.0 {
-            count(&mut metric, &[("device", device.as_str())], memory.pool.given_back_bytes)?;
+            count(&mut metric, &[("device", &**device)], memory.pool.given_back_bytes)?;
         }
         let help = "Leases by outcome: warm (a free slab), grown (a slab made or grown for it), waited (those that waited for another lease), refused";
         let mut metric = describe(out, "memory_leases", help, None, MetricType::Counter)?;
         for (device, memory) in &self.0 {
             for (label, value, leases) in leases(memory) {
-                count(&mut metric, &[("device", device.as_str()), (label, value)], leases)?;
+                count(&mut metric, &[("device", &**device), (label, value)], leases)?;
             }
         }
         let help = "Calls to the system or driver that take or give back memory; none happens while leases are warm";
         let mut metric = describe(out, "memory_driver_calls", help, None, MetricType::Counter)?;
         for (device, memory) in &self.0 {
             for &(call, calls) in &memory.pool.calls {
-                count(&mut metric, &[("device", device.as_str()), ("call", call)], calls)?;
+                count(&mut metric, &[("device", &**device), ("call", call)], calls)?;
             }
         }
         Ok(())
@@ -183,7 +181,7 @@ impl Memory {
                 latency.iter().map(|bucket| (bound(bucket.at_most), bucket.leases)).collect();
             let timed = latency.iter().map(|bucket| bucket.leases).sum();
             let sum = seconds(memory.pool.latency_nanoseconds);
-            let labels = [("device", device.as_str())];
+            let labels = [("device", &**device)];
             let mut series = metric.encode_family(&labels)?;
             series.encode_histogram::<[(&str, &str); 0]>(sum, timed, &buckets, None)?;
         }

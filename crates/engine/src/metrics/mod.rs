@@ -25,6 +25,7 @@ use vecmill_scheduler::DeviceStatistics;
 
 use crate::error::{Fault, RequestError};
 use crate::experiment::{Experiment, Turn};
+use crate::info::DeviceName;
 use crate::request::Reply;
 use memory::Memory;
 use scheduling::Scheduling;
@@ -202,12 +203,12 @@ impl Metrics {
     }
 
     /// Counts a model no more that has gone from these devices.
-    pub(crate) fn forget(&self, model: &str, devices: &[String]) {
+    pub(crate) fn forget(&self, model: &str, devices: &[DeviceName]) {
         for outcome in REQUEST_OUTCOMES {
             self.requests.remove(&RequestLabels { outcome, model: model.into() });
         }
         for device in devices {
-            let labels = WorkLabels { device: device.as_str().into(), model: model.into() };
+            let labels = WorkLabels { device: device.shared(), model: model.into() };
             let WorkLabels { device, model } = &labels;
             for outcome in Outcome::ALL.map(Outcome::name) {
                 let (device, model) = (Arc::clone(device), Arc::clone(model));
@@ -227,9 +228,9 @@ impl Metrics {
         &self,
         out: &mut String,
         backlog: (usize, usize),
-        scheduling: Vec<(String, DeviceStatistics)>,
-        states: Vec<(String, GpuState)>,
-        memory: Vec<(String, PoolSample)>,
+        scheduling: Vec<(DeviceName, DeviceStatistics)>,
+        states: Vec<(DeviceName, GpuState)>,
+        memory: Vec<(DeviceName, PoolSample)>,
     ) -> fmt::Result {
         self.queue_inputs.set(signed(backlog.0));
         self.queue_tokens.set(signed(backlog.1));

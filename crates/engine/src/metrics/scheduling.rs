@@ -9,10 +9,11 @@ use prometheus_client::registry::Unit;
 use vecmill_scheduler::{DeviceStatistics, Health};
 
 use super::memory::{count, describe};
+use crate::info::DeviceName;
 
 /// Devices by name.
 #[derive(Debug)]
-pub(super) struct Scheduling(pub(super) Vec<(String, DeviceStatistics)>);
+pub(super) struct Scheduling(pub(super) Vec<(DeviceName, DeviceStatistics)>);
 
 /// A figure's name, help, unit, and how it is read.
 type Metric<T, V> = (&'static str, &'static str, Option<Unit>, fn(&T) -> V);
@@ -64,7 +65,7 @@ impl Collector for Scheduling {
         for (name, help, unit, read) in &COUNTERS {
             let mut metric = describe(out, name, help, unit.as_ref(), MetricType::Counter)?;
             for (device, statistics) in &self.0 {
-                count(&mut metric, &[("device", device.as_str())], read(statistics))?;
+                count(&mut metric, &[("device", &**device)], read(statistics))?;
             }
         }
         // Its rate over time is how busy the device is.
@@ -72,7 +73,7 @@ impl Collector for Scheduling {
         let mut metric =
             describe(out, "device_busy", help, Some(&Unit::Seconds), MetricType::Counter)?;
         for (device, statistics) in &self.0 {
-            let labels = [("device", device.as_str())];
+            let labels = [("device", &**device)];
             let seconds = statistics.busy.as_secs_f64();
             let none: Option<
                 &prometheus_client::metrics::exemplar::Exemplar<[(&str, &str); 0], f64>,
@@ -83,7 +84,7 @@ impl Collector for Scheduling {
         let mut metric = describe(out, "device_health", help, None, MetricType::Gauge)?;
         for (device, statistics) in &self.0 {
             for health in HEALTHS {
-                let labels = [("device", device.as_str()), ("state", health.name())];
+                let labels = [("device", &**device), ("state", health.name())];
                 let value = i64::from(health == statistics.health);
                 metric.encode_family(&labels)?.encode_gauge(&value)?;
             }
@@ -96,13 +97,13 @@ impl Collector for Scheduling {
 pub(super) fn gauges<T>(
     out: &mut DescriptorEncoder<'_>,
     figures: &[Gauge<T>],
-    devices: &[(String, T)],
+    devices: &[(DeviceName, T)],
 ) -> fmt::Result {
     for (name, help, unit, read) in figures {
         let mut metric = describe(out, name, help, unit.as_ref(), MetricType::Gauge)?;
         for (device, of) in devices {
             if let Some(value) = read(of) {
-                let labels = [("device", device.as_str())];
+                let labels = [("device", &**device)];
                 metric.encode_family(&labels)?.encode_gauge(&value)?;
             }
         }

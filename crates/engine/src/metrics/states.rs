@@ -10,10 +10,11 @@ use vecmill_backend_cuda::GpuState;
 
 use super::memory::{count, describe};
 use super::scheduling::{Gauge, float, gauges};
+use crate::info::DeviceName;
 
 /// Devices by name, those that say anything.
 #[derive(Debug)]
-pub(super) struct States(pub(super) Vec<(String, GpuState)>);
+pub(super) struct States(pub(super) Vec<(DeviceName, GpuState)>);
 
 #[rustfmt::skip] // one metric, one line
 const GAUGES: [Gauge<GpuState>; 7] = [
@@ -42,7 +43,7 @@ impl Collector for States {
             let mut metric = describe(out, name, help, None, MetricType::Counter)?;
             for (device, state) in &self.0 {
                 if let Some(value) = read(state) {
-                    count(&mut metric, &[("device", device.as_str())], value)?;
+                    count(&mut metric, &[("device", &**device)], value)?;
                 }
             }
         }
@@ -52,7 +53,7 @@ impl Collector for States {
             for (reason, holds) in
                 state.throttling.map_or_else(Vec::new, |why| why.reasons().into())
             {
-                let labels = [("device", device.as_str()), ("reason", reason)];
+                let labels = [("device", &**device), ("reason", reason)];
                 metric.encode_family(&labels)?.encode_gauge(&i64::from(holds))?;
             }
         }

@@ -23,6 +23,7 @@ use vecmill_scheduler::{
 };
 
 use crate::error::RequestError;
+use crate::info::DeviceName;
 use crate::metrics::Metrics;
 
 /// What waits for a device.
@@ -39,7 +40,7 @@ pub(crate) struct Queue<W> {
     pub(crate) metrics: Metrics,
     scheduler: Mutex<Scheduler<W>>,
     /// The devices' names.
-    names: Vec<String>,
+    names: Vec<DeviceName>,
     /// Inputs that have been answered, and whose room the scheduler does not know to be free yet.
     answered: AtomicUsize,
     /// Something happened that a waiting device may want to know.
@@ -53,7 +54,7 @@ impl<W: Waiting> Queue<W> {
     pub(crate) fn new(
         capacity: usize,
         policy: Box<dyn Policy>,
-        devices: Vec<(String, DeviceSettings)>,
+        devices: Vec<(DeviceName, DeviceSettings)>,
         metrics: Metrics,
     ) -> Self {
         let (names, devices): (_, Vec<_>) = devices.into_iter().unzip();
@@ -107,7 +108,7 @@ impl<W: Waiting> Queue<W> {
     fn no_device(&self, scheduler: &Scheduler<W>) -> RequestError {
         let devices = self.names.iter().enumerate();
         let standing =
-            devices.map(|(index, name)| (name.clone(), scheduler.health(index))).collect();
+            devices.map(|(index, name)| (name.to_string(), scheduler.health(index))).collect();
         RequestError::NoDevice { standing }
     }
 

@@ -28,6 +28,7 @@ use vecmill_scheduler::{ClassId, Failed, Job, Size};
 
 use crate::answer::{JobQueue, Part, Payload};
 use crate::error::RequestError;
+use crate::info::DeviceName;
 use crate::metrics::{Outcome, Ran, WorkLabels};
 use crate::recording::RefusalRecordings;
 use crate::request::Embedding;
@@ -45,7 +46,7 @@ const FITTING: usize = 32;
 /// A device: a backend, its memory, and the models that are on it.
 #[derive(Debug)]
 pub(crate) struct Device<B: Backend> {
-    pub(super) name: Arc<str>,
+    pub(super) name: DeviceName,
     pub(super) backend: Arc<B>,
     pub(super) pool: Pool<B::Source>,
     /// The models, by the numbers of their classes.
@@ -396,7 +397,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     /// What the work on jobs, which are one model's, is counted by; `None` if there are none.
     fn labels(&self, jobs: &[Job<Payload>]) -> Option<WorkLabels> {
         let model = Arc::clone(&jobs.first()?.payload.request.model);
-        Some(WorkLabels { device: Arc::clone(&self.device.name), model })
+        Some(WorkLabels { device: self.device.name.shared(), model })
     }
 }
 

@@ -14,7 +14,7 @@ use vecmill_scheduler::{ClassId, Size, Speed};
 use super::device::{Device, LOOK_AGAIN, PATIENCE, Resident};
 use crate::answer::JobQueue;
 use crate::error::StartError;
-use crate::info::DeviceSummary;
+use crate::info::{DeviceName, DeviceSummary};
 use crate::recording::RefusalRecordings;
 use crate::settings::Settings;
 use crate::speed_cache::CachedSpeed;
@@ -114,10 +114,10 @@ impl Loading<'_> {
     ) -> Result<Vec<Practised>, StartError> {
         let Profile { info: DeviceSummary { name, .. }, warm_up, .. } = self.profile;
         let progress = |done, total| {
-            (self.settings.progress)(Stage::WarmingUp { device: name.clone(), done, total });
+            (self.settings.progress)(Stage::WarmingUp { device: name.to_string(), done, total });
         };
         encoder.warm_up(pool, most, *warm_up, &progress).map_err(|error| StartError::NoDevice {
-            device: name.clone(),
+            device: name.to_string(),
             reason: format!("a batch of practice failed: {error}"),
         })
     }
@@ -169,7 +169,7 @@ impl<B: Backend> Device<B> {
     /// A device with the first model on it, whose pool is maintained from now on, by a thread of its
     /// own.
     pub(crate) fn new(
-        name: &str,
+        name: DeviceName,
         first: Resident<B>,
         pool: Pool<B::Source>,
         refusal_recordings: Option<RefusalRecordings>,
@@ -177,7 +177,7 @@ impl<B: Backend> Device<B> {
         let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = first.encoder.backend().ways_taken();
         Ok(Self {
-            name: name.into(),
+            name,
             backend: first.encoder.shared_backend(),
             pool,
             residents: RwLock::new(vec![Some(Arc::new(first))]),

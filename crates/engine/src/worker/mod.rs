@@ -16,6 +16,7 @@ use vecmill_scheduler::{ClassId, Speed};
 
 use crate::answer::JobQueue;
 use crate::error::StartError;
+use crate::info::DeviceName;
 use crate::metrics::PoolSample;
 pub(crate) use device::{Device, Resident};
 use device::{DeviceLoop, not_here};
@@ -42,7 +43,7 @@ pub(crate) trait Worker: Send + Sync {
     fn set_batch_tokens(&self, class: ClassId, tokens: usize);
     /// Takes a model off it that has no more work, and gives its memory back.
     fn unload(&self, at: (usize, ClassId), queue: &JobQueue);
-    fn name(&self) -> &str;
+    fn name(&self) -> &DeviceName;
     /// Of the model of a class, if it is here.
     fn limits(&self, class: ClassId) -> Option<Limits>;
     /// The most tokens of a batch of a class; 0 if it is not here.
@@ -105,7 +106,7 @@ impl<B: Backend> Worker for Device<B> {
         self.unload_from(at, queue);
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &DeviceName {
         &self.name
     }
 
@@ -181,12 +182,12 @@ pub(crate) fn spawn(
     queue: Arc<JobQueue>,
     index: usize,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let name = device.name().to_owned();
+    let name = device.name().to_string();
     std::thread::Builder::new().name(name).spawn(move || {
         let work = AssertUnwindSafe(|| device.work(&queue, index));
         if catch_unwind(work).is_err() {
             let _ = catch_unwind(AssertUnwindSafe(|| queue.lose(index)));
-            let device = device.name();
+            let device = &**device.name();
             tracing::error!(device, "the device's thread panicked and is gone: please report this");
         }
     })

@@ -25,7 +25,7 @@ use super::*;
 use crate::early::EarlyRequests;
 use crate::engine::{Core, Engine, Parts};
 use crate::error::RequestError;
-use crate::info::Info;
+use crate::info::{DeviceName, Info};
 use crate::metrics::Metrics;
 use crate::models::{Models, Served};
 use crate::queue::Queue;
@@ -157,7 +157,7 @@ impl Rig {
     }
 
     /// With what devices say of themselves.
-    fn metrics_with(&self, states: Vec<(String, GpuState)>) -> String {
+    fn metrics_with(&self, states: Vec<(DeviceName, GpuState)>) -> String {
         let mut text = String::new();
         let devices = self.devices.iter();
         let memory = devices.map(|device| (device.name().to_owned(), device.memory())).collect();
@@ -192,7 +192,7 @@ fn device(
     let (tokens, longest) = (setup.batch_tokens, model.max_input_tokens());
     let encoder = encoder.with_largest(Shape { tokens, sequences: tokens, longest });
     let resident = Resident::new(encoder, tokens);
-    let device = Device::new(name, resident, pool, setup.recordings.take()).unwrap();
+    let device = Device::new(name.into(), resident, pool, setup.recordings.take()).unwrap();
     Arc::new(Device { patience: setup.patience, ..device })
 }
 

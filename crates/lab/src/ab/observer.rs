@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use vecmill_engine::{DeviceStatistics, Engine};
+use vecmill_engine::{DeviceName, DeviceStatistics, Engine};
 use vecmill_scheduler::Coefficients;
 
 use super::error::AbError;
@@ -50,10 +50,10 @@ impl Learned {
 
 impl Look {
     fn take(engine: &Engine, start: Instant) -> Self {
-        let counters = |(name, device): (String, DeviceStatistics)| {
+        let counters = |(name, device): (DeviceName, DeviceStatistics)| {
             let DeviceStatistics { tokens, batches, busy, speed, mean_error, .. } = device;
             let learned = speed.map(|speed| Learned::new(speed, mean_error));
-            Counters { name, tokens, batches, busy, learned }
+            Counters { name: name.to_string(), tokens, batches, busy, learned }
         };
         let devices = engine.scheduling().into_iter().map(counters).collect();
         Self { at: start.elapsed().as_secs_f64(), devices }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vecmill_engine::DeviceStatistics;
+use vecmill_engine::{DeviceName, DeviceStatistics};
 use vecmill_model::disk;
 
 use super::figures::Figures;
@@ -24,8 +24,9 @@ pub struct DeviceLimits {
     pub in_flight: usize,
 }
 
-impl From<(String, DeviceStatistics)> for DeviceLimits {
-    fn from((name, device): (String, DeviceStatistics)) -> Self {
+impl From<(DeviceName, DeviceStatistics)> for DeviceLimits {
+    fn from((name, device): (DeviceName, DeviceStatistics)) -> Self {
+        let name = name.to_string();
         Self { name, batch_tokens: device.batch_tokens, in_flight: device.in_flight }
     }
 }

@@ -36,7 +36,7 @@ impl Report {
         let mut lines = vec![vec!["busy share (tokens)".to_owned()]];
         lines[0].extend(policies.iter().cloned());
         for (index, device) in self.info.devices.iter().enumerate() {
-            let mut line = vec![device.name.clone()];
+            let mut line = vec![device.name.to_string()];
             for policy in policies {
                 let passes = self.passes_of(policy);
                 let count = passes.len().max(1) as f64;

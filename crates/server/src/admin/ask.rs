@@ -33,7 +33,7 @@ pub(crate) async fn beside<T: Send + 'static>(
 /// The model's device that a query asks for.
 pub(super) fn named_device(model: &Model, query: Option<&str>) -> Result<String, Failure> {
     let devices = &model.engine.info().devices;
-    let known: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
+    let known: Vec<String> = devices.iter().map(|device| device.name.to_string()).collect();
     device(query.unwrap_or_default(), &known)
 }
 

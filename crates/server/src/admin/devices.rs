@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::extract::RawQuery;
 use axum::response::Response;
 use serde::Serialize;
-use vecmill_engine::{DeviceStatistics, Engine, GpuState};
+use vecmill_engine::{DeviceName, DeviceStatistics, Engine, GpuState};
 
 use super::ask::{beside, json, named_device};
 use crate::failure::Failure;
@@ -45,9 +45,9 @@ impl DeviceReport {
     fn all(engine: &Engine) -> Vec<Self> {
         let mut states: HashMap<_, _> = engine.device_states().into_iter().collect();
         let devices = engine.scheduling().into_iter();
-        let standing = |(device, now): (String, DeviceStatistics)| {
+        let standing = |(device, now): (DeviceName, DeviceStatistics)| {
             let sensors = states.remove(&device);
-            Self::new(device, &now, sensors)
+            Self::new(device.to_string(), &now, sensors)
         };
         devices.map(standing).collect()
     }

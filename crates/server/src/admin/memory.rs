@@ -26,9 +26,14 @@ pub(crate) async fn figures(model: Model) -> Result<Response, Failure> {
 pub(crate) async fn trim(model: Model) -> Result<Response, Failure> {
     let trimmed = beside(&model, |engine| engine.trim_memory()).await?;
     for (device, bytes) in &trimmed {
-        tracing::info!(device, bytes, "memory given back on the operator's demand");
+        tracing::info!(device = &**device, bytes, "memory given back on the operator's demand");
     }
-    json(trimmed.into_iter().map(|(device, bytes)| Trimmed { device, bytes }).collect())
+    json(
+        trimmed
+            .into_iter()
+            .map(|(device, bytes)| Trimmed { device: device.to_string(), bytes })
+            .collect(),
+    )
 }
 
 /// `GET /admin/memory/recording?device=NAME`: a device's leases, as a file for `vecmill-bench replay`.
@@ -40,7 +45,7 @@ pub(crate) async fn recording(
     let wanted = device.clone();
     let csv = beside(&model, move |engine| {
         let recordings = engine.memory_recordings().into_iter();
-        let recording = recordings.into_iter().find(|(name, _)| *name == wanted)?.1;
+        let recording = recordings.into_iter().find(|(name, _)| **name == *wanted)?.1;
         csv(&recording)
     });
     let csv = csv.await?.ok_or(Failure::Internal)?;

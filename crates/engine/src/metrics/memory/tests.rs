@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 fn written(pool: &Pool<HostSource>, plans: PlanStatistics) -> String {
     let memory = PoolSample { pool: pool.statistics(), plans, first_uses: 0 };
     let mut registry = Registry::with_prefix("vecmill");
-    registry.register_collector(Box::new(Memory(vec![("cpu".to_owned(), memory)])));
+    registry.register_collector(Box::new(Memory(vec![("cpu".into(), memory)])));
     let mut text = String::new();
     encode_registry(&mut text, &registry).unwrap();
     text

@@ -116,7 +116,7 @@ async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.engine.info();
     let device = |device: &vecmill_engine::DeviceSummary| {
         let vecmill_engine::DeviceSummary { name, description, dtype } = device;
-        json!({"name": name, "description": description, "dtype": dtype})
+        json!({"name": **name, "description": description, "dtype": dtype})
     };
     let body = json!({
         "model_id": info.model_id,
