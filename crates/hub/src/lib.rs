@@ -160,6 +160,20 @@ impl Fetcher {
     }
 }
 
+/// A fetcher and its errors go between threads.
+const _: () = {
+    const fn both<T: Send + Sync>() {}
+    both::<Fetcher>();
+    both::<ModelRef>();
+    both::<FetchError>();
+    both::<Stage>();
+};
+
+/// Its example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Whether `path` is relative and stays below the folder that it is appended to.
 fn stays_inside(path: &str) -> bool {
     use std::path::Component;

@@ -49,3 +49,24 @@ pub use pool::{
     Remedy, Reservation, Statistics, Trimmer,
 };
 pub use source::{Cause, Source, SourceError};
+
+/// Pools and leases go between threads.
+const _: () = {
+    const fn both<T: Send + Sync>() {}
+    both::<Pool<HostSource>>();
+    both::<Plan>();
+    both::<Statistics>();
+    both::<LeaseError>();
+    both::<SourceError>();
+    both::<recording::Recording>();
+    const fn sent<T: Send>() {}
+    sent::<Lease<'_, HostSource>>();
+    sent::<Region<HostBlock>>();
+    sent::<Reservation>();
+    sent::<Trimmer>();
+};
+
+/// Its example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

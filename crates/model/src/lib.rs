@@ -74,6 +74,19 @@ pub use weights::Weights;
 
 use modules::Modules;
 
+/// A model goes between threads.
+const _: () = {
+    const fn both<T: Send + Sync>() {}
+    both::<Model>();
+    both::<Architecture>();
+    both::<ModelError>();
+};
+
+/// Its example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// A model in a folder, checked and ready to be loaded onto devices.
 #[derive(Debug, Clone)]
 pub struct Model {

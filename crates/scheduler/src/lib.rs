@@ -70,3 +70,21 @@ pub use settings::{DeviceSettings, Settings};
 pub use speed::{Coefficients, Speed};
 pub use statistics::{ClassStatistics, DeviceStatistics};
 pub use warm::{Warm, budget_for};
+
+/// A scheduler goes between threads, behind a lock.
+const _: () = {
+    const fn sent<T: Send>() {}
+    sent::<Scheduler<String>>();
+    const fn both<T: Send + Sync>() {}
+    both::<JobBatch<String>>();
+    both::<Failed<String>>();
+    both::<Speed>();
+    both::<Refused>();
+    both::<DeviceStatistics>();
+    both::<policy::UnknownPolicy>();
+};
+
+/// Its example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! Batches of all sizes through a pool: `cargo run -p vecmill-memory --example batches`.
+//! Batches of all sizes through a pool: `cargo run -p vecmill-memory --example pool`.
 //!
 //! Each batch is planned, admitted, run in one leased slab, and gives it back. Two spikes come by;
 //! the pool's memory grows for them and returns to what the rest needs.
