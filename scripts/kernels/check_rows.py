@@ -94,11 +94,14 @@ def check_add_norm(report: Report, norm: Norm) -> None:
 
 def check_embed(report: Report, norm: Norm) -> None:
     words, places = (random(n, norm.columns, like=norm.dtype) for n in (1000, 512))
-    for rows, types in ((1, None), (77, None), (130, random(norm.columns, like=norm.dtype))):
+    for rows, types in ((1, None), (77, None), (130, random(2, norm.columns, like=norm.dtype))):
         ids = torch.randint(0, 1000, (rows,), device="cuda", dtype=torch.int32)
         positions = torch.randint(0, 512, (rows,), device="cuda", dtype=torch.int32)
+        kinds = torch.randint(0, 2, (rows,), device="cuda", dtype=torch.int32)
         addends = [words[ids], places[positions]]
-        addends += [types.expand(rows, -1)] if types is not None else []
+        if types is not None:
+            addends.append(types[kinds])
+            positions |= kinds << 31
         expected, bound = norm.expected(*addends)
         for blocks in (1 << 30, 2):
             output = poisoned(rows, norm.columns, dtype=norm.dtype)

@@ -1,6 +1,6 @@
 //! Operations that go row by row: embedding, layer normalisation, pooling.
 
-use vecmill_encoder::{BackendError, RegionWriter, Stored};
+use vecmill_encoder::{BackendError, RegionWriter, Stored, position_and_type};
 use vecmill_memory::HostBlock;
 use vecmill_model::{Pooling, Poolings, TensorView, Weight};
 
@@ -140,13 +140,16 @@ impl Table {
     }
 }
 
+/// Types that tokens have: of a first text and of a second.
+pub(crate) const TYPES: usize = 2;
+
 /// Word, position and type tables.
 #[derive(Debug)]
 pub(crate) struct Tables {
     words: Table,
     positions: Option<Table>,
-    /// Zeros, where there are no types.
-    type_row: Stored<HostBlock>,
+    /// A row for each of the two types that tokens may have; zeros, where there is none.
+    types: Stored<HostBlock>,
 }
 
 impl Tables {
@@ -160,7 +163,7 @@ impl Tables {
         Ok(Self {
             words: Table::new(words, into)?,
             positions: positions.map(|table| Table::new(table, into)).transpose()?,
-            type_row: keep_or_zeros(types, columns, into)?,
+            types: keep_or_zeros(types, TYPES * columns, into)?,
         })
     }
 
@@ -169,18 +172,19 @@ impl Tables {
     pub(crate) fn write(
         &self,
         ids: &[u32],
-        positions: &[u32],
+        places: &[u32],
         norm: Option<&Norm>,
         output: &mut [f32],
     ) {
         let words = self.words.values();
-        let places = self.positions.as_ref().map(|table| (table, table.values()));
-        let (kinds, norm) = (self.type_row.floats(), norm.map(Norm::factors));
+        let positions = self.positions.as_ref().map(|table| (table, table.values()));
+        let (types, norm) = (self.types.floats(), norm.map(Norm::factors));
         let rows = output.chunks_exact_mut(self.words.columns.max(1));
-        for ((&id, &position), output) in ids.iter().zip(positions).zip(rows) {
-            let word = self.words.row(words, id);
-            if let Some((table, places)) = places {
-                let terms = word.iter().zip(table.row(places, position)).zip(kinds);
+        for ((&id, &place), output) in ids.iter().zip(places).zip(rows) {
+            let (position, kind) = position_and_type(place);
+            let (word, kinds) = (self.words.row(words, id), self.words.row(types, kind));
+            if let Some((table, positions)) = positions {
+                let terms = word.iter().zip(table.row(positions, position)).zip(kinds);
                 for (value, ((&word, &place), &kind)) in output.iter_mut().zip(terms) {
                     *value = word + place + kind;
                 }

@@ -8,7 +8,7 @@ use vecmill_model::Weight;
 
 use crate::attention::RelativeBias;
 use crate::matmul::{Panels, Size, packed_columns};
-use crate::rows::{Norm, Tables};
+use crate::rows::{Norm, TYPES, Tables};
 
 const FLOAT: usize = size_of::<f32>();
 
@@ -34,7 +34,7 @@ pub(crate) fn store(arch: Arch, graph: &Graph, node: &Node, plan: &mut WeightPla
                 // Read where the model's file is mapped, if it lies there as it is needed.
                 if table.lies_as_f32 { plan.mapped(bytes) } else { plan.place(bytes) }
             }
-            plan.place(shape(words).columns * FLOAT);
+            plan.place(TYPES * shape(words).columns * FLOAT);
         }
         Op::Norm { gain, .. } => {
             (0..2).for_each(|_| plan.place(shape(gain).elements() * FLOAT));

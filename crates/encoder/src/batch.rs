@@ -14,7 +14,36 @@
 pub struct Batch {
     ids: Vec<u32>,
     starts: Vec<u32>, // one more than sequences
+    /// Of each sequence, its tokens of type 0: those before a second text.
+    first_texts: Vec<u32>,
     longest: usize,
+}
+
+/// How a model numbers the tokens of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Numbering {
+    /// The position of the first one.
+    pub first: u32,
+    /// Whether it tells two texts in a sequence apart, by their tokens' types.
+    pub types: bool,
+}
+
+/// The bit of a token's place that has its type; the others have its position.
+const TYPE_SHIFT: u32 = 31;
+
+/// A token's position and its type, 0 or 1, from its place as [indices](Batch::indices) have it.
+///
+/// ```
+/// use vecmill_encoder::{Batch, Numbering, position_and_type};
+///
+/// let mut batch = Batch::new();
+/// batch.push_pair(&[101, 7592, 102, 2088, 102], 3);
+/// let indices = batch.indices(batch.shape(), Numbering { first: 0, types: true });
+/// assert_eq!(position_and_type(indices[16 + 2]), (2, 0));
+/// assert_eq!(position_and_type(indices[16 + 3]), (3, 1));
+/// ```
+pub const fn position_and_type(place: u32) -> (u32, u32) {
+    (place & !(1 << TYPE_SHIFT), place >> TYPE_SHIFT)
 }
 
 /// Where sequences start is told in 32 bits.
@@ -91,11 +120,18 @@ impl Default for Batch {
 impl Batch {
     /// An empty batch.
     pub fn new() -> Self {
-        Self { ids: Vec::new(), starts: vec![0], longest: 0 }
+        Self { ids: Vec::new(), starts: vec![0], first_texts: Vec::new(), longest: 0 }
     }
 
     /// Adds a sequence. An empty one is legal here and pools to zeros.
     pub fn push(&mut self, tokens: &[u32]) {
+        self.push_pair(tokens, tokens.len());
+    }
+
+    /// Adds a sequence of two texts: tokens from `second` on are of type 1, where the model has types.
+    pub fn push_pair(&mut self, tokens: &[u32], second: usize) {
+        let first_text = u32::try_from(second.min(tokens.len())).unwrap_or(u32::MAX);
+        self.first_texts.push(first_text);
         self.ids.extend_from_slice(tokens);
         self.starts.push(u32::try_from(self.ids.len()).unwrap_or(u32::MAX));
         self.longest = self.longest.max(tokens.len());
@@ -126,17 +162,21 @@ impl Batch {
         &self.ids
     }
 
-    /// What a device is told of the batch, padded to `shape`: ids, each token's place in its
-    /// sequence counted from `position_offset`, and where each sequence starts and the last one
-    /// ends. Padded tokens are zeros behind the last sequence, padded sequences are empty.
-    pub fn indices(&self, shape: Shape, position_offset: u32) -> Vec<u32> {
+    /// What a device is told of the batch, padded to `shape`: ids, each token's
+    /// [position and type](position_and_type), and where each sequence starts and the last one ends.
+    /// Padded tokens are zeros behind the last sequence, padded sequences are empty.
+    pub fn indices(&self, shape: Shape, numbering: Numbering) -> Vec<u32> {
         let layout = IndexLayout::of(shape);
         let mut indices = vec![0; layout.length];
         indices[..self.ids.len()].copy_from_slice(&self.ids);
-        let places = self
-            .starts
-            .windows(2)
-            .flat_map(|pair| (position_offset..).take((pair[1] - pair[0]) as usize));
+        let Numbering { first, types } = numbering;
+        let sequences = self.starts.windows(2).zip(&self.first_texts);
+        let places = sequences.flat_map(|(pair, &first_text)| {
+            (0..pair[1] - pair[0]).map(move |index| {
+                let kind = u32::from(types && index >= first_text);
+                (first + index) | (kind << TYPE_SHIFT)
+            })
+        });
         for (to, place) in indices[layout.positions..].iter_mut().zip(places) {
             *to = place;
         }
@@ -166,10 +206,26 @@ mod tests {
     #[test]
     fn positions_start_over_in_every_sequence() {
         let batch: Batch = [vec![5, 6, 7], vec![], vec![8, 9]].into_iter().collect();
-        let indices = batch.indices(Shape { sequences: 4, ..batch.shape() }, 2);
+        let numbering = Numbering { first: 2, types: true };
+        let indices = batch.indices(Shape { sequences: 4, ..batch.shape() }, numbering);
         assert_eq!(indices[..6], [5, 6, 7, 8, 9, 0]);
         assert_eq!(indices[16..22], [2, 3, 4, 2, 3, 0]);
         assert_eq!(indices[32..], [0, 3, 3, 5, 5], "the padded sequence is empty");
+    }
+
+    #[test]
+    fn only_models_with_types_are_told_of_second_texts() {
+        let mut batch = Batch::new();
+        batch.push_pair(&[5, 6, 7], 1);
+        batch.push(&[8]);
+        batch.push_pair(&[9, 9], 0);
+        let places = |types| {
+            let indices = batch.indices(batch.shape(), Numbering { first: 2, types });
+            let places = indices[16..22].iter().map(|&place| position_and_type(place));
+            places.collect::<Vec<_>>()
+        };
+        assert_eq!(places(true), [(2, 0), (3, 1), (4, 1), (2, 0), (2, 1), (3, 1)]);
+        assert_eq!(places(false), [(2, 0), (3, 0), (4, 0), (2, 0), (2, 0), (3, 0)]);
     }
 
     const LARGEST: Shape = Shape { tokens: 16_384, sequences: 16_384, longest: 512 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vecmill_memory::{Lease, LeaseError, Pool, Reservation};
 
 use crate::backend::{Backend, Kernel, Slab};
-use crate::batch::{Batch, Shape};
+use crate::batch::{Batch, Numbering, Shape};
 use crate::error::BackendError;
 use crate::graph::Graph;
 use crate::prepared::{PlanStatistics, Prepared, Programs};
@@ -42,9 +42,9 @@ pub struct Limits {
     pub vocabulary: usize,
     /// The most tokens that a sequence may have.
     pub max_tokens: usize,
-    /// Dimensions of a vector, before it is cut.
+    /// Numbers of a sequence: of a vector, before it is cut; or scores, one for each label.
     pub dimensions: usize,
-    position_offset: u32,
+    numbering: Numbering,
 }
 
 /// Why a batch got no vectors.
@@ -139,7 +139,10 @@ impl<B: Backend> Encoder<B> {
             vocabulary: config.vocabulary,
             max_tokens: config.max_tokens(),
             dimensions: graph.outputs().first().map_or(0, |&output| graph.value(output).columns),
-            position_offset: u32::try_from(config.position_offset).unwrap_or(u32::MAX),
+            numbering: Numbering {
+                first: u32::try_from(config.position_offset).unwrap_or(u32::MAX),
+                types: graph.reads_types(),
+            },
         };
         Ok(Self { backend, programs, weights, weight_plan, limits, _mapped: mapped })
     }
@@ -222,7 +225,7 @@ impl<B: Backend> Encoder<B> {
         (batch, shape): (&Batch, Shape),
         lease: &mut Lease<'_, B::Source>,
     ) -> Result<B::Fetched, BackendError> {
-        let packed = (batch, self.limits.position_offset, shape);
+        let packed = (batch, self.limits.numbering, shape);
         prepared.run(&*self.backend, &self.weights, packed, lease)?;
         let Some(rows) = prepared.output(0, shape) else {
             let reason = "its program has no output: please report this".into();

@@ -56,7 +56,7 @@ pub struct ValueShape {
 /// One operation. What it reads comes in the order that is said here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
-    /// `words[id] + positions[position] + types[0]` of each token of the batch, of those that there are.
+    /// `words[id] + positions[position] + types[type]` of each token of the batch, of those that there are.
     /// Reads no value.
     Embed {
         /// `[vocabulary, hidden]`
@@ -222,6 +222,15 @@ impl Graph {
     /// A weight's sizes.
     pub fn weight(&self, weight: WeightId) -> WeightShape {
         self.weights[weight.0]
+    }
+
+    /// Whether it has more than one type of tokens.
+    pub fn reads_types(&self) -> bool {
+        let several = |node: &Node| match node.op {
+            Op::Embed { types: Some(types), .. } => self.weight(types).rows > 1,
+            _ => false,
+        };
+        self.nodes.iter().any(several)
     }
 
     /// What is wanted: these values are brought to the host.

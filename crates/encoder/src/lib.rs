@@ -38,7 +38,7 @@ mod warm_up;
 mod weights;
 
 pub use backend::{Backend, Kernel, Lower, RepeatKey, Slab, Stream};
-pub use batch::{Batch, Shape};
+pub use batch::{Batch, Numbering, Shape, position_and_type};
 pub use encoder::{EncodeError, Encoder, Limits, LoadError, Started, load_graph};
 pub use error::BackendError;
 pub use fit::{Ask, Fit, FitError, SlabSize, fit};
@@ -50,5 +50,5 @@ pub use prepared::{PlanStatistics, Prepared, Programs};
 pub use program::{Place, Placed, Places, Program, RowBound, Step, Value};
 pub use relative::{alibi_slope, biases_by_distance};
 pub use tasks::{Scaling, finish};
-pub use warm_up::Practised;
+pub use warm_up::{PracticeBatches, Practised};
 pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, Weights, load_weights};

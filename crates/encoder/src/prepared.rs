@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vecmill_memory::{Lease, Plan};
 
 use crate::backend::{Backend, Lower, RepeatKey};
-use crate::batch::{Batch, MAX_BATCH_TOKENS, Shape};
+use crate::batch::{Batch, MAX_BATCH_TOKENS, Numbering, Shape};
 use crate::error::BackendError;
 use crate::forward;
 use crate::graph::{Graph, Op, Rows};
@@ -64,7 +64,7 @@ impl<K> Prepared<K> {
         &self,
         backend: &B,
         weights: &Weights<B::Weight>,
-        (batch, position_offset, shape): (&Batch, u32, Shape),
+        (batch, numbering, shape): (&Batch, Numbering, Shape),
         lease: &mut Lease<'_, B::Source>,
     ) -> Result<(), BackendError>
     where
@@ -73,7 +73,7 @@ impl<K> Prepared<K> {
         let Self { number: programs, program, placed } = self;
         lease.check_use(placed.plan().peak_bytes());
         let slab = lease.block_mut();
-        backend.copy_in(slab, &batch.indices(shape, position_offset), placed.indices())?;
+        backend.copy_in(slab, &batch.indices(shape, numbering), placed.indices())?;
         let key = RepeatKey { programs: *programs, shape };
         backend.repeat(slab, key, |slab| {
             let mut steps = program.steps().iter().enumerate();

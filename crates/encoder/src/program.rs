@@ -303,7 +303,7 @@ impl Places<'_> {
         self.part(0, self.shape.tokens)
     }
 
-    /// The bytes of the tokens' positions.
+    /// The bytes of the tokens' [positions and types](crate::position_and_type).
     pub fn positions(&self) -> Range<usize> {
         self.part(IndexLayout::of(self.shape).positions, self.shape.tokens)
     }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-/// The model that an engine runs, and its limits.
+use vecmill_model::Model;
+
+use crate::settings::Settings;
+use crate::tokenize::Tokenizer;
+
+/// A model that an engine runs, and its limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// The Hugging Face id or folder that the model came from.
@@ -35,6 +40,34 @@ pub struct Info {
     pub tokens_after: Vec<u32>,
     /// The devices that run batches.
     pub devices: Vec<DeviceSummary>,
+}
+
+impl Info {
+    /// About a model of an engine, of which `engine` says what is the same for all.
+    pub(crate) fn of(
+        settings: &Settings,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        max_batch_tokens: usize,
+        engine: Self,
+    ) -> Self {
+        let (model_id, revision) = settings.model_name();
+        let (before, after) = tokenizer.special_tokens();
+        Self {
+            model_id,
+            revision,
+            architecture: model.config.model_type.into(),
+            pooling: model.pipeline.pooling.to_string(),
+            normalized: model.pipeline.normalize,
+            dimensions: model.dimensions(),
+            max_input_tokens: model.max_input_tokens(),
+            max_batch_tokens,
+            prompts: model.pipeline.prompts.clone(),
+            tokens_before: before.to_vec(),
+            tokens_after: after.to_vec(),
+            ..engine
+        }
+    }
 }
 
 /// A place that runs batches.

@@ -33,6 +33,7 @@ mod builder;
 pub mod capacity;
 pub mod convert;
 mod devices;
+mod early;
 mod engine;
 mod error;
 mod experiment;

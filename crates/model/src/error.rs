@@ -116,7 +116,7 @@ pub enum ModelError {
         /// What there is instead.
         supported: String,
     },
-    /// The folder's model was made for something else than embedding.
+    /// The folder's model was made for something that is not served.
     #[error(
         "{}: {found} says that the model {task}, and without modules.json nothing says that it \
          embeds: {}",
@@ -124,7 +124,7 @@ pub enum ModelError {
         if *may_embed {
             "to embed with it all the same, choose how its tokens' vectors become one (--pooling)"
         } else {
-            "vecmill serves embeddings, choose a model that was trained for them"
+            "choose a model that was trained to embed"
         }
     )]
     Task {

@@ -5,11 +5,11 @@ use super::files::{self, CONFIG_FILE, MODULES_FILE};
 use super::modules::Modules;
 use super::{ModelError, Warning};
 
-/// Warns of files and folders that are passed over; `chosen` says that the model's user has chosen a
-/// pooling.
+/// Warns of files and folders that are passed over; of a model that embeds, `chosen` says that its user
+/// has chosen a pooling.
 pub(super) fn check(
     modules: &Modules,
-    chosen: bool,
+    (embeds, chosen): (bool, bool),
     warnings: &mut Vec<Warning>,
 ) -> Result<(), ModelError> {
     let transformer = modules.transformer();
@@ -45,7 +45,7 @@ pub(super) fn check(
             beside.push(name.to_owned());
         }
     }
-    if !chosen || !beside.is_empty() {
+    if embeds && (!chosen || !beside.is_empty()) {
         warnings.push(Warning::new(&modules.folder.join(MODULES_FILE), assumed(chosen, &beside)));
     }
     Ok(())

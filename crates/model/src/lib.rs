@@ -3,6 +3,7 @@
 //! - [`Config`] has the transformer's sizes; its [`Family`], a row of [`families`], finds its tensors and
 //!   yields its [`Architecture`].
 //! - [`Pipeline`] says what happens around it: length limit, pooling, dense layers, normalising.
+//! - [`Task`] is what the model is for; a [`Classifier`] is a head of classification.
 //! - [`TokenizerSettings`] is what is said of the tokenizer beside its own file.
 //! - [`Weights`] finds tensors by name, in safetensors or in PyTorch's pickles (`pickle`), and hands
 //!   them out as [`TensorView`]s of mapped files;
@@ -46,7 +47,7 @@ pub use architecture::{
     Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
     Order, Window,
 };
-pub use config::{Activation, Config};
+pub use config::{Activation, Biases, Config, Sight};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use families::Family;
@@ -55,6 +56,7 @@ pub use files::{
     CONFIG_FILE, INDEX_FILE, MODULES_FILE, OPTIONAL_FILES, PICKLE_FILE, PICKLE_INDEX_FILE,
     WEIGHTS_FILE, WEIGHTS_FILES,
 };
+pub use head::{Classifier, HeadLayer, ScoreActivation, Task};
 pub use json::{Json, JsonError, JsonFile};
 pub use pipeline::{Dense, Pipeline};
 pub use pooling::{Pooling, Poolings, UnknownPooling};
@@ -75,8 +77,10 @@ pub struct Model {
     pub folder: PathBuf,
     /// The transformer's sizes.
     pub config: Config,
-    /// What happens before and after it.
+    /// What happens before it, and after it where the model embeds.
     pub pipeline: Pipeline,
+    /// What it is for.
+    pub task: Task,
     /// The transformer's tensors.
     pub weights: Weights,
     /// What its files leave open, or ask for in vain: for its user to read.
@@ -88,7 +92,7 @@ impl Model {
     ///
     /// # Errors
     /// When a file is missing or broken, or says something that vecmill doesn't do, or the folder's
-    /// model is for something else than embedding.
+    /// model is for something that is not served.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         Self::open_as(folder, None)
     }
@@ -111,14 +115,13 @@ impl Model {
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
-        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
-        if !modules.listed {
-            let chosen = pooling.is_some();
-            head::check(&file, &weights, transformer, chosen, &mut warnings)?;
-        }
-        leftovers::check(&modules, pooling.is_some(), &mut warnings)?;
+        let weights = weights.with_prefix_of(config.family.words, config.family.prefixes)?;
+        let (chosen, found) = (pooling.is_some(), (&config, &weights));
+        let task = head::made_for(&modules, &file, found, chosen, &mut warnings)?;
+        let embeds = matches!(task, Task::Embed);
+        leftovers::check(&modules, (embeds, chosen), &mut warnings)?;
         let folder = transformer.to_owned();
-        Ok(Self { folder, config, pipeline, weights, warnings })
+        Ok(Self { folder, config, pipeline, task, weights, warnings })
     }
 
     /// What the transformer computes, with all its tensors.
@@ -146,13 +149,17 @@ impl Model {
         self.pipeline.max_tokens.min(self.config.max_tokens())
     }
 
-    /// Numbers in one embedding.
+    /// Numbers of one text that are given out.
     pub fn dimensions(&self) -> usize {
         self.pipeline.truncate.map_or(self.row(), |kept| kept.min(self.row()))
     }
 
-    /// Numbers that are computed of one embedding, before it is cut.
+    /// Numbers that are computed of one text: of an embedding, before it is cut; or a score for each
+    /// label.
     pub fn row(&self) -> usize {
+        if let Task::Classify(head) = &self.task {
+            return head.labels.len();
+        }
         let pooled = self.config.hidden * self.pipeline.pooling.count();
         self.pipeline.dense.last().map_or(pooled, Dense::outputs)
     }

@@ -1,7 +1,8 @@
 //! `modules.json`: the folders and the order of what a model does.
 //!
-//! The order is fixed: transformer, pooling, dense layers, normalising. That is what every
-//! published sentence-transformers model of these families uses; others are refused by name.
+//! The order is fixed: transformer, pooling, dense layers, normalising; or, of a model that
+//! classifies, a transformer with its head alone. That is what every published sentence-transformers
+//! model of these families uses; others are refused by name.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,13 @@ use std::path::{Path, PathBuf};
 use super::file::{SETTINGS_LIMIT, read_optional_file};
 use super::json::{self, Json, JsonFile, join_inside, shortened};
 use super::keys::{self, Kind};
-use super::{CONFIG_FILE, MODULES_FILE, ModelError, Warning};
+use super::{CONFIG_FILE, MODULES_FILE, ModelError, Warning, files};
 
 const LIMIT: usize = 64;
+
+/// What sentence-transformers calls models that embed, and those that classify.
+const EMBEDS: &str = "SentenceTransformer";
+const CLASSIFIES: &str = "CrossEncoder";
 
 /// What modules do that vecmill doesn't, by the ends of their classes' names.
 const OTHERS: [(&str, &str); 17] = [
@@ -66,11 +71,25 @@ impl Modules {
         for module in list {
             modules.add(&JsonFile::part(&path, module)?, warnings)?;
         }
-        if modules.pooling.is_none() {
-            let reason = "it should name a Transformer module, then a Pooling module".to_owned();
-            return Err(ModelError::Json { path, reason });
+        let general = JsonFile::open_optional(&folder.join(files::PROMPTS))?;
+        let key = "model_type";
+        match (general.text(key)?.unwrap_or(EMBEDS), &modules.pooling) {
+            (EMBEDS, Some(_)) => Ok(modules),
+            (CLASSIFIES, None) if modules.transformer.is_some() => Ok(modules),
+            (EMBEDS, None) => {
+                let reason = "it should name a Transformer module, then a Pooling module";
+                Err(ModelError::Json { path, reason: reason.to_owned() })
+            }
+            _ => {
+                let alone = "of a Transformer module alone";
+                Err(general.wrong(key, format!("'{EMBEDS}', or '{CLASSIFIES}' {alone}")))
+            }
         }
-        Ok(modules)
+    }
+
+    /// Whether the model classifies; `None` if no `modules.json` says so.
+    pub(super) fn classifies(&self) -> Option<bool> {
+        self.listed.then_some(self.pooling.is_none())
     }
 
     fn add(&mut self, module: &JsonFile, warnings: &mut Vec<Warning>) -> Result<(), ModelError> {

@@ -110,7 +110,7 @@ fn limits(
     if modules.listed {
         let file = transformer_file(folder)?;
         keys::check(&file, Kind::Transformer, warnings)?;
-        check_output(&file)?;
+        check_output(&file, modules.classifies() == Some(true))?;
         refuse_members(&file, "config_kwargs")?;
         refuse_members(&file, "config_args")?;
         lowercase = file.flag("do_lower_case")?.unwrap_or(false);
@@ -122,7 +122,7 @@ fn limits(
             limit => limit,
         };
     }
-    Ok((limit.unwrap_or(usize::MAX).min(config.max_tokens()), lowercase))
+    Ok((limit.unwrap_or(config.usual_tokens()).min(config.max_tokens()), lowercase))
 }
 
 /// The transformer's settings: the first file that is there and says something.
@@ -182,8 +182,18 @@ fn refuse_members(file: &JsonFile, key: &str) -> Result<(), ModelError> {
     }
 }
 
-/// Refuses transformers of which something else is pooled than the last layer.
-fn check_output(file: &JsonFile) -> Result<(), ModelError> {
+/// Refuses transformers of which something else is read than the last layer, or the head's scores
+/// where the model classifies.
+fn check_output(file: &JsonFile, classifies: bool) -> Result<(), ModelError> {
+    let [task, read, name] = match classifies {
+        false => ["feature-extraction", "last_hidden_state", "token_embeddings"],
+        true => ["sequence-classification", "logits", "scores"],
+    };
+    for (key, computed) in [("transformer_task", task), ("module_output_name", name)] {
+        if file.text(key)?.is_some_and(|found| found != computed) {
+            return Err(file.wrong(key, format!("'{computed}'")));
+        }
+    }
     let key = "modality_config";
     let Some(value) = file.get(key) else { return Ok(()) };
     let text = value.get("text");
@@ -193,10 +203,10 @@ fn check_output(file: &JsonFile) -> Result<(), ModelError> {
         Some(Json::Array(names)) if names.len() == 1 => names.first(),
         output => output,
     };
-    if method == Some("forward") && output.and_then(Json::as_text) == Some("last_hidden_state") {
+    if method == Some("forward") && output.and_then(Json::as_text) == Some(read) {
         return Ok(());
     }
-    Err(file.wrong(key, "the forward method's last_hidden_state for 'text'"))
+    Err(file.wrong(key, format!("the forward method's {read} for 'text'")))
 }
 
 /// What `config_sentence_transformers.json` says of the whole.
@@ -225,6 +235,9 @@ impl General {
         let default_prompt = file.text("default_prompt_name")?.map(str::to_owned);
         if default_prompt.as_ref().is_some_and(|name| !prompts.contains_key(name)) {
             return Err(file.wrong("default_prompt_name", "one of the names under 'prompts'"));
+        }
+        if modules.classifies() == Some(true) && default_prompt.is_some() {
+            return Err(file.wrong("default_prompt_name", "null, as no prompt goes before pairs"));
         }
         let truncate = file.integer("truncate_dim", 1..=usize::MAX)?;
         Ok(Self { prompts, default_prompt, truncate })

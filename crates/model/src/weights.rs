@@ -149,6 +149,11 @@ impl Weights {
         Some(&entry.shape)
     }
 
+    /// The same tensors, found by their whole names.
+    pub(super) fn whole_names(&self) -> Self {
+        Self { prefix: "", ..self.clone() }
+    }
+
     /// The whole names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -1,25 +1,20 @@
 //! A vector for each sequence: its rows pooled, then dense layers, where the model has some.
 
-use super::{Head, Task};
-use crate::graph::{GraphBuilder, ValueId};
-use vecmill_model::{Linear, Model, Pooling, Poolings, Weight};
+use super::{Head, Task, of_sequences};
+use vecmill_model::{Dense, HeadLayer, Linear, Model, Pooling, Poolings, Weight};
 
-pub(super) const TASK: Task = Task { find, tail };
+pub(super) const TASK: Task = Task { find, tail: of_sequences };
 
 /// Any model can embed.
 #[expect(clippy::unnecessary_wraps, reason = "other tasks are not for every model")]
 fn find(model: &Model, pooling: Option<Pooling>) -> Option<Head> {
     let pooling = pooling.map_or(model.pipeline.pooling, Poolings::from);
-    Some(Head { pooling, dense: model.pipeline.dense.clone() })
+    Some(Head { pooling, layers: model.pipeline.dense.iter().map(layer).collect() })
 }
 
-fn tail(graph: &mut GraphBuilder, head: &Head, rows: ValueId) -> ValueId {
-    let pooled = if head.pick().is_some() { rows } else { graph.pool(rows, head.pooling) };
-    head.dense.iter().fold(pooled, |row, dense| {
-        let bias = dense.bias.clone().map(Weight::Tensor);
-        let layer = Linear { weight: Weight::Tensor(dense.weight.clone()), bias };
-        graph.linear(row, &layer, dense.activation)
-    })
+fn layer(Dense { weight, bias, activation }: &Dense) -> HeadLayer {
+    let (weight, bias) = (Weight::Tensor(weight.clone()), bias.clone().map(Weight::Tensor));
+    HeadLayer::Linear(Linear { weight, bias }, *activation)
 }
 
 /// Which numbers of a pooled row are given length one together.

@@ -4,14 +4,15 @@
 //! needs of a model is in one file. A further task is a file here and a line of [`TASKS`].
 
 mod embed;
+mod score;
 
 use crate::graph::{GraphBuilder, ValueId};
-use vecmill_model::{Dense, Model, Pooling, Poolings};
+use vecmill_model::{HeadLayer, Model, Pooling, Poolings};
 
 pub use embed::{Scaling, finish};
 
 /// All of them. A model is for the first one that finds its head in it.
-pub(crate) const TASKS: [Task; 1] = [embed::TASK];
+pub(crate) const TASKS: [Task; 2] = [score::TASK, embed::TASK];
 
 /// One of them.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub(crate) struct Task {
 pub(crate) struct Head {
     /// How a sequence's rows become one.
     pub(crate) pooling: Poolings,
-    /// Linear layers behind that.
-    pub(crate) dense: Vec<Dense>,
+    /// What that row goes through.
+    pub(crate) layers: Vec<HeadLayer>,
 }
 
 impl Head {
@@ -38,4 +39,13 @@ impl Head {
     pub(crate) fn pick(&self) -> Option<Poolings> {
         Some(self.pooling).filter(|pooling| pooling.picks_a_row())
     }
+}
+
+/// The tail of tasks that make a row of each sequence: pooling, then layers.
+fn of_sequences(graph: &mut GraphBuilder, head: &Head, rows: ValueId) -> ValueId {
+    let pooled = if head.pick().is_some() { rows } else { graph.pool(rows, head.pooling) };
+    head.layers.iter().fold(pooled, |row, layer| match layer {
+        HeadLayer::Linear(linear, activation) => graph.linear(row, linear, *activation),
+        HeadLayer::Norm(norm) => graph.norm(row, norm),
+    })
 }

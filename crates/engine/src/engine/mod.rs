@@ -24,6 +24,7 @@ use vecmill_encoder::Scaling;
 use vecmill_scheduler::{Job, JobTerms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, Finish, GiveUpOnDrop, JobQueue, Payload};
+use crate::early::EarlyRequests;
 use crate::error::RequestError;
 use crate::models::{Models, Open, Served};
 use crate::request::{Input, Reply, Request, Truncation};
@@ -51,6 +52,7 @@ pub(crate) struct Core {
     /// A place for each list of tokens that may be made or held at once.
     listings: Arc<Semaphore>,
     pub(crate) queue: Arc<JobQueue>,
+    early: Arc<EarlyRequests>,
 }
 
 /// How a request's inputs become jobs.
@@ -128,61 +130,84 @@ impl Engine {
 }
 
 impl Core {
-    pub(crate) fn new(models: Models, tokenizers: ThreadPool, queue: Arc<JobQueue>) -> Self {
+    pub(crate) fn new(
+        models: Models,
+        tokenizers: ThreadPool,
+        queue: Arc<JobQueue>,
+        early: EarlyRequests,
+    ) -> Self {
         let listings = Arc::new(Semaphore::new(tokenizers.current_num_threads()));
-        Self { models, tokenizers, listings, queue }
+        Self { models, tokenizers, listings, queue, early: Arc::new(early) }
     }
 
     /// Checks a request, makes room for it and starts tokenising. `deliver` gets its vectors or the
     /// error, whatever happens.
     pub(crate) fn submit(&self, request: Request, deliver: Deliver) -> Caller {
-        let open = self.models.open(request.model.as_deref());
-        self.submit_to(open, request, deliver)
+        let answer = Answer::new(&self.queue, deliver);
+        let caller = answer.caller();
+        match self.models.open(request.model.as_deref()) {
+            Ok(open) => self.start(open, request, answer),
+            Err(RequestError::ModelLoading { name }) => self.wait_for_model(&name, request, answer),
+            Err(error) => answer.send(Err(error)),
+        }
+        caller
+    }
+
+    /// Has a request wait for a model that is being loaded.
+    fn wait_for_model(&self, name: &str, request: Request, answer: Answer) {
+        self.early.keep(name.to_owned(), request, answer);
+        // It may have come, or failed to, a moment ago.
+        if !self.models.is_loading(name) {
+            self.start_early(name);
+        }
+    }
+
+    /// Starts what has waited for a model, now that it is there, or will not be.
+    fn start_early(&self, model: &str) {
+        for (request, answer) in self.early.take(model) {
+            match self.models.open(request.model.as_deref()) {
+                Ok(open) => self.start(open, request, answer),
+                Err(error) => answer.send(Err(error)),
+            }
+        }
     }
 
     /// The same, of a model that may not be ready for others yet.
-    pub(crate) fn submit_to(
-        &self,
-        open: Result<Open, RequestError>,
-        request: Request,
-        deliver: Deliver,
-    ) -> Caller {
-        let mut answer = Answer::new(&self.queue, deliver);
-        let caller = answer.caller();
-        match open.and_then(|open| self.accept(open, &request, &mut answer)) {
+    fn start(&self, open: Open, request: Request, mut answer: Answer) {
+        let model = Arc::clone(&open);
+        answer.keep_model(open);
+        match self.accept(model, &request, &mut answer) {
             Ok((finish, how)) => {
                 let accepted = Accepted::new(request.inputs.len(), finish, request.keep, answer);
                 self.tokenize_all(request.inputs, &how, &accepted);
             }
             Err(error) => answer.send(Err(error)),
         }
-        caller
     }
 
     /// Checks a request and makes room for it.
     fn accept(
         &self,
-        open: Open,
+        model: Arc<Served>,
         request: &Request,
         answer: &mut Answer,
     ) -> Result<(Finish, Tokenize), RequestError> {
-        let model = Arc::clone(&open);
         let finish = check(&model, request)?;
         let prompt = model.prompt(&request.prompt)?;
-        let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = request.timeout.and_then(|timeout| answer.asked().checked_add(timeout));
         let terms = self.queue.terms(request.priority, deadline);
         self.queue.admit(model.class, request.inputs.len(), terms)?;
-        answer.hold(request.inputs.len(), open);
+        answer.has_room(request.inputs.len());
         let (truncation, queue) = (request.truncation, Arc::clone(&self.queue));
         Ok((finish, Tokenize { model, prompt, truncation, terms, queue }))
     }
 
     /// Tokenises inputs, at once or in tasks of some.
     fn tokenize_all(&self, inputs: Vec<Input>, how: &Tokenize, request: &Arc<Accepted>) {
-        let at_once = matches!(
-            inputs.as_slice(),
-            [Input::Text(text)] if text.len() <= TOKENIZED_AT_ONCE
-        );
+        let at_once = match inputs.as_slice() {
+            [Input::Text(text)] => text.len() <= TOKENIZED_AT_ONCE,
+            inputs => inputs.iter().all(|input| matches!(input, Input::Tokens(_))),
+        };
         let tasks = inputs.len().div_ceil(INPUTS_PER_TASK);
         let mut rest = inputs.into_iter().enumerate();
         if at_once {

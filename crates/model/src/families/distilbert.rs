@@ -1,7 +1,10 @@
 //! DistilBERT (Sanh et al., arXiv:1910.01108): BERT without token types, under other names.
 
+use super::super::head::{Layout, Name};
 use super::super::keys::{Rule, row};
-use super::super::{Architecture, Attention, Config, Heads, Layer, ModelError, Order, Window};
+use super::super::{
+    Activation, Architecture, Attention, Config, Heads, Layer, ModelError, Order, Window,
+};
 use super::{Family, Keys, Tensors, bert};
 
 pub(super) const FAMILY: Family = Family {
@@ -9,11 +12,11 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["distilbert"],
     prefixes: &["distilbert."],
     keys: Keys {
-        hidden: "dim",
-        layers: "n_layers",
-        heads: "n_heads",
-        intermediate: "hidden_dim",
-        activation: "activation",
+        hidden: &["dim"],
+        layers: &["n_layers"],
+        heads: &["n_heads"],
+        intermediate: &["hidden_dim"],
+        activation: (&["activation"], "gelu"),
         epsilon: None,
         token_types: None,
         ..bert::KEYS
@@ -23,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
         row(&["num_hidden_layers"], Rule::SameAs("n_layers")),
         row(&["num_attention_heads"], Rule::SameAs("n_heads")),
         bert::PADDING,
+        bert::ABSOLUTE,
         row(&["layer_norm_eps"], Rule::Unread("it is 1e-12, whatever this says")),
         row(&["type_vocab_size"], Rule::Unread("it has no token types")),
         row(
@@ -30,8 +34,15 @@ pub(super) const FAMILY: Family = Family {
             Rule::Unread("position embeddings are in the weights either way"),
         ),
     ],
+    classifier: Some(&CLASSIFIER),
     read,
     ..bert::FAMILY
+};
+
+const CLASSIFIER: Layout = Layout {
+    dense: Name::Head("pre_classifier"),
+    activation: Activation::Relu,
+    out: Name::Head("classifier"),
 };
 
 fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {

@@ -7,7 +7,7 @@ use super::super::keys::{Rule, row};
 use super::super::{
     Architecture, Attention, Bias, Buckets, Config, Heads, Layer, ModelError, Order, Window,
 };
-use super::{Family, Keys, Positions, Tensors, bert};
+use super::{Family, Keys, Positions, Tensors, bert, roberta};
 
 /// From this distance on, relative positions share a bucket; no configuration changes it.
 const REACH: usize = 128;
@@ -23,9 +23,11 @@ pub(super) const FAMILY: Family = Family {
     },
     positions: Positions::After(1),
     rules: &[
+        bert::ABSOLUTE,
         row(&["pad_token_id"], Rule::Unread("its positions start at 2, whatever this says")),
         row(&["type_vocab_size"], Rule::Unread("it has no token types")),
     ],
+    classifier: Some(&roberta::CLASSIFIER),
     read,
     ..bert::FAMILY
 };

@@ -59,6 +59,8 @@ pub(crate) enum Rule {
     UsedOrNull,
     /// The tokenizer's reader uses it.
     ByTokenizer,
+    /// A head of classification uses it.
+    ByClassifier,
     /// Only these values are what vecmill computes; others are refused, and why.
     Only(&'static [Plain], &'static str),
     /// It says the same as another key, and is refused where it doesn't.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Plain::{Empty, False, Null, Text};
-use super::Rule::{ByTokenizer, Only, Unread, Used, UsedOrNull};
+use super::Rule::{ByClassifier, ByTokenizer, Only, Unread, Used, UsedOrNull};
 use super::{Kind, Row, Rule};
 
 pub(crate) const fn row(keys: &'static [&'static str], rule: Rule) -> Row {
@@ -38,20 +38,23 @@ const DECODER: &str = "only encoders are computed";
 
 /// `config.json`, whatever the family.
 const CONFIG: &[Row] = &[
-    row(&["model_type", "vocab_size", "max_position_embeddings"], Used),
+    row(&["model_type", "vocab_size"], Used),
     row(&["architectures", "auto_map"], UsedOrNull),
     row(&["tokenizer_class"], ByTokenizer),
     row(
-        &["sentence_transformers", "sbert_ce_default_activation_function"],
-        Unread("of ranking, which a folder with modules.json doesn't do"),
+        &[
+            "id2label",
+            "num_labels",
+            "_num_labels",
+            "problem_type",
+            "sentence_transformers",
+            "sbert_ce_default_activation_function",
+        ],
+        ByClassifier,
     ),
     row(
         &["is_decoder", "add_cross_attention", "is_encoder_decoder"],
         Only(&[False, Null], DECODER),
-    ),
-    row(
-        &["position_embedding_type"],
-        Only(&[Text("absolute")], "other positions are not computed"),
     ),
     row(
         &["quantization_config", "compression_config"],
@@ -74,7 +77,6 @@ const CONFIG: &[Row] = &[
             "model_name",
             "finetuning_task",
             "task_specific_params",
-            "problem_type",
             "prefix",
         ],
         Unread("where the model comes from, and what it was made for"),
@@ -118,10 +120,7 @@ const CONFIG: &[Row] = &[
     ),
     row(
         &[
-            "id2label",
             "label2id",
-            "num_labels",
-            "_num_labels",
             "pooler_fc_size",
             "pooler_type",
             "pooler_num_attention_heads",
@@ -133,7 +132,7 @@ const CONFIG: &[Row] = &[
             "tie_weights_",
             "cross_attention_hidden_size",
         ],
-        Unread("of heads that an embedding doesn't go through"),
+        Unread("of heads, whose tensors say it, or that nothing goes through"),
     ),
     row(
         &[
@@ -188,12 +187,7 @@ const MODULE: &[Row] = &[
 const TRANSFORMER: &[Row] = &[
     row(&["max_seq_length", "do_lower_case"], UsedOrNull),
     row(&["processor_kwargs", "tokenizer_args"], UsedOrNull),
-    row(
-        &["transformer_task"],
-        Only(&[Text("feature-extraction")], "other tasks than embedding are not served"),
-    ),
-    row(&["modality_config"], UsedOrNull),
-    row(&["module_output_name"], Only(&[Null, Text("token_embeddings")], "pooling reads these")),
+    row(&["transformer_task", "modality_config", "module_output_name"], UsedOrNull),
     row(&["config_kwargs", "config_args"], UsedOrNull),
     row(
         &["processing_kwargs"],
@@ -244,11 +238,9 @@ const NORMALIZE: &[Row] = &[
 
 const SENTENCE_TRANSFORMERS: &[Row] = &[
     row(&["prompts"], Used),
-    row(&["default_prompt_name", "truncate_dim"], UsedOrNull),
-    row(
-        &["model_type"],
-        Only(&[Text("SentenceTransformer")], "other tasks than embedding are not served"),
-    ),
+    row(&["default_prompt_name", "truncate_dim", "model_type"], UsedOrNull),
+    row(&["activation_fn"], ByClassifier),
+    row(&["keep_in_fp32_modules"], Unread("how it is computed, not what")),
     row(
         &[
             "query_prefix",

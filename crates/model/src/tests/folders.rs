@@ -33,7 +33,7 @@ fn warnings(folder: &TempDir) -> Vec<String> {
 #[test]
 fn another_task_is_refused_by_what_says_so() {
     for (class, task) in [
-        ("BertForSequenceClassification", "ranks pairs"),
+        ("BertCrossEncoder", "ranks pairs"),
         ("BertForTokenClassification", "tags"),
         ("BertForQuestionAnswering", "answers"),
         ("BertForMultipleChoice", "chooses"),
@@ -64,6 +64,92 @@ fn another_task_is_refused_by_what_says_so() {
     let colbert = folder();
     write(&colbert, "artifact.metadata", b"{}");
     assert!(matches!(error(&colbert), ModelError::Task { .. }));
+}
+
+/// A model of the test data in a folder of its own.
+fn copied(name: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for entry in fs::read_dir(test_data().join(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+fn head(folder: &Path) -> Classifier {
+    match Model::open(folder).unwrap().task {
+        Task::Classify(head) => head,
+        task => panic!("{}: {task:?}", folder.display()),
+    }
+}
+
+#[test]
+fn a_head_of_classification_is_found_by_its_class_or_its_modules() {
+    use ScoreActivation::{Identity, Sigmoid, Softmax};
+    for (name, first, activation, labels) in [
+        ("bert-rerank", Activation::Tanh, Sigmoid, &["LABEL_0"][..]),
+        ("bert-rerank-st6", Activation::Tanh, Sigmoid, &["LABEL_0"]),
+        ("bert-classify", Activation::Tanh, Softmax, &["entailment", "neutral", "contradiction"]),
+        ("roberta-rerank", Activation::Tanh, Sigmoid, &["LABEL_0"]),
+        ("xlm-roberta-rerank", Activation::Tanh, Identity, &["LABEL_0"]),
+        ("distilbert-classify", Activation::Relu, Softmax, &["NEGATIVE", "POSITIVE"]),
+        ("electra-classify", Activation::Gelu, Sigmoid, &["calm", "glad", "cross"]),
+    ] {
+        let head = head(&test_data().join(name));
+        let [HeadLayer::Linear(_, found), HeadLayer::Linear(out, last)] = head.layers.as_slice()
+        else {
+            panic!("{name}: {head:?}")
+        };
+        assert_eq!((*found, *last, head.activation), (first, Activation::Identity, activation));
+        assert_eq!(
+            (out.weight.shape().rows, head.labels.as_slice()),
+            (labels.len(), &*owned(labels))
+        );
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
+#[test]
+fn a_model_that_classifies_is_not_pooled_and_must_have_its_whole_head() {
+    let folder = copied("bert-rerank");
+    assert_eq!(warnings(&folder), [""; 0], "nothing is assumed of it");
+    let chosen = Model::open_as(folder.path(), Some(Pooling::Mean));
+    assert!(matches!(chosen, Err(ModelError::Task { may_embed: false, .. })));
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["id2label"] = json!({"0": "no", "1": "yes"});
+    write_json(&folder, "config.json", &config);
+    let message = error(&folder).to_string();
+    assert!(message.contains("classifier.weight") && message.contains("[2, 32]"), "{message}");
+    config["architectures"] = json!(["BertModel"]);
+    write_json(&folder, "config.json", &config);
+    assert!(matches!(error(&folder), ModelError::Task { .. }), "a body doesn't say so");
+}
+
+#[test]
+fn modules_of_a_model_that_classifies_say_nothing_else() {
+    let general = "config_sentence_transformers.json";
+    for (file, key, value) in [
+        (general, "model_type", json!("SentenceTransformer")),
+        (general, "activation_fn", json!("modeling.Steps")),
+        (general, "prompts", json!({"query": "query: "})),
+        ("sentence_bert_config.json", "transformer_task", json!("feature-extraction")),
+        ("sentence_bert_config.json", "module_output_name", json!("token_embeddings")),
+    ] {
+        let folder = copied("bert-rerank-st6");
+        let path = folder.path().join(file);
+        let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        settings[key] = value;
+        if key == "prompts" {
+            settings["default_prompt_name"] = json!("query");
+        }
+        write_json(&folder, file, &settings);
+        let message = error(&folder).to_string();
+        assert!(message.contains("json"), "{key}: {message}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use vecmill_encoder::{
     AttentionBias, Backend, Graph, Node, Op, Place, Places, Step, ValueId, WeightId, Weights,
     alibi_slope,
 };
-use vecmill_encoder::{BackendError, RegionWriter, Stored};
+use vecmill_encoder::{BackendError, RegionWriter, Stored, position_and_type};
 use vecmill_memory::{HostBlock, HostSource};
 use vecmill_model::{Activation, DType, Heads, Pooling, Poolings, Rotary, Weight, Window, e4m3};
 
@@ -197,10 +197,11 @@ impl Emulated {
         let row = |table: &Values, index: u32| {
             table.floats()[index as usize * columns..][..columns].to_vec()
         };
-        let rows = ids.iter().zip(&positions).flat_map(|(&id, &position)| {
-            let word = row(&tables[0], id);
+        let rows = ids.iter().zip(&positions).flat_map(|(&id, &place)| {
+            let (position, kind) = position_and_type(place);
+            let (word, kinds) = (row(&tables[0], id), row(&tables[1], kind));
             let place = tables.get(2).map_or(vec![0.0; columns], |table| row(table, position));
-            let terms = word.into_iter().zip(place).zip(tables[1].floats());
+            let terms = word.into_iter().zip(place).zip(kinds);
             terms.map(|((word, place), kind)| word + place + kind).collect::<Vec<_>>()
         });
         Ok(rows.collect())

@@ -4,11 +4,11 @@
 //! is the operation's own.
 
 use vecmill_encoder::Precision;
-use vecmill_encoder::{AttentionBias, Node, Op, RelativeBias, ValueId, WeightId};
+use vecmill_encoder::{AttentionBias, Node, Numbering, Op, RelativeBias, ValueId, WeightId};
 use vecmill_model::Activation;
 
 use super::Failure;
-use super::cases::Case;
+use super::cases::{Case, second_text};
 use super::reference::{self, Bounded, Matrix};
 
 /// What a backend computed of an output: a row for each token or sequence, stray ones too.
@@ -181,15 +181,18 @@ impl Interpreter<'_> {
     ) -> Vec<Vec<Bounded>> {
         let words = self.matrix(words);
         let positions = positions.map(|positions| self.matrix(positions));
-        let kinds = types.map(|types| self.matrix(types).swap_remove(0));
-        let indices = self.case.batch.indices(self.case.batch.shape(), 0);
-        let places =
-            self.starts().flat_map(|(start, end)| (start..end).map(move |row| row - start));
-        let rows = indices.iter().zip(places).map(|(&id, place)| {
+        let types = types.map(|types| self.matrix(types));
+        let indices = self.case.batch.indices(self.case.batch.shape(), Numbering::default());
+        let places = self.starts().flat_map(|(start, end)| {
+            let second = second_text(end - start);
+            (0..end - start).map(move |place| (place, usize::from(place >= second)))
+        });
+        let rows = indices.iter().zip(places).map(|(&id, (place, kind))| {
+            let kinds = types.as_ref().map(|types| &types[kind]);
             let word = &words[id as usize];
             let terms = word.iter().enumerate().map(|(column, &word)| {
                 let place = positions.as_ref().map(|positions| positions[place][column]);
-                let kind = kinds.as_ref().map(|kinds| kinds[column]);
+                let kind = kinds.map(|kinds| kinds[column]);
                 let terms = [Some(word), place, kind].into_iter().flatten().map(Bounded::exact);
                 reference::sum(&terms.collect::<Vec<_>>(), precision)
             });
@@ -256,7 +259,7 @@ impl Interpreter<'_> {
     /// Where sequences start and end, in rows.
     fn starts(&self) -> impl Iterator<Item = (usize, usize)> {
         let shape = self.case.batch.shape();
-        let indices = self.case.batch.indices(shape, 0);
+        let indices = self.case.batch.indices(shape, Numbering::default());
         let starts = indices[indices.len() - shape.sequences - 1..].to_vec();
         (0..shape.sequences).map(move |i| (starts[i] as usize, starts[i + 1] as usize))
     }

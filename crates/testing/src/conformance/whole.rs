@@ -20,11 +20,19 @@ struct Expected {
     cases: Vec<Case>,
 }
 
-/// One batch: token ids and the vectors they must give.
+/// One batch: token ids and what they must give.
 #[derive(Deserialize)]
 struct Case {
     inputs: Vec<Vec<u32>>,
+    /// Where an input's second text begins.
+    #[serde(default)]
+    second: Vec<usize>,
+    /// Vectors.
+    #[serde(default)]
     embeddings: Vec<Vec<f64>>,
+    /// Scores as they come.
+    #[serde(default)]
+    logits: Vec<Vec<f64>>,
 }
 
 /// How well a backend agrees with stored vectors.
@@ -34,7 +42,8 @@ pub struct Agreement {
     pub vectors: usize,
     /// The lowest cosine between a vector and its expected one.
     pub lowest_cosine: f64,
-    /// The largest difference of an element, relative to the expected vector's largest.
+    /// The largest difference of an element, relative to the expected vector's largest; of scores, the
+    /// length of all differences, relative to that of all scores.
     pub largest_difference: f64,
 }
 
@@ -70,18 +79,24 @@ pub fn model<B: Backend>(backend: B, folder: &Path) -> Result<Agreement, Failure
     let expected: Expected = serde_json::from_str(&text).map_err(|error| fixture(&path, &error))?;
     let mut agreement = Agreement { vectors: 0, lowest_cosine: 1.0, largest_difference: 0.0 };
     for case in expected.cases {
-        let batch: Batch = case.inputs.iter().collect();
+        let mut batch = Batch::new();
+        for (index, ids) in case.inputs.iter().enumerate() {
+            batch.push_pair(ids, case.second.get(index).copied().unwrap_or(ids.len()));
+        }
         let rows = encoder
             .encode(&batch, &pool, Duration::ZERO)
             .map_err(|error| fixture(&path, &error))?;
         for (row, expected) in rows.chunks(encoder.limits().dimensions).zip(&case.embeddings) {
             agreement.add(&finish_row(row), expected);
         }
+        if !case.logits.is_empty() {
+            agreement.add_scores(&rows, &case.logits.concat());
+        }
     }
     Ok(agreement)
 }
 
-/// Encodes sequences of many lengths alone and all together, and returns the largest difference
+/// Encodes sequences of many lengths, each of two texts, alone and all together, and returns the largest difference
 /// between an element of the one and of the other. What a rounding makes of a number grows with the
 /// number: where a vector has elements beyond 1, the difference is in parts of its largest.
 ///
@@ -101,10 +116,15 @@ pub fn independence<B: Backend>(backend: B, folder: &Path) -> Result<f64, Failur
             .encode(&batch, &pool, Duration::ZERO)
             .map_err(|error| Failure::Fixture(error.to_string()))
     };
-    let together = encode(sequences.iter().collect())?;
+    let batch = |sequences: &[Vec<u32>]| {
+        let mut batch = Batch::new();
+        sequences.iter().for_each(|ids| batch.push_pair(ids, ids.len() / 2));
+        batch
+    };
+    let together = encode(batch(&sequences))?;
     let mut largest = 0.0_f64;
     for (sequence, row) in sequences.iter().zip(together.chunks(limits.dimensions)) {
-        let alone = encode([sequence].into_iter().collect())?;
+        let alone = encode(batch(std::slice::from_ref(sequence)))?;
         let (alone, row) = (finish_row(&alone), finish_row(row));
         let scale = alone.iter().fold(1.0_f32, |scale, value| scale.max(value.abs()));
         for (a, b) in alone.iter().zip(row) {
@@ -143,6 +163,10 @@ fn load<B: Backend>(backend: B, folder: &Path) -> Result<Loaded<B>, Failure> {
     Ok((encoder, pool, Box::new(move |row| finish(row, dimensions, scaling))))
 }
 
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
 fn fixture(path: &Path, error: &dyn std::error::Error) -> Failure {
     Failure::Fixture(format!("{}: {error}", path.display()))
 }
@@ -161,9 +185,20 @@ impl Agreement {
         self.vectors > 0 && self.largest_difference <= allowed && angle <= allowed
     }
 
+    /// A text may have one score, whose terms cancel as they please: the scale of what is lost on the way
+    /// is that of the scores of many texts.
+    fn add_scores(&mut self, found: &[f32], expected: &[f64]) {
+        let off = found.iter().zip(expected).map(|(&a, b)| f64::from(a) - b);
+        let off: Vec<f64> = off.collect();
+        let alike = found.len() == expected.len();
+        let lost = if alike { (dot(&off, &off) / dot(expected, expected)).sqrt() } else { 1.0 };
+        self.vectors += 1;
+        self.largest_difference =
+            self.largest_difference.max(if lost.is_nan() { f64::INFINITY } else { lost });
+    }
+
     fn add(&mut self, found: &[f32], expected: &[f64]) {
         let found: Vec<f64> = found.iter().map(|&value| f64::from(value)).collect();
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let norms = (dot(&found, &found) * dot(expected, expected)).sqrt();
         let cosine =
             if found.len() == expected.len() { dot(&found, expected) / norms } else { 0.0 };

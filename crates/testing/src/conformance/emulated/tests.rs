@@ -42,8 +42,8 @@ fn whole_models_agree_as_well_as_their_precision_allows() {
             let agreement = whole::model(backend, &model).unwrap();
             let narrow = precision
                 .narrow
-                .map(|narrow| NarrowPrecision { operands: narrow.operands / 16.0, ..narrow });
-            let finer = Precision { storage: precision.storage / 16.0, narrow, ..precision };
+                .map(|narrow| NarrowPrecision { operands: narrow.operands / 32.0, ..narrow });
+            let finer = Precision { storage: precision.storage / 32.0, narrow, ..precision };
             assert!(agreement.is_within(precision), "{format:?} {} {agreement:?}", model.display());
             assert!(
                 format == DType::F32 || !agreement.is_within(finer),
