@@ -17,6 +17,19 @@ use crate::error::StartError;
 const COMMON: [&str; 4] = ["the", "and", "people", "water"];
 
 impl Frame {
+    /// Where `tokenizer.json` says it.
+    const KEY: &str = "post_processor";
+
+    /// No special tokens.
+    const NONE: Self = Self { before: Vec::new(), after: Vec::new() };
+
+    /// Those of the tokenizer.
+    pub(super) fn read(tokenizer: &tokenizers::Tokenizer) -> Result<Self, Flaw> {
+        let expected = "expected tokens before and after each text, found something else";
+        let none = || Flaw::new(Self::KEY, expected);
+        file::caught(Self::KEY, || Self::of(tokenizer).ok_or_else(none))
+    }
+
     /// As the tokenizer puts them around any text; `None` if it does something else with one.
     fn of(tokenizer: &tokenizers::Tokenizer) -> Option<Self> {
         const TEXT: [u32; 2] = [u32::MAX - 1, u32::MAX]; // ids that no vocabulary has
@@ -67,36 +80,37 @@ impl Tokenizer {
         let growth = file.growth;
         let more = settings.added_tokens.iter().map(added).collect();
         let inner = file.build(more).map_err(failed)?;
-        Self::over(inner, growth, pipeline.lowercase, max_tokens).map_err(failed).inspect(
-            |tokenizer| {
-                if let Ok(Some(doubt)) = caught(0, || Ok(tokenizer.doubt())) {
-                    tracing::warn!("{}: {doubt}", path.display());
-                }
-            },
-        )
+        let frame = if pipeline.special_tokens { Frame::read(&inner) } else { Ok(Frame::NONE) };
+        let frame = frame.map_err(failed)?;
+        let tokenizer = Self::over(inner, growth, frame, pipeline.lowercase, max_tokens);
+        let mut tokenizer = tokenizer.map_err(failed)?;
+        if pipeline.drops_unknown {
+            tokenizer.dropped = tokenizer.unknown();
+        }
+        if let Ok(Some(doubt)) = caught(0, || Ok(tokenizer.doubt())) {
+            tracing::warn!("{}: {doubt}", path.display());
+        }
+        Ok(tokenizer)
     }
 
     /// Around a tokenizer whose normaliser makes at most `growth` bytes of one.
     pub(super) fn over(
         inner: tokenizers::Tokenizer,
         growth: usize,
+        frame: Frame,
         lowercase: bool,
         max_tokens: usize,
     ) -> Result<Self, Flaw> {
-        const KEY: &str = "post_processor";
-        let frame = file::caught(KEY, || {
-            let expected = "expected tokens before and after each text, found something else";
-            Frame::of(&inner).ok_or_else(|| Flaw::new(KEY, expected))
-        })?;
         if frame.len() >= max_tokens {
             let reason =
                 format!("it adds {} tokens, but the model takes {max_tokens}", frame.len());
-            return Err(Flaw::new(KEY, reason));
+            return Err(Flaw::new(Frame::KEY, reason));
         }
         let cuts = file::caught("normalizer", || Ok(Cuts::of(&inner)))?;
         Ok(Self {
             lowercase,
             max_tokens,
+            dropped: None,
             words: Words::of(&inner),
             cuts,
             growth,
