@@ -209,7 +209,6 @@ SPECS = (
     ),
     Spec("electra-cls", "electra", "cls", embedding=32),
     Spec("electra-narrow", "electra", embedding=16, with_head=True),
-    Spec("ernie-mean", "ernie"),
     Spec("nomic-mean", "nomic_bert", positions=160, activation="silu"),
     Spec(
         "nomic-stretched",
@@ -264,6 +263,7 @@ SPECS = (
             "norm_bias": True,
         },
     ),
+    Spec("ernie-mean", "ernie"),
     # Relative distances fall into one bucket from 128 on: go beyond that.
     Spec("mpnet-mean", "mpnet", positions=202, layer_norm_eps=1e-5, tokenizer=None),
 )

@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use vecmill_encoder::Scaling;
-
+use crate::ask::Finish;
 use crate::error::RequestError;
 use crate::experiment::Turn;
+use crate::info::Info;
 use crate::models::Open;
 use crate::queue::{Queue, Waiting};
 use crate::request::{Embedding, Keep, Reply, Timings};
@@ -26,8 +26,8 @@ use crate::tokenize::Tokens;
 /// Where the inputs of accepted requests wait.
 pub(crate) type JobQueue = Queue<Payload>;
 
-/// Takes a request's answer to its caller.
-pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
+/// Takes a request's answer to its caller, with what there is to know of the model that gave it.
+pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>, Option<Arc<Info>>) + Send>;
 
 /// The right to answer a request, once. Let go of without an answer, it says that the request was
 /// lost.
@@ -94,8 +94,8 @@ impl Answer {
             let model = self.model_name();
             queue.metrics.answered(model, self.asked.elapsed(), self.turn, &result);
         }
-        self.model = None;
-        deliver(result);
+        let info = self.model.take().map(|model| Arc::clone(&model.info));
+        deliver(result, info);
     }
 
     /// The model's name; empty where there is none.
@@ -137,13 +137,6 @@ impl Drop for GiveUpOnDrop {
     fn drop(&mut self) {
         self.0.give_up();
     }
-}
-
-/// What a request wants of its vectors.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Finish {
-    pub(crate) dimensions: usize,
-    pub(crate) scaling: Scaling,
 }
 
 /// One tokenised input of a request, which waits for a device.
@@ -254,6 +247,7 @@ impl Accepted {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+    use vecmill_encoder::Scaling;
 
     /// A request whose engine is gone: nothing holds it but the test.
     fn accepted(inputs: usize) -> (Arc<Accepted>, Caller, mpsc::Receiver<Received>) {
@@ -265,10 +259,10 @@ mod tests {
             room: 0,
             model: None,
             given_up: Arc::default(),
-            deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
+            deliver: Some(Box::new(move |result, _| sender.send(result).unwrap())),
         };
         let caller = answer.caller();
-        let finish = Finish { dimensions: 2, scaling: Scaling::AsIs };
+        let finish = Finish::Vector { dimensions: 2, scaling: Scaling::AsIs };
         (Accepted::new(inputs, finish, Keep::default(), answer), caller, receiver)
     }
 

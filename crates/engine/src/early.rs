@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
+use crate::ask::Ask;
 use crate::error::RequestError;
-use crate::request::Request;
 
 /// Requests for models that are being loaded.
 pub(crate) struct EarlyRequests {
@@ -21,7 +21,7 @@ pub(crate) struct EarlyRequests {
 
 struct Early {
     model: String,
-    request: Request,
+    ask: Ask,
     answer: Answer,
     until: Instant,
 }
@@ -33,14 +33,14 @@ impl EarlyRequests {
     }
 
     /// Has a request wait for `model`, or answers it where it may not.
-    pub(crate) fn keep(&self, model: String, request: Request, answer: Answer) {
-        let patience = request.timeout.map_or(self.patience, |timeout| timeout.min(self.patience));
+    pub(crate) fn keep(&self, model: String, ask: Ask, answer: Answer) {
+        let patience = ask.timeout.map_or(self.patience, |timeout| timeout.min(self.patience));
         let mut waiting = self.waiting();
-        let inputs: usize = waiting.iter().map(|early| early.request.inputs.len()).sum();
+        let inputs: usize = waiting.iter().map(|early| early.ask.texts.len()).sum();
         let room = self.capacity.saturating_sub(inputs);
         match answer.asked().checked_add(patience) {
-            Some(until) if !patience.is_zero() && request.inputs.len() <= room => {
-                waiting.push(Early { model, request, answer, until });
+            Some(until) if !patience.is_zero() && ask.texts.len() <= room => {
+                waiting.push(Early { model, ask, answer, until });
             }
             _ => {
                 drop(waiting);
@@ -50,10 +50,10 @@ impl EarlyRequests {
     }
 
     /// Those that wait for a model.
-    pub(crate) fn take(&self, model: &str) -> Vec<(Request, Answer)> {
+    pub(crate) fn take(&self, model: &str) -> Vec<(Ask, Answer)> {
         let mut waiting = self.waiting();
         let taken = waiting.extract_if(.., |early| early.model == model);
-        taken.map(|Early { request, answer, .. }| (request, answer)).collect()
+        taken.map(|Early { ask, answer, .. }| (ask, answer)).collect()
     }
 
     /// Answers those that have waited for too long, and lets go of those that nobody wants.

@@ -31,7 +31,7 @@ pub enum Task {
 }
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 13] = [
+const BODIES: &[&str] = &[
     "BertModel",
     "ErnieModel",
     "RobertaModel",

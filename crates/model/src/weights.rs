@@ -143,15 +143,15 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// The same tensors, found by their whole names.
+    pub(super) fn whole_names(&self) -> Self {
+        Self { prefix: "", ..self.clone() }
+    }
+
     /// The shape of the tensor `name`, if it is there.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
         let entry = self.tensors.get(&format!("{}{name}", self.prefix))?;
         Some(&entry.shape)
-    }
-
-    /// The same tensors, found by their whole names.
-    pub(super) fn whole_names(&self) -> Self {
-        Self { prefix: "", ..self.clone() }
     }
 
     /// The whole names of all tensors.

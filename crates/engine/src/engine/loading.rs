@@ -9,11 +9,12 @@ use vecmill_scheduler::{ClassId, Size, Speed};
 
 use super::{Engine, Loader, Running};
 use crate::answer::Answer;
+use crate::ask::Ask;
 use crate::error::{Fault, RequestError, StartError};
 use crate::info::Info;
 use crate::models::{ModelStatus, Open, Served};
 use crate::practice;
-use crate::request::{Input, Priority, Prompt, Reply, Request};
+use crate::request::Reply;
 use crate::settings::Settings;
 use crate::stage::Stage;
 use crate::tokenize::Tokenizer;
@@ -223,16 +224,11 @@ impl Running {
         inputs: Vec<Vec<u32>>,
     ) -> Result<Reply, RequestError> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let deliver = Box::new(move |result| {
+        let deliver = Box::new(move |result, _: Option<_>| {
             let _ = sender.send(result);
         });
-        let request = Request {
-            inputs: inputs.into_iter().map(Input::Tokens).collect(),
-            prompt: Prompt::None,
-            priority: Priority::Bulk,
-            ..Request::default()
-        };
-        self.core.start(Open::of(served), request, Answer::new(&self.core.queue, deliver));
+        let ask = Ask::practice(served, inputs);
+        self.core.start(Open::of(served), ask, Answer::new(&self.core.queue, deliver));
         receiver.recv().unwrap_or(Err(RequestError::Lost))
     }
 

@@ -11,7 +11,7 @@ use vecmill_scheduler::ClassId;
 
 use super::{Entry, Models, Served};
 use crate::error::StartError;
-use crate::info::Info;
+use crate::info::{Info, Task};
 use crate::request::Prompt;
 use crate::tokenize::Tokenizer;
 
@@ -35,6 +35,8 @@ pub struct ModelStatus {
     pub name: String,
     /// How it stands.
     pub state: ModelState,
+    /// What it is for; `None` until it is loaded.
+    pub task: Option<Task>,
     /// Whether it never makes way for another.
     pub pinned: bool,
     /// Requests that were accepted and not answered.
@@ -114,7 +116,8 @@ impl Models {
             let open = |served: &Arc<Served>| served.open.load(Ordering::Acquire);
             let requests = entry.served.as_ref().map_or(0, open);
             let &Entry { ref name, state, pinned, .. } = entry;
-            ModelStatus { name: name.to_string(), state, pinned, requests }
+            let task = entry.served.as_ref().map(|served| served.info.task.clone());
+            ModelStatus { name: name.to_string(), state, task, pinned, requests }
         };
         entries.iter().map(status).collect()
     }

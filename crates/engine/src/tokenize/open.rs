@@ -9,6 +9,7 @@ use vecmill_model::{AddedToken, Model, Pipeline, TokenizerSettings, read_file};
 use super::cuts::Cuts;
 use super::file::{self, File, Flaw};
 use super::listing::{self, Spelled};
+use super::pairs::PairFrame;
 use super::words::Words;
 use super::{Frame, Tokenizer, caught};
 use crate::error::StartError;
@@ -77,12 +78,12 @@ impl Tokenizer {
         drop(bytes);
         let settings = TokenizerSettings::open(folder, &file.own_tokens())?;
         adapt(&mut file, &settings);
-        let growth = file.growth;
+        let (growth, types) = (file.growth, settings.token_types);
         let more = settings.added_tokens.iter().map(added).collect();
         let inner = file.build(more).map_err(failed)?;
         let frame = if pipeline.special_tokens { Frame::read(&inner) } else { Ok(Frame::NONE) };
         let frame = frame.map_err(failed)?;
-        let tokenizer = Self::over(inner, growth, frame, pipeline.lowercase, max_tokens);
+        let tokenizer = Self::over(inner, (growth, types), frame, pipeline.lowercase, max_tokens);
         let mut tokenizer = tokenizer.map_err(failed)?;
         if pipeline.drops_unknown {
             tokenizer.dropped = tokenizer.unknown();
@@ -93,10 +94,11 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Around a tokenizer whose normaliser makes at most `growth` bytes of one.
+    /// Around a tokenizer whose normaliser makes at most `growth` bytes of one; `types` says whether the
+    /// model is told which tokens are of a second text.
     pub(super) fn over(
         inner: tokenizers::Tokenizer,
-        growth: usize,
+        (growth, types): (usize, bool),
         frame: Frame,
         lowercase: bool,
         max_tokens: usize,
@@ -106,6 +108,7 @@ impl Tokenizer {
                 format!("it adds {} tokens, but the model takes {max_tokens}", frame.len());
             return Err(Flaw::new(Frame::KEY, reason));
         }
+        let pairs = file::caught(Frame::KEY, || Ok(PairFrame::of(&inner, types)))?;
         let cuts = file::caught("normalizer", || Ok(Cuts::of(&inner)))?;
         Ok(Self {
             lowercase,
@@ -113,6 +116,7 @@ impl Tokenizer {
             dropped: None,
             words: Words::of(&inner),
             cuts,
+            pairs: pairs.filter(|pairs| pairs.len() < max_tokens),
             growth,
             trims: inner.get_post_processor().is_some_and(listing::trims),
             spelled: Arc::new(Spelled::of(&frame, &inner)),

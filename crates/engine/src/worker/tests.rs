@@ -138,7 +138,7 @@ impl Rig {
 
     fn ask(&self, inputs: usize) -> Receiver<Answer> {
         let (sender, receiver) = channel();
-        let answer = Box::new(move |answer| sender.send(answer).unwrap());
+        let answer = Box::new(move |answer, _: Option<_>| sender.send(answer).unwrap());
         self.core.submit(Request::new((0..inputs).map(input)), answer);
         receiver
     }

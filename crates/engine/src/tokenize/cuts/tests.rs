@@ -120,7 +120,7 @@ fn tokenizer(model: &str, change: impl FnOnce(&mut Value)) -> Whole {
     change(&mut json);
     let inner = Tokenizer::from_bytes(serde_json::to_vec(&json).unwrap()).unwrap();
     let frame = Frame::read(&inner).unwrap();
-    let mut whole = Whole::over(inner, 1, frame, false, 20).unwrap();
+    let mut whole = Whole::over(inner, (1, true), frame, false, 20).unwrap();
     if let Some(cuts) = &mut whole.cuts {
         cuts.piece = 1;
     }

@@ -203,7 +203,7 @@ fn an_input_that_can_not_run_is_found_among_others() {
         rig.queued(30);
         let (sender, bad) = channel();
         let inputs = [input(0), Input::Tokens(vec![5, 9_999]), input(1)];
-        let deliver = Box::new(move |answer: Answer| sender.send(answer).unwrap());
+        let deliver = Box::new(move |answer: Answer, _: Option<_>| sender.send(answer).unwrap());
         rig.core.submit(Request::new(inputs), deliver);
         rig.queued(33);
         rig.start();
