@@ -46,7 +46,7 @@ pub(crate) fn graph(
 fn embed(graph: &mut GraphBuilder, embedding: &Embedding) -> ValueId {
     let Embedding { words, positions, types, norm, projection } = embedding;
     let sum = graph.embed(words, positions.as_ref(), types.as_ref());
-    let rows = graph.norm(sum, norm);
+    let rows = norm.as_ref().map_or(sum, |norm| graph.norm(sum, norm));
     match projection {
         Some(projection) => graph.linear(rows, projection, Activation::Identity),
         None => rows,

@@ -23,6 +23,8 @@ const HEADER_LIMIT: u64 = 100_000_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folders {
     pub(super) transformer: String,
+    /// Whether in place of a transformer there is a table of words, which has no settings.
+    table: bool,
     modules: Vec<(String, Needs)>,
 }
 
@@ -40,7 +42,7 @@ enum Needs {
 impl Folders {
     /// By the contents of `modules.json`; `None` where the model has none.
     pub(super) fn parse(modules: Option<&[u8]>) -> Result<Self, String> {
-        let mut folders = Self { transformer: String::new(), modules: Vec::new() };
+        let mut folders = Self { transformer: String::new(), table: false, modules: Vec::new() };
         let Some(modules) = modules else { return Ok(folders) };
         let modules = Json::parse(modules)
             .map_err(|error| format!("{MODULES_FILE} is not valid JSON: {error}"))?;
@@ -48,6 +50,7 @@ impl Folders {
         for module in modules.ok_or_else(|| format!("{MODULES_FILE} is not a list of modules"))? {
             let text = |key: &str| module.get(key).and_then(Json::as_text).unwrap_or_default();
             let (class, folder) = (text("type"), text("path").to_owned());
+            let folder = if folder == "." { String::new() } else { folder };
             if !stays_inside(&folder) {
                 return Err(format!(
                     "{MODULES_FILE} names a folder outside of the model: {folder:?}"
@@ -55,6 +58,7 @@ impl Folders {
             }
             match class.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => folders.transformer = folder,
+                "StaticEmbedding" => (folders.transformer, folders.table) = (folder, true),
                 "Pooling" => folders.modules.push((folder, Needs::Settings)),
                 "Dense" => folders.modules.push((folder, Needs::Weights)),
                 "Normalize" if !folder.is_empty() => folders.modules.push((folder, Needs::Nothing)),
@@ -107,12 +111,13 @@ impl ModelFiles {
         let modules = if there(MODULES_FILE)? { Some(read(folder, MODULES_FILE)?) } else { None };
         let folders = Folders::parse(modules.as_deref())?;
         let transformer = folders.transformer.as_str();
-        let mut settings = vec![
-            need(folder, join(transformer, "config.json"))?,
-            need(folder, join(transformer, "tokenizer.json"))?,
-        ];
-        let mut weights = vec![(transformer.to_owned(), weights(folder, transformer)?)];
+        let mut settings = vec![need(folder, join(transformer, "tokenizer.json"))?];
         let mut optional = Vec::new();
+        match join(transformer, "config.json") {
+            config if folders.table => optional.push(config),
+            config => settings.push(need(folder, config)?),
+        }
+        let mut weights = vec![(transformer.to_owned(), weights(folder, transformer)?)];
         for (module, needs) in &folders.modules {
             let config = join(module, "config.json");
             match needs {

@@ -20,13 +20,13 @@ use crate::{Activation, Rotary, Weight};
 pub struct Architecture {
     /// From ids to rows.
     pub embedding: Embedding,
-    /// In the order of their running; at least one.
+    /// In the order of their running; none, where a text is the mean of its tokens' rows.
     pub layers: Vec<Layer>,
     /// Of the last layer's rows, where layers normalise what they read.
     pub norm: Option<Norm>,
 }
 
-/// The row of a token: the sum of the tables' rows, normalised.
+/// The row of a token: the sum of the tables' rows, normalised where that is asked for.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// `[vocabulary, width]`
@@ -36,8 +36,8 @@ pub struct Embedding {
     pub positions: Option<Weight>,
     /// `[token types, width]`; every token is of type 0.
     pub types: Option<Weight>,
-    /// Of the sum.
-    pub norm: Norm,
+    /// Of the sum; none, where it is all that is computed of a token.
+    pub norm: Option<Norm>,
     /// From `width` to the layers' own, where that is another.
     pub projection: Option<Linear>,
 }

@@ -87,6 +87,10 @@ const _: () = {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// What Model2Vec calls its models in `config.json`, and how many tokens of a text it takes.
+const MODEL2VEC: &str = "model2vec";
+const MODEL2VEC_TOKENS: usize = 512;
+
 /// A model in a folder, checked and ready to be loaded onto devices.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -129,7 +133,13 @@ impl Model {
         let modules = Modules::open(folder, &mut warnings)?;
         let transformer = modules.transformer();
         refuse_adapter(transformer)?;
+        if modules.table {
+            return Self::read_table(&modules, None, pooling, warnings);
+        }
         let file = JsonFile::open(&transformer.join(CONFIG_FILE))?;
+        if !modules.listed && file.text("model_type")? == Some(MODEL2VEC) {
+            return Self::read_table(&modules, Some(&file), pooling, warnings);
+        }
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
@@ -140,6 +150,28 @@ impl Model {
         leftovers::check(&modules, (embeds, chosen), &mut warnings)?;
         let folder = transformer.to_owned();
         Ok(Self { folder, config, pipeline, task, weights, warnings })
+    }
+
+    /// A table of words without a transformer, of sentence-transformers or, with its `settings`, of
+    /// Model2Vec. No other settings are read, as these libraries read none.
+    fn read_table(
+        modules: &Modules,
+        settings: Option<&JsonFile>,
+        pooling: Option<Pooling>,
+        mut warnings: Vec<Warning>,
+    ) -> Result<Self, ModelError> {
+        let folder = modules.transformer().to_owned();
+        let weights = Weights::open(&folder)?;
+        let config = families::table::config(&weights)?;
+        let mut pipeline = Pipeline::open(modules, &config, pooling, &mut warnings)?;
+        (pipeline.special_tokens, pipeline.lowercase) = (false, false);
+        pipeline.max_tokens = config.max_tokens();
+        if let Some(settings) = settings {
+            pipeline.normalize = settings.flag("normalize")?.unwrap_or(false);
+            pipeline.drops_unknown = true;
+            pipeline.max_tokens = MODEL2VEC_TOKENS;
+        }
+        Ok(Self { folder, config, pipeline, task: Task::Embed, weights, warnings })
     }
 
     /// What the transformer computes, with all its tensors.

@@ -19,7 +19,7 @@ const EMBEDS: &str = "SentenceTransformer";
 const CLASSIFIES: &str = "CrossEncoder";
 
 /// What modules do that vecmill doesn't, by the ends of their classes' names.
-const OTHERS: [(&str, &str); 17] = [
+const OTHERS: [(&str, &str); 16] = [
     ("SpladePooling", "sparse vectors"),
     ("SparseStaticEmbedding", "sparse vectors"),
     ("SparseAutoEncoder", "sparse vectors"),
@@ -33,7 +33,6 @@ const OTHERS: [(&str, &str); 17] = [
     ("CLIPModel", "images"),
     ("Router", "an encoder for each kind of text"),
     ("Asym", "an encoder for each kind of text"),
-    ("StaticEmbedding", "a table of words without a transformer"),
     ("WordEmbeddings", "a table of words without a transformer"),
     ("WeightedLayerPooling", "several layers' vectors"),
     ("LayerNorm", "a norm behind pooling"),
@@ -47,6 +46,8 @@ pub(super) struct Modules {
     pub(super) listed: bool,
     transformer: Option<PathBuf>,
     pub(super) pooling: Option<PathBuf>,
+    /// Whether in place of transformer and pooling there is a table: a text is the mean of its rows.
+    pub(super) table: bool,
     pub(super) dense: Vec<PathBuf>,
     pub(super) normalize: bool,
     /// Folders of modules without weights.
@@ -75,6 +76,7 @@ impl Modules {
         let key = "model_type";
         match (general.text(key)?.unwrap_or(EMBEDS), &modules.pooling) {
             (EMBEDS, Some(_)) => Ok(modules),
+            (EMBEDS, None) if modules.table => Ok(modules),
             (CLASSIFIES, None) if modules.transformer.is_some() => Ok(modules),
             (EMBEDS, None) => {
                 let reason = "it should name a Transformer module, then a Pooling module";
@@ -89,7 +91,7 @@ impl Modules {
 
     /// Whether the model classifies; `None` if no `modules.json` says so.
     pub(super) fn classifies(&self) -> Option<bool> {
-        self.listed.then_some(self.pooling.is_none())
+        self.listed.then_some(self.pooling.is_none() && !self.table)
     }
 
     fn add(&mut self, module: &JsonFile, warnings: &mut Vec<Warning>) -> Result<(), ModelError> {
@@ -107,15 +109,20 @@ impl Modules {
         if library.split('.').next() != Some("sentence_transformers") {
             return Err(unsupported(module, class, "its code is not sentence-transformers' own"));
         }
+        let pooled = self.pooling.is_some() || self.table;
         match name {
+            "StaticEmbedding" if self.transformer.is_none() => {
+                self.transformer = Some(folder);
+                self.table = true;
+            }
             "Transformer" if self.transformer.is_none() && self.pooling.is_none() => {
                 self.transformer = Some(folder);
             }
-            "Pooling" if self.transformer.is_some() && self.pooling.is_none() => {
+            "Pooling" if self.transformer.is_some() && !pooled => {
                 self.pooling = Some(folder);
             }
-            "Dense" if self.pooling.is_some() && !self.normalize => self.dense.push(folder),
-            "Normalize" if self.pooling.is_some() => {
+            "Dense" if pooled && !self.normalize => self.dense.push(folder),
+            "Normalize" if pooled => {
                 // In the model's own folder `config.json` is the transformer's.
                 if !path.is_empty() {
                     let file = JsonFile::open_optional(&folder.join(CONFIG_FILE))?;
@@ -124,8 +131,8 @@ impl Modules {
                 self.normalize = true;
                 self.others.push(folder);
             }
-            "Dropout" if self.pooling.is_some() => self.others.push(folder), // of training alone
-            "Transformer" | "Pooling" | "Dense" | "Normalize" | "Dropout" => {
+            "Dropout" if pooled => self.others.push(folder), // of training alone
+            "StaticEmbedding" | "Transformer" | "Pooling" | "Dense" | "Normalize" | "Dropout" => {
                 return Err(unsupported(module, class, "it stands at another place"));
             }
             _ => {

@@ -42,6 +42,10 @@ impl Dense {
 pub struct Pipeline {
     /// The most tokens of an input, special tokens included; at most what positions allow.
     pub max_tokens: usize,
+    /// Whether the tokenizer's special tokens stand around each text.
+    pub special_tokens: bool,
+    /// Whether tokens that the vocabulary doesn't have are passed over.
+    pub drops_unknown: bool,
     /// Whether text is put in lower case before it is tokenised.
     pub lowercase: bool,
     /// Prompts by name.
@@ -83,6 +87,8 @@ impl Pipeline {
         }
         Ok(Self {
             max_tokens,
+            special_tokens: true,
+            drops_unknown: false,
             lowercase,
             prompts: general.prompts,
             default_prompt: general.default_prompt,

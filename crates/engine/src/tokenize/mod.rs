@@ -46,6 +46,8 @@ pub struct Tokenizer {
     lowercase: bool,
     max_tokens: usize,
     frame: Frame,
+    /// The id for the unknown, where it is passed over.
+    dropped: Option<u32>,
     /// Around two texts, where the tokenizer takes pairs.
     pairs: Option<PairFrame>,
     /// The short way, where there is one.
@@ -127,8 +129,10 @@ impl Tokenizer {
         let (mut kept, mut missing, mut tokens) = (Vec::new(), room, 0);
         let from = if truncation == Truncation::Start { From::End } else { From::Start };
         for piece in self.pieces(text, from) {
-            let enough = if truncation == Truncation::End { missing } else { usize::MAX };
-            let mut ids = self.piece(piece, enough)?;
+            // Of ids that are passed over it takes more than there is room for.
+            let exact = truncation == Truncation::End && self.dropped.is_none();
+            let mut ids = self.piece(piece, if exact { missing } else { usize::MAX })?;
+            ids.retain(|&id| Some(id) != self.dropped);
             tokens += ids.len();
             match from {
                 From::Start => ids.truncate(missing),

@@ -18,6 +18,19 @@ use crate::error::StartError;
 const COMMON: [&str; 4] = ["the", "and", "people", "water"];
 
 impl Frame {
+    /// Where `tokenizer.json` says it.
+    const KEY: &str = "post_processor";
+
+    /// No special tokens.
+    const NONE: Self = Self { before: Vec::new(), after: Vec::new() };
+
+    /// Those of the tokenizer.
+    pub(super) fn read(tokenizer: &tokenizers::Tokenizer) -> Result<Self, Flaw> {
+        let expected = "expected tokens before and after each text, found something else";
+        let none = || Flaw::new(Self::KEY, expected);
+        file::caught(Self::KEY, || Self::of(tokenizer).ok_or_else(none))
+    }
+
     /// As the tokenizer puts them around any text; `None` if it does something else with one.
     fn of(tokenizer: &tokenizers::Tokenizer) -> Option<Self> {
         const TEXT: [u32; 2] = [u32::MAX - 1, u32::MAX]; // ids that no vocabulary has
@@ -68,13 +81,17 @@ impl Tokenizer {
         let (growth, types) = (file.growth, settings.token_types);
         let more = settings.added_tokens.iter().map(added).collect();
         let inner = file.build(more).map_err(failed)?;
-        Self::over(inner, (growth, types), pipeline.lowercase, max_tokens).map_err(failed).inspect(
-            |tokenizer| {
-                if let Ok(Some(doubt)) = caught(0, || Ok(tokenizer.doubt())) {
-                    tracing::warn!("{}: {doubt}", path.display());
-                }
-            },
-        )
+        let frame = if pipeline.special_tokens { Frame::read(&inner) } else { Ok(Frame::NONE) };
+        let frame = frame.map_err(failed)?;
+        let tokenizer = Self::over(inner, (growth, types), frame, pipeline.lowercase, max_tokens);
+        let mut tokenizer = tokenizer.map_err(failed)?;
+        if pipeline.drops_unknown {
+            tokenizer.dropped = tokenizer.unknown();
+        }
+        if let Ok(Some(doubt)) = caught(0, || Ok(tokenizer.doubt())) {
+            tracing::warn!("{}: {doubt}", path.display());
+        }
+        Ok(tokenizer)
     }
 
     /// Around a tokenizer whose normaliser makes at most `growth` bytes of one; `types` says whether the
@@ -82,24 +99,21 @@ impl Tokenizer {
     pub(super) fn over(
         inner: tokenizers::Tokenizer,
         (growth, types): (usize, bool),
+        frame: Frame,
         lowercase: bool,
         max_tokens: usize,
     ) -> Result<Self, Flaw> {
-        const KEY: &str = "post_processor";
-        let frame = file::caught(KEY, || {
-            let expected = "expected tokens before and after each text, found something else";
-            Frame::of(&inner).ok_or_else(|| Flaw::new(KEY, expected))
-        })?;
         if frame.len() >= max_tokens {
             let reason =
                 format!("it adds {} tokens, but the model takes {max_tokens}", frame.len());
-            return Err(Flaw::new(KEY, reason));
+            return Err(Flaw::new(Frame::KEY, reason));
         }
-        let pairs = file::caught(KEY, || Ok(PairFrame::of(&inner, types)))?;
+        let pairs = file::caught(Frame::KEY, || Ok(PairFrame::of(&inner, types)))?;
         let cuts = file::caught("normalizer", || Ok(Cuts::of(&inner)))?;
         Ok(Self {
             lowercase,
             max_tokens,
+            dropped: None,
             words: Words::of(&inner),
             cuts,
             pairs: pairs.filter(|pairs| pairs.len() < max_tokens),

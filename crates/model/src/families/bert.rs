@@ -70,7 +70,7 @@ pub(super) fn embedding(config: &Config, tensors: &Tensors<'_>) -> Result<Embedd
         words: at.table("word_embeddings", config.vocabulary, width)?,
         positions: Some(at.table("position_embeddings", config.positions, width)?),
         types: types.transpose()?,
-        norm: at.norm("LayerNorm", width)?,
+        norm: Some(at.norm("LayerNorm", width)?),
         projection: None,
     })
 }

@@ -90,7 +90,7 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
             words: at.table("word_embeddings", config.vocabulary, hidden)?,
             positions: None,
             types: types.transpose()?,
-            norm: at.norm("LayerNorm", hidden)?,
+            norm: Some(at.norm("LayerNorm", hidden)?),
             projection: None,
         },
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,

@@ -19,6 +19,7 @@ mod mpnet;
 mod nomic;
 mod roberta;
 mod rope;
+pub(crate) mod table;
 
 use std::fmt;
 

@@ -157,7 +157,7 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
             words: at.table("tok_embeddings", config.vocabulary, hidden)?,
             positions: None,
             types: None,
-            norm: norm(config, &at, "norm")?,
+            norm: Some(norm(config, &at, "norm")?),
             projection: None,
         },
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,

@@ -158,7 +158,7 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
             words: at.table("word_embeddings", config.vocabulary, hidden)?,
             positions: None,
             types: types.transpose()?,
-            norm: tensors.norm("emb_ln", hidden)?,
+            norm: Some(tensors.norm("emb_ln", hidden)?),
             projection: None,
         },
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,

@@ -10,8 +10,9 @@ use std::str;
 
 use rawzip::{CompressionMethod, ZipArchive, ZipFileHeaderRecord, ZipSliceArchive};
 
-use super::machine::{self, Storage};
+use super::machine;
 use super::tensors::{self, Place};
+use super::values::Storage;
 use super::{Fault, LIMIT};
 use crate::json::shortened;
 

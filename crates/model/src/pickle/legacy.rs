@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::machine::{self, Object, Storage, Unpickled, Value};
+use super::machine;
 use super::tensors::{self, Place};
+use super::values::{Object, Storage, Unpickled, Value};
 use super::{Fault, LIMIT};
 use crate::json::shortened;
 
@@ -63,7 +64,7 @@ fn storages<'p>(
     pickle: &Unpickled<'p>,
     keys: &Unpickled<'p>,
 ) -> Result<HashMap<&'p str, Range<usize>>, Fault> {
-    let of_objects = pickle.objects().iter().filter_map(|object| match object {
+    let of_objects = pickle.objects.iter().filter_map(|object| match object {
         Object::Storage(storage) => Some((storage.key, storage)),
         _ => None,
     });

@@ -6,12 +6,11 @@
 //! stack, of objects and of what is remembered there are bounded numbers.
 
 use std::collections::HashMap;
-use std::str;
-
-use safetensors::tensor::Dtype;
 
 use super::Fault;
+use super::code::{Code, small};
 use super::globals::Global;
+use super::values::{Object, Storage, Tensor, Unpickled, Value, words};
 use crate::json::shortened;
 
 /// A tensor takes some 35 instructions and seven objects, and of these three are remembered.
@@ -53,88 +52,10 @@ const REFUSED: [(u8, &str); 26] = [
     (0x98, "READONLY_BUFFER"),
 ];
 
-/// Something on the stack.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'p> {
-    None,
-    Bool(bool),
-    Integer(i64),
-    /// One of more than 64 bits, its bytes little-endian.
-    Long(&'p [u8]),
-    Float,
-    Text(&'p str),
-    Global(Global),
-    /// By its index.
-    Object(usize),
-}
-
-/// Something with parts.
-#[derive(Debug)]
-pub(super) enum Object<'p> {
-    Tuple(Vec<Value<'p>>),
-    List(Vec<Value<'p>>),
-    Table(Vec<(Value<'p>, Value<'p>)>),
-    Storage(Storage<'p>),
-    Tensor(Tensor<'p>),
-}
-
-/// Numbers that lie outside of the pickle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Storage<'p> {
-    pub(super) key: &'p str,
-    /// `None` where tensors say it.
-    pub(super) dtype: Option<Dtype>,
-    /// How many there are; bytes, where they have no format.
-    pub(super) numbers: usize,
-}
-
-impl Storage<'_> {
-    /// Bytes that it has.
-    pub(super) fn bytes(&self) -> Option<usize> {
-        self.numbers.checked_mul(self.dtype.map_or(1, |dtype| dtype.bitsize() / 8))
-    }
-}
-
-/// A part of a storage; as many strides as extents.
-#[derive(Debug, Clone)]
-pub(super) struct Tensor<'p> {
-    pub(super) storage: Storage<'p>,
-    pub(super) dtype: Dtype,
-    pub(super) offset: usize,
-    pub(super) shape: Vec<usize>,
-    pub(super) strides: Vec<usize>,
-}
-
-/// What came of a pickle.
-#[derive(Debug)]
-pub(super) struct Unpickled<'p> {
-    pub(super) value: Value<'p>,
-    objects: Vec<Object<'p>>,
-    /// Bytes that the pickle takes.
-    pub(super) length: usize,
-}
-
-impl<'p> Unpickled<'p> {
-    /// The object that `value` is.
-    pub(super) fn object(&self, value: Value<'p>) -> Option<&Object<'p>> {
-        if let Value::Object(index) = value { self.objects.get(index) } else { None }
-    }
-
-    /// All objects that there were.
-    pub(super) fn objects(&self) -> &[Object<'p>] {
-        &self.objects
-    }
-
-    /// What `value` is, in words.
-    pub(super) fn words(&self, value: Value<'p>) -> String {
-        words(&self.objects, value)
-    }
-}
-
 /// Runs the pickle that `bytes` begin with.
 pub(super) fn run(bytes: &[u8]) -> Result<Unpickled<'_>, Fault> {
     let mut machine = Machine {
-        code: Code { bytes, at: 0 },
+        code: Code::new(bytes),
         stack: Vec::new(),
         marks: Vec::new(),
         memory: HashMap::new(),
@@ -154,56 +75,6 @@ pub(super) fn run(bytes: &[u8]) -> Result<Unpickled<'_>, Fault> {
         }
     }
     Err(Fault::new("the pickle", format!("of at most {INSTRUCTIONS} instructions"), "longer"))
-}
-
-/// The pickle's bytes, and how far they are read.
-struct Code<'p> {
-    bytes: &'p [u8],
-    at: usize,
-}
-
-impl<'p> Code<'p> {
-    fn take(&mut self, count: usize) -> Result<&'p [u8], Fault> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let taken = rest.get(..count).ok_or_else(|| {
-            let expected = format!("{count} bytes longer (is the file cut off?)");
-            Fault::new("the pickle", expected, format!("at its end after {}", rest.len()))
-        })?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let taken = self.take(N)?;
-        Ok(taken.try_into().unwrap_or([0; N]))
-    }
-
-    fn byte(&mut self) -> Result<u8, Fault> {
-        self.array().map(|[byte]| byte)
-    }
-
-    /// A length of one, four or eight bytes.
-    fn length<const N: usize>(&mut self) -> Result<usize, Fault> {
-        let mut length = [0; 8];
-        for (to, from) in length.iter_mut().zip(self.array::<N>()?) {
-            *to = from;
-        }
-        // What does not fit is longer than any pickle.
-        Ok(usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX))
-    }
-
-    fn text(&mut self, length: usize) -> Result<&'p str, Fault> {
-        let text = str::from_utf8(self.take(length)?);
-        text.map_err(|_| Fault::new("the text", "UTF-8", "something else"))
-    }
-
-    fn line(&mut self) -> Result<&'p str, Fault> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let length = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
-        let line = self.text(length)?;
-        self.take(1)?;
-        Ok(line)
-    }
 }
 
 struct Machine<'p> {
@@ -553,34 +424,4 @@ impl<'p> Machine<'p> {
 /// The number of a length, an extent or an offset.
 fn natural(value: Value<'_>) -> Option<usize> {
     if let Value::Integer(number) = value { usize::try_from(number).ok() } else { None }
-}
-
-/// The number that these bytes are in two's complement, if it has at most 64 bits.
-fn small(bytes: &[u8]) -> Option<i64> {
-    let sign = bytes.last().map_or(0, |last| if last >> 7 == 1 { u8::MAX } else { 0 });
-    let mut all = [sign; 8];
-    all.get_mut(..bytes.len())?.copy_from_slice(bytes);
-    Some(i64::from_le_bytes(all))
-}
-
-/// What `value` is, in words: of a thing with parts only its kind, as it may be part of itself.
-fn words(objects: &[Object<'_>], value: Value<'_>) -> String {
-    let kind = match value {
-        Value::None => "None",
-        Value::Bool(_) => "a truth value",
-        Value::Integer(number) => return number.to_string(),
-        Value::Long(_) => "a large number",
-        Value::Float => "a number that is not whole",
-        Value::Text(text) => return format!("'{}'", shortened(text)),
-        Value::Global(_) => "a class or function",
-        Value::Object(index) => match objects.get(index) {
-            Some(Object::Tuple(_)) => "a tuple",
-            Some(Object::List(_)) => "a list",
-            Some(Object::Table(_)) => "a table",
-            Some(Object::Storage(_)) => "a storage",
-            Some(Object::Tensor(_)) => "a tensor",
-            None => "nothing",
-        },
-    };
-    kind.to_owned()
 }

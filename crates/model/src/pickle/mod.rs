@@ -2,8 +2,8 @@
 //!
 //! - `archive` finds the parts of the zip file that torch has written since 1.6, `legacy` those of
 //!   the form before.
-//! - `machine` runs the pickle. What it can refer to is in `globals`: nothing is imported and
-//!   nothing of the file's is called.
+//! - `machine` runs the pickle, whose bytes `code` reads, and makes `values` of it. What it can refer
+//!   to is in `globals`: nothing is imported and nothing of the file's is called.
 //! - `tensors` finds the bytes of what came of it.
 //!
 //! The choice behind it: a pickle is a program, and the reference's machine can be told to do
@@ -12,10 +12,12 @@
 //! name. The weights stay where they are and are mapped, as those of safetensors are.
 
 mod archive;
+mod code;
 mod globals;
 mod legacy;
 mod machine;
 mod tensors;
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::Path;

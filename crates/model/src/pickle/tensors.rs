@@ -6,7 +6,7 @@ use std::ops::Range;
 use safetensors::tensor::Dtype;
 
 use super::Fault;
-use super::machine::{Object, Storage, Tensor, Unpickled, Value};
+use super::values::{Object, Storage, Tensor, Unpickled, Value};
 use crate::json::shortened;
 use crate::tensor::elements;
 

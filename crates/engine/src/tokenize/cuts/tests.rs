@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::request::Truncation;
-use crate::tokenize::Tokenizer as Whole;
+use crate::tokenize::{Frame, Tokenizer as Whole};
 
 /// What decides whether a place holds: spaces alone and together, what joins to its neighbours or
 /// vanishes, marks, scripts with and without spaces, added tokens and parts of them.
@@ -119,7 +119,8 @@ fn tokenizer(model: &str, change: impl FnOnce(&mut Value)) -> Whole {
     let mut json: Value = serde_json::from_slice(&file).unwrap();
     change(&mut json);
     let inner = Tokenizer::from_bytes(serde_json::to_vec(&json).unwrap()).unwrap();
-    let mut whole = Whole::over(inner, (1, true), false, 20).unwrap();
+    let frame = Frame::read(&inner).unwrap();
+    let mut whole = Whole::over(inner, (1, true), frame, false, 20).unwrap();
     if let Some(cuts) = &mut whole.cuts {
         cuts.piece = 1;
     }
