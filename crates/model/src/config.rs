@@ -223,7 +223,10 @@ fn name(file: &JsonFile, names: Names) -> Result<&'static str, ModelError> {
 }
 
 fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError> {
-    let supported = || families::ALL.map(|family| family.model_types.join(", ")).join(", ");
+    let supported = || {
+        let names = families::ALL.iter().flat_map(|family| family.model_types);
+        names.copied().collect::<Vec<_>>().join(", ")
+    };
     let Some(found) = file.text("model_type")? else {
         return Err(file.wrong("model_type", format!("one of {}", supported())));
     };

@@ -12,6 +12,7 @@
 mod bert;
 mod distilbert;
 mod electra;
+mod ernie;
 mod gte;
 mod modernbert;
 mod mpnet;
@@ -27,12 +28,13 @@ use super::keys::Row;
 use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
 
 /// All families.
-pub static ALL: [&Family; 8] = [
+pub static ALL: &[&Family] = &[
     &bert::FAMILY,
     &roberta::FAMILY,
     &distilbert::FAMILY,
     &mpnet::FAMILY,
     &electra::FAMILY,
+    &ernie::FAMILY,
     &nomic::FAMILY,
     &gte::FAMILY,
     &modernbert::FAMILY,
@@ -85,7 +87,7 @@ impl Family {
 
     /// The family of this `model_type`, and the type.
     pub(crate) fn of(model_type: &str) -> Option<(&'static Self, &'static str)> {
-        ALL.into_iter().find_map(|family| {
+        ALL.iter().copied().find_map(|family| {
             Some((family, *family.model_types.iter().find(|known| **known == model_type)?))
         })
     }
@@ -178,6 +180,16 @@ impl<'a> Tensors<'a> {
             self.weights.tensor(&name, &[outputs]).map(Weight::Tensor)
         });
         Ok(Linear { weight: self.table(name, outputs, inputs)?, bias: bias.transpose()? })
+    }
+
+    /// The first row of a matrix, where that is among the weights.
+    fn first_row(&self, name: &str, columns: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let whole = format!("{name}.weight");
+        let Some(&[rows, _]) = self.weights.shape(&format!("{}{whole}", self.path)) else {
+            return Ok(None);
+        };
+        let table = self.table(name, rows, columns)?;
+        Ok(table.to_f32().get(..columns).map(<[f32]>::to_vec))
     }
 
     /// A linear layer with a bias.
