@@ -29,15 +29,38 @@ impl CudaLowering {
         let shape = graph.weight(*weight);
         let norm = graph.producer(input);
         let Op::Norm { gain, bias, epsilon } = norm.op else { return None };
+        let (sum, kept) = self.sum_behind_a_layer(graph, norm)?;
+        let folded = self.is_folded(graph, norm);
+        let fits = self.may_defer(sum) && HopperGemm::fits(shape.columns, shape.rows);
+        (fits && folded == kept).then_some(InputNorm { gain, bias, epsilon, folded })
+    }
+
+    /// Whether a norm's gain and bias are in the weights of all that read it, so that it has none itself:
+    /// the sum that it normalises is kept as it is, and may be all that they get.
+    pub(super) fn is_folded(&self, graph: &Graph, norm: &Node) -> bool {
+        let takes_norms = |reader: &Node| match reader.op {
+            Op::Linear { weight, .. } | Op::GatedLinear { weight, .. } => {
+                let shape = graph.weight(weight);
+                reader.layer.is_some() && HopperGemm::fits(shape.columns, shape.rows)
+            }
+            _ => false,
+        };
+        self.sum_behind_a_layer(graph, norm).is_some_and(|(columns, kept)| {
+            kept && self.may_defer(columns)
+                && !graph.outputs().contains(&norm.output)
+                && graph.readers(norm.output).all(takes_norms)
+        })
+    }
+
+    /// Columns of the sum that a norm reads, and whether others read it too, if it is of a layer's output
+    /// and a residual.
+    fn sum_behind_a_layer(&self, graph: &Graph, norm: &Node) -> Option<(usize, bool)> {
         let &sum = norm.inputs.first()?;
-        if !graph.is_read_once(sum) {
-            return None; // it is kept, and normalised as it is added
-        }
-        let sum = graph.producer(sum);
-        let computed = graph.producer(*sum.inputs.first()?);
-        let behind_a_layer = sum.op == Op::Add && matches!(computed.op, Op::Linear { .. });
-        let fits = self.may_defer(shape.columns) && HopperGemm::fits(shape.columns, shape.rows);
-        (behind_a_layer && fits).then_some(InputNorm { gain, bias, epsilon })
+        let add = graph.producer(sum);
+        let computed = graph.producer(*add.inputs.first()?);
+        let behind = add.op == Op::Add && matches!(computed.op, Op::Linear { .. });
+        let is_norm = matches!(norm.op, Op::Norm { .. });
+        (is_norm && behind).then(|| (graph.value(sum).columns, !graph.is_read_once(sum)))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`CudaLowering`] has the facts that everything follows from; [`CudaKernel`] is what a step computes,
 //!   [`Form`] what is kept of a matrix.
-//! - `RULES` make steps of operations, a file for each kind: `feed_forward`, `linear_norm`, `norm`, `sum_norm`,
+//! - `RULES` make steps of operations, a file for each kind: `feed_forward`, `linear_norm`, `linear_sum`, `norm`, `sum_norm`,
 //!   `gated`, `rotated`, and `single` for what is a step by itself.
 //! - `narrow` says who reads and writes FP8, `deferred` which norms are left to those who read the rows.
 //!
@@ -14,6 +14,7 @@ mod deferred;
 mod feed_forward;
 mod gated;
 mod linear_norm;
+mod linear_sum;
 mod narrow;
 mod norm;
 mod rotated;
@@ -40,6 +41,7 @@ const HOPPER_MULTIPROCESSORS: usize = 132;
 const RULES: &[Rule] = &[
     feed_forward::feed_forward,
     linear_norm::linear_norm,
+    linear_sum::linear_sum,
     norm::embed_norm,
     norm::add_norm,
     sum_norm::sum_norm,
@@ -247,7 +249,8 @@ impl CudaLowering {
         } else {
             LayerForm::Wide { input_norm: self.input_norm(graph, node) }
         };
-        Storing { graph, node, format: self.format, layer }
+        let folded = self.is_folded(graph, node);
+        Storing { graph, node, format: self.format, layer, folded }
     }
 
     /// Scratch bytes for a product of so many rows.
@@ -306,6 +309,21 @@ impl Draft<'_> {
             next.inputs.first() == Some(&one.output) && self.graph.is_read_once(one.output)
         });
         linked.then(|| (nodes.each_ref().map(|node| node.op), nodes))
+    }
+
+    /// Keeps a sum that others read beside its norm; with any number of rows, moments may lie beside it.
+    fn keep_sum(&mut self, sum: ValueId, norm: &Node, gain: WeightId) {
+        let most = matches!(self.rows, RowBound::UpTo(_));
+        let deferred = most && self.lowering.is_folded(self.graph, norm);
+        self.keep(sum, if deferred { Form::Deferred { norm: gain } } else { Form::Wide });
+        self.forms[sum.index()] = Form::Wide;
+    }
+
+    /// Has a sum's memory stand for its norm as well: `form` is how that is read, the sum is wide.
+    fn name_both(&mut self, sum: ValueId, norm: ValueId, form: Form) {
+        self.program.share(norm, sum);
+        self.forms[norm.index()] = form;
+        self.forms[sum.index()] = Form::Wide;
     }
 
     /// A value as it was written.

@@ -3,7 +3,7 @@
 
 use vecmill_encoder::{Node, Op};
 
-use super::{CudaKernel, Draft, Form};
+use super::{CudaKernel, Draft};
 
 /// Add, norm, where others read the sum too: one kernel.
 pub(super) fn sum_norm(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
@@ -13,7 +13,7 @@ pub(super) fn sum_norm(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
         return None;
     }
     let reads: Vec<_> = add.inputs.iter().map(|&input| draft.normalised(input).value).collect();
-    draft.keep(add.output, Form::Wide);
+    draft.keep_sum(add.output, norm, gain);
     let output = draft.keep_read(norm.output);
     let kernel = CudaKernel::AddNorm { norm: gain, output, keeps_sum: true };
     draft.push(kernel, reads, vec![norm.output, add.output], 0);

@@ -212,6 +212,37 @@ fn gates_are_applied_where_they_are_computed_if_rows_are_many() {
 }
 
 #[test]
+fn sums_are_kept_as_they_are_and_their_norms_left_to_the_next_layer_if_rows_are_many() {
+    let graph = pre_norm_layer(768, 1152);
+    let lowering = CudaLowering::most(DType::F16);
+    let many = kernels(&lowering, &graph, RowBound::Bucket(shape(8192)));
+    use CudaKernel::{Attention, EmbedNorm, GatedLinear, LinearNorm, Normalize, RotatedLinear};
+    let [
+        EmbedNorm { .. },
+        RotatedLinear { .. },
+        Attention { .. },
+        LinearNorm { residual: Form::Wide, output: Form::Deferred { .. }, .. },
+        GatedLinear { input: Form::Deferred { .. }, .. },
+        LinearNorm { residual: Form::Wide, output: Form::Deferred { .. }, .. },
+        Normalize { .. },
+    ] = many[..]
+    else {
+        panic!("{many:?}");
+    };
+    let is_kept =
+        |kernel: &CudaKernel| matches!(kernel, CudaKernel::AddNorm { keeps_sum: true, .. });
+    for rows in [RowBound::Bucket(shape(8191)), RowBound::UpTo(shape(8192))] {
+        assert!(kernels(&lowering, &graph, rows).iter().any(is_kept), "{rows:?}");
+    }
+    // Weights are stored alike for all of them.
+    let folds = |lowering: CudaLowering| {
+        let folded = graph.nodes().iter().filter(|node| lowering.storing(&graph, node).folded);
+        folded.count()
+    };
+    assert_eq!((folds(lowering), folds(CudaLowering::most(DType::F8E4M3))), (1, 0));
+}
+
+#[test]
 fn rows_that_nobody_else_reads_are_turned_where_they_lie() {
     let graph = pre_norm_layer(384, 512);
     let program = CudaLowering::most(DType::BF16).lower(&graph, RowBound::Bucket(shape(40)));

@@ -67,6 +67,14 @@ pub(crate) fn gate_group(outputs: usize) -> usize {
     if outputs.is_multiple_of(MATRIX) { MATRIX } else { outputs }
 }
 
+impl NormNumbers<'_> {
+    /// The norm whose gain and bias its readers have.
+    pub(crate) fn without_gain(self) -> Self {
+        let (ones, zeros) = (vec![1.0; self.gain.len()], vec![0.0; self.gain.len()]);
+        Self { gain: ones.into(), bias: zeros.into(), ..self }
+    }
+}
+
 impl LayerNumbers<'_> {
     /// Of a gated layer, whose gates come first: gates and ups by turns, in [groups](gate_group).
     pub(crate) fn gates_by_turns(self) -> Self {
@@ -79,6 +87,25 @@ impl LayerNumbers<'_> {
         };
         let weight = by_turns(&weight, inputs.max(1)).into();
         Self { inputs, outputs, weight, bias: by_turns(&bias, 1).into() }
+    }
+
+    /// The layer behind a norm's gain and bias: its input is normalised, and no more.
+    pub(crate) fn times(self, norm: &NormNumbers<'_>) -> Self {
+        let Self { inputs, outputs, weight, bias } = self;
+        let rows = || weight.chunks_exact(inputs.max(1));
+        let of_row = |(row, &bias): (&[f32], &f32)| {
+            let products = row.iter().zip(norm.bias.iter());
+            let sum: f64 = products.map(|(&w, &b)| f64::from(w) * f64::from(b)).sum();
+            #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+            let sum = (sum + f64::from(bias)) as f32;
+            sum
+        };
+        let biases: Vec<f32> = rows().zip(bias.iter()).map(of_row).collect();
+        let times_gain = |row: &[f32]| -> Vec<f32> {
+            row.iter().zip(norm.gain.iter()).map(|(w, gain)| w * gain).collect()
+        };
+        let weights: Vec<f32> = rows().flat_map(times_gain).collect();
+        Self { inputs, outputs, weight: weights.into(), bias: biases.into() }
     }
 
     pub(crate) fn load_narrow(&self, loader: &mut Loader<'_>) -> Result<CudaLinear, BackendError> {
@@ -141,6 +168,26 @@ fn rounded(weight: f32, format: Format) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layer_that_has_a_norms_gain_and_bias_computes_the_same_without_them() {
+        let vector = |numbers: &[f32]| numbers.to_vec().into();
+        let layer = LayerNumbers {
+            inputs: 2,
+            outputs: 2,
+            weight: vector(&[1.0, 2.0, 3.0, 4.0]),
+            bias: vector(&[0.5, 0.25]),
+        };
+        let norm =
+            NormNumbers { gain: vector(&[2.0, 3.0]), bias: vector(&[1.0, -1.0]), epsilon: 0.1 };
+        let layer = layer.times(&norm);
+        assert_eq!(
+            (&layer.weight[..], &layer.bias[..]),
+            (&[2.0, 6.0, 6.0, 12.0][..], &[-0.5, -0.75][..])
+        );
+        let plain = norm.without_gain();
+        assert_eq!((&plain.gain[..], &plain.bias[..]), (&[1.0, 1.0][..], &[0.0, 0.0][..]));
+    }
 
     #[test]
     fn gates_and_ups_come_by_turns_in_groups() {

@@ -36,6 +36,8 @@ pub(crate) struct Storing<'g> {
     pub(crate) format: Format,
     /// If it is a linear layer.
     pub(crate) layer: LayerForm,
+    /// If it is a norm: whether its gain and bias are in the weights of those that read it.
+    pub(crate) folded: bool,
 }
 
 /// In which form a linear layer is stored.
@@ -56,6 +58,8 @@ pub(crate) struct InputNorm {
     pub(crate) gain: WeightId,
     pub(crate) bias: Option<WeightId>,
     pub(crate) epsilon: f32,
+    /// Whether gain and bias are in the layer's weights, whoever normalises.
+    pub(crate) folded: bool,
 }
 
 /// The weights of one operation.
@@ -149,6 +153,7 @@ impl Storing<'_> {
             }
             Op::Norm { gain, bias, epsilon } => {
                 let numbers = norm_numbers(of(gain), bias.map(of), epsilon);
+                let numbers = if self.folded { numbers.without_gain() } else { numbers };
                 Kind::Norm(CudaNorm::load(&numbers, loader)?)
             }
             Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
@@ -166,9 +171,16 @@ impl Storing<'_> {
                 Kind::Linear(match self.layer {
                     LayerForm::Narrow => numbers.load_narrow(loader)?,
                     LayerForm::Wide { input_norm } => {
-                        let norm = input_norm.map(|InputNorm { gain, bias, epsilon }| {
+                        let norm = input_norm.map(|InputNorm { gain, bias, epsilon, .. }| {
                             norm_numbers(of(gain), bias.map(of), epsilon)
                         });
+                        let folded = input_norm.is_some_and(|norm| norm.folded);
+                        let (numbers, norm) = match norm {
+                            Some(norm) if folded => {
+                                (numbers.times(&norm), Some(norm.without_gain()))
+                            }
+                            norm => (numbers, norm),
+                        };
                         numbers.load_wide(norm.as_ref(), self.format, loader)?
                     }
                 })

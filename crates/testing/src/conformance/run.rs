@@ -150,13 +150,17 @@ impl<B: Backend> Suite<'_, B> {
             maker.output(output);
             let case = format!("deferred {rows}×{inputs}→{hidden}→{intermediate} {activation:?}");
             let case = maker.case(case);
-            let most = RowBound::UpTo(case.shape);
-            let precision = |node| self.backend.lowering().precision(&case.graph, node, most);
-            if case.graph.nodes().iter().any(|node| precision(node).deferred) {
+            if self.defers(&case, RowBound::UpTo(case.shape)) {
                 self.check(&case)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether some norm of a case is left to those who read it.
+    pub(super) fn defers(&self, case: &Case, rows: RowBound) -> bool {
+        let precision = |node| self.backend.lowering().precision(&case.graph, node, rows);
+        case.graph.nodes().iter().any(|node| precision(node).deferred)
     }
 
     fn attention(&self) -> Result<(), Failure> {

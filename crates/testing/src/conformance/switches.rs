@@ -1,7 +1,7 @@
 //! Cases of what some families have and others lack: a case for each switch of an architecture, and one
 //! for each way in which such operations follow each other.
 
-use vecmill_encoder::{AttentionBias, Backend, ValueId};
+use vecmill_encoder::{AttentionBias, Backend, RowBound, ValueId};
 use vecmill_model::{Activation, Rotary, RotaryScaling, Window};
 
 use super::Failure;
@@ -27,7 +27,9 @@ impl<B: Backend> Suite<'_, B> {
         self.gates()?;
         self.rotations()?;
         self.windows()?;
-        layers()?.iter().try_for_each(|case| self.check(case))
+        layers()?.iter().try_for_each(|case| self.check(case))?;
+        let case = many_rows_before_norms()?;
+        if self.defers(&case, RowBound::Bucket(case.shape)) { self.check(&case) } else { Ok(()) }
     }
 
     /// Embeddings without positions, norms without a bias, and norms by themselves.
@@ -169,15 +171,16 @@ fn attention(
 
 /// Whole layers.
 pub(super) fn layers() -> Result<Vec<Case>, Failure> {
-    let both = [true, false];
-    let pre = both.into_iter().map(pre_norm_layers);
-    pre.chain(both.into_iter().map(rotary_gated_layer)).collect()
+    let small = [true, false].map(|seen| pre_norm_layers(&[150, 90, 3], 2, seen));
+    let wide = [true, false].map(|seen| pre_norm_layers(&[9, 5], 12, seen));
+    let post = [true, false].map(rotary_gated_layer);
+    small.into_iter().chain(wide).chain(post).collect()
 }
 
 /// Two layers that normalise what they read, gated, and the norm behind the last.
-fn pre_norm_layers(seen: bool) -> Result<Case, Failure> {
-    let (heads, size, intermediate) = (2, 64, 192);
-    let mut maker = Maker::new(&[150, 90, 3], Random::new(5));
+fn pre_norm_layers(lengths: &[usize], heads: usize, seen: bool) -> Result<Case, Failure> {
+    let (size, intermediate) = (64, 192);
+    let mut maker = Maker::new(lengths, Random::new(5));
     let mut rows = maker.operand(heads * size)?;
     for layer in 0..2 {
         let before = if layer == 0 { rows } else { maker.norm_with(rows, false)? };
@@ -194,7 +197,22 @@ fn pre_norm_layers(seen: bool) -> Result<Case, Failure> {
     }
     let rows = maker.norm_with(rows, false)?;
     maker.output(rows);
-    Ok(maker.case(format!("layers that normalise first, seen={seen}")))
+    Ok(maker.case(format!("layers that normalise first, {heads}×{size} seen={seen}")))
+}
+
+/// A sum that is kept, and its norm, of so many rows that the norm may be left to its reader.
+fn many_rows_before_norms() -> Result<Case, Failure> {
+    let mut maker = Maker::rows(8192);
+    let (input, residual) = (maker.operand(64)?, maker.operand(768)?);
+    let computed = maker.linear_without_bias(input, 768)?;
+    let sum = maker.add(computed, residual);
+    let normalised = maker.norm_with(sum, true)?;
+    let gated = maker.gated_linear(normalised, 16, Activation::Gelu, true)?;
+    maker.output(gated);
+    let computed = maker.linear_without_bias(gated, 768)?;
+    let sum = maker.add(computed, sum);
+    maker.output(sum);
+    Ok(maker.case("a norm before a layer of many rows"))
 }
 
 /// A layer that normalises last, with rotary positions and gates.
