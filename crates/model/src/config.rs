@@ -223,11 +223,15 @@ fn name(file: &JsonFile, names: Names) -> Result<&'static str, ModelError> {
 }
 
 fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError> {
-    let supported = || families::ALL.map(|family| family.model_types.join(", ")).join(", ");
+    let supported = || {
+        let apart = families::ALL.into_iter().filter(|family| family.told_by.is_none());
+        apart.map(|family| family.model_types.join(", ")).collect::<Vec<_>>().join(", ")
+    };
     let Some(found) = file.text("model_type")? else {
         return Err(file.wrong("model_type", format!("one of {}", supported())));
     };
-    Family::of(found).ok_or_else(|| ModelError::Unsupported {
+    let positions = file.get("position_embedding_type").and_then(Json::as_text);
+    Family::of(found, positions).ok_or_else(|| ModelError::Unsupported {
         path: file.path().to_owned(),
         what: "the architecture",
         found: shortened(found),

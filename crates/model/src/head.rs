@@ -31,7 +31,7 @@ pub enum Task {
 }
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 12] = [
+const BODIES: [&str; 13] = [
     "BertModel",
     "RobertaModel",
     "XLMRobertaModel",
@@ -44,6 +44,7 @@ const BODIES: [&str; 12] = [
     "NewModel",
     "GteModel",
     "ModernBertModel",
+    "JinaBertModel",
 ];
 
 /// How the classes end that have a head of classification.

@@ -148,6 +148,11 @@ impl Weights {
         Self { prefix: "", ..self.clone() }
     }
 
+    /// Whether a tensor of this name is there, behind the prefix that all share.
+    pub(super) fn has_named(&self, name: &str) -> bool {
+        self.has(&format!("{}{name}", self.prefix))
+    }
+
     /// The whole names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -32,6 +32,7 @@ impl CudaLowering {
             Op::Embed { .. }
             | Op::Add
             | Op::GatedLinear { .. }
+            | Op::NormSlices { .. }
             | Op::Rotate { .. }
             | Op::Pool(_) => false,
         }

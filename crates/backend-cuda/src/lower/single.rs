@@ -43,6 +43,7 @@ pub(super) fn single(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
             draft.push_batch(CudaKernel::Pool(poolings), vec![input], node.output);
         }
         Op::GatedLinear { .. } => missing(draft, node, "a gated linear layer"),
+        Op::NormSlices { .. } => missing(draft, node, "norms of slices"),
         Op::Rotate { .. } => missing(draft, node, "rotary positions"),
         Op::Embed { .. } => missing(draft, node, "embedding without a norm"),
         Op::Norm { .. } => missing(draft, node, "a norm by itself"),

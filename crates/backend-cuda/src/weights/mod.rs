@@ -102,7 +102,9 @@ impl Storing<'_> {
                 let tables = [Some(words), positions, types].into_iter().flatten();
                 tables.for_each(|table| place(elements(table), self.format.bytes()));
             }
-            Op::Norm { gain, .. } => (0..2).for_each(|_| place(elements(gain), FLOAT)),
+            Op::Norm { gain, .. } | Op::NormSlices { gain, .. } => {
+                (0..2).for_each(|_| place(elements(gain), FLOAT));
+            }
             Op::Linear { weight, .. } | Op::GatedLinear { weight, .. } => {
                 let outputs = self.graph.weight(weight).rows;
                 match self.layer {
@@ -149,7 +151,7 @@ impl Storing<'_> {
                     types: types.map(table).transpose()?,
                 })
             }
-            Op::Norm { gain, bias, epsilon } => {
+            Op::Norm { gain, bias, epsilon } | Op::NormSlices { gain, bias, epsilon, .. } => {
                 let numbers = norm_numbers(of(gain), bias.map(of), epsilon);
                 Kind::Norm(CudaNorm::load(&numbers, loader)?)
             }
