@@ -263,6 +263,7 @@ SPECS = (
             "norm_bias": True,
         },
     ),
+    Spec("ernie-mean", "ernie"),
     # Relative distances fall into one bucket from 128 on: go beyond that.
     Spec("mpnet-mean", "mpnet", positions=202, layer_norm_eps=1e-5, tokenizer=None),
 )
@@ -317,6 +318,7 @@ def family(kind: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel], di
         "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel, one_type),
         "camembert": (transformers.CamembertConfig, transformers.CamembertModel, one_type),
         "electra": (transformers.ElectraConfig, transformers.ElectraModel, {}),
+        "ernie": (transformers.ErnieConfig, transformers.ErnieModel, {"use_task_id": True}),
         "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel, {}),
         "mpnet": (transformers.MPNetConfig, transformers.MPNetModel, specials),
         "nomic_bert": (transformers.NomicBertConfig, transformers.NomicBertModel, {}),

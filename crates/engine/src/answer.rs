@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use vecmill_encoder::Scaling;
-
+use crate::ask::Finish;
 use crate::error::RequestError;
 use crate::experiment::Turn;
+use crate::info::Info;
 use crate::models::Open;
 use crate::queue::{Queue, Waiting};
 use crate::request::{Embedding, Keep, Reply, Timings};
@@ -26,8 +26,8 @@ use crate::tokenize::Tokens;
 /// Where the inputs of accepted requests wait.
 pub(crate) type JobQueue = Queue<Payload>;
 
-/// Takes a request's answer to its caller.
-pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
+/// Takes a request's answer to its caller, with what there is to know of the model that gave it.
+pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>, Option<Arc<Info>>) + Send>;
 
 /// The right to answer a request, once. Let go of without an answer, it says that the request was
 /// lost.
@@ -65,9 +65,19 @@ impl Answer {
         Caller(Arc::clone(&self.given_up))
     }
 
-    /// Has room in the queue for `inputs`, and the model's word to stay, until the answer is given.
-    pub(crate) fn hold(&mut self, inputs: usize, model: Open) {
-        (self.room, self.model) = (inputs, Some(model));
+    /// When it was asked for.
+    pub(crate) fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// Keeps its model until the answer is given.
+    pub(crate) fn keep_model(&mut self, model: Open) {
+        self.model = Some(model);
+    }
+
+    /// Has room in the queue for `inputs` until the answer is given.
+    pub(crate) fn has_room(&mut self, inputs: usize) {
+        self.room = inputs;
     }
 
     /// Answers.
@@ -81,13 +91,20 @@ impl Answer {
         let Some(deliver) = self.deliver.take() else { return };
         if let Some(queue) = self.queue.upgrade() {
             queue.release(self.room);
-            queue.metrics.answered(self.asked.elapsed(), self.turn, &result);
+            let model = self.model_name();
+            queue.metrics.answered(model, self.asked.elapsed(), self.turn, &result);
         }
-        self.model = None;
-        deliver(result);
+        let info = self.model.take().map(|model| Arc::clone(&model.info));
+        deliver(result, info);
     }
 
-    fn is_given_up(&self) -> bool {
+    /// The model's name; empty where there is none.
+    fn model_name(&self) -> Arc<str> {
+        self.model.as_ref().map_or_else(Arc::default, |model| Arc::clone(&model.name))
+    }
+
+    /// Whether its caller has gone.
+    pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Acquire)
     }
 }
@@ -122,13 +139,6 @@ impl Drop for GiveUpOnDrop {
     }
 }
 
-/// What a request wants of its vectors.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Finish {
-    pub(crate) dimensions: usize,
-    pub(crate) scaling: Scaling,
-}
-
 /// One tokenised input of a request, which waits for a device.
 pub(crate) struct Payload {
     pub(crate) index: usize,
@@ -149,6 +159,8 @@ impl Waiting for Payload {
 
 /// A request that was accepted.
 pub(crate) struct Accepted {
+    /// The name of the model that it is for.
+    pub(crate) model: Arc<str>,
     pub(crate) finish: Finish,
     asked: Instant,
     state: Mutex<State>,
@@ -176,14 +188,14 @@ pub(crate) struct Part {
 impl Accepted {
     /// A request of so many inputs.
     pub(crate) fn new(inputs: usize, finish: Finish, keep: Keep, answer: Answer) -> Arc<Self> {
-        let asked = answer.asked;
+        let (model, asked) = (answer.model_name(), answer.asked);
         let state = State {
             embeddings: vec![None; inputs],
             missing: inputs,
             timings: Timings::default(),
             answer: Some(answer),
         };
-        Arc::new(Self { finish, asked, state: Mutex::new(state), _keep: keep })
+        Arc::new(Self { model, finish, asked, state: Mutex::new(state), _keep: keep })
     }
 
     /// Whether an answer is still wanted.
@@ -235,6 +247,7 @@ impl Accepted {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+    use vecmill_encoder::Scaling;
 
     /// A request whose engine is gone: nothing holds it but the test.
     fn accepted(inputs: usize) -> (Arc<Accepted>, Caller, mpsc::Receiver<Received>) {
@@ -246,10 +259,10 @@ mod tests {
             room: 0,
             model: None,
             given_up: Arc::default(),
-            deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
+            deliver: Some(Box::new(move |result, _| sender.send(result).unwrap())),
         };
         let caller = answer.caller();
-        let finish = Finish { dimensions: 2, scaling: Scaling::AsIs };
+        let finish = Finish::Vector { dimensions: 2, scaling: Scaling::AsIs };
         (Accepted::new(inputs, finish, Keep::default(), answer), caller, receiver)
     }
 

@@ -224,8 +224,9 @@ fn name(file: &JsonFile, names: Names) -> Result<&'static str, ModelError> {
 
 fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError> {
     let supported = || {
-        let apart = families::ALL.into_iter().filter(|family| family.told_by.is_none());
-        apart.map(|family| family.model_types.join(", ")).collect::<Vec<_>>().join(", ")
+        let apart = families::ALL.iter().filter(|family| family.told_by.is_none());
+        let names = apart.flat_map(|family| family.model_types);
+        names.copied().collect::<Vec<_>>().join(", ")
     };
     let Some(found) = file.text("model_type")? else {
         return Err(file.wrong("model_type", format!("one of {}", supported())));

@@ -31,8 +31,9 @@ pub enum Task {
 }
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 13] = [
+const BODIES: &[&str] = &[
     "BertModel",
+    "ErnieModel",
     "RobertaModel",
     "XLMRobertaModel",
     "CamembertModel",

@@ -148,9 +148,10 @@ impl Weights {
         Self { prefix: "", ..self.clone() }
     }
 
-    /// Whether a tensor of this name is there, behind the prefix that all share.
-    pub(super) fn has_named(&self, name: &str) -> bool {
-        self.has(&format!("{}{name}", self.prefix))
+    /// The shape of the tensor `name`, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let entry = self.tensors.get(&format!("{}{name}", self.prefix))?;
+        Some(&entry.shape)
     }
 
     /// The whole names of all tensors.

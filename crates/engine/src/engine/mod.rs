@@ -1,6 +1,6 @@
 //! The handle to running models, and how a request goes in.
 //!
-//! - [`Engine::embed`] hands a request to [`Core::submit`]: its model is found, it is checked, room is
+//! - [`Engine::embed`], like [`Engine::score`] beside it (`score`), hands a request to [`Core::submit`]: its model is found, it is checked, room is
 //!   made for it in the queue, and its inputs are tokenised, here or on tokenising threads. Each becomes
 //!   a job in the queue, from which a device's thread takes it (`worker::device`); what is left of the
 //!   request is its `answer`.
@@ -11,6 +11,7 @@ mod listing;
 mod loading;
 mod operate;
 mod running;
+mod score;
 
 use std::fmt;
 use std::future::Future;
@@ -20,13 +21,14 @@ use std::time::Instant;
 
 use rayon::ThreadPool;
 use tokio::sync::Semaphore;
-use vecmill_encoder::Scaling;
 use vecmill_scheduler::{Job, JobTerms};
 
-use crate::answer::{Accepted, Answer, Caller, Deliver, Finish, GiveUpOnDrop, JobQueue, Payload};
+use crate::answer::{Accepted, Answer, Caller, Deliver, GiveUpOnDrop, JobQueue, Payload};
+use crate::ask::{Ask, Finish, Texts};
+use crate::early::EarlyRequests;
 use crate::error::RequestError;
 use crate::models::{Models, Open, Served};
-use crate::request::{Input, Reply, Request, Truncation};
+use crate::request::{Reply, Request, Truncation};
 use crate::tokenize::Tokens;
 pub(crate) use running::{Loader, Parts, Running};
 
@@ -51,6 +53,7 @@ pub(crate) struct Core {
     /// A place for each list of tokens that may be made or held at once.
     listings: Arc<Semaphore>,
     pub(crate) queue: Arc<JobQueue>,
+    early: Arc<EarlyRequests>,
 }
 
 /// How a request's inputs become jobs.
@@ -80,7 +83,7 @@ impl Engine {
         request: Request,
     ) -> impl Future<Output = Result<Reply, RequestError>> + Send + 'static {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let deliver = Box::new(move |result| {
+        let deliver = Box::new(move |result, _: Option<_>| {
             let _ = sender.send(result); // the caller may have gone away
         });
         let caller = GiveUpOnDrop(self.running.core.submit(request, deliver));
@@ -119,7 +122,7 @@ impl Engine {
     /// [`RequestError`]; its `fault` tells whose it is.
     pub fn embed_blocking(&self, request: Request) -> Result<Reply, RequestError> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let deliver = Box::new(move |result| {
+        let deliver = Box::new(move |result, _: Option<_>| {
             let _ = sender.send(result);
         });
         self.running.core.submit(request, deliver);
@@ -128,68 +131,92 @@ impl Engine {
 }
 
 impl Core {
-    pub(crate) fn new(models: Models, tokenizers: ThreadPool, queue: Arc<JobQueue>) -> Self {
+    pub(crate) fn new(
+        models: Models,
+        tokenizers: ThreadPool,
+        queue: Arc<JobQueue>,
+        early: EarlyRequests,
+    ) -> Self {
         let listings = Arc::new(Semaphore::new(tokenizers.current_num_threads()));
-        Self { models, tokenizers, listings, queue }
+        Self { models, tokenizers, listings, queue, early: Arc::new(early) }
     }
 
     /// Checks a request, makes room for it and starts tokenising. `deliver` gets its vectors or the
     /// error, whatever happens.
-    pub(crate) fn submit(&self, request: Request, deliver: Deliver) -> Caller {
-        let open = self.models.open(request.model.as_deref());
-        self.submit_to(open, request, deliver)
-    }
-
-    /// The same, of a model that may not be ready for others yet.
-    pub(crate) fn submit_to(
-        &self,
-        open: Result<Open, RequestError>,
-        request: Request,
-        deliver: Deliver,
-    ) -> Caller {
-        let mut answer = Answer::new(&self.queue, deliver);
+    pub(crate) fn submit(&self, request: impl Into<Ask>, deliver: Deliver) -> Caller {
+        let ask = request.into();
+        let answer = Answer::new(&self.queue, deliver);
         let caller = answer.caller();
-        match open.and_then(|open| self.accept(open, &request, &mut answer)) {
-            Ok((finish, how)) => {
-                let accepted = Accepted::new(request.inputs.len(), finish, request.keep, answer);
-                self.tokenize_all(request.inputs, &how, &accepted);
-            }
+        match self.models.open(ask.model.as_deref()) {
+            Ok(open) => self.start(open, ask, answer),
+            Err(RequestError::ModelLoading { name }) => self.wait_for_model(&name, ask, answer),
             Err(error) => answer.send(Err(error)),
         }
         caller
     }
 
+    /// Has a request wait for a model that is being loaded.
+    fn wait_for_model(&self, name: &str, ask: Ask, answer: Answer) {
+        self.early.keep(name.to_owned(), ask, answer);
+        // It may have come, or failed to, a moment ago.
+        if !self.models.is_loading(name) {
+            self.start_early(name);
+        }
+    }
+
+    /// Starts what has waited for a model, now that it is there, or will not be.
+    fn start_early(&self, model: &str) {
+        for (ask, answer) in self.early.take(model) {
+            match self.models.open(ask.model.as_deref()) {
+                Ok(open) => self.start(open, ask, answer),
+                Err(error) => answer.send(Err(error)),
+            }
+        }
+    }
+
+    /// The same, of a model that may not be ready for others yet.
+    fn start(&self, open: Open, ask: Ask, mut answer: Answer) {
+        let model = Arc::clone(&open);
+        answer.keep_model(open);
+        match self.accept(model, &ask, &mut answer) {
+            Ok((finish, how)) => {
+                let accepted = Accepted::new(ask.texts.len(), finish, ask.keep, answer);
+                self.tokenize_all(ask.texts, &how, &accepted);
+            }
+            Err(error) => answer.send(Err(error)),
+        }
+    }
+
     /// Checks a request and makes room for it.
     fn accept(
         &self,
-        open: Open,
-        request: &Request,
+        model: Arc<Served>,
+        ask: &Ask,
         answer: &mut Answer,
     ) -> Result<(Finish, Tokenize), RequestError> {
-        let model = Arc::clone(&open);
-        let finish = check(&model, request)?;
-        let prompt = model.prompt(&request.prompt)?;
-        let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let terms = self.queue.terms(request.priority, deadline);
-        self.queue.admit(model.class, request.inputs.len(), terms)?;
-        answer.hold(request.inputs.len(), open);
-        let (truncation, queue) = (request.truncation, Arc::clone(&self.queue));
+        let finish = ask.check(&model)?;
+        let prompt = model.prompt(&ask.prompt)?;
+        let deadline = ask.timeout.and_then(|timeout| answer.asked().checked_add(timeout));
+        let terms = self.queue.terms(ask.priority, deadline);
+        self.queue.admit(model.class, ask.texts.len(), terms)?;
+        answer.has_room(ask.texts.len());
+        let (truncation, queue) = (ask.truncation, Arc::clone(&self.queue));
         Ok((finish, Tokenize { model, prompt, truncation, terms, queue }))
     }
 
     /// Tokenises inputs, at once or in tasks of some.
-    fn tokenize_all(&self, inputs: Vec<Input>, how: &Tokenize, request: &Arc<Accepted>) {
-        let at_once = matches!(
-            inputs.as_slice(),
-            [Input::Text(text)] if text.len() <= TOKENIZED_AT_ONCE
-        );
+    fn tokenize_all(&self, inputs: Vec<Texts>, how: &Tokenize, request: &Arc<Accepted>) {
+        let at_once = match inputs.as_slice() {
+            [texts] => texts.bytes().is_none_or(|bytes| bytes <= TOKENIZED_AT_ONCE),
+            inputs => inputs.iter().all(|texts| texts.bytes().is_none()),
+        };
         let tasks = inputs.len().div_ceil(INPUTS_PER_TASK);
         let mut rest = inputs.into_iter().enumerate();
         if at_once {
             return how.run(rest.collect(), request);
         }
         for _ in 0..tasks {
-            let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
+            let part: Vec<(usize, Texts)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
             let (request, how) = (Arc::clone(request), how.clone());
             self.tokenizers.spawn(move || how.run(part, &request));
         }
@@ -199,7 +226,7 @@ impl Core {
 impl Tokenize {
     /// Tokenises and queues some of a request's inputs. Does not panic, which would end the process
     /// on a tokenising thread: whatever does so on the way fails this request alone.
-    fn run(&self, inputs: Vec<(usize, Input)>, request: &Arc<Accepted>) {
+    fn run(&self, inputs: Vec<(usize, Texts)>, request: &Arc<Accepted>) {
         let work = AssertUnwindSafe(|| {
             if !request.wanted() {
                 return Ok(());
@@ -229,20 +256,23 @@ impl Tokenize {
     }
 
     /// The tokens of an input. A tokenizer's regular expressions are not ours: they may panic.
-    fn caught(&self, index: usize, input: Input) -> Result<Tokens, RequestError> {
+    fn caught(&self, index: usize, input: Texts) -> Result<Tokens, RequestError> {
         let tokens = catch_unwind(AssertUnwindSafe(|| self.tokens(index, input)));
         tokens.unwrap_or_else(|_| {
             Err(RequestError::Tokenizer { index, reason: "the tokenizer panicked".into() })
         })
     }
 
-    fn tokens(&self, index: usize, input: Input) -> Result<Tokens, RequestError> {
+    fn tokens(&self, index: usize, input: Texts) -> Result<Tokens, RequestError> {
         let (tokenizer, prompt, truncation) =
             (&self.model.tokenizer, &self.prompt, self.truncation);
         let tokens = match input {
-            Input::Tokens(ids) => tokenizer.limit(index, ids, truncation)?,
-            Input::Text(text) if prompt.is_empty() => tokenizer.encode(index, &text, truncation)?,
-            Input::Text(text) => tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?,
+            Texts::Tokens(ids) => tokenizer.limit(index, ids, truncation)?,
+            Texts::One(text) if prompt.is_empty() => tokenizer.encode(index, &text, truncation)?,
+            Texts::One(text) => tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?,
+            Texts::Pair(side, second) => {
+                tokenizer.encode_pair(index, (&side, &second), truncation)?
+            }
         };
         // Only possible with a tokenizer that adds nothing and drops what it doesn't know.
         if tokens.ids.is_empty() {
@@ -255,39 +285,4 @@ impl Tokenize {
         }
         Ok(tokens)
     }
-}
-
-/// What a request wants of its vectors, if it is one that the model can answer.
-fn check(model: &Served, request: &Request) -> Result<Finish, RequestError> {
-    if request.inputs.is_empty() {
-        return Err(RequestError::NoInputs);
-    }
-    let row = model.limits.dimensions;
-    let available = model.pipeline.truncate.map_or(row, |kept| kept.min(row));
-    let dimensions = request.dimensions.unwrap_or(available);
-    if dimensions == 0 || dimensions > available {
-        return Err(RequestError::Dimensions { asked: dimensions, available });
-    }
-    let known = model.limits.vocabulary;
-    for (index, input) in request.inputs.iter().enumerate() {
-        let empty = match input {
-            Input::Text(text) => text.is_empty(),
-            Input::Tokens(tokens) => tokens.is_empty(),
-        };
-        if empty {
-            return Err(RequestError::EmptyInput { index });
-        }
-        let Input::Tokens(tokens) = input else { continue };
-        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= known) {
-            let last = u32::try_from(known - 1).unwrap_or(u32::MAX);
-            return Err(RequestError::UnknownToken { index, token, last });
-        }
-    }
-    let scaling = match request.normalize.unwrap_or(model.pipeline.normalize) {
-        false => Scaling::AsIs,
-        // By itself a model normalises before it cuts; what a request asks for comes after.
-        true if request.normalize.is_none() && request.dimensions.is_none() => Scaling::Whole,
-        true => Scaling::Kept,
-    };
-    Ok(Finish { dimensions, scaling })
 }

@@ -12,6 +12,7 @@
 mod bert;
 mod distilbert;
 mod electra;
+mod ernie;
 mod gte;
 mod jina;
 mod modernbert;
@@ -28,12 +29,13 @@ use super::keys::Row;
 use super::{Architecture, Config, DType, Linear, ModelError, Norm, Pooling, Weight, Weights};
 
 /// All families.
-pub static ALL: [&Family; 9] = [
+pub static ALL: &[&Family] = &[
     &bert::FAMILY,
     &roberta::FAMILY,
     &distilbert::FAMILY,
     &mpnet::FAMILY,
     &electra::FAMILY,
+    &ernie::FAMILY,
     &nomic::FAMILY,
     &gte::FAMILY,
     &modernbert::FAMILY,
@@ -100,7 +102,7 @@ impl Family {
         positions: Option<&str>,
     ) -> Option<(&'static Self, &'static str)> {
         let of_type = || {
-            ALL.into_iter().filter_map(|family| {
+            ALL.iter().copied().filter_map(|family| {
                 Some((family, *family.model_types.iter().find(|known| **known == model_type)?))
             })
         };
@@ -180,7 +182,7 @@ impl<'a> Tensors<'a> {
 
     /// Whether a tensor is there.
     fn has(&self, name: &str) -> bool {
-        self.weights.has_named(&format!("{}{name}", self.path))
+        self.weights.shape(&format!("{}{name}", self.path)).is_some()
     }
 
     /// A matrix.
@@ -202,6 +204,16 @@ impl<'a> Tensors<'a> {
             self.weights.tensor(&name, &[outputs]).map(Weight::Tensor)
         });
         Ok(Linear { weight: self.table(name, outputs, inputs)?, bias: bias.transpose()? })
+    }
+
+    /// The first row of a matrix, where that is among the weights.
+    fn first_row(&self, name: &str, columns: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let whole = format!("{name}.weight");
+        let Some(&[rows, _]) = self.weights.shape(&format!("{}{whole}", self.path)) else {
+            return Ok(None);
+        };
+        let table = self.table(name, rows, columns)?;
+        Ok(table.to_f32().get(..columns).map(<[f32]>::to_vec))
     }
 
     /// A linear layer with a bias.

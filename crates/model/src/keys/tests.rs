@@ -96,7 +96,7 @@ fn kinds() -> Vec<Kind> {
         Kind::Tokenizer,
         Kind::SpecialTokens,
     ];
-    families::ALL.into_iter().map(Kind::Config).chain(others).collect()
+    families::ALL.iter().copied().map(Kind::Config).chain(others).collect()
 }
 
 /// A value under which the reference computes other vectors than without the key, or refuses, and
@@ -260,9 +260,9 @@ fn page() -> String {
          `crates/model/src/keys/rows.rs` has the table, and a test goes through each row \
          and writes this page (`UPDATE_PAGES=1 cargo test -p vecmill-model the_page`).\n"
         .to_owned();
-    let [bert, others @ ..] = families::ALL;
+    let [bert, others @ ..] = families::ALL else { unreachable!("there is BERT") };
     let mut files = vec![(Kind::Config(bert), format!("`config.json`, {}", bert.name))];
-    files.extend(others.map(|family| {
+    files.extend(others.iter().copied().map(|family| {
         (Kind::Config(family), format!("`config.json`, {}: unlike {}", family.name, bert.name))
     }));
     let named = [
@@ -279,7 +279,7 @@ fn page() -> String {
     for (kind, name) in files {
         page += &format!("\n## {name}\n\n| keys | done |\n|---|---|\n");
         let as_bert: Vec<_> = Kind::Config(bert).rows().map(|row| line(&row)).collect();
-        let other = matches!(kind, Kind::Config(family) if family != bert);
+        let other = matches!(kind, Kind::Config(family) if family != *bert);
         let lines =
             kind.rows().map(|row| line(&row)).filter(|line| !(other && as_bert.contains(line)));
         page.extend(lines);
