@@ -225,12 +225,12 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// In place.
+    /// In place, rows whole or their first slices of a width.
     fn normalise(
         &self,
         slab: &mut HostBlock,
         rows: Range<usize>,
-        columns: usize,
+        (columns, width): (usize, Option<usize>),
         norm: &rows::Norm,
     ) -> Result<(), BackendError> {
         let rows = view(slab, "normalise", rows)?;
@@ -238,7 +238,10 @@ impl CpuBackend {
             vectorised(
                 self.arch,
                 #[inline(always)]
-                || norm.apply(rows, columns),
+                || match width {
+                    None => norm.apply(rows, columns),
+                    Some(width) => norm.apply_to_slices(rows, columns, width),
+                },
             );
         });
         Ok(())
@@ -320,7 +323,12 @@ impl Backend for CpuBackend {
             CpuKernel::Norm { norm, columns } => {
                 let norm = weights.get(norm)?.norm()?;
                 copy(slab, value(reads[0]), output.clone())?;
-                self.normalise(slab, output, columns, norm)
+                self.normalise(slab, output, (columns, None), norm)
+            }
+            CpuKernel::NormSlices { norm, columns, width } => {
+                let norm = weights.get(norm)?.norm()?;
+                copy(slab, value(reads[0]), output.clone())?;
+                self.normalise(slab, output, (columns, Some(width)), norm)
             }
             CpuKernel::Add { columns } => {
                 copy(slab, value(reads[0]), output.clone())?;

@@ -34,6 +34,15 @@ pub enum CpuKernel {
         /// Of a row.
         columns: usize,
     },
+    /// Normalises the first slices of each row.
+    NormSlices {
+        /// Gain and bias.
+        norm: WeightId,
+        /// Of a row.
+        columns: usize,
+        /// Of a slice.
+        width: usize,
+    },
     /// Adds two matrices.
     Add {
         /// Of a row.
@@ -96,6 +105,9 @@ impl CpuLowering {
         match node.op {
             Op::Embed { words, .. } => CpuKernel::Embed { tables: words, norm: None },
             Op::Norm { gain, .. } => CpuKernel::Norm { norm: gain, columns },
+            Op::NormSlices { gain, width, .. } => {
+                CpuKernel::NormSlices { norm: gain, columns, width }
+            }
             Op::Add => CpuKernel::Add { columns },
             Op::Linear { weight, activation, .. } => {
                 CpuKernel::Linear { layer: weight, activation }
@@ -150,7 +162,10 @@ impl Lower for CpuLowering {
             }
             let in_place = matches!(
                 kernel,
-                CpuKernel::Add { .. } | CpuKernel::AddNorm { .. } | CpuKernel::Rotate { .. }
+                CpuKernel::Add { .. }
+                    | CpuKernel::AddNorm { .. }
+                    | CpuKernel::NormSlices { .. }
+                    | CpuKernel::Rotate { .. }
             );
             match node.inputs.first() {
                 Some(&input) if in_place && graph.is_read_once(input) => {

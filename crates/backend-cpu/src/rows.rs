@@ -59,6 +59,18 @@ impl Norm {
         Factors { gain: gain.floats(), bias: bias.floats(), epsilon }
     }
 
+    /// Normalises the first slices of each row in place, each by itself.
+    #[inline(always)]
+    pub(crate) fn apply_to_slices(&self, values: &mut [f32], columns: usize, width: usize) {
+        let Factors { gain, bias, epsilon } = self.factors();
+        for row in values.chunks_exact_mut(columns) {
+            let factors = gain.chunks_exact(width).zip(bias.chunks_exact(width));
+            for ((gain, bias), slice) in factors.zip(row.chunks_exact_mut(width)) {
+                Factors { gain, bias, epsilon }.apply(slice);
+            }
+        }
+    }
+
     /// Normalises each row of `values` in place.
     #[inline(always)]
     pub(crate) fn apply(&self, values: &mut [f32], columns: usize) {

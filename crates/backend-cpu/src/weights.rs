@@ -36,7 +36,7 @@ pub(crate) fn store(arch: Arch, graph: &Graph, node: &Node, plan: &mut WeightPla
             }
             plan.place(TYPES * shape(words).columns * FLOAT);
         }
-        Op::Norm { gain, .. } => {
+        Op::Norm { gain, .. } | Op::NormSlices { gain, .. } => {
             (0..2).for_each(|_| plan.place(shape(gain).elements() * FLOAT));
         }
         Op::Linear { weight, .. } | Op::GatedLinear { weight, .. } => {
@@ -66,7 +66,7 @@ impl CpuWeight {
             Op::Embed { words, positions, types } => {
                 Stored::Tables(Tables::new(of(words), positions.map(of), types.map(of), into)?)
             }
-            Op::Norm { gain, bias, epsilon } => {
+            Op::Norm { gain, bias, epsilon } | Op::NormSlices { gain, bias, epsilon, .. } => {
                 Stored::Norm(Norm::new(of(gain), bias.map(of), epsilon, into)?)
             }
             Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {

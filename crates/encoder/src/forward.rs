@@ -67,6 +67,9 @@ fn layer(
         _ => rows,
     };
     let mut qkv = graph.linear(before, &attention.qkv, Activation::Identity);
+    if let Some(norm) = &attention.norm {
+        qkv = graph.norm_slices(qkv, norm);
+    }
     if let Some(rotary) = attention.rotary {
         qkv = graph.rotate(qkv, attention.heads, rotary);
     }
@@ -78,8 +81,12 @@ fn layer(
     let output = graph.linear(context, &attention.output, Activation::Identity);
     let attended = graph.add(output, rows);
     match order {
-        Order::Post { attention, output } => {
-            let attended = graph.norm(attended, attention);
+        Order::Post { attention, again, output } => {
+            let mut attended = graph.norm(attended, attention);
+            if let Some(again) = again {
+                let sum = graph.add(attended, rows);
+                attended = graph.norm(sum, again);
+            }
             let computed = self::feed_forward(graph, feed_forward, attended);
             let sum = graph.add(computed, attended);
             graph.norm(sum, output)

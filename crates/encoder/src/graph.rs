@@ -10,7 +10,7 @@
 //! comes next.
 
 use vecmill_model::{
-    Activation, Heads, Linear, Norm, Poolings, Rotary, Weight, WeightShape, Window,
+    Activation, Heads, Linear, Norm, Poolings, Rotary, SliceNorm, Weight, WeightShape, Window,
 };
 
 /// Names a value: a matrix that one operation computes and others read.
@@ -74,6 +74,17 @@ pub enum Op {
         bias: Option<WeightId>,
         /// Added to the variance.
         epsilon: f32,
+    },
+    /// The same of the first slices of each row, each by itself; what is behind them stays as it is.
+    NormSlices {
+        /// `[columns of all slices]`
+        gain: WeightId,
+        /// `[columns of all slices]`
+        bias: Option<WeightId>,
+        /// Added to the variance.
+        epsilon: f32,
+        /// Columns of a slice.
+        width: usize,
     },
     /// The sum of two matrices: what was computed, and the residual.
     Add,
@@ -156,6 +167,7 @@ impl Op {
             Self::Embed { .. } | Self::Rotate { .. } | Self::Attention { .. } | Self::Pool(_) => {
                 true
             }
+            Self::NormSlices { .. } => false,
             Self::Norm { .. } | Self::Add | Self::Linear { .. } | Self::GatedLinear { .. } => false,
         }
     }
@@ -165,7 +177,7 @@ impl Op {
     pub fn weight(&self) -> Option<WeightId> {
         match *self {
             Self::Embed { words, .. } => Some(words),
-            Self::Norm { gain, .. } => Some(gain),
+            Self::Norm { gain, .. } | Self::NormSlices { gain, .. } => Some(gain),
             Self::Linear { weight, .. } | Self::GatedLinear { weight, .. } => Some(weight),
             Self::Attention { bias, .. } => Some(bias?.buckets()?.table),
             Self::Add | Self::Rotate { .. } | Self::Pool(_) => None,
@@ -332,6 +344,18 @@ impl GraphBuilder {
         let gain = self.weight(&norm.gain);
         let bias = norm.bias.as_ref().map(|bias| self.weight(bias));
         let op = Op::Norm { gain, bias, epsilon: norm.epsilon };
+        self.node(op, vec![input], self.graph.value(input))
+    }
+
+    /// [`Op::NormSlices`].
+    pub fn norm_slices(
+        &mut self,
+        input: ValueId,
+        SliceNorm { norm, width }: &SliceNorm,
+    ) -> ValueId {
+        let gain = self.weight(&norm.gain);
+        let bias = norm.bias.as_ref().map(|bias| self.weight(bias));
+        let op = Op::NormSlices { gain, bias, epsilon: norm.epsilon, width: *width };
         self.node(op, vec![input], self.graph.value(input))
     }
 

@@ -47,7 +47,9 @@ impl Lower for Sizes {
     fn store(&self, graph: &Graph, node: &Node, plan: &mut WeightPlan) {
         let weights = match node.op {
             Op::Embed { words, positions, types } => [Some(words), positions, types],
-            Op::Norm { gain, bias, .. } => [Some(gain), bias, None],
+            Op::Norm { gain, bias, .. } | Op::NormSlices { gain, bias, .. } => {
+                [Some(gain), bias, None]
+            }
             Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
                 [Some(weight), bias, None]
             }

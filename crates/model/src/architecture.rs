@@ -60,6 +60,8 @@ pub enum Order {
     Post {
         /// Behind attention.
         attention: Norm,
+        /// Behind that once more, over it and what went into attention.
+        again: Option<Norm>,
         /// Behind the feed-forward part.
         output: Norm,
     },
@@ -81,6 +83,8 @@ pub struct Attention {
     pub output: Linear,
     /// How `qkv`'s outputs are divided.
     pub heads: Heads,
+    /// Of queries and keys, before anything else is done to them.
+    pub norm: Option<SliceNorm>,
     /// Turns queries and keys by their positions.
     pub rotary: Option<Rotary>,
     /// Which tokens one sees.
@@ -116,6 +120,15 @@ impl Heads {
     pub fn outputs(self) -> usize {
         self.queries * self.size
     }
+}
+
+/// A layer normalisation of each slice of a row by itself.
+#[derive(Debug, Clone)]
+pub struct SliceNorm {
+    /// As long as all slices together; a row may have more columns, which stay as they are.
+    pub norm: Norm,
+    /// Columns of a slice.
+    pub width: usize,
 }
 
 /// Which keys a query sees: those from `left` places before it to `right` places behind it.

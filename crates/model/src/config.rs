@@ -224,13 +224,15 @@ fn name(file: &JsonFile, names: Names) -> Result<&'static str, ModelError> {
 
 fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError> {
     let supported = || {
-        let names = families::ALL.iter().flat_map(|family| family.model_types);
+        let apart = families::ALL.iter().filter(|family| family.told_by.is_none());
+        let names = apart.flat_map(|family| family.model_types);
         names.copied().collect::<Vec<_>>().join(", ")
     };
     let Some(found) = file.text("model_type")? else {
         return Err(file.wrong("model_type", format!("one of {}", supported())));
     };
-    Family::of(found).ok_or_else(|| ModelError::Unsupported {
+    let positions = file.get("position_embedding_type").and_then(Json::as_text);
+    Family::of(found, positions).ok_or_else(|| ModelError::Unsupported {
         path: file.path().to_owned(),
         what: "the architecture",
         found: shortened(found),

@@ -45,6 +45,7 @@ const BODIES: &[&str] = &[
     "NewModel",
     "GteModel",
     "ModernBertModel",
+    "JinaBertModel",
 ];
 
 /// How the classes end that have a head of classification.

@@ -49,7 +49,7 @@ use std::path::{Path, PathBuf};
 
 pub use architecture::{
     Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
-    Order, Window,
+    Order, SliceNorm, Window,
 };
 pub use config::{Activation, Biases, Config, Sight};
 pub use convert::{ConvertError, Rounding};

@@ -13,6 +13,7 @@ use super::*;
 mod convert;
 mod folders;
 mod pickle;
+mod positions;
 mod table;
 mod weights;
 

@@ -51,6 +51,22 @@ impl Weight {
         WeightShape { rows: elements / columns.max(1), columns, lies_as_f32 }
     }
 
+    /// With the second half of its rows before the first.
+    #[must_use]
+    pub fn with_halves_swapped(&self) -> Self {
+        let rows = self.shape().rows;
+        let (mut first, mut second, mut seen) = (Vec::new(), Vec::new(), 0);
+        for tensor in self.tensors() {
+            let count = tensor.shape().first().copied().unwrap_or(0);
+            let middle = (rows / 2).saturating_sub(seen).min(count);
+            first.push(tensor.rows(0..middle));
+            second.push(tensor.rows(middle..count));
+            seen += count;
+        }
+        second.extend(first);
+        Self::Stack(second)
+    }
+
     /// Its numbers, row by row.
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
         match self {

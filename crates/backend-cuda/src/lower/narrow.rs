@@ -31,7 +31,11 @@ impl CudaLowering {
         match producer.op {
             Op::Norm { .. } | Op::Attention { .. } | Op::GatedLinear { .. } => true,
             Op::Linear { .. } => self.is_narrow(graph, producer),
-            Op::Embed { .. } | Op::Add | Op::Rotate { .. } | Op::Pool(_) => false,
+            Op::Embed { .. }
+            | Op::Add
+            | Op::NormSlices { .. }
+            | Op::Rotate { .. }
+            | Op::Pool(_) => false,
         }
     }
 

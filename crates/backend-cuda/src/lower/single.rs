@@ -49,6 +49,7 @@ pub(super) fn single(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
             draft.keep(node.output, Form::Wide);
             draft.push_batch(CudaKernel::Pool(poolings), vec![input], node.output);
         }
+        Op::NormSlices { .. } => missing(draft, node, "norms of slices"),
         Op::Norm { gain, .. } => {
             let input = draft.normalised(*node.inputs.first()?).value;
             let output = draft.keep_read(node.output);

@@ -108,7 +108,9 @@ impl Storing<'_> {
                 let tables = [Some(words), positions, types].into_iter().flatten();
                 tables.for_each(|table| place(elements(table), self.format.bytes()));
             }
-            Op::Norm { gain, .. } => (0..2).for_each(|_| place(elements(gain), FLOAT)),
+            Op::Norm { gain, .. } | Op::NormSlices { gain, .. } => {
+                (0..2).for_each(|_| place(elements(gain), FLOAT));
+            }
             Op::Linear { weight, .. } | Op::GatedLinear { weight, .. } => {
                 let outputs = self.graph.weight(weight).rows;
                 match self.layer {
@@ -151,7 +153,7 @@ impl Storing<'_> {
                     types: types.map(table).transpose()?,
                 })
             }
-            Op::Norm { gain, bias, epsilon } => {
+            Op::Norm { gain, bias, epsilon } | Op::NormSlices { gain, bias, epsilon, .. } => {
                 let numbers = norm_numbers(of(gain), bias.map(of), epsilon);
                 let numbers = if self.folded { numbers.without_gain() } else { numbers };
                 Kind::Norm(CudaNorm::load(&numbers, loader)?)

@@ -216,7 +216,7 @@ fn open_on(
     budget: impl Fn(MemoryInfo) -> usize,
 ) -> Result<Opened, StartError> {
     let settings = opening.settings;
-    let format = settings.dtype.unwrap_or(DType::F16);
+    let format = format(opening)?;
     let cache = cache_folder(settings.cache.as_deref()).map(|folder| folder.join("kernels"));
     let summary = summary(name, device.info(), format);
     let free_memory = free.or_else(|| free_by_driver(&device));
@@ -229,6 +229,19 @@ fn open_on(
     let hardware = format!("{} {}, driver {:?}", summary.description, gpu.uuid, gpu.driver);
     let sensors = sensors(gpu);
     Ok(Opened { sensors, ..opening.onto(backend, summary, &hardware, terms)? })
+}
+
+/// The number format that is asked for, or the best for the model's family.
+fn format(opening: &Opening<'_>) -> Result<DType, StartError> {
+    let family = opening.model.config.family;
+    let format = opening.settings.dtype.unwrap_or(family.best_format());
+    if family.formats.contains(&format) {
+        return Ok(format);
+    }
+    let sound: Vec<_> = family.formats.iter().map(|&format| format_name(format)).collect();
+    let (name, sound) = (format_name(format), sound.join(", "));
+    let reason = format!("{} is not computed in {name}: choose one of {sound}", family.name);
+    Err(StartError::Setting { setting: "dtype", reason })
 }
 
 fn missing<E: std::fmt::Display>(device: &str) -> impl Fn(E) -> StartError {

@@ -3,8 +3,8 @@
 use super::super::head::{Layout, Name};
 use super::super::keys::{Plain, Row, Rule, row};
 use super::super::{
-    Activation, Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, ModelError,
-    Order, Pooling, Window,
+    Activation, Architecture, Attention, Config, DType, Embedding, FeedForward, Heads, Layer,
+    ModelError, Order, Pooling, Weight, Window,
 };
 use super::{Family, Keys, Positions, Tensors};
 
@@ -13,7 +13,9 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["bert"],
     prefixes: &["bert."],
     words: "embeddings.word_embeddings.weight",
+    told_by: None,
     code: &[],
+    formats: &[DType::F16, DType::BF16, DType::F32, DType::F8E4M3],
     pooling: Pooling::Mean,
     keys: KEYS,
     positions: Positions::FromZero,
@@ -63,12 +65,23 @@ pub(super) fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architectur
 
 /// Words, positions and, in families with types, these.
 pub(super) fn embedding(config: &Config, tensors: &Tensors<'_>) -> Result<Embedding, ModelError> {
+    let at = tensors.under("embeddings");
+    let positions = at.table("position_embeddings", config.positions, config.embedding)?;
+    embedding_of(config, tensors, Some(positions))
+}
+
+/// Words and types, with these positions or none.
+pub(super) fn embedding_of(
+    config: &Config,
+    tensors: &Tensors<'_>,
+    positions: Option<Weight>,
+) -> Result<Embedding, ModelError> {
     let (at, width) = (tensors.under("embeddings"), config.embedding);
     let types = (config.token_types > 0)
         .then(|| at.table("token_type_embeddings", config.token_types, width));
     Ok(Embedding {
         words: at.table("word_embeddings", config.vocabulary, width)?,
-        positions: Some(at.table("position_embeddings", config.positions, width)?),
+        positions,
         types: types.transpose()?,
         norm: Some(at.norm("LayerNorm", width)?),
         projection: None,
@@ -81,12 +94,14 @@ fn layer(config: &Config, at: &Tensors<'_>) -> Result<Layer, ModelError> {
     Ok(Layer {
         order: Order::Post {
             attention: at.norm("attention.output.LayerNorm", hidden)?,
+            again: None,
             output: at.norm("output.LayerNorm", hidden)?,
         },
         attention: Attention {
             qkv: at.stack(&qkv, hidden)?,
             output: at.linear("attention.output.dense", hidden, hidden)?,
             heads: Heads::new(config.heads, config.head_size),
+            norm: None,
             rotary: None,
             window: Window::FULL,
             bias: None,

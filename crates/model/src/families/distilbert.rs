@@ -52,6 +52,7 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
         Ok(Layer {
             order: Order::Post {
                 attention: at.norm("sa_layer_norm", hidden)?,
+                again: None,
                 output: at.norm("output_layer_norm", hidden)?,
             },
             attention: Attention {
@@ -59,6 +60,7 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
                     .stack(&["attention.q_lin", "attention.k_lin", "attention.v_lin"], hidden)?,
                 output: at.linear("attention.out_lin", hidden, hidden)?,
                 heads: Heads::new(config.heads, config.head_size),
+                norm: None,
                 rotary: None,
                 window: Window::FULL,
                 bias: None,

@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     prefixes: &["ernie."],
     rules: &[
         bert::PADDING,
+        bert::ABSOLUTE,
         row(
             &["use_task_id", "task_type_vocab_size"],
             Rule::Unread("the table of tasks is among the weights where it counts"),

@@ -4,8 +4,7 @@
 use super::super::json::JsonFile;
 use super::super::keys::{Plain, Rule, row};
 use super::super::{
-    Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, Linear, ModelError,
-    Order, Weight,
+    Architecture, Attention, Config, FeedForward, Heads, Layer, Linear, ModelError, Order,
 };
 use super::{Family, Keys, Tensors, bert, rope};
 
@@ -58,41 +57,30 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
         let at = tensors.under(&format!("encoder.layer.{index}"));
         let sight = config.sights[index];
         let up_gate = at.table("mlp.up_gate_proj", 2 * intermediate, hidden)?;
-        let halves = |tensor: &crate::TensorView| {
-            [tensor.rows(intermediate..2 * intermediate), tensor.rows(0..intermediate)]
-        };
-        let gate_up = up_gate.tensors().iter().flat_map(halves).collect();
         Ok(Layer {
             order: Order::Post {
                 attention: at.norm("attn_ln", hidden)?,
+                again: None,
                 output: at.norm("mlp_ln", hidden)?,
             },
             attention: Attention {
                 qkv: at.linear("attention.qkv_proj", 3 * hidden, hidden)?,
                 output: at.linear("attention.o_proj", hidden, hidden)?,
                 heads: Heads::new(config.heads, config.head_size),
+                norm: None,
                 rotary: sight.rotary,
                 window: sight.window,
                 bias: None,
             },
             feed_forward: FeedForward::Gated {
-                gate_up: Linear { weight: Weight::Stack(gate_up), bias: None },
+                gate_up: Linear { weight: up_gate.with_halves_swapped(), bias: None },
                 down: at.linear("mlp.down_proj", hidden, intermediate)?,
                 activation: config.activation,
             },
         })
     };
-    let at = tensors.under("embeddings");
-    let types = (config.token_types > 0)
-        .then(|| at.table("token_type_embeddings", config.token_types, hidden));
     Ok(Architecture {
-        embedding: Embedding {
-            words: at.table("word_embeddings", config.vocabulary, hidden)?,
-            positions: None,
-            types: types.transpose()?,
-            norm: Some(at.norm("LayerNorm", hidden)?),
-            projection: None,
-        },
+        embedding: bert::embedding_of(config, tensors, None)?,
         layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
         norm: None,
     })

@@ -14,6 +14,7 @@ mod distilbert;
 mod electra;
 mod ernie;
 mod gte;
+mod jina;
 mod modernbert;
 mod mpnet;
 mod nomic;
@@ -26,7 +27,7 @@ use std::fmt;
 use super::head::Layout;
 use super::json::JsonFile;
 use super::keys::Row;
-use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
+use super::{Architecture, Config, DType, Linear, ModelError, Norm, Pooling, Weight, Weights};
 
 /// All families.
 pub static ALL: &[&Family] = &[
@@ -39,6 +40,7 @@ pub static ALL: &[&Family] = &[
     &nomic::FAMILY,
     &gte::FAMILY,
     &modernbert::FAMILY,
+    &jina::FAMILY,
 ];
 
 /// A family of encoders that the forward pass computes.
@@ -52,8 +54,12 @@ pub struct Family {
     pub prefixes: &'static [&'static str],
     /// The tensor by which a file's prefix is found.
     pub(crate) words: &'static str,
+    /// The `position_embedding_type` by which it is told from another of the same `model_type`.
+    pub(crate) told_by: Option<&'static str>,
     /// Classes of code that its checkpoints may bring with them: this is what they compute.
     pub(crate) code: &'static [&'static str],
+    /// Number formats in which devices may compute it, the best first: where nothing is said, it is that.
+    pub formats: &'static [DType],
     /// How token vectors become one where a model's files don't say.
     pub pooling: Pooling,
     /// What the keys of its `config.json` are called.
@@ -86,17 +92,30 @@ impl Family {
         several.chain(single.into_iter().flatten())
     }
 
-    /// The family of this `model_type`, and the type.
-    pub(crate) fn of(model_type: &str) -> Option<(&'static Self, &'static str)> {
-        ALL.iter().copied().find_map(|family| {
-            Some((family, *family.model_types.iter().find(|known| **known == model_type)?))
-        })
+    /// The format to compute in where nothing is said.
+    pub fn best_format(&self) -> DType {
+        self.formats.first().copied().unwrap_or(DType::F32)
+    }
+
+    /// The family of this `model_type` with this `position_embedding_type`, and the model's type.
+    pub(crate) fn of(
+        model_type: &str,
+        positions: Option<&str>,
+    ) -> Option<(&'static Self, &'static str)> {
+        let of_type = || {
+            ALL.iter().copied().filter_map(|family| {
+                Some((family, *family.model_types.iter().find(|known| **known == model_type)?))
+            })
+        };
+        let told = of_type()
+            .find(|(family, _)| family.told_by.is_some_and(|told_by| positions == Some(told_by)));
+        told.or_else(|| of_type().find(|(family, _)| family.told_by.is_none()))
     }
 }
 
 impl PartialEq for Family {
     fn eq(&self, other: &Self) -> bool {
-        self.model_types == other.model_types
+        self.name == other.name
     }
 }
 
@@ -160,6 +179,11 @@ impl<'a> Tensors<'a> {
     /// Those whose names begin with `part` and a full stop.
     fn under(&self, part: &str) -> Self {
         Self { path: format!("{}{part}.", self.path), ..*self }
+    }
+
+    /// Whether a tensor is there.
+    fn has(&self, name: &str) -> bool {
+        self.weights.shape(&format!("{}{name}", self.path)).is_some()
     }
 
     /// A matrix.

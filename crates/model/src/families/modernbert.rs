@@ -140,6 +140,7 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
                 qkv: at.layer("attn.Wqkv", 3 * hidden, hidden, biases.attention)?,
                 output: at.layer("attn.Wo", hidden, hidden, biases.attention)?,
                 heads: Heads::new(config.heads, config.head_size),
+                norm: None,
                 rotary: sight.rotary,
                 window: sight.window,
                 bias: None,

@@ -43,12 +43,14 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
         Ok(Layer {
             order: Order::Post {
                 attention: at.norm("attention.LayerNorm", hidden)?,
+                again: None,
                 output: at.norm("output.LayerNorm", hidden)?,
             },
             attention: Attention {
                 qkv: at.stack(&qkv, hidden)?,
                 output: at.linear("attention.attn.o", hidden, hidden)?,
                 heads: Heads::new(heads, config.head_size),
+                norm: None,
                 rotary: None,
                 window: Window::FULL,
                 bias: Some(Bias::Buckets(Arc::clone(&buckets))),

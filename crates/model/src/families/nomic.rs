@@ -137,12 +137,14 @@ fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelErr
         Ok(Layer {
             order: Order::Post {
                 attention: at.norm("norm1", hidden)?,
+                again: None,
                 output: at.norm("norm2", hidden)?,
             },
             attention: Attention {
                 qkv: at.layer("attn.Wqkv", 3 * hidden, hidden, biases.attention)?,
                 output: at.layer("attn.out_proj", hidden, hidden, biases.attention)?,
                 heads: Heads::new(config.heads, config.head_size),
+                norm: None,
                 rotary: sight.rotary,
                 window: sight.window,
                 bias: None,

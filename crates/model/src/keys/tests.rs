@@ -53,6 +53,11 @@ fn files(family: &'static Family) -> Vec<(Kind, &'static str, Value)> {
             "model_type": model_type, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_inner": 8,
             "vocab_size": 6, "n_positions": 16, "rotary_scaling_factor": 2.0,
         }),
+        _ if family.told_by.is_some() => json!({
+            "model_type": model_type, "hidden_size": 4, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 6,
+            "max_position_embeddings": 16, "position_embedding_type": family.told_by,
+        }),
         _ => json!({
             "model_type": model_type, "hidden_size": 4, "num_hidden_layers": 2,
             "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 6,
@@ -100,7 +105,7 @@ fn deciding(kind: Kind, key: &str) -> Value {
     match (kind, key) {
         (Kind::Config(_), "model_type") => json!("gpt2"),
         (Kind::Config(_), "architectures") => json!(["BertForMaskedLM"]),
-        (Kind::Config(_), "auto_map") => json!({"AutoModel": "modeling.JinaBertModel"}),
+        (Kind::Config(_), "auto_map") => json!({"AutoModel": "modeling.OwnModel"}),
         (Kind::Config(_), "hidden_act" | "activation" | "hidden_activation") => json!("relu"),
         (Kind::Config(_), "activation_function") => json!("geglu"),
         (Kind::Config(_), "layer_norm_eps" | "layer_norm_epsilon" | "norm_eps") => json!(1e-3),

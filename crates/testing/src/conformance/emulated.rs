@@ -141,13 +141,35 @@ impl Emulated {
 
     fn norm(&self, work: &Work<'_>, norm: WeightId, row: &[f32]) -> Result<Vec<f32>, BackendError> {
         let ([gain, bias], epsilon) = (work.pair(norm)?, work.weights.get(norm)?.epsilon);
+        Ok(self.scaled(row, [gain, bias], epsilon))
+    }
+
+    fn scaled(&self, row: &[f32], [gain, bias]: [&[f32]; 2], epsilon: f32) -> Vec<f32> {
         let count = row.len() as f32;
         let mean = row.iter().sum::<f32>() / count;
         let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
         let deviation = variance + epsilon;
         let deviation = if self.defect == Defect::NoRoot { deviation } else { deviation.sqrt() };
         let scaled = row.iter().zip(gain).zip(bias);
-        Ok(scaled.map(|((x, gain), bias)| (x - mean) / deviation * gain + bias).collect())
+        scaled.map(|((x, gain), bias)| (x - mean) / deviation * gain + bias).collect()
+    }
+
+    fn norm_slices(
+        &self,
+        work: &Work<'_>,
+        (norm, width): (WeightId, usize),
+        mut rows: Vec<f32>,
+        columns: usize,
+    ) -> Result<Vec<f32>, BackendError> {
+        let ([gain, bias], epsilon) = (work.pair(norm)?, work.weights.get(norm)?.epsilon);
+        for row in rows.chunks_mut(columns) {
+            let factors = gain.chunks(width).zip(bias.chunks(width));
+            for ((gain, bias), slice) in factors.zip(row.chunks_mut(width)) {
+                let normal = self.scaled(slice, [gain, bias], epsilon);
+                slice.copy_from_slice(&normal);
+            }
+        }
+        Ok(rows)
     }
 
     /// Rows, normalised if there is a norm.
@@ -378,7 +400,7 @@ impl Backend for Emulated {
     ) -> Result<Loaded, BackendError> {
         let narrow = self.lowering.is_narrow(graph, node);
         let round = |index: usize, x: f32| match node.op {
-            Op::Norm { .. } => x,
+            Op::Norm { .. } | Op::NormSlices { .. } => x,
             Op::Linear { .. } | Op::GatedLinear { .. } if narrow && index == 0 => self.narrow(x),
             _ => self.round(x),
         };
@@ -390,7 +412,10 @@ impl Backend for Emulated {
                 place.iter_mut().zip(numbers.iter()).for_each(|(to, &x)| *to = round(index, x));
             })?);
         }
-        let epsilon = if let Op::Norm { epsilon, .. } = node.op { epsilon } else { 0.0 };
+        let epsilon = match node.op {
+            Op::Norm { epsilon, .. } | Op::NormSlices { epsilon, .. } => epsilon,
+            _ => 0.0,
+        };
         Ok(Loaded { tensors, epsilon })
     }
 
@@ -418,6 +443,9 @@ impl Backend for Emulated {
             }
             Kernel::Norm { norm } => {
                 self.norms(work, Some(norm), work.read(reads[0], 0), columns)?
+            }
+            Kernel::NormSlices { norm, width } => {
+                self.norm_slices(work, (norm, width), work.read(reads[0], 0), columns)?
             }
             Kernel::Add { norm } => {
                 let sums = sum(work.read(reads[0], 0), work.read(reads[1], 0));

@@ -103,6 +103,24 @@ impl Interpreter<'_> {
                 };
                 rows.iter().map(apply).collect()
             }
+            Op::NormSlices { gain, bias, epsilon, width } => {
+                let gain = self.vector(gain);
+                let bias = bias.map_or_else(|| vec![0.0; gain.len()], |bias| self.vector(bias));
+                let slices = gain.chunks(width).zip(bias.chunks(width));
+                let norm = |(gain, bias): (&[f64], &[f64])| {
+                    let (gain, bias) = (gain.to_vec(), bias.to_vec());
+                    reference::Norm { gain, bias, epsilon: epsilon.into() }
+                };
+                let norms: Vec<_> = slices.map(norm).collect();
+                let apply = |row: &Vec<Bounded>| {
+                    let slices = row.chunks(width).zip(&norms);
+                    let mut all: Vec<_> =
+                        slices.flat_map(|(slice, norm)| norm.apply(slice, precision)).collect();
+                    all.extend(row[gain.len()..].iter().copied());
+                    all
+                };
+                self.input(node, 0)?.iter().map(apply).collect()
+            }
             Op::Add => {
                 let deferred = then.is_some_and(|then| then.deferred);
                 // The sum may be stored, where the residual is added with a layer's bias.

@@ -24,6 +24,10 @@ pub(super) enum Kernel {
     Norm {
         norm: WeightId,
     },
+    NormSlices {
+        norm: WeightId,
+        width: usize,
+    },
     Add {
         norm: Option<WeightId>,
     },
@@ -67,7 +71,7 @@ pub(super) fn stored(graph: &Graph, node: &Node) -> Vec<(Option<WeightId>, usize
             let kinds = types.map_or((None, graph.weight(words).columns), all);
             [Some(all(words)), Some(kinds), positions.map(all)].into_iter().flatten().collect()
         }
-        Op::Norm { gain, bias, .. } => {
+        Op::Norm { gain, bias, .. } | Op::NormSlices { gain, bias, .. } => {
             vec![all(gain), bias.map_or((None, graph.weight(gain).elements()), all)]
         }
         Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
@@ -155,6 +159,7 @@ impl Draft<'_> {
         let kernel = match node.op {
             Op::Embed { words, .. } => Kernel::Embed { tables: words, norm },
             Op::Norm { gain, .. } => Kernel::Norm { norm: gain },
+            Op::NormSlices { gain, width, .. } => Kernel::NormSlices { norm: gain, width },
             Op::Add => Kernel::Add { norm },
             Op::Linear { weight, activation, .. } | Op::GatedLinear { weight, activation, .. } => {
                 let gated = matches!(node.op, Op::GatedLinear { .. });
