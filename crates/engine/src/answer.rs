@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use vecmill_encoder::Scaling;
-
+use crate::ask::Finish;
 use crate::error::RequestError;
 use crate::experiment::Turn;
 use crate::models::Open;
@@ -120,13 +119,6 @@ impl Drop for GiveUpOnDrop {
     fn drop(&mut self) {
         self.0.give_up();
     }
-}
-
-/// What a request wants of its vectors.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Finish {
-    pub(crate) dimensions: usize,
-    pub(crate) scaling: Scaling,
 }
 
 /// One tokenised input of a request, which waits for a device.
@@ -235,6 +227,7 @@ impl Accepted {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+    use vecmill_encoder::Scaling;
 
     /// A request whose engine is gone: nothing holds it but the test.
     fn accepted(inputs: usize) -> (Arc<Accepted>, Caller, mpsc::Receiver<Received>) {
@@ -249,7 +242,7 @@ mod tests {
             deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
         };
         let caller = answer.caller();
-        let finish = Finish { dimensions: 2, scaling: Scaling::AsIs };
+        let finish = Finish::Vector { dimensions: 2, scaling: Scaling::AsIs };
         (Accepted::new(inputs, finish, Keep::default(), answer), caller, receiver)
     }
 

@@ -15,7 +15,7 @@ use crate::devices::{self, DeviceSpec};
 use crate::engine::{Core, Engine, Loader, Parts};
 use crate::error::StartError;
 use crate::experiment::Experiment;
-use crate::info::{DeviceSummary, Info};
+use crate::info::{DeviceSummary, Info, Task};
 use crate::machine::threads;
 use crate::metrics::{self, Metrics};
 use crate::models::{Models, Served};
@@ -327,7 +327,7 @@ impl Builder {
                 device.try_out(CLASS, texts).map_err(|error| error.to_string())
             })?;
         }
-        let how = (model.pipeline, settings.default_prompt.clone());
+        let how = (model, settings.default_prompt.clone());
         let served = Served::new((settings.model_name().0, CLASS), tokenizer, how, limits)?;
         let metrics = Metrics::new(experiment.clone());
         let queue = Queue::new(self.queue_capacity, self.policy.policy(), devices, metrics);
@@ -386,6 +386,7 @@ impl Builder {
         Info {
             model_id,
             revision,
+            task: Task::of(model),
             architecture: model.config.model_type.into(),
             dtype: devices.first().map(|device| device.dtype.clone()).unwrap_or_default(),
             pooling: model.pipeline.pooling.to_string(),

@@ -22,7 +22,7 @@ pub enum Fault {
     Server,
 }
 
-/// Why a request got no vectors.
+/// Why a request got no vectors, or no scores.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -69,9 +69,9 @@ pub enum RequestError {
         /// Embeddings that the model has: ids below this are known.
         rows: usize,
     },
-    /// The model makes a vector of an input that nobody can use, and JSON can't hold.
+    /// The model makes numbers of an input that nobody can use, and JSON can't hold.
     #[error(
-        "input {index}: the model's vector for it has an element that is not a finite number: the model's weights are damaged, or too large for float16 (bfloat16 and float32 have more range)"
+        "input {index}: what the model makes of it has an element that is not a finite number: the model's weights are damaged, or too large for float16 (bfloat16 and float32 have more range)"
     )]
     NotFinite {
         /// The input's place in the request, from 0.
@@ -94,6 +94,24 @@ pub enum RequestError {
         name: String,
         /// The models that are loaded.
         known: Vec<String>,
+    },
+    /// The model is for something else.
+    #[error(
+        "the model '{model}' gives {does}, and {asked} were asked for: ask for {does}, or another model"
+    )]
+    WrongTask {
+        /// Its name.
+        model: String,
+        /// What it gives: `vectors` or `scores`.
+        does: &'static str,
+        /// What was asked for.
+        asked: &'static str,
+    },
+    /// The model's tokenizer has no way of putting two texts side by side.
+    #[error("input {index} is a pair of texts, but the model's tokenizer takes one at a time")]
+    NoPairs {
+        /// Its place in the request, from 0.
+        index: usize,
     },
     /// The model is being loaded.
     #[error("the model '{name}' is being loaded: try again in a moment")]
@@ -236,6 +254,7 @@ impl RequestError {
             | Self::TooManyTokens { index, .. }
             | Self::UnknownToken { index, .. }
             | Self::NoEmbedding { index, .. }
+            | Self::NoPairs { index }
             | Self::NotFinite { index }
             | Self::Tokenizer { index, .. }
             | Self::InputTooLarge { index, .. } => Some(index),

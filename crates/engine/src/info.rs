@@ -1,6 +1,51 @@
 //! What a running engine tells about itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use vecmill_model::{Model, ScoreActivation};
+
+/// What a model is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Task {
+    /// Vectors of texts: [`Engine::embed`](crate::Engine::embed).
+    #[default]
+    Embed,
+    /// Scores of texts, or of pairs of them: [`Engine::score`](crate::Engine::score).
+    Score {
+        /// What each score is about. A model that ranks has one.
+        labels: Arc<[String]>,
+        /// What is applied to scores unless a request says otherwise.
+        activation: ScoreActivation,
+    },
+}
+
+impl Task {
+    pub(crate) fn of(model: &Model) -> Self {
+        match &model.task {
+            vecmill_model::Task::Classify(head) => {
+                Self::Score { labels: head.labels.as_slice().into(), activation: head.activation }
+            }
+            _ => Self::Embed,
+        }
+    }
+
+    /// What it gives.
+    pub(crate) fn words(&self) -> &'static str {
+        match self {
+            Self::Embed => "vectors",
+            Self::Score { .. } => "scores",
+        }
+    }
+
+    pub(crate) fn labels(&self) -> Arc<[String]> {
+        match self {
+            Self::Embed => Arc::default(),
+            Self::Score { labels, .. } => Arc::clone(labels),
+        }
+    }
+}
 
 /// The model that an engine runs, and its limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,6 +54,8 @@ pub struct Info {
     pub model_id: String,
     /// The revision asked for; `None` for a folder.
     pub revision: Option<String>,
+    /// What it is for.
+    pub task: Task,
     /// `model_type` of its `config.json`.
     pub architecture: String,
     /// The number format that the first device computes in, for example `float32`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vecmill_hub::{FetchError, Fetcher, ModelRef};
 use vecmill_memory::PoolSettings;
-use vecmill_model::{CONFIG_FILE, DType, Model, ModelError, Pooling, Task};
+use vecmill_model::{DType, Model, ModelError, Pooling};
 
 use crate::error::StartError;
 use crate::machine::threads;
@@ -97,11 +97,6 @@ impl Settings {
 
 fn open(folder: &Path, pooling: Option<Pooling>) -> Result<Model, ModelError> {
     let model = Model::open_as(folder, pooling)?;
-    if let Task::Classify(_) = model.task {
-        let (path, found) = (model.folder.join(CONFIG_FILE), "its head".to_owned());
-        let task = "classifies texts or ranks pairs of them";
-        return Err(ModelError::Task { path, found, task, may_embed: false });
-    }
     for warning in &model.warnings {
         tracing::warn!("{warning}");
     }

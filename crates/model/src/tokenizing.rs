@@ -31,6 +31,8 @@ pub struct TokenizerSettings {
     pub chinese_characters: Option<bool>,
     /// Whether a byte-level tokenizer puts a space in front of a text.
     pub add_prefix_space: bool,
+    /// Whether the model is told which tokens are of a second text.
+    pub token_types: bool,
     /// Tokens that are looked for in texts before anything else, beside those of the file, or with
     /// other properties than there, in the order in which they are added.
     pub added_tokens: Vec<AddedToken>,
@@ -64,6 +66,8 @@ struct Class {
     mask_strips: bool,
     /// Whether its other tokens are objects, which are added again even where the file has them.
     objects: bool,
+    /// Whether it gives types of tokens, unless told otherwise.
+    types: bool,
 }
 
 const BERT: Class = Class {
@@ -80,6 +84,7 @@ const BERT: Class = Class {
     ],
     mask_strips: false,
     objects: false,
+    types: true,
 };
 
 const ROBERTA: Class = Class {
@@ -96,6 +101,7 @@ const ROBERTA: Class = Class {
     ],
     mask_strips: true,
     objects: false,
+    types: false,
 };
 
 const MPNET: Class = Class {
@@ -114,14 +120,23 @@ const MPNET: Class = Class {
 };
 
 /// `PreTrainedTokenizerFast`, which does nothing of its own, and every class that isn't known here.
-const PLAIN: Class =
-    Class { case: false, chinese: false, tokens: [None; 7], mask_strips: false, objects: false };
+const PLAIN: Class = Class {
+    case: false,
+    chinese: false,
+    tokens: [None; 7],
+    mask_strips: false,
+    objects: false,
+    types: true,
+};
 
 impl Class {
     /// From its name, with or without `Fast`.
     fn named(name: &str) -> Self {
         match name.strip_suffix("Fast").unwrap_or(name) {
-            "BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" => BERT,
+            "BertTokenizer" | "ElectraTokenizer" => BERT,
+            "DistilBertTokenizer" => Self { types: false, ..BERT },
+            // What transformers 5 calls the plain one, which has no types any more.
+            "TokenizersBackend" => Self { types: false, ..PLAIN },
             "MPNetTokenizer" => MPNET,
             "RobertaTokenizer" | "XLMRobertaTokenizer" | "CamembertTokenizer" => ROBERTA,
             _ => PLAIN,
@@ -164,6 +179,7 @@ impl TokenizerSettings {
             strip_accents: class.case.then(|| config.flag("strip_accents")).transpose()?,
             chinese_characters: flag(&config, "tokenize_chinese_chars", class.chinese)?,
             add_prefix_space: config.flag("add_prefix_space")?.unwrap_or(false),
+            token_types: token_types(&config, &class)?,
             added_tokens: tokens.of(&class, own),
         })
     }
@@ -184,6 +200,15 @@ fn class(folder: &Path, config: &JsonFile) -> Result<Class, ModelError> {
 /// An argument that is true unless the file says otherwise, of a class that has it.
 fn flag(config: &JsonFile, key: &str, has: bool) -> Result<Option<bool>, ModelError> {
     has.then(|| Ok(config.flag(key)?.unwrap_or(true))).transpose()
+}
+
+/// Whether a model is given types of tokens: the files may list what it is given.
+fn token_types(config: &JsonFile, class: &Class) -> Result<bool, ModelError> {
+    let key = "model_input_names";
+    let Some(value) = config.get(key) else { return Ok(class.types) };
+    let names = value.as_array().and_then(|names| names.iter().map(Json::as_text).collect());
+    let names: Vec<_> = names.ok_or_else(|| config.wrong(key, "a list of names"))?;
+    Ok(names.contains(&"token_type_ids"))
 }
 
 /// Tokens as the files have them.

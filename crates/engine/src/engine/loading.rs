@@ -8,10 +8,10 @@ use vecmill_hub::ModelRef;
 use vecmill_scheduler::{ClassId, Speed};
 
 use super::{Engine, Loader, Running};
+use crate::ask::Ask;
 use crate::error::{RequestError, StartError};
 use crate::models::{ModelStatus, Open, Served};
 use crate::practice;
-use crate::request::{Input, Prompt, Request};
 use crate::settings::Settings;
 use crate::tokenize::Tokenizer;
 use crate::worker::{Loading, Profile};
@@ -96,9 +96,9 @@ impl Running {
         let first = self.devices.first().and_then(|device| device.limits(class));
         let limits = first.ok_or_else(StartError::no_device)?;
         let texts = practice::texts(&tokenizer, limits.vocabulary)?;
-        let how = (model.pipeline, settings.default_prompt.clone());
         let named = (settings.model_name().0, class);
-        let served = Arc::new(Served::new(named, tokenizer, how, limits)?);
+        let prompt = settings.default_prompt.clone();
+        let served = Arc::new(Served::new(named, tokenizer, (model, prompt), limits)?);
         for (index, (profile, speed)) in profiles.iter().zip(&speeds).enumerate() {
             self.practise((index, profile), &served, speed, &texts)?;
         }
@@ -125,9 +125,8 @@ impl Running {
             let deliver = Box::new(move |result| {
                 let _ = sender.send(result);
             });
-            let inputs = vec![Input::Tokens(ids.clone())];
-            let request = Request { inputs, prompt: Prompt::None, ..Request::default() };
-            self.core.submit_to(Ok(Open::of(served)), request, deliver);
+            let ask = Ask::practice(served, ids.clone());
+            self.core.submit_to(Ok(Open::of(served)), ask, deliver);
             match receiver.recv().unwrap_or(Err(RequestError::Lost)) {
                 Ok(reply) => Ok(reply.embeddings.into_iter().flat_map(|it| it.vector).collect()),
                 Err(RequestError::NotFinite { .. }) => Ok(vec![f32::NAN]),

@@ -1,6 +1,6 @@
 //! The handle to running models, and how a request goes in.
 //!
-//! - [`Engine::embed`] hands a request to [`Core::submit`]: its model is found, it is checked, room is
+//! - [`Engine::embed`], like [`Engine::score`] beside it (`score`), hands a request to [`Core::submit`]: its model is found, it is checked, room is
 //!   made for it in the queue, and its inputs are tokenised, here or on tokenising threads. Each becomes
 //!   a job in the queue, from which a device's thread takes it (`worker::device`); what is left of the
 //!   request is its `answer`.
@@ -11,6 +11,7 @@ mod listing;
 mod loading;
 mod operate;
 mod running;
+mod score;
 
 use std::fmt;
 use std::future::Future;
@@ -20,13 +21,13 @@ use std::time::Instant;
 
 use rayon::ThreadPool;
 use tokio::sync::Semaphore;
-use vecmill_encoder::Scaling;
 use vecmill_scheduler::{Job, JobTerms};
 
-use crate::answer::{Accepted, Answer, Caller, Deliver, Finish, GiveUpOnDrop, JobQueue, Payload};
+use crate::answer::{Accepted, Answer, Caller, Deliver, GiveUpOnDrop, JobQueue, Payload};
+use crate::ask::{Ask, Finish, Texts};
 use crate::error::RequestError;
 use crate::models::{Models, Open, Served};
-use crate::request::{Input, Reply, Request, Truncation};
+use crate::request::{Reply, Request, Truncation};
 use crate::tokenize::Tokens;
 pub(crate) use running::{Loader, Parts, Running};
 
@@ -133,26 +134,26 @@ impl Core {
         Self { models, tokenizers, listings, queue }
     }
 
-    /// Checks a request, makes room for it and starts tokenising. `deliver` gets its vectors or the
-    /// error, whatever happens.
+    /// Has a request for vectors answered.
     pub(crate) fn submit(&self, request: Request, deliver: Deliver) -> Caller {
         let open = self.models.open(request.model.as_deref());
-        self.submit_to(open, request, deliver)
+        self.submit_to(open, request.into(), deliver)
     }
 
-    /// The same, of a model that may not be ready for others yet.
+    /// Checks what is asked of a model, makes room for it and starts tokenising. `deliver` gets what
+    /// becomes of it or the error, whatever happens.
     pub(crate) fn submit_to(
         &self,
         open: Result<Open, RequestError>,
-        request: Request,
+        ask: Ask,
         deliver: Deliver,
     ) -> Caller {
         let mut answer = Answer::new(&self.queue, deliver);
         let caller = answer.caller();
-        match open.and_then(|open| self.accept(open, &request, &mut answer)) {
+        match open.and_then(|open| self.accept(open, &ask, &mut answer)) {
             Ok((finish, how)) => {
-                let accepted = Accepted::new(request.inputs.len(), finish, request.keep, answer);
-                self.tokenize_all(request.inputs, &how, &accepted);
+                let accepted = Accepted::new(ask.texts.len(), finish, ask.keep, answer);
+                self.tokenize_all(ask.texts, &how, &accepted);
             }
             Err(error) => answer.send(Err(error)),
         }
@@ -163,25 +164,25 @@ impl Core {
     fn accept(
         &self,
         open: Open,
-        request: &Request,
+        ask: &Ask,
         answer: &mut Answer,
     ) -> Result<(Finish, Tokenize), RequestError> {
         let model = Arc::clone(&open);
-        let finish = check(&model, request)?;
-        let prompt = model.prompt(&request.prompt)?;
-        let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let terms = self.queue.terms(request.priority, deadline);
-        self.queue.admit(model.class, request.inputs.len(), terms)?;
-        answer.hold(request.inputs.len(), open);
-        let (truncation, queue) = (request.truncation, Arc::clone(&self.queue));
+        let finish = ask.check(&model)?;
+        let prompt = model.prompt(&ask.prompt)?;
+        let deadline = ask.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let terms = self.queue.terms(ask.priority, deadline);
+        self.queue.admit(model.class, ask.texts.len(), terms)?;
+        answer.hold(ask.texts.len(), open);
+        let (truncation, queue) = (ask.truncation, Arc::clone(&self.queue));
         Ok((finish, Tokenize { model, prompt, truncation, terms, queue }))
     }
 
     /// Tokenises inputs, at once or in tasks of some.
-    fn tokenize_all(&self, inputs: Vec<Input>, how: &Tokenize, request: &Arc<Accepted>) {
+    fn tokenize_all(&self, inputs: Vec<Texts>, how: &Tokenize, request: &Arc<Accepted>) {
         let at_once = matches!(
             inputs.as_slice(),
-            [Input::Text(text)] if text.len() <= TOKENIZED_AT_ONCE
+            [texts] if texts.bytes().is_some_and(|bytes| bytes <= TOKENIZED_AT_ONCE)
         );
         let tasks = inputs.len().div_ceil(INPUTS_PER_TASK);
         let mut rest = inputs.into_iter().enumerate();
@@ -189,7 +190,7 @@ impl Core {
             return how.run(rest.collect(), request);
         }
         for _ in 0..tasks {
-            let part: Vec<(usize, Input)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
+            let part: Vec<(usize, Texts)> = rest.by_ref().take(INPUTS_PER_TASK).collect();
             let (request, how) = (Arc::clone(request), how.clone());
             self.tokenizers.spawn(move || how.run(part, &request));
         }
@@ -199,7 +200,7 @@ impl Core {
 impl Tokenize {
     /// Tokenises and queues some of a request's inputs. Does not panic, which would end the process
     /// on a tokenising thread: whatever does so on the way fails this request alone.
-    fn run(&self, inputs: Vec<(usize, Input)>, request: &Arc<Accepted>) {
+    fn run(&self, inputs: Vec<(usize, Texts)>, request: &Arc<Accepted>) {
         let work = AssertUnwindSafe(|| {
             if !request.wanted() {
                 return Ok(());
@@ -229,20 +230,23 @@ impl Tokenize {
     }
 
     /// The tokens of an input. A tokenizer's regular expressions are not ours: they may panic.
-    fn caught(&self, index: usize, input: Input) -> Result<Tokens, RequestError> {
+    fn caught(&self, index: usize, input: Texts) -> Result<Tokens, RequestError> {
         let tokens = catch_unwind(AssertUnwindSafe(|| self.tokens(index, input)));
         tokens.unwrap_or_else(|_| {
             Err(RequestError::Tokenizer { index, reason: "the tokenizer panicked".into() })
         })
     }
 
-    fn tokens(&self, index: usize, input: Input) -> Result<Tokens, RequestError> {
+    fn tokens(&self, index: usize, input: Texts) -> Result<Tokens, RequestError> {
         let (tokenizer, prompt, truncation) =
             (&self.model.tokenizer, &self.prompt, self.truncation);
         let tokens = match input {
-            Input::Tokens(ids) => tokenizer.limit(index, ids, truncation)?,
-            Input::Text(text) if prompt.is_empty() => tokenizer.encode(index, &text, truncation)?,
-            Input::Text(text) => tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?,
+            Texts::Tokens(ids) => tokenizer.limit(index, ids, truncation)?,
+            Texts::One(text) if prompt.is_empty() => tokenizer.encode(index, &text, truncation)?,
+            Texts::One(text) => tokenizer.encode(index, &format!("{prompt}{text}"), truncation)?,
+            Texts::Pair(side, second) => {
+                tokenizer.encode_pair(index, (&side, &second), truncation)?
+            }
         };
         // Only possible with a tokenizer that adds nothing and drops what it doesn't know.
         if tokens.ids.is_empty() {
@@ -255,39 +259,4 @@ impl Tokenize {
         }
         Ok(tokens)
     }
-}
-
-/// What a request wants of its vectors, if it is one that the model can answer.
-fn check(model: &Served, request: &Request) -> Result<Finish, RequestError> {
-    if request.inputs.is_empty() {
-        return Err(RequestError::NoInputs);
-    }
-    let row = model.limits.dimensions;
-    let available = model.pipeline.truncate.map_or(row, |kept| kept.min(row));
-    let dimensions = request.dimensions.unwrap_or(available);
-    if dimensions == 0 || dimensions > available {
-        return Err(RequestError::Dimensions { asked: dimensions, available });
-    }
-    let known = model.limits.vocabulary;
-    for (index, input) in request.inputs.iter().enumerate() {
-        let empty = match input {
-            Input::Text(text) => text.is_empty(),
-            Input::Tokens(tokens) => tokens.is_empty(),
-        };
-        if empty {
-            return Err(RequestError::EmptyInput { index });
-        }
-        let Input::Tokens(tokens) = input else { continue };
-        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= known) {
-            let last = u32::try_from(known - 1).unwrap_or(u32::MAX);
-            return Err(RequestError::UnknownToken { index, token, last });
-        }
-    }
-    let scaling = match request.normalize.unwrap_or(model.pipeline.normalize) {
-        false => Scaling::AsIs,
-        // By itself a model normalises before it cuts; what a request asks for comes after.
-        true if request.normalize.is_none() && request.dimensions.is_none() => Scaling::Whole,
-        true => Scaling::Kept,
-    };
-    Ok(Finish { dimensions, scaling })
 }

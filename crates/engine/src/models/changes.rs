@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use vecmill_encoder::Limits;
-use vecmill_model::Pipeline;
+use vecmill_model::Model;
 use vecmill_scheduler::ClassId;
 
 use super::{Entry, Models, Served};
 use crate::error::StartError;
+use crate::info::Task;
 use crate::request::Prompt;
 use crate::tokenize::Tokenizer;
 
@@ -34,6 +35,8 @@ pub struct ModelStatus {
     pub name: String,
     /// How it stands.
     pub state: ModelState,
+    /// What it is for; `None` until it is loaded.
+    pub task: Option<Task>,
     /// Whether it never makes way for another.
     pub pinned: bool,
     /// Requests that were accepted and not answered.
@@ -48,14 +51,15 @@ impl Served {
     pub(crate) fn new(
         (name, class): (String, ClassId),
         tokenizer: Tokenizer,
-        (pipeline, default_prompt): (Pipeline, Prompt),
+        (model, default_prompt): (Model, Prompt),
         limits: Limits,
     ) -> Result<Self, StartError> {
         let served = Self {
             name,
             class,
+            task: Task::of(&model),
             tokenizer,
-            pipeline,
+            pipeline: model.pipeline,
             default_prompt,
             limits,
             open: AtomicUsize::new(0),
@@ -95,7 +99,8 @@ impl Models {
             let open = |served: &Arc<Served>| served.open.load(Ordering::Acquire);
             let requests = entry.served.as_ref().map_or(0, open);
             let &Entry { ref name, state, pinned, .. } = entry;
-            ModelStatus { name: name.clone(), state, pinned, requests }
+            let task = entry.served.as_ref().map(|served| served.task.clone());
+            ModelStatus { name: name.clone(), state, task, pinned, requests }
         };
         entries.iter().map(status).collect()
     }

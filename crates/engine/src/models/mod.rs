@@ -21,6 +21,7 @@ use vecmill_model::Pipeline;
 use vecmill_scheduler::ClassId;
 
 use crate::error::RequestError;
+use crate::info::Task;
 use crate::request::Prompt;
 use crate::tokenize::Tokenizer;
 pub(crate) use changes::Changing;
@@ -30,6 +31,7 @@ pub use changes::{ModelState, ModelStatus};
 pub(crate) struct Served {
     pub(crate) name: String,
     pub(crate) class: ClassId,
+    pub(crate) task: Task,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,

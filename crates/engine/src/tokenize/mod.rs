@@ -5,6 +5,7 @@
 //!   said elsewhere is [`TokenizerSettings`](vecmill_model::TokenizerSettings).
 //! - `cuts` finds where a long text may be cut, so that no more of it is tokenised than is wanted.
 //! - Texts of BERT tokenizers go a shorter way (`words`).
+//! - `pairs` has two texts side by side, [`Tokenizer::encode_pair`].
 //! - `listing` keeps tokens with their places.
 //!
 //! Truncation and padding that the file may ask for are left out: how long an input may be is the
@@ -14,6 +15,7 @@ mod cuts;
 mod file;
 mod listing;
 mod open;
+mod pairs;
 mod words;
 
 use std::borrow::Cow;
@@ -27,6 +29,8 @@ use crate::request::Truncation;
 use cuts::{Cuts, From};
 use listing::Spelled;
 pub use listing::{TOKENS_LIMIT, Token, TokenizeRequest, Tokenized};
+use pairs::PairFrame;
+pub(crate) use pairs::Side;
 use words::Words;
 
 /// What the `tokenizers` crate gives.
@@ -42,6 +46,8 @@ pub struct Tokenizer {
     lowercase: bool,
     max_tokens: usize,
     frame: Frame,
+    /// Around two texts, where the tokenizer takes pairs.
+    pairs: Option<PairFrame>,
     /// The short way, where there is one.
     words: Option<Words>,
     /// Where texts may be cut, if anywhere.
@@ -59,6 +65,8 @@ pub struct Tokenizer {
 #[derive(Debug)]
 pub(crate) struct Tokens {
     pub(crate) ids: Vec<u32>,
+    /// From here on they are of a second text.
+    pub(crate) second: usize,
     pub(crate) truncated: bool,
 }
 
@@ -67,6 +75,13 @@ pub(crate) struct Tokens {
 struct Frame {
     before: Vec<u32>,
     after: Vec<u32>,
+}
+
+impl Tokens {
+    /// Of one text.
+    fn of_one(ids: Vec<u32>, truncated: bool) -> Self {
+        Self { second: ids.len(), ids, truncated }
+    }
 }
 
 impl Frame {
@@ -100,8 +115,10 @@ impl Tokenizer {
         if truncated && truncation == Truncation::Refuse {
             return Err(RequestError::TooManyTokens { index, tokens: tokens + special, limit });
         }
-        let ids = [self.frame.before.as_slice(), &body, &self.frame.after].concat();
-        Ok(Tokens { ids, truncated })
+        Ok(Tokens::of_one(
+            [self.frame.before.as_slice(), &body, &self.frame.after].concat(),
+            truncated,
+        ))
     }
 
     /// The ids of a text, at most as many as there is room for, and how many there are altogether:
@@ -195,7 +212,7 @@ impl Tokenizer {
                 }
             }
         }
-        Ok(Tokens { ids, truncated })
+        Ok(Tokens::of_one(ids, truncated))
     }
 
     fn cased<'a>(&self, text: &'a str) -> Cow<'a, str> {

@@ -9,6 +9,7 @@ use vecmill_model::{AddedToken, Model, Pipeline, TokenizerSettings, read_file};
 use super::cuts::Cuts;
 use super::file::{self, File, Flaw};
 use super::listing::{self, Spelled};
+use super::pairs::PairFrame;
 use super::words::Words;
 use super::{Frame, Tokenizer, caught};
 use crate::error::StartError;
@@ -64,10 +65,10 @@ impl Tokenizer {
         drop(bytes);
         let settings = TokenizerSettings::open(folder, &file.own_tokens())?;
         adapt(&mut file, &settings);
-        let growth = file.growth;
+        let (growth, types) = (file.growth, settings.token_types);
         let more = settings.added_tokens.iter().map(added).collect();
         let inner = file.build(more).map_err(failed)?;
-        Self::over(inner, growth, pipeline.lowercase, max_tokens).map_err(failed).inspect(
+        Self::over(inner, (growth, types), pipeline.lowercase, max_tokens).map_err(failed).inspect(
             |tokenizer| {
                 if let Ok(Some(doubt)) = caught(0, || Ok(tokenizer.doubt())) {
                     tracing::warn!("{}: {doubt}", path.display());
@@ -76,10 +77,11 @@ impl Tokenizer {
         )
     }
 
-    /// Around a tokenizer whose normaliser makes at most `growth` bytes of one.
+    /// Around a tokenizer whose normaliser makes at most `growth` bytes of one; `types` says whether the
+    /// model is told which tokens are of a second text.
     pub(super) fn over(
         inner: tokenizers::Tokenizer,
-        growth: usize,
+        (growth, types): (usize, bool),
         lowercase: bool,
         max_tokens: usize,
     ) -> Result<Self, Flaw> {
@@ -93,12 +95,14 @@ impl Tokenizer {
                 format!("it adds {} tokens, but the model takes {max_tokens}", frame.len());
             return Err(Flaw::new(KEY, reason));
         }
+        let pairs = file::caught(KEY, || Ok(PairFrame::of(&inner, types)))?;
         let cuts = file::caught("normalizer", || Ok(Cuts::of(&inner)))?;
         Ok(Self {
             lowercase,
             max_tokens,
             words: Words::of(&inner),
             cuts,
+            pairs: pairs.filter(|pairs| pairs.len() < max_tokens),
             growth,
             trims: inner.get_post_processor().is_some_and(listing::trims),
             spelled: Arc::new(Spelled::of(&frame, &inner)),

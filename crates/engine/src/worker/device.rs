@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vecmill_encoder::{Backend, BackendError, Batch, EncodeError, Encoder, Started, finish};
+use vecmill_encoder::{Backend, BackendError, Batch, EncodeError, Encoder, Started};
 use vecmill_memory::{Cause, LeaseError, Pool, Remedy, Trimmer};
 use vecmill_scheduler::{ClassId, Failed, Job, Size};
 
@@ -243,7 +243,10 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         deadline: Instant,
         then: &dyn Fn(InFlight<'s, 'a, B>),
     ) {
-        let batch: Batch = taken.jobs.iter().map(|job| &job.payload.tokens.ids).collect();
+        let mut batch = Batch::new();
+        for Job { payload: work, .. } in &taken.jobs {
+            batch.push_pair(&work.tokens.ids, work.tokens.second);
+        }
         let started = Instant::now();
         match self.device.start(&resident.encoder, &batch, deadline) {
             Ok(batch) => {
@@ -356,12 +359,10 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
             self.queue.metrics.waited(&self.device.name, queue.as_secs_f64());
-            let wanted = work.request.finish;
-            let vector = finish(row, wanted.dimensions, wanted.scaling);
-            if !vector.iter().all(|value| value.is_finite()) {
+            let Some(vector) = work.request.finish.of(row) else {
                 work.request.fail(RequestError::NotFinite { index: work.index });
                 continue;
-            }
+            };
             let embedding = Embedding {
                 vector,
                 tokens: work.tokens.ids.len(),

@@ -87,7 +87,7 @@ impl Rig {
         let served = Served::new(
             ("model".to_owned(), CLASS),
             Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
-            (model.pipeline, Prompt::None),
+            (model, Prompt::None),
             limits,
         );
         let models = Models::with(served.unwrap());

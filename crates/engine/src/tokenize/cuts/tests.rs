@@ -119,7 +119,7 @@ fn tokenizer(model: &str, change: impl FnOnce(&mut Value)) -> Whole {
     let mut json: Value = serde_json::from_slice(&file).unwrap();
     change(&mut json);
     let inner = Tokenizer::from_bytes(serde_json::to_vec(&json).unwrap()).unwrap();
-    let mut whole = Whole::over(inner, 1, false, 20).unwrap();
+    let mut whole = Whole::over(inner, (1, true), false, 20).unwrap();
     if let Some(cuts) = &mut whole.cuts {
         cuts.piece = 1;
     }
