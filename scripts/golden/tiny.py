@@ -2,6 +2,7 @@
 transformers computes for it in fp64, each input alone and unpadded."""
 
 import argparse
+import copy
 import json
 import shutil
 import zlib
@@ -60,6 +61,10 @@ class Spec:
     legacy_names: bool = False
     saved_by_sentence_transformers: bool = False
     embedding: int | None = None
+    rewrite: Callable[["Spec", dict], dict] | None = None
+    """Makes of config.json as transformers writes it one as the family's authors published."""
+    extra: dict | None = None
+    """What the family's configuration sets besides."""
 
     @property
     def max_tokens(self) -> int:
@@ -69,6 +74,98 @@ class Spec:
     @property
     def dimensions(self) -> int:
         return DENSE_WIDTH if self.dense else self.hidden
+
+
+TRAINED = 48
+"""Tokens from which on positions stretch, in the model where they do."""
+NTK = 8.0
+
+
+def nomic_of_its_authors(spec: Spec, config: dict) -> dict:
+    """As nomic-ai/nomic-embed-text-v1.5, with a scaling factor as snowflake-arctic-embed-m-long."""
+    return {
+        "activation_function": "swiglu",
+        "architectures": ["NomicBertModel"],
+        "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+        "causal": False,
+        "layer_norm_epsilon": config["layer_norm_eps"],
+        "max_trained_positions": TRAINED,
+        "mlp_fc1_bias": False,
+        "mlp_fc2_bias": False,
+        "model_type": "nomic_bert",
+        "n_embd": config["hidden_size"],
+        "n_head": config["num_attention_heads"],
+        "n_inner": config["intermediate_size"],
+        "n_layer": config["num_hidden_layers"],
+        "n_positions": spec.positions,
+        "pad_vocab_size_multiple": 64,
+        "prenorm": False,
+        "qkv_proj_bias": False,
+        "rotary_emb_base": 1000,
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        "rotary_emb_scale_base": None,
+        "rotary_scaling_factor": 2.0,
+        "type_vocab_size": config["type_vocab_size"],
+        "use_rms_norm": False,
+        "vocab_size": config["vocab_size"],
+    }
+
+
+def gte_of_its_authors(spec: Spec, config: dict) -> dict:
+    """As Alibaba-NLP/gte-base-en-v1.5."""
+    same = (
+        "hidden_act",
+        "hidden_size",
+        "intermediate_size",
+        "layer_norm_eps",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "type_vocab_size",
+        "vocab_size",
+    )
+    return {
+        **{key: config[key] for key in same},
+        "architectures": ["NewModel"],
+        "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
+        "layer_norm_type": "layer_norm",
+        "logn_attention_clip1": False,
+        "logn_attention_scale": False,
+        "model_type": "new",
+        "pack_qkv": True,
+        "position_embedding_type": "rope",
+        "rope_scaling": {"factor": NTK, "type": "ntk"},
+        "rope_theta": 500000,
+        "unpad_inputs": False,
+        "use_memory_efficient_attention": False,
+    }
+
+
+def modernbert_of_its_authors(spec: Spec, config: dict) -> dict:
+    """As jhu-clsp/mmBERT-base: both kinds of layers have one theta."""
+    kinds = config.pop("rope_parameters")
+    config.pop("layer_types")
+    return {
+        **config,
+        "global_attn_every_n_layers": 3,
+        "global_rope_theta": kinds["full_attention"]["rope_theta"],
+        "local_rope_theta": kinds["sliding_attention"]["rope_theta"],
+        "position_embedding_type": "sans_pos",
+    }
+
+
+def ntk(theta: float, factor: float, size: int) -> dict:
+    """Fixed NTK in the words of transformers, which has none: theta grows, then all are divided."""
+    return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / size)}
+
+
+def kinds(full: float, sliding: float) -> dict:
+    plain = {"rope_type": "default"}
+    return {
+        "full_attention": {**plain, "rope_theta": full},
+        "sliding_attention": {**plain, "rope_theta": sliding},
+    }
 
 
 SPECS = (
@@ -112,6 +209,61 @@ SPECS = (
     ),
     Spec("electra-cls", "electra", "cls", embedding=32),
     Spec("electra-narrow", "electra", embedding=16, with_head=True),
+    Spec("nomic-mean", "nomic_bert", positions=160, activation="silu"),
+    Spec(
+        "nomic-stretched",
+        "nomic_bert",
+        positions=160,
+        activation="silu",
+        tokenizer=None,
+        rewrite=nomic_of_its_authors,
+        extra={
+            "max_position_embeddings": TRAINED,
+            "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1000.0},
+        },
+    ),
+    Spec("gte-cls", "gte", "cls", positions=130, tokenizer="unigram"),
+    Spec(
+        "gte-ntk",
+        "gte",
+        "cls",
+        positions=130,
+        tokenizer=None,
+        rewrite=gte_of_its_authors,
+        extra={"type_vocab_size": 0, "rope_parameters": ntk(500000.0, NTK, 16)},
+    ),
+    # Windows that are far shorter than the texts, so that what lies outside shows.
+    Spec(
+        "modernbert-mean",
+        "modernbert",
+        layers=3,
+        positions=130,
+        layer_norm_eps=1e-5,
+        tokenizer="byte_level_bpe",
+        extra={
+            "local_attention": 16,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    Spec(
+        "modernbert-biased",
+        "modernbert",
+        "cls",
+        layers=2,
+        positions=130,
+        layer_norm_eps=1e-5,
+        activation="silu",
+        tokenizer=None,
+        rewrite=modernbert_of_its_authors,
+        extra={
+            "local_attention": 10,
+            "rope_parameters": kinds(160000.0, 160000.0),
+            "attention_bias": True,
+            "mlp_bias": True,
+            "norm_bias": True,
+        },
+    ),
+    Spec("ernie-mean", "ernie"),
     # Relative distances fall into one bucket from 128 on: go beyond that.
     Spec("mpnet-mean", "mpnet", positions=202, layer_norm_eps=1e-5, tokenizer=None),
 )
@@ -130,6 +282,18 @@ def shape(spec: Spec, vocabulary: int) -> dict:
             "max_position_embeddings": spec.positions,
         }
     width = {"embedding_size": spec.embedding} if spec.embedding else {}
+    if spec.kind == "modernbert":
+        return {
+            "vocab_size": vocabulary,
+            "hidden_size": spec.hidden,
+            "num_hidden_layers": spec.layers,
+            "num_attention_heads": heads,
+            "intermediate_size": spec.intermediate,
+            "hidden_activation": spec.activation,
+            "max_position_embeddings": spec.positions,
+            "norm_eps": spec.layer_norm_eps,
+            **(spec.extra or {}),
+        }
     return {
         **width,
         "vocab_size": vocabulary,
@@ -140,6 +304,7 @@ def shape(spec: Spec, vocabulary: int) -> dict:
         "hidden_act": spec.activation,
         "max_position_embeddings": spec.positions,
         "layer_norm_eps": spec.layer_norm_eps,
+        **(spec.extra or {}),
     }
 
 
@@ -153,8 +318,16 @@ def family(kind: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel], di
         "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel, one_type),
         "camembert": (transformers.CamembertConfig, transformers.CamembertModel, one_type),
         "electra": (transformers.ElectraConfig, transformers.ElectraModel, {}),
+        "ernie": (transformers.ErnieConfig, transformers.ErnieModel, {"use_task_id": True}),
         "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel, {}),
         "mpnet": (transformers.MPNetConfig, transformers.MPNetModel, specials),
+        "nomic_bert": (transformers.NomicBertConfig, transformers.NomicBertModel, {}),
+        "gte": (transformers.GteConfig, transformers.GteModel, {}),
+        "modernbert": (
+            transformers.ModernBertConfig,
+            transformers.ModernBertModel,
+            {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+        ),
     }[kind]
 
 
@@ -199,7 +372,9 @@ def pool(hidden: torch.Tensor, pooling: str) -> torch.Tensor:
 def embed(
     spec: Spec, model: PreTrainedModel, dense: torch.nn.Linear | None, ids: list[int]
 ) -> list[float]:
-    vector = pool(model.base_model(torch.tensor([ids])).last_hidden_state[0], spec.pooling)
+    # Positions that stretch remember the longest input so far: a copy has seen none.
+    body = copy.deepcopy(model.base_model)
+    vector = pool(body(torch.tensor([ids])).last_hidden_state[0], spec.pooling)
     if dense:
         vector = torch.tanh(dense(vector))
     if spec.normalise:
@@ -312,6 +487,9 @@ def make(spec: Spec, out: Path, tiny: TinyTokenizer | None, texts: list[str]) ->
         use_legacy_names(folder)
     if spec.saved_by_sentence_transformers:
         resave(folder)
+    if spec.rewrite:
+        config = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", spec.rewrite(spec, config))
 
     model, dense = model.double(), dense and dense.double()
     for case in cases:

@@ -2,14 +2,16 @@
 // output = softmax(Q K^T / sqrt(HEAD_SIZE) + bias) V for every sequence and head.
 //
 //     vecmill_attention_<rows>(const T* qkv, const u32* starts, Output* output,
-//                              u32 sequences, u32 heads, u32 slots_each)
+//                              u32 sequences, u32 heads, u32 slots_each, Window window)
 //     vecmill_attention_<rows>_biased(the same, then const float* bias, u32 reach)
 //         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE,
-//         bias `[heads, 2 * reach + 1]` by min(max(key - query, -reach), reach) + reach
+//         bias `[heads, 2 * reach + 1]` by min(max(key - query, -reach), reach) + reach; where it is
+//         null, ALiBi's
 //
 // Text before this file: prelude.cuh, mma.cuh, sequences.cuh, softmax.cuh.
-// Macros: -DHEAD_SIZE=<multiple of 16, at most 128>; -DT_F16, or -DT_BF16 from sm_80 on. Everything
-//     else is attention_any.cu's.
+// Macros: -DHEAD_SIZE=<multiple of 16, at most 128>; -DT_F16, or -DT_BF16 from sm_80 on; -DWINDOWED=1 where
+//     the window is not the whole sequence: tiles outside it are skipped. Everything else is
+//     attention_any.cu's.
 // <rows>: 64 or 128 queries per block. 128 reads keys and values from L2 less often, but fills a
 //     device only with large batches. 128 exists for HEAD_SIZE <= 64.
 // Grid: heads * slots blocks. Let each = ceil(longest / rows), packed = tokens / rows + sequences,
@@ -122,10 +124,10 @@ struct Loader {
         keys = head.queries + head.hidden + row * head.stride + column;
     }
 
-    // Keys and values from `first` on. Those behind the sequence's end are zeros: their weights are
-    // 0, and 0 * NaN would not be 0.
-    __device__ __forceinline__ void fill(Stage& stage, const Head& head, u32 first) const {
-        if (first < head.length) {
+    // Keys and values from `first` on, if they are below `end`. Those behind the sequence's end are
+    // zeros: their weights are 0, and 0 * NaN would not be 0.
+    __device__ __forceinline__ void fill(Stage& stage, const Head& head, u32 first, u32 end) const {
+        if (first < end) {
             const T* from = keys + first * head.stride;
 #pragma unroll
             for (u32 pass = 0; pass < KEYS; pass += PASS_ROWS) {
@@ -185,12 +187,12 @@ __device__ __forceinline__ void multiply_keys(
 // scores = scores * scale + bias; `distance` is the first key's from the warp's first row.
 template <int ROW_TILES>
 __device__ __forceinline__ void add_bias(
-    Scores<ROW_TILES>& scores, float scale, const RelativeBias& bias, int distance
+    Scores<ROW_TILES>& scores, float scale, const DistanceBias& bias, int distance
 ) {
     const int lane = threadIdx.x % WARP;
     const int own = distance + lane % 4 * 2 - lane / 4;
-    const bool near =
-        distance - (16 * ROW_TILES - 1) >= -bias.reach && distance + KEYS - 1 <= bias.reach;
+    const bool near = bias.values && distance - (16 * ROW_TILES - 1) >= -bias.reach &&
+                      distance + KEYS - 1 <= bias.reach;
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m) {
 #pragma unroll
@@ -238,8 +240,8 @@ __device__ __forceinline__ void multiply_values(
 // One stage of keys and values.
 template <bool CUT, int ROW_TILES, bool BIASED>
 __device__ __forceinline__ void attend(
-    Rows<ROW_TILES>& rows, const Stage& stage, u32 valid, float scale, const RelativeBias& bias,
-    int distance
+    Rows<ROW_TILES>& rows, const Stage& stage, u32 valid, float scale, const DistanceBias& bias,
+    Window window, int distance
 ) {
     Scores<ROW_TILES> scores;
     multiply_keys<CUT, ROW_TILES>(scores, rows, stage, valid);
@@ -247,6 +249,7 @@ __device__ __forceinline__ void attend(
         add_bias<ROW_TILES>(scores, scale, bias, distance);
         scale = 1.0f;
     }
+    hide(scores, window, distance);
     weigh<CUT>(scores, rows, scale, valid);
     multiply_values<CUT, ROW_TILES>(rows, scores, stage, valid);
 }
@@ -254,7 +257,7 @@ __device__ __forceinline__ void attend(
 template <int ROW_TILES, bool BIASED>
 __device__ __forceinline__ void attention(
     const T* qkv, const u32* starts, Output* output, u32 sequences, u32 heads, u32 slots_each,
-    const float* table, u32 reach
+    Window window, const float* table, u32 reach
 ) {
     constexpr u32 WARP_ROWS = 16 * ROW_TILES;
     __shared__ Stage stages[STAGES];
@@ -267,13 +270,15 @@ __device__ __forceinline__ void attention(
     const u32 index = blockIdx.x % heads;
     const Head head = find_head(qkv, output, tile, heads, index);
     const Loader loader(head);
+    const u32 begin = window.begin(tile.first, KEYS);
+    const u32 end = window.end(tile.first + WARPS * WARP_ROWS - 1, tile.length);
 #pragma unroll
     for (u32 i = 0; i < STAGES; ++i) {
-        loader.fill(stages[i], head, i * KEYS);
+        loader.fill(stages[i], head, begin + i * KEYS, end);
     }
-    RelativeBias bias = {};
+    DistanceBias bias = {};
     if constexpr (BIASED) {
-        bias = RelativeBias::load(shared_bias, table, reach, index);
+        bias = DistanceBias::load(shared_bias, table, reach, index, heads);
     }
     // Lane 0's, so that the compiler knows it to be the whole warp's.
     const u32 warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
@@ -282,27 +287,29 @@ __device__ __forceinline__ void attention(
     start_rows(rows, head, first);
 
     const float scale = LOG2_E / sqrtf((float)HEAD_SIZE);
-    for (u32 key = 0; key < tile.length; key += KEYS) {
-        if (key == 0) {
+    for (u32 key = begin; key < end; key += KEYS) {
+        if (key == begin) {
             wait_for_copy_groups<STAGES - 1>();
         } else {
             wait_for_copy_groups<STAGES - 2>();
         }
         __syncthreads();
-        if (key > 0) {
+        const u32 turn = (key - begin) / KEYS;
+        if (turn > 0) {
             // The stage that all warps are done with.
-            loader.fill(stages[(key / KEYS - 1) % STAGES], head, key + (STAGES - 1) * KEYS);
+            loader.fill(stages[(turn - 1) % STAGES], head, key + (STAGES - 1) * KEYS, end);
         }
-        if (first >= tile.length) {
+        if (first >= tile.length || WINDOWED && (key + KEYS <= window.begin(first, 1) ||
+                                                 key >= window.end(first + WARP_ROWS - 1, end))) {
             continue;
         }
-        const Stage& stage = stages[key / KEYS % STAGES];
+        const Stage& stage = stages[turn % STAGES];
         const u32 valid = tile.length - key;
         const int distance = (int)key - (int)first;
         if (valid >= KEYS) {
-            attend<false, ROW_TILES, BIASED>(rows, stage, valid, scale, bias, distance);
+            attend<false, ROW_TILES, BIASED>(rows, stage, valid, scale, bias, window, distance);
         } else {
-            attend<true, ROW_TILES, BIASED>(rows, stage, valid, scale, bias, distance);
+            attend<true, ROW_TILES, BIASED>(rows, stage, valid, scale, bias, window, distance);
         }
     }
     if (first < tile.length) {
@@ -321,20 +328,21 @@ __device__ __forceinline__ void attention(
 #define ATTENTION(ROWS, BLOCKS)                                                                    \
     extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) vecmill_attention_##ROWS(          \
         const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,    \
-        u32 sequences, u32 heads, u32 slots_each                                                   \
+        u32 sequences, u32 heads, u32 slots_each, Window window                                    \
     ) {                                                                                            \
         await_previous_kernel();                                                                   \
         attention<ROWS / (16 * WARPS), false>(                                                     \
-            qkv, starts, output, sequences, heads, slots_each, nullptr, 0                          \
+            qkv, starts, output, sequences, heads, slots_each, window, nullptr, 0                  \
         );                                                                                         \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(BLOCK, BLOCKS) vecmill_attention_##ROWS##_biased( \
         const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,    \
-        u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach        \
+        u32 sequences, u32 heads, u32 slots_each, Window window, const float* __restrict__ bias,   \
+        u32 reach                                                                                  \
     ) {                                                                                            \
         await_previous_kernel();                                                                   \
         attention<ROWS / (16 * WARPS), true>(                                                      \
-            qkv, starts, output, sequences, heads, slots_each, bias, reach                         \
+            qkv, starts, output, sequences, heads, slots_each, window, bias, reach                 \
         );                                                                                         \
     }
 

@@ -2,11 +2,12 @@
 // values with other head sizes, bf16 before sm_80.
 //
 //     vecmill_attention_any(const T* qkv, const u32* starts, Output* output,
-//                           u32 sequences, u32 heads, u32 slots_each)
+//                           u32 sequences, u32 heads, u32 slots_each, Window window)
 //     vecmill_attention_any_biased(the same, then const float* bias, u32 reach)
 //         as in attention.cu
 //
-// Text before this file: prelude.cuh, sequences.cuh. Macro: -DHEAD_SIZE=<1..1024>.
+// Text before this file: prelude.cuh, sequences.cuh. Macros: -DHEAD_SIZE=<1..1024>; -DWINDOWED=1 where the
+//     window is not the whole sequence.
 // Grid: as in attention.cu, with 32 rows per block.
 // Block: HEAD_SIZE rounded up to a power of two, at least 32 threads. Dynamic shared memory: none;
 //     biased: 4 * (2 * reach + 1) bytes.
@@ -200,8 +201,11 @@ __device__ __forceinline__ void weigh(Scores& scores, Rows& rows) {
         for (int k = 0; k < GROUP; ++k) {
             largest = fmaxf(largest, scores[r][k]);
         }
-        const float correction = exp2_approx(rows.largest[r] - largest);
+        const float before = rows.largest[r];
         rows.largest[r] = largest;
+        // Until a row sees its first key, all its weights are 0.
+        largest = WINDOWED && largest == minus_infinity() ? 0.0f : largest;
+        const float correction = exp2_approx(before - largest);
         rows.totals[r] *= correction;
 #pragma unroll
         for (int k = 0; k < GROUP; ++k) {
@@ -234,7 +238,7 @@ __device__ __forceinline__ void multiply_values(
 template <bool BIASED>
 __device__ __forceinline__ void attention(
     const T* qkv, const u32* starts, Output* output, u32 sequences, u32 heads, u32 slots_each,
-    const float* table, u32 reach
+    Window window, const float* table, u32 reach
 ) {
     __shared__ Stage stage;
     extern __shared__ float shared_bias[];
@@ -244,17 +248,18 @@ __device__ __forceinline__ void attention(
     }
     const u32 index = blockIdx.x % heads;
     const Head head = find_head(qkv, output, tile, heads, index);
-    RelativeBias bias = {};
+    DistanceBias bias = {};
     if constexpr (BIASED) {
-        bias = RelativeBias::load(shared_bias, table, reach, index);
+        bias = DistanceBias::load(shared_bias, table, reach, index, heads);
     }
     Rows rows;
     start_rows(rows, head, tile.first);
-    for (u32 first_key = 0; first_key < tile.length; first_key += KEYS) {
+    const u32 end = window.end(tile.first + ROWS - 1, tile.length);
+    for (u32 first_key = window.begin(tile.first, KEYS); first_key < end; first_key += KEYS) {
         __syncthreads();
         fill(stage, head, first_key);
         __syncthreads();
-        for (u32 key = 0; key < KEYS && first_key + key < tile.length; key += GROUP) {
+        for (u32 key = 0; key < KEYS && first_key + key < end; key += GROUP) {
             Scores scores;
             multiply_keys(scores, rows, stage.keys + key * CHUNKS);
 #pragma unroll
@@ -262,10 +267,12 @@ __device__ __forceinline__ void attention(
                 const u32 at = first_key + key + k;
 #pragma unroll
                 for (int r = 0; r < ROWS_EACH; ++r) {
+                    const int distance = (int)at - (int)(tile.first + own_row(r));
                     if constexpr (BIASED) {
-                        scores[r][k] += bias.at((int)at - (int)(tile.first + own_row(r)));
+                        scores[r][k] += bias.at(distance);
                     }
-                    scores[r][k] = at < tile.length ? scores[r][k] : minus_infinity();
+                    const bool seen = at < tile.length && window.shows(distance);
+                    scores[r][k] = seen ? scores[r][k] : minus_infinity();
                 }
             }
             weigh(scores, rows);
@@ -288,16 +295,17 @@ __device__ __forceinline__ void attention(
 
 extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_attention_any(
     const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,
-    u32 sequences, u32 heads, u32 slots_each
+    u32 sequences, u32 heads, u32 slots_each, Window window
 ) {
     await_previous_kernel();
-    attention<false>(qkv, starts, output, sequences, heads, slots_each, nullptr, 0);
+    attention<false>(qkv, starts, output, sequences, heads, slots_each, window, nullptr, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK) vecmill_attention_any_biased(
     const T* __restrict__ qkv, const u32* __restrict__ starts, Output* __restrict__ output,
-    u32 sequences, u32 heads, u32 slots_each, const float* __restrict__ bias, u32 reach
+    u32 sequences, u32 heads, u32 slots_each, Window window, const float* __restrict__ bias,
+    u32 reach
 ) {
     await_previous_kernel();
-    attention<true>(qkv, starts, output, sequences, heads, slots_each, bias, reach);
+    attention<true>(qkv, starts, output, sequences, heads, slots_each, window, bias, reach);
 }

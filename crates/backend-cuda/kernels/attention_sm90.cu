@@ -3,11 +3,12 @@
 //
 //     vecmill_attention_sm90(TensorMap qkv, const u32* starts, Output* output,
 //                            u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each,
-//                            u32 backwards)
+//                            u32 backwards, Window window)
 //         qkv `[tokens, 3 * hidden]`, output `[tokens, hidden]`, hidden = heads * HEAD_SIZE
 //
 // Text before this file: prelude.cuh, mma.cuh, hopper.cuh, sequences.cuh, softmax.cuh.
-// Macros: -DHEAD_SIZE=<32 or 64>; -DT_F16 or -DT_BF16.
+// Macros: -DHEAD_SIZE=<32 or 64>; -DT_F16 or -DT_BF16; -DWINDOWED=1 where the window is not the whole
+//     sequence: tiles outside a job's are not loaded, those outside a warpgroup's not multiplied.
 // rows: 64, 128 or 256, queries of a job; results don't depend on it. Many read keys and values
 //     from L2 less often, few make more jobs.
 // slots, slots_each: as attention.cu has them for blocks of so many rows.
@@ -36,7 +37,7 @@ constexpr u32 KEY_STAGES = 128 * 1024 / TILE_BYTES;
 
 static_assert(HEAD_SIZE == 32 || HEAD_SIZE == 64, "a row is what a swizzle spans");
 
-// Query rows of one head of one sequence; no keys: there are no more jobs.
+// Query rows of one head of one sequence; no keys: there are no more jobs. `keys` are the sequence's.
 struct alignas(16) Job {
     u32 begin;
     u32 keys;
@@ -141,7 +142,7 @@ __device__ __forceinline__ u32 query_tiles(const Job& job, u32 rows) {
 
 // Query tiles, then by turns tiles of keys and of values.
 __device__ __forceinline__ void load_job(Role& role, const TensorMap& qkv, const Job& job, u32 rows,
-                                         u32 hidden) {
+                                         u32 hidden, Window window) {
     role.queries.await_empty();
     role.job() = job;
     const u32 column = job.head * HEAD_SIZE;
@@ -149,7 +150,8 @@ __device__ __forceinline__ void load_job(Role& role, const TensorMap& qkv, const
     for (u32 tile = 0; tile < tiles; ++tile) {
         role.queries.load(qkv, column, job.begin + job.first + tile * TILE);
     }
-    for (u32 key = 0; key < job.keys; key += TILE) {
+    const u32 end = window.end(job.first + rows - 1, job.keys);
+    for (u32 key = window.begin(job.first, TILE); key < end; key += TILE) {
         role.keys.load(qkv, column + hidden, job.begin + key);
         role.keys.load(qkv, column + 2 * hidden, job.begin + key);
     }
@@ -157,14 +159,14 @@ __device__ __forceinline__ void load_job(Role& role, const TensorMap& qkv, const
 
 __device__ __forceinline__ void load_jobs(Role& role, const TensorMap& qkv, const u32* starts,
                                           u32 sequences, u32 heads, u32 rows, u32 slots,
-                                          u32 slots_each, bool backwards) {
+                                          u32 slots_each, bool backwards, Window window) {
     const bool leads = threadIdx.x % WARP == 0;
     for (u32 turn = blockIdx.x; turn < heads * slots; turn += gridDim.x) {
         const u32 index = backwards ? heads * slots - 1 - turn : turn;
         const Tile tile = find_tile(starts, sequences, slots_each, index / heads, rows);
         if (leads && tile.first < tile.length) {
             const Job job{tile.begin, tile.length, tile.first, index % heads};
-            load_job(role, qkv, job, rows, heads * HEAD_SIZE);
+            load_job(role, qkv, job, rows, heads * HEAD_SIZE, window);
         }
         __syncwarp();
     }
@@ -228,21 +230,25 @@ __device__ __forceinline__ void multiply_values(Outputs& outputs, const Scores& 
     wgmma_commit();
 }
 
-// A tile of queries with all keys. The last product of values stays in flight while the next tile
-// of keys is awaited and multiplied.
-__device__ __forceinline__ void attend(Rows& rows, u32 queries, Tiles<KEY_STAGES>& ring, u32 keys) {
+// A tile of queries from `row` on with the keys of a job that it sees, of `keys`. The last product of
+// values stays in flight while the next tile of keys is awaited and multiplied.
+__device__ __forceinline__ void attend(Rows& rows, u32 queries, Tiles<KEY_STAGES>& ring, u32 keys,
+                                       u32 row, Window window) {
     const float scale = LOG2_E / sqrtf((float)HEAD_SIZE);
+    const u32 begin = window.begin(row, TILE), end = window.end(row + TILE - 1, keys);
     Outputs& outputs = reinterpret_cast<Outputs&>(rows.outputs[0]);
     u32 in_use = 0;
 #pragma unroll 1
-    for (u32 key = 0; key < keys; key += TILE) {
+    for (u32 key = begin; key < end; key += TILE) {
         Scores scores;
         ring.await();
         multiply_keys(scores, outputs, queries, ring.tile());
         release(ring.advance());
-        if (key > 0) {
+        if (key > begin) {
             release(in_use);
         }
+        const int warp_row = row + threadIdx.x % WARPGROUP / WARP * 16;
+        hide(scores, window, (int)key - warp_row);
         const u32 valid = keys - key;
         if (valid < TILE) {
             weigh<true>(scores, rows, scale, valid);
@@ -261,9 +267,10 @@ __device__ __forceinline__ void attend(Rows& rows, u32 queries, Tiles<KEY_STAGES
     release(in_use);
 }
 
-// `own`: which of the job's query tiles is this warpgroup's.
+// `own`: which of the job's query tiles is this warpgroup's; `rows_each` are a whole job's.
 __device__ __forceinline__ void compute_tile(Role& role, const Job& job, u32 own, u32 tiles,
-                                             Output* output, u32 hidden) {
+                                             Output* output, u32 rows_each, u32 hidden,
+                                             Window window) {
     role.queries.pass(own);
     role.queries.await();
     const u32 queries = role.queries.tile();
@@ -271,15 +278,22 @@ __device__ __forceinline__ void compute_tile(Role& role, const Job& job, u32 own
     role.queries.pass(tiles - own - 1);
     Rows rows;
     rows.clear();
-    attend(rows, queries, role.keys, job.keys);
+    const u32 row = job.first + own * TILE;
+    const u32 before = window.begin(row, TILE) - window.begin(job.first, TILE);
+    const u32 end = window.end(row + TILE - 1, job.keys);
+    const u32 job_end = window.end(job.first + rows_each - 1, job.keys);
+    role.keys.pass(2 * (before / TILE));
+    attend(rows, queries, role.keys, job.keys, row, window);
+    role.keys.pass(2 * (tiles_of(job_end) - tiles_of(end)));
     release(in_use);
     Output* const to = output + (u64)job.begin * hidden + job.head * HEAD_SIZE;
     const u32 warp = threadIdx.x % WARPGROUP / WARP;
     store_rows(rows, Head{nullptr, to, 3 * hidden, hidden, job.keys},
-               job.first + own * TILE + warp * 16);
+               row + warp * 16);
 }
 
-__device__ __forceinline__ void compute_jobs(Role& role, Output* output, u32 rows, u32 hidden) {
+__device__ __forceinline__ void compute_jobs(Role& role, Output* output, u32 rows, u32 hidden,
+                                             Window window) {
     // Tiles before this job, counted by all warpgroups alike.
     u32 turn = 0;
     while (true) {
@@ -292,17 +306,18 @@ __device__ __forceinline__ void compute_jobs(Role& role, Output* output, u32 row
         const u32 own = (threadIdx.x / WARPGROUP - turn) % GROUPS;
         turn += tiles;
         if (own < tiles) {
-            compute_tile(role, job, own, tiles, output, hidden);
+            compute_tile(role, job, own, tiles, output, rows, hidden, window);
         } else {
             role.queries.pass(tiles);
-            role.keys.pass(2 * tiles_of(job.keys));
+            const u32 begin = window.begin(job.first, TILE);
+            role.keys.pass(2 * tiles_of(window.end(job.first + rows - 1, job.keys) - begin));
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
     const __grid_constant__ TensorMap qkv, const u32* __restrict__ starts, Output* __restrict__ output,
-    u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each, u32 backwards
+    u32 sequences, u32 heads, u32 rows, u32 slots, u32 slots_each, u32 backwards, Window window
 ) {
     extern __shared__ u8 dynamic_shared[];
     Role role((shared_address(dynamic_shared) + SWIZZLE_ATOM - 1) & ~(SWIZZLE_ATOM - 1));
@@ -317,10 +332,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) vecmill_attention_sm90(
     if (threadIdx.x >= CONSUMERS) {
         registers_shrink<32>();
         if (threadIdx.x < CONSUMERS + WARP) {
-            load_jobs(role, qkv, starts, sequences, heads, rows, slots, slots_each, backwards);
+            load_jobs(role, qkv, starts, sequences, heads, rows, slots, slots_each, backwards,
+                      window);
         }
     } else {
         registers_grow<112>();
-        compute_jobs(role, output, rows, heads * HEAD_SIZE);
+        compute_jobs(role, output, rows, heads * HEAD_SIZE, window);
     }
 }

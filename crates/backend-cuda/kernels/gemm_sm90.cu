@@ -1,13 +1,16 @@
 // Linear layers on Hopper (sm_90a), fused with what follows them; after prelude.cuh, moments.cuh,
 // hopper.cuh, gemm_sm90_tiles.cuh, gemm_sm90_epilogue.cuh and gemm_sm90_norm.cuh.
 //
-//     D[rows, columns] = activation(A[rows, inner] * W[columns, inner]^T + bias), or with NORM 1:
+//     D[rows, columns] = activation(A[rows, inner] * W[columns, inner]^T + bias), or with GATED 1:
+//     D[rows, columns / 2] = activation(gate) * up, where A * W^T + bias has 8 gates and the 8 ups that
+//         belong to them by turns, or with NORM 1:
 //     D = layer_norm(A * W^T + bias + residual) * gain + beta      over whole rows, or with NORM 2:
 //     D = (A * W^T + bias + residual) * gain, and moments of the sums
 //
 //     vecmill_gemm_sm90      (TensorMap a, TensorMap w, TensorMap d, const float* bias,
 //                             u32 rows, u32 columns, u32 inner, u32 backwards,
 //                             const float2* moments, float epsilon)
+//                             with ROTATED 1 then: u32 turned, const u32* positions, Turns turns)
 //     vecmill_gemm_norm_sm90 (TensorMap a, TensorMap w, TensorMap d, TensorMap residual,
 //                             const float* bias, const float* gain, const float* beta,
 //                             float epsilon, u32 rows, u32 columns, u32 inner, u32 backwards)
@@ -39,6 +42,9 @@
 //     RESIDENT         0, or at least the number of blocks of K: W's block stays in shared memory while the rows
 //                      pass; needs CLUSTER_ROWS 1
 //     EPILOGUE         IDENTITY, GELU, ... of enum Activation
+//     GATED            1: neighbouring tiles of 8 columns become one; a thread has both, at the same place
+//     ROTATED          1: of the first `turned` columns each 64 are a head that is turned by its row's position,
+//                      as in rotate.cu; positions count from that of the first row. For 16-bit outputs
 //     NORM             1: the second kernel; columns == TILE_COLUMNS * CLUSTER_COLUMNS
 //                      2: the third; columns == TILE_COLUMNS * 4, SLOTS above 1
 //     DEFERRED         1: input or residual are unnormalised, see above; not with NORM 1
@@ -53,7 +59,7 @@
 // Tensor maps: 2-D, {columns, rows}, swizzle 128 bytes, zero fill. Boxes, {columns, rows}:
 //     a             {128 bytes, TILE_ROWS / CLUSTER_COLUMNS}
 //     w             {128 bytes, TILE_COLUMNS / CLUSTER_ROWS}, half of it if that exceeds 256
-//     d, residual   {64, 16}; d of e4m3 with a swizzle of 64 bytes
+//     d, residual   {64, 16}, {32, 16} with GATED 1; the swizzle is as many bytes as the box is wide
 //
 // Tensor cores add e4m3 products with some 14 bits, here over all of K: an error of up to 2^-13 of
 // the partial sums with every 32 terms, where rounding the operands costs up to 2^-4 of each term.
@@ -299,6 +305,9 @@ __device__ __forceinline__ void run(const Operands& with) {
         tensor_prefetch(with.residual);
         init_barriers(shared);
     }
+#if ROTATED
+    keep_turns(shared, *with.turns);
+#endif
     __syncthreads();
     if (CLUSTER > 1) {
         cluster_sync();
@@ -343,6 +352,15 @@ extern "C" __global__ void SHAPE vecmill_gemm_defer_sm90(
     u32 inner, u32 backwards) {
     run({a, w, d, residual, bias, gain, nullptr, epsilon, rows, columns, inner, backwards, moments,
          output_moments, residual_gain, residual_beta});
+}
+#elif ROTATED
+extern "C" __global__ void SHAPE vecmill_gemm_sm90(
+    const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap w,
+    const __grid_constant__ TensorMap d, const float* bias, u32 rows, u32 columns, u32 inner,
+    u32 backwards, const float2* moments, float epsilon, u32 turned, const u32* positions,
+    const __grid_constant__ Turns turns) {
+    run({a, w, d, d, bias, nullptr, nullptr, epsilon, rows, columns, inner, backwards, moments,
+         nullptr, nullptr, nullptr, turned, positions, &turns});
 }
 #else
 extern "C" __global__ void SHAPE vecmill_gemm_sm90(const __grid_constant__ TensorMap a,

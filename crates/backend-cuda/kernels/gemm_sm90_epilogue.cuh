@@ -4,6 +4,15 @@
 // - moments of rows, and with DEFERRED what normalises rows that are read
 // - without NORM `finish`, all of it, called by each warp
 
+#if ROTATED
+// Of each pair of a head: turns per position. By value.
+struct Turns {
+    float per_position[HEAD_PAIRS];
+};
+#else
+struct Turns;
+#endif
+
 struct Operands {
     const TensorMap &a, &w, &d, &residual;
     const float *bias, *gain, *beta;
@@ -13,6 +22,10 @@ struct Operands {
     const float2* moments;
     float2* output_moments;
     const float *residual_gain, *residual_beta;
+    // With ROTATED.
+    u32 turned;
+    const u32* positions;
+    const Turns* turns;
 };
 
 struct Piece {
@@ -28,14 +41,21 @@ __device__ __forceinline__ Piece piece_at(int index, u32 row, u32 column) {
             along * (PIECE_COLUMNS / 8)};
 }
 
-constexpr int PAIRS = PIECE_COLUMNS / 16;
+constexpr int PAIRS = STORED_COLUMNS / 16;
 
 // Where this lane's row of 8x8 matrices begins in a warp's first slot, for each pair of matrices
 // along columns: rows 0 to 15 of the first, then of the second; of e4m3, where its two columns of
 // the first begin. Few addresses and constant offsets from them keep the epilogues within the
 // registers.
+//
+// A swizzle of 128, 64 or 32 bytes exchanges 16 bytes of a row by the number of its 128 bytes.
 struct MatrixRows {
     u32 at[PAIRS];
+
+    __device__ static u32 swizzled(u32 chunk, u32 row) {
+        constexpr u32 CHUNKS = PIECE_ROW_BYTES / 16, ROWS = SWIZZLE_ROW / PIECE_ROW_BYTES;
+        return chunk ^ row / ROWS % CHUNKS;
+    }
 
     __device__ MatrixRows(u32 shared, u32 warp) {
         const u32 lane = threadIdx.x % WARP;
@@ -43,17 +63,15 @@ struct MatrixRows {
         const u32 row = lane / 4;
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            const u32 chunk = pair ^ row / 2 % 4;
             at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * PIECE_ROW_BYTES +
-                       chunk * 16 + lane % 4 * 2;
+                       swizzled(pair, row) * 16 + lane % 4 * 2;
         }
 #else
         const u32 row = lane % 16;
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            const u32 chunk = (2 * pair + lane / 16) ^ row % 8;
-            at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * SWIZZLE_ROW +
-                       chunk * 16;
+            at[pair] = shared + SLOT_AREA + warp * SLOTS * PIECE_BYTES + row * PIECE_ROW_BYTES +
+                       swizzled(2 * pair + lane / 16, row) * 16;
         }
 #endif
     }
@@ -114,11 +132,91 @@ struct Vectors {
     }
 };
 
-// Stores what `value(quad, row_block, matrix)` leaves in each quad.
-template <typename Value>
+// Gates become what they let through of the ups beside them.
+__device__ __forceinline__ void let_through(float* gate, const float* up) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        gate[i] = activate<EPILOGUE>(gate[i]) * up[i];
+    }
+}
+
+#if ROTATED
+
+// Where epilogues find them: their lanes read different ones at a time. A barrier must follow.
+__device__ __forceinline__ void keep_turns(u32 shared, const Turns& turns) {
+    if (threadIdx.x < HEAD_PAIRS) {
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared + TURNS + threadIdx.x * 4),
+                     "f"(turns.per_position[threadIdx.x])
+                     : "memory");
+    }
+}
+
+// Cosine and sine of `position` times `turns`, of which whole ones are taken off: what remains is rounded
+// once, to 2^-25, and its cosine and sine are within 2^-20.5, a thirtieth of f16's rounding.
+__device__ __forceinline__ float2 cosine_and_sine(float position, float turns) {
+    constexpr float ROUNDS = 12582912.0f;  // 1.5 * 2^23: sums with it are whole
+    const float whole = fmaf(position, turns, ROUNDS) - ROUNDS;
+    const float angle = 6.28318531f * fmaf(position, turns, -whole);
+    float2 result;
+    asm("cos.approx.ftz.f32 %0, %1;" : "=f"(result.x) : "f"(angle));
+    asm("sin.approx.ftz.f32 %0, %1;" : "=f"(result.y) : "f"(angle));
+    return result;
+}
+
+__device__ __forceinline__ void turn(float& x, float& y, float position, float turns) {
+    const float2 by = cosine_and_sine(position, turns);
+    const float turned = fmaf(x, by.x, -(y * by.y));
+    y = fmaf(y, by.x, x * by.y);
+    x = turned;
+}
+
+// The highest bit is a token's type.
+constexpr u32 POSITION = 0x7fffffff;
+
+// The positions of this lane's rows of each row block, of a warp whose first row is `row`.
+struct Positions {
+    float of[ROW_BLOCKS][2];
+
+    __device__ Positions(const Operands& with, u32 row) {
+        const u32 lane = threadIdx.x % WARP;
+        const u32 first = with.positions[0] & POSITION;
+#pragma unroll
+        for (int row_block = 0; row_block < ROW_BLOCKS; ++row_block) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const u32 at = row + row_block * 64 + half * 8 + lane / 4;
+                const u32 position = with.positions[min(at, with.rows - 1)] & POSITION;
+                of[row_block][half] = (float)(position - first);
+            }
+        }
+    }
+};
+
+// Turns a head: the four matrices of its first half with those of its second.
+__device__ __forceinline__ void turn_head(Accumulators& values, const Piece& piece, u32 shared,
+                                          const float (&positions)[2]) {
+    const u32 at = shared + TURNS + threadIdx.x % 4 * 2 * sizeof(float);
+#pragma unroll
+    for (int i = 0; i < HEAD_PAIRS / 8; ++i) {
+        const float2 turns = load_shared_floats(at + i * 32);
+        float* x = quad(values, piece.row_block, piece.first_matrix + i);
+        float* y = quad(values, piece.row_block, piece.first_matrix + i + HEAD_PAIRS / 8);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            turn(x[2 * half], y[2 * half], positions[half], turns.x);
+            turn(x[2 * half + 1], y[2 * half + 1], positions[half], turns.y);
+        }
+    }
+}
+
+#endif
+
+// Stores what `value(quad, row_block, matrix)` leaves in each quad, gated if that is so, or with ROTATED
+// what `turn(piece)` then makes of a piece.
+template <typename Value, typename Turn>
 __device__ __forceinline__ void store_pieces(Accumulators& values, const TensorMap& d, u32 slots,
                                              const MatrixRows& rows, u32 row, u32 column,
-                                             Value value) {
+                                             Value value, Turn turn) {
     const u32 lane = threadIdx.x % WARP;
 #pragma unroll
     for (int index = 0; index < PIECES; ++index) {
@@ -128,19 +226,36 @@ __device__ __forceinline__ void store_pieces(Accumulators& values, const TensorM
             store_wait_read<SLOTS - 1>();
         }
         __syncwarp();
+        const auto value_of = [&](int matrix) {
+            value(quad(values, piece.row_block, matrix), piece.row_block, matrix);
+        };
+#if ROTATED
+#pragma unroll
+        for (int i = 0; i < PIECE_COLUMNS / 8; ++i) {
+            value_of(piece.first_matrix + i);
+        }
+        turn(piece);
+#endif
 #pragma unroll
         for (int pair = 0; pair < PAIRS; ++pair) {
-            const int matrix = piece.first_matrix + 2 * pair;
+            constexpr int EACH = GATED ? 2 : 1;
+            const int matrix = piece.first_matrix + 2 * EACH * pair;
+#pragma unroll
+            for (int i = 0; i < (ROTATED ? 0 : 2 * EACH); ++i) {
+                value_of(matrix + i);
+            }
             float* first = quad(values, piece.row_block, matrix);
-            float* second = quad(values, piece.row_block, matrix + 1);
-            value(first, piece.row_block, matrix);
-            value(second, piece.row_block, matrix + 1);
+            float* second = quad(values, piece.row_block, matrix + EACH);
+#if GATED
+            let_through(first, quad(values, piece.row_block, matrix + 1));
+            let_through(second, quad(values, piece.row_block, matrix + 3));
+#endif
             store_quads(rows.at[pair] + index % SLOTS * PIECE_BYTES, first, second);
         }
         fence_async_shared();
         __syncwarp();
         if (lane == 0) {
-            tensor_store(d, piece.column, piece.row, slot);
+            tensor_store(d, GATED ? piece.column / 2 : piece.column, piece.row, slot);
             store_commit();
         }
     }
@@ -212,10 +327,20 @@ __device__ __forceinline__ void finish(Accumulators& sums, const Operands& with,
 #endif
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            four[i] = activate<EPILOGUE>(four[i]);
+            four[i] = GATED ? four[i] : activate<EPILOGUE>(four[i]);
         }
     };
-    store_pieces(sums, with.d, slots, rows, row, column, scale_add_and_activate);
+#if ROTATED
+    const Positions positions(with, row);
+#endif
+    const auto turn = [&](const Piece& piece) {
+#if ROTATED
+        if (piece.column < with.turned) {
+            turn_head(sums, piece, shared, positions.of[piece.row_block]);
+        }
+#endif
+    };
+    store_pieces(sums, with.d, slots, rows, row, column, scale_add_and_activate, turn);
 }
 
 #endif

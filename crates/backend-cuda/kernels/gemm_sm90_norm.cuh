@@ -190,7 +190,7 @@ __device__ __forceinline__ void finish(Accumulators& sums, const Operands& with,
         four[2] = fmaf(fmaf(four[2], lower.y, lower.x), gain.x, beta.x);
         four[3] = fmaf(fmaf(four[3], lower.y, lower.x), gain.y, beta.y);
     };
-    store_pieces(sums, with.d, slots, rows, row, column, normalise);
+    store_pieces(sums, with.d, slots, rows, row, column, normalise, [](const Piece&) {});
 }
 
 #elif NORM == 2

@@ -8,6 +8,13 @@
 #error "the operands are f16 or bf16"
 #endif
 
+#ifndef GATED
+#define GATED 0
+#endif
+#ifndef ROTATED
+#define ROTATED 0
+#endif
+
 constexpr int K_BLOCK = SWIZZLE_ROW / (FP8 ? sizeof(u8) : sizeof(T));
 // Instructions along a block of K, which take 32 bytes each.
 constexpr int K_STEPS = SWIZZLE_ROW / 32;
@@ -15,7 +22,11 @@ constexpr int PIECE_COLUMNS = 64;
 // Values of NORM.
 constexpr int WHOLE_ROWS = 1, DEFER = 2;
 constexpr int PIECE_ROWS = 16;
-constexpr u32 PIECE_ROW_BYTES = PIECE_COLUMNS * (FP8_OUTPUT ? sizeof(u8) : sizeof(T));
+// Of a head that is turned, which is a piece.
+constexpr int HEAD_PAIRS = PIECE_COLUMNS / 2;
+// Columns of a piece as it is stored.
+constexpr int STORED_COLUMNS = GATED ? PIECE_COLUMNS / 2 : PIECE_COLUMNS;
+constexpr u32 PIECE_ROW_BYTES = STORED_COLUMNS * (FP8_OUTPUT ? sizeof(u8) : sizeof(T));
 constexpr u32 PIECE_BYTES = PIECE_ROWS * PIECE_ROW_BYTES;
 constexpr int CONSUMERS = 2;
 constexpr int CONSUMER_WARPS = 8;
@@ -59,10 +70,14 @@ constexpr u32 RESIDUAL_FULL = TURN + 8 * CONSUMERS;
 constexpr u32 EXCHANGE_FULL = RESIDUAL_FULL + (NORM ? 8 * CONSUMER_WARPS * SLOTS : 0);
 constexpr u32 VECTORS_FULL = EXCHANGE_FULL + 8 * 2 * CONSUMERS;
 constexpr u32 VECTORS_EMPTY = VECTORS_FULL + 8 * 2;
+constexpr u32 TURNS = VECTORS_EMPTY + 8 * 2;
 // The rest is for aligning the start.
-constexpr u32 SHARED_BYTES = VECTORS_EMPTY + 8 * 2 + SWIZZLE_ATOM;
+constexpr u32 SHARED_BYTES = TURNS + ROTATED * HEAD_PAIRS * sizeof(float) + SWIZZLE_ATOM;
 
 static_assert(!NORM && !DEFERRED || !FP8 && !FP8_OUTPUT, "normalised rows are of T alone");
+static_assert(!NORM && !ROTATED || !GATED, "what is gated has no norm behind it, nor is it turned");
+static_assert(!ROTATED || !NORM && !FP8_OUTPUT && EPILOGUE == IDENTITY, "what is turned is stored");
+static_assert(TURNS % 8 == 0, "turns are loaded two by two");
 static_assert(NORM != WHOLE_ROWS || !DEFERRED, "whole rows have no deferred residual");
 static_assert(NORM != DEFER || SLOTS > 1, "a slot's residual is loaded behind the next slot's store");
 static_assert(ROW_BLOCKS * TILE_COLUMNS <= 384, "the accumulators exceed the registers");

@@ -7,12 +7,14 @@
 //                              u32 rows, u32 columns, float epsilon)
 //         output = norm(word_table[ids] + position_table[position] + type_table[type])
 //         A place has the type, 0 or 1, in its highest bit, and the position in the others.
-//         `type_table` may be null. Ids and places are trusted.
+//         `position_table` and `type_table` may be null. Ids and places are trusted.
 //
-//     vecmill_add_norm_<capacity>(const T* input, const T* residual,
+//     vecmill_add_norm_<capacity>(const T* input, const T* residual, T* sum,
 //                                 const float* gain, const float* bias, T* output, u8* operand,
 //                                 u32 rows, u32 columns, float epsilon, u32 backwards)
 //         output = norm(input + residual)
+//         `residual` may be null. So may `sum`, else it gets the sum; then what is normalised is the
+//         sum as it was rounded, so that bits are those of two kernels.
 //         `backwards`: the last rows first, as those that the kernel before wrote last are still in L2.
 //
 //     vecmill_normalize(const T* input, const float2* moments, const float* gain, const float* bias,
@@ -54,7 +56,7 @@ struct Layout {
     static constexpr u32 ROWS_PER_BLOCK = BLOCK / THREADS;
 };
 
-// The rows that are summed; the third may be null.
+// The rows that are summed; the second or the third may be null, and then is left out.
 struct Addends {
     const T* first;
     const T* second;
@@ -83,7 +85,9 @@ __device__ __forceinline__ void load_sum(
         const u32 column = (thread + slot * THREADS) * VECTOR;
         if (column < columns) {
             bits[slot][0] = load_bits(row.first + column);
-            bits[slot][1] = load_bits(row.second + column);
+            if (row.second) {
+                bits[slot][1] = load_bits(row.second + column);
+            }
             if (row.third) {
                 bits[slot][2] = load_bits(row.third + column);
             }
@@ -93,7 +97,10 @@ __device__ __forceinline__ void load_sum(
     for (int slot = 0; slot < SLOTS; ++slot) {
         unpack_vector(bits[slot][0], x[slot]);
 #pragma unroll
-        for (int addend = 1; addend < (row.third ? 3 : 2); ++addend) {
+        for (int addend = 1; addend < 3; ++addend) {
+            if (!(addend == 1 ? row.second : row.third)) {
+                continue;
+            }
             float other[VECTOR];
             unpack_vector(bits[slot][addend], other);
 #pragma unroll
@@ -140,11 +147,27 @@ __device__ __forceinline__ void standardize(
     }
 }
 
+// Stores the sum, if that is wanted, and leaves it as it was rounded.
+template <int SLOTS, int THREADS>
+__device__ __forceinline__ void keep_sum(
+    T* sum, u32 thread, u32 columns, float (&x)[SLOTS][VECTOR]
+) {
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        const u32 column = (thread + slot * THREADS) * VECTOR;
+        if (column < columns) {
+            const uint4 bits = pack_vector(x[slot]);
+            *reinterpret_cast<uint4*>(sum + column) = bits;
+            unpack_vector(bits, x[slot]);
+        }
+    }
+}
+
 // `addends(row)` finds the rows to sum. Gain and bias stay in registers from row to row.
 template <int CAPACITY, class Find>
 __device__ __forceinline__ void normalize_rows(
-    Find addends, const float* gain_row, const float* bias_row, T* output, u8* operand, u32 rows,
-    u32 columns, float epsilon, u32 backwards
+    Find addends, T* sums, const float* gain_row, const float* bias_row, T* output, u8* operand,
+    u32 rows, u32 columns, float epsilon, u32 backwards
 ) {
     constexpr int THREADS = Layout<CAPACITY>::THREADS;
     constexpr int SLOTS = Layout<CAPACITY>::SLOTS;
@@ -165,8 +188,11 @@ __device__ __forceinline__ void normalize_rows(
         const u32 row = backwards ? rows - 1 - turn : turn;
         float x[SLOTS][VECTOR];
         load_sum<SLOTS, THREADS>(addends(row), thread, columns, x);
-        standardize<SLOTS, THREADS>(x, thread, columns, epsilon);
         const u64 at = (u64)row * columns;
+        if (sums) {
+            keep_sum<SLOTS, THREADS>(sums + at, thread, columns, x);
+        }
+        standardize<SLOTS, THREADS>(x, thread, columns, epsilon);
 #pragma unroll
         for (int slot = 0; slot < SLOTS; ++slot) {
             const u32 column = (thread + slot * THREADS) * VECTOR;
@@ -190,18 +216,27 @@ __device__ __forceinline__ void normalize_rows(
 // and third from a cache.
 template <class Find>
 __device__ __forceinline__ void normalize_any_rows(
-    Find addends, const float* gain, const float* bias, T* output, u8* operand, u32 rows,
+    Find addends, T* sums, const float* gain, const float* bias, T* output, u8* operand, u32 rows,
     u32 columns, float epsilon, u32 backwards
 ) {
     const u32 lane = threadIdx.x % WARP;
     u32 turn = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP;
     for (; turn < rows; turn += gridDim.x * (BLOCK / WARP)) {
         const u32 row = backwards ? rows - 1 - turn : turn;
-        const Addends from = addends(row);
+        Addends from = addends(row);
+        const u64 at = (u64)row * columns;
         const auto x = [&](u32 column) {
-            const float sum = to_float(from.first[column]) + to_float(from.second[column]);
+            float sum = to_float(from.first[column]);
+            sum = from.second ? sum + to_float(from.second[column]) : sum;
             return from.third ? sum + to_float(from.third[column]) : sum;
         };
+        if (sums) {
+            // Each lane reads again what it has written itself.
+            for (u32 column = lane; column < columns; column += WARP) {
+                sums[at + column] = from_float(x(column));
+            }
+            from = Addends{sums + at, nullptr, nullptr};
+        }
         float sum = 0.0f;
         for (u32 column = lane; column < columns; column += WARP) {
             sum += x(column);
@@ -213,7 +248,6 @@ __device__ __forceinline__ void normalize_any_rows(
             squares = fmaf(deviation, deviation, squares);
         }
         const float scale = rsqrtf(warp_sum(squares) / (float)columns + epsilon);
-        const u64 at = (u64)row * columns;
         for (u32 column = lane; column < columns; column += WARP) {
             const float y = fmaf((x(column) - mean) * scale, gain[column], bias[column]);
             output[at + column] = from_float(y);
@@ -236,28 +270,31 @@ __device__ __forceinline__ void normalize_any_rows(
     ) {                                                                                            \
         const auto addends = [=](u32 row) {                                                        \
             const u32 place = places[row];                                                         \
+            const u64 position = place & 0x7fffffff;                                               \
             return Addends{                                                                        \
                 word_table + (u64)ids[row] * columns,                                              \
-                position_table + (u64)(place & 0x7fffffff) * columns,                              \
+                position_table ? position_table + position * columns : nullptr,                    \
                 type_table ? type_table + (place >> 31) * columns : nullptr,                       \
             };                                                                                     \
         };                                                                                         \
         await_previous_kernel();                                                                   \
-        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon, 0);                \
+        NORMALIZE(addends, nullptr, gain, bias, output, operand, rows, columns, epsilon, 0);       \
     }
 
 #define ADD_NORM(NAME, NORMALIZE)                                                                  \
     extern "C" __global__ void __launch_bounds__(BLOCK) NAME(                                      \
-        const T* __restrict__ input, const T* __restrict__ residual,                               \
+        const T* __restrict__ input, const T* __restrict__ residual, T* __restrict__ sum,          \
         const float* __restrict__ gain, const float* __restrict__ bias, T* __restrict__ output,    \
         u8* __restrict__ operand, u32 rows, u32 columns, float epsilon, u32 backwards              \
     ) {                                                                                            \
         const auto addends = [=](u32 row) {                                                        \
             const u64 from = (u64)row * columns;                                                   \
-            return Addends{input + from, residual + from, nullptr};                                \
+            return Addends{input + from, residual ? residual + from : nullptr, nullptr};           \
         };                                                                                         \
         await_previous_kernel();                                                                   \
-        NORMALIZE(addends, gain, bias, output, operand, rows, columns, epsilon, backwards);        \
+        NORMALIZE(                                                                                 \
+            addends, sum, gain, bias, output, operand, rows, columns, epsilon, backwards           \
+        );                                                                                         \
     }
 
 EMBED(vecmill_embed_256, normalize_rows<256>)

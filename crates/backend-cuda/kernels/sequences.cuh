@@ -2,7 +2,8 @@
 //
 // - `find_tile`, which query rows of which sequence a block works on
 // - `Head`, where the rows of one head are
-// - `RelativeBias`, one head's biases by distance, in shared memory
+// - `Window`, which keys a query sees: all of its sequence, or with -DWINDOWED=1 those near it
+// - `DistanceBias`, one head's biases by distance: a table in shared memory, or a slope
 //
 // The choice: no list of tiles is made, on the host or by a kernel of its own. Either each sequence
 // has as many slots as the longest needs, or slot numbers follow from `starts` alone: sequence i's
@@ -64,24 +65,66 @@ __device__ __forceinline__ Head find_head(
     return Head{qkv + 3 * place + column, output + place + column, 3 * hidden, hidden, tile.length};
 }
 
-// Biases in units of log2, indexed by key - query + reach; farther distances count as the reach.
-struct RelativeBias {
-    const float* values;
-    int reach;
+#ifndef WINDOWED
+#define WINDOWED 0
+#endif
 
-    __device__ __forceinline__ float at(int distance) const {
-        return values[min(max(distance, -reach), reach) + reach];
+// A query sees keys from `left` places before it to `right` behind it; 2^29 are all.
+//
+// Key tiles begin at multiples of their size from the sequence's start, whichever are left out: of what
+// a row doesn't see, weights are 0, so that its bits don't depend on which tiles its neighbours want.
+struct Window {
+    int left, right;
+
+    // The first tile of `tile` keys that rows from `row` on see, and the end of the keys that those up
+    // to `last` see.
+    __device__ __forceinline__ u32 begin(u32 row, u32 tile) const {
+        return WINDOWED ? (u32)max((int)row - left, 0) / tile * tile : 0;
     }
 
-    // Fills `shared` from `[heads, 2 * reach + 1]`; a barrier must follow.
-    __device__ __forceinline__ static RelativeBias load(
-        float* shared, const float* table, u32 reach, u32 head
+    __device__ __forceinline__ u32 end(u32 last, u32 length) const {
+        return WINDOWED ? min(length, last + right + 1) : length;
+    }
+
+    // `distance`: the key's place less the query's.
+    __device__ __forceinline__ bool shows(int distance) const {
+        return !WINDOWED || (distance >= -left && distance <= right);
+    }
+};
+
+// ALiBi's slope (arXiv:2108.12409) of a head: powers of two, from 2^(-8 / n) on for n heads; where n is no
+// power of two, those of the next lower one, then every second of twice as many.
+__device__ __forceinline__ float alibi_slope(u32 head, u32 heads) {
+    const u32 power = 1u << (31 - __clz(heads));
+    const bool beyond = head >= power;
+    const float step = beyond ? 2 * (head - power) + 1 : head + 1;
+    return exp2f(-8.0f * step / (float)(beyond ? 2 * power : power));
+}
+
+// Biases in units of log2. Of a table, indexed by key - query + reach, where farther distances count as
+// the reach; without one -slope * |key - query|.
+struct DistanceBias {
+    const float* values;
+    int reach;
+    float slope;
+
+    __device__ __forceinline__ float at(int distance) const {
+        return values ? values[min(max(distance, -reach), reach) + reach]
+                      : -slope * (float)abs(distance);
+    }
+
+    // Fills `shared` from `[heads, 2 * reach + 1]`, if there is a table; a barrier must follow.
+    __device__ __forceinline__ static DistanceBias load(
+        float* shared, const float* table, u32 reach, u32 head, u32 heads
     ) {
+        if (!table) {
+            return DistanceBias{nullptr, 0, alibi_slope(head, heads) * LOG2_E};
+        }
         const u32 distances = 2 * reach + 1;
         for (u32 i = threadIdx.x; i < distances; i += blockDim.x) {
             shared[i] = table[head * distances + i] * LOG2_E;
         }
-        return RelativeBias{shared, (int)reach};
+        return DistanceBias{shared, (int)reach, 0.0f};
     }
 };
 

@@ -2,6 +2,7 @@
 // attention kernels on tensor cores; after mma.cuh and sequences.cuh.
 //
 // - `Weighted`, what is known of a warp's rows so far
+// - `hide`, which takes scores of keys that a row doesn't see out
 // - `weigh`, which makes scores weights
 // - `store_rows`, the result
 //
@@ -57,6 +58,31 @@ struct Weighted {
     }
 };
 
+// Minus infinity for what a window doesn't show; `distance` is the first key's from the warp's first row.
+template <int ROW_TILES, int KEY_TILES>
+__device__ __forceinline__ void hide(
+    float (&scores)[ROW_TILES][KEY_TILES][4], Window window, int distance
+) {
+    const bool all_seen = window.shows(distance + 8 * KEY_TILES - 1) &&
+                          window.shows(distance - (16 * ROW_TILES - 1));
+    if (!WINDOWED || all_seen) {
+        return;
+    }
+    const int lane = threadIdx.x % WARP;
+    const int own = distance + lane % 4 * 2 - lane / 4;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+#pragma unroll
+        for (int n = 0; n < KEY_TILES; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const bool seen = window.shows(own + n * 8 + i % 2 - m * 16 - i / 2 * 8);
+                scores[m][n][i] = seen ? scores[m][n][i] : minus_infinity();
+            }
+        }
+    }
+}
+
 // Scores become weights exp2((score - largest) * scale). A row's `largest` follows its scores only
 // when they are MARGIN powers of two ahead: weights may be up to 2^MARGIN, which costs no
 // precision, and what was summed so far seldom needs correcting. CUT: only the first `valid` keys
@@ -108,7 +134,10 @@ __device__ __forceinline__ void weigh(
                     score = 0.0f;
                     continue;
                 }
-                score = exp2_approx(fmaf(score, scale, -rows.largest[m][i / 2] * scale));
+                float largest = rows.largest[m][i / 2];
+                // Until a row sees its first key, all its weights are 0.
+                largest = WINDOWED && largest == minus_infinity() ? 0.0f : largest;
+                score = exp2_approx(fmaf(score, scale, -largest * scale));
                 rows.totals[m][i / 2] += score;
             }
         }

@@ -1,19 +1,21 @@
 //! The kernels of `kernels/`, compiled for one device and number format, and how each is launched.
 //!
-//! - `attention` chooses among several for it.
+//! - `attention` chooses among several for it; `rotate` and `elements` have what most models lack.
 //!
 //! The choice behind it: what a file's head says of grid, block and limits is written here once, in
 //! one function per operation; operands come checked.
 
 mod attention;
+mod elements;
+mod rotate;
 
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vecmill_model::{Activation, Pooling, Poolings};
+use vecmill_model::{Activation, Pooling, Poolings, Window};
 
-use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL};
+use crate::compiler::{ACTIVATION, CompileError, Compiler, LINEAR_ANY, NORM, POOL, Source};
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, Module};
 use crate::driver::{DriverError, LaunchError};
 use crate::gemm::Format;
@@ -24,6 +26,8 @@ use attention::Attention;
 pub(crate) use attention::MIXES;
 #[cfg(test)]
 pub(crate) use attention::{HOPPER_HEAD_SIZE, hopper_shared_bytes};
+pub(crate) use elements::Gated;
+pub(crate) use rotate::{MAX_PAIRS, turns_of_head};
 
 /// Why a kernel did not run.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +53,10 @@ pub(crate) struct Kernels {
     norm: Arc<Module>,
     pool: Arc<Module>,
     activation: Arc<Module>,
-    /// Made with the first layer that needs it.
-    linear_any: Mutex<Option<Arc<Module>>>,
+    /// Whether rows can be written in e4m3.
+    fp8: bool,
+    /// By name, made with the first step that needs them.
+    rare: Mutex<HashMap<&'static str, Arc<Module>>>,
     attention: Attention,
     found: Mutex<HashMap<String, LoadedKernel>>,
 }
@@ -60,8 +66,18 @@ pub(crate) struct EmbedOperands<'a> {
     pub(crate) ids: DeviceSpan<'a>,
     pub(crate) places: DeviceSpan<'a>,
     pub(crate) word_table: DeviceSpan<'a>,
-    pub(crate) position_table: DeviceSpan<'a>,
+    pub(crate) position_table: Option<DeviceSpan<'a>>,
     pub(crate) type_table: Option<DeviceSpan<'a>>,
+}
+
+/// Rows to normalise.
+#[derive(Clone, Copy)]
+pub(crate) struct Addends<'a> {
+    pub(crate) input: DeviceSpan<'a>,
+    /// Added to them.
+    pub(crate) residual: Option<DeviceSpan<'a>>,
+    /// Where the sum goes, if it is wanted as well.
+    pub(crate) sum: Option<DeviceSpan<'a>>,
 }
 
 /// A layer normalisation's parameters.
@@ -110,13 +126,22 @@ pub(crate) struct Packed<'a> {
     pub(crate) longest: usize,
 }
 
-/// Heads, and their biases by distance.
+/// Heads, what they see, and their biases by distance.
 #[derive(Clone, Copy)]
 pub(crate) struct Heads<'a> {
     pub(crate) heads: usize,
     pub(crate) head_size: usize,
+    pub(crate) window: Window,
+    pub(crate) bias: Option<DistanceBias<'a>>,
+}
+
+/// What is added to scores by distance.
+#[derive(Clone, Copy)]
+pub(crate) enum DistanceBias<'a> {
     /// `[heads, 2 · reach + 1]`, and the reach.
-    pub(crate) bias: Option<(DeviceSpan<'a>, usize)>,
+    Table(DeviceSpan<'a>, usize),
+    /// −slope · distance.
+    Alibi,
 }
 
 impl Kernels {
@@ -133,7 +158,8 @@ impl Kernels {
             norm: compiler.load(NORM, format, &output_defines(fp8))?,
             pool: load(POOL)?,
             activation: load(ACTIVATION)?,
-            linear_any: Mutex::default(),
+            fp8,
+            rare: Mutex::default(),
             attention: Attention::new(device, Arc::clone(&compiler), format),
             found: Mutex::default(),
             multiprocessors: device.info().multiprocessors as usize,
@@ -154,12 +180,12 @@ impl Kernels {
             Argument::Span(operands.ids),
             Argument::Span(operands.places),
             Argument::Span(operands.word_table),
-            Argument::Span(operands.position_table),
-            operands.type_table.map_or(Argument::Null, Argument::Span),
+            optional(operands.position_table),
+            optional(operands.type_table),
             Argument::Span(norm.gain),
             Argument::Span(norm.bias),
             Argument::Span(output.wide),
-            output.narrow.map_or(Argument::Null, Argument::Span),
+            optional(output.narrow),
             number(rows),
             number(columns),
             Argument::F32(norm.epsilon),
@@ -167,21 +193,23 @@ impl Kernels {
         self.norm_rows("embed", stream, (rows, columns), &arguments)
     }
 
+    /// Normalises rows, or their sums with a residual.
     pub(crate) fn add_norm(
         &self,
         stream: &CudaStream,
-        [input, residual]: [DeviceSpan<'_>; 2],
+        Addends { input, residual, sum }: Addends<'_>,
         norm: NormOperands<'_>,
         output: Written<'_>,
         ((rows, columns), backwards): ((usize, usize), bool),
     ) -> Result<(), KernelError> {
         let arguments = [
             Argument::Span(input),
-            Argument::Span(residual),
+            optional(residual),
+            optional(sum),
             Argument::Span(norm.gain),
             Argument::Span(norm.bias),
             Argument::Span(output.wide),
-            output.narrow.map_or(Argument::Null, Argument::Span),
+            optional(output.narrow),
             number(rows),
             number(columns),
             Argument::F32(norm.epsilon),
@@ -320,16 +348,7 @@ impl Kernels {
         operands: [DeviceSpan<'_>; 4],
         [rows, inputs, outputs]: [usize; 3],
     ) -> Result<(), KernelError> {
-        let module = {
-            let mut module = self.linear_any.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*module {
-                Some(module) => Arc::clone(module),
-                None => {
-                    let loaded = self.compiler.load(LINEAR_ANY, self.format, &[])?;
-                    Arc::clone(module.insert(loaded))
-                }
-            }
-        };
+        let module = self.rare(LINEAR_ANY, &[])?;
         let name = format!("vecmill_linear_{}", activation_name(activation));
         let mut arguments = operands.map(Argument::Span).to_vec();
         arguments.extend([rows, inputs, outputs].map(number));
@@ -353,6 +372,16 @@ impl Kernels {
     pub(crate) fn ways_taken(&self) -> usize {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).len();
         found + self.attention.ways_taken()
+    }
+
+    fn rare(&self, source: Source, defines: &[String]) -> Result<Arc<Module>, CompileError> {
+        let mut modules = self.rare.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(source.name()) {
+            return Ok(Arc::clone(module));
+        }
+        let module = self.compiler.load(source, self.format, defines)?;
+        modules.insert(source.name(), Arc::clone(&module));
+        Ok(module)
     }
 
     fn kernel(&self, module: &Arc<Module>, called: &str) -> Result<LoadedKernel, KernelError> {
@@ -390,6 +419,10 @@ fn activation_name(activation: Activation) -> &'static str {
 
 fn name(name: &str) -> CString {
     CString::new(name).unwrap_or_default() // names of kernels have no zeros
+}
+
+fn optional(span: Option<DeviceSpan<'_>>) -> Argument<'_> {
+    span.map_or(Argument::Null, Argument::Span)
 }
 
 pub(crate) fn number(value: usize) -> Argument<'static> {

@@ -50,5 +50,5 @@ pub use prepared::{PlanStatistics, Prepared, Programs};
 pub use program::{Place, Placed, Places, Program, RowBound, Step, Value};
 pub use relative::{alibi_slope, biases_by_distance};
 pub use tasks::{Scaling, finish};
-pub use warm_up::Practised;
+pub use warm_up::{PracticeBatches, Practised};
 pub use weights::{RegionWriter, Stored, WEIGHT_ALIGNMENT, WeightPlan, Weights, load_weights};

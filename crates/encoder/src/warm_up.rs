@@ -45,7 +45,25 @@ struct Practice {
     others: usize,
 }
 
+/// Batches of practice, each by the lengths of its sequences.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PracticeBatches {
+    /// Those to [tune](Backend::tune) the backend with, and to time.
+    pub timed: Vec<Vec<usize>>,
+    /// Those that take the ways that are left.
+    pub ways: Vec<Vec<usize>>,
+}
+
 impl<B: Backend> Encoder<B> {
+    /// The batches that [`warm_up`](Self::warm_up) runs, for whoever has to run them in another way.
+    pub fn practice(&self, most: usize) -> PracticeBatches {
+        let timed = timed(most, self.limits().max_tokens);
+        let pads = |shape| self.backend().pads(shape);
+        let ways = self.programs().ways(&timed, most, pads);
+        let lengths = |all: Vec<Practice>| all.into_iter().map(Practice::lengths).collect();
+        PracticeBatches { timed: lengths(timed), ways: lengths(ways) }
+    }
+
     /// Runs batches from small ones up to `most` tokens, and one of the longest sequences, each
     /// first to [tune](Backend::tune) the backend and then to time it; then those that take the
     /// ways that are left. Of either, no further one is begun `limit` after the first. `progress`
@@ -163,19 +181,22 @@ impl Practice {
         Shape { tokens: self.tokens, sequences: 1 + others, longest }
     }
 
-    fn batch(self) -> Batch {
-        let ids = vec![0; self.longest.max(self.others)];
+    /// Of its sequences.
+    fn lengths(self) -> Vec<usize> {
         let mut left = self.tokens;
         let lengths = [self.longest].into_iter().chain(std::iter::repeat(self.others.max(1)));
-        let mut batch = Batch::new();
-        for length in lengths {
+        let lengths = lengths.map_while(|length| {
             let length = length.min(left);
-            if length == 0 {
-                break;
-            }
-            batch.push(&ids[..length]);
             left -= length;
-        }
+            (length > 0).then_some(length)
+        });
+        lengths.collect()
+    }
+
+    fn batch(self) -> Batch {
+        let ids = vec![0; self.longest.max(self.others)];
+        let mut batch = Batch::new();
+        self.lengths().into_iter().for_each(|length| batch.push(&ids[..length]));
         batch
     }
 }

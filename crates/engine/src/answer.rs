@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::ask::Finish;
 use crate::error::RequestError;
 use crate::experiment::Turn;
+use crate::info::Info;
 use crate::models::Open;
 use crate::queue::{Queue, Waiting};
 use crate::request::{Embedding, Keep, Reply, Timings};
@@ -25,8 +26,8 @@ use crate::tokenize::Tokens;
 /// Where the inputs of accepted requests wait.
 pub(crate) type JobQueue = Queue<Payload>;
 
-/// Takes a request's answer to its caller.
-pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>) + Send>;
+/// Takes a request's answer to its caller, with what there is to know of the model that gave it.
+pub(crate) type Deliver = Box<dyn FnOnce(Result<Reply, RequestError>, Option<Arc<Info>>) + Send>;
 
 /// The right to answer a request, once. Let go of without an answer, it says that the request was
 /// lost.
@@ -64,9 +65,19 @@ impl Answer {
         Caller(Arc::clone(&self.given_up))
     }
 
-    /// Has room in the queue for `inputs`, and the model's word to stay, until the answer is given.
-    pub(crate) fn hold(&mut self, inputs: usize, model: Open) {
-        (self.room, self.model) = (inputs, Some(model));
+    /// When it was asked for.
+    pub(crate) fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// Keeps its model until the answer is given.
+    pub(crate) fn keep_model(&mut self, model: Open) {
+        self.model = Some(model);
+    }
+
+    /// Has room in the queue for `inputs` until the answer is given.
+    pub(crate) fn has_room(&mut self, inputs: usize) {
+        self.room = inputs;
     }
 
     /// Answers.
@@ -80,13 +91,20 @@ impl Answer {
         let Some(deliver) = self.deliver.take() else { return };
         if let Some(queue) = self.queue.upgrade() {
             queue.release(self.room);
-            queue.metrics.answered(self.asked.elapsed(), self.turn, &result);
+            let model = self.model_name();
+            queue.metrics.answered(model, self.asked.elapsed(), self.turn, &result);
         }
-        self.model = None;
-        deliver(result);
+        let info = self.model.take().map(|model| Arc::clone(&model.info));
+        deliver(result, info);
     }
 
-    fn is_given_up(&self) -> bool {
+    /// The model's name; empty where there is none.
+    fn model_name(&self) -> Arc<str> {
+        self.model.as_ref().map_or_else(Arc::default, |model| Arc::clone(&model.name))
+    }
+
+    /// Whether its caller has gone.
+    pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Acquire)
     }
 }
@@ -141,6 +159,8 @@ impl Waiting for Payload {
 
 /// A request that was accepted.
 pub(crate) struct Accepted {
+    /// The name of the model that it is for.
+    pub(crate) model: Arc<str>,
     pub(crate) finish: Finish,
     asked: Instant,
     state: Mutex<State>,
@@ -168,14 +188,14 @@ pub(crate) struct Part {
 impl Accepted {
     /// A request of so many inputs.
     pub(crate) fn new(inputs: usize, finish: Finish, keep: Keep, answer: Answer) -> Arc<Self> {
-        let asked = answer.asked;
+        let (model, asked) = (answer.model_name(), answer.asked);
         let state = State {
             embeddings: vec![None; inputs],
             missing: inputs,
             timings: Timings::default(),
             answer: Some(answer),
         };
-        Arc::new(Self { finish, asked, state: Mutex::new(state), _keep: keep })
+        Arc::new(Self { model, finish, asked, state: Mutex::new(state), _keep: keep })
     }
 
     /// Whether an answer is still wanted.
@@ -239,7 +259,7 @@ mod tests {
             room: 0,
             model: None,
             given_up: Arc::default(),
-            deliver: Some(Box::new(move |result| sender.send(result).unwrap())),
+            deliver: Some(Box::new(move |result, _| sender.send(result).unwrap())),
         };
         let caller = answer.caller();
         let finish = Finish::Vector { dimensions: 2, scaling: Scaling::AsIs };

@@ -18,6 +18,7 @@ use crate::tokenize::Side;
 
 /// A request of any kind.
 pub(crate) struct Ask {
+    pub(crate) model: Option<String>,
     pub(crate) texts: Vec<Texts>,
     pub(crate) truncation: Truncation,
     pub(crate) prompt: Prompt,
@@ -67,12 +68,13 @@ impl Finish {
 
 impl From<Request> for Ask {
     fn from(request: Request) -> Self {
-        let Request { inputs, truncation, normalize, dimensions, prompt, .. } = request;
+        let Request { model, inputs, truncation, normalize, dimensions, prompt, .. } = request;
         let texts = inputs.into_iter().map(|input| match input {
             Input::Text(text) => Texts::One(text),
             Input::Tokens(ids) => Texts::Tokens(ids),
         });
         Self {
+            model,
             texts: texts.collect(),
             truncation,
             prompt,
@@ -97,6 +99,7 @@ impl From<ScoreRequest> for Ask {
             }
         });
         Self {
+            model: request.model,
             texts: texts.collect(),
             truncation: request.truncation,
             prompt: Prompt::None,
@@ -127,14 +130,16 @@ impl Texts {
 }
 
 impl Ask {
-    /// Whatever a model is for, of one text in tokens.
-    pub(crate) fn practice(model: &Served, ids: Vec<u32>) -> Self {
-        let wants = match model.task {
+    /// Whatever a model is for, of texts in tokens.
+    pub(crate) fn practice(model: &Served, texts: Vec<Vec<u32>>) -> Self {
+        let wants = match model.info.task {
             Task::Embed => Wants::Vectors { normalize: None, dimensions: None },
             Task::Score { .. } => Wants::Scores { activation: None },
         };
-        let texts = vec![Texts::Tokens(ids)];
-        Self { texts, wants, ..Request { prompt: Prompt::None, ..Request::default() }.into() }
+        let texts = texts.into_iter().map(Texts::Tokens).collect();
+        let plain =
+            Request { prompt: Prompt::None, priority: Priority::Bulk, ..Request::default() };
+        Self { texts, wants, ..plain.into() }
     }
 
     /// What is wanted of rows, if the model can answer this.
@@ -161,14 +166,14 @@ impl Ask {
 impl Wants {
     fn finish(self, model: &Served) -> Result<Finish, RequestError> {
         let wrong = || RequestError::WrongTask {
-            model: model.name.clone(),
-            does: model.task.words(),
+            model: model.name.to_string(),
+            does: model.info.task.words(),
             asked: match self {
                 Self::Vectors { .. } => "vectors",
                 Self::Scores { .. } => "scores",
             },
         };
-        let (normalize, dimensions) = match (self, &model.task) {
+        let (normalize, dimensions) = match (self, &model.info.task) {
             (Self::Vectors { normalize, dimensions }, Task::Embed) => (normalize, dimensions),
             (Self::Scores { activation: asked }, Task::Score { activation, .. }) => {
                 return Ok(Finish::Scores(asked.unwrap_or(*activation)));

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use vecmill_hub::ModelRef;
 use vecmill_memory::GiveBack;
-use vecmill_model::{DType, Model, Pooling};
+use vecmill_model::{DType, Pooling};
 use vecmill_scheduler::policy::PolicyName;
 use vecmill_scheduler::{ClassId, DeviceSettings};
 
 use crate::devices::{self, DeviceSpec};
+use crate::early::EarlyRequests;
 use crate::engine::{Core, Engine, Loader, Parts};
 use crate::error::StartError;
 use crate::experiment::Experiment;
-use crate::info::{DeviceSummary, Info, Task};
+use crate::info::Info;
 use crate::machine::threads;
 use crate::metrics::{self, Metrics};
 use crate::models::{Models, Served};
@@ -23,7 +24,7 @@ use crate::practice;
 use crate::queue::Queue;
 use crate::request::Prompt;
 use crate::sensors::SensedDevice;
-use crate::settings::{MemoryBudget, Progress, Settings};
+use crate::settings::{MemoryBudget, Progress, Settings, Shares};
 use crate::stage::Stage;
 use crate::tokenize::Tokenizer;
 
@@ -53,6 +54,8 @@ pub struct Builder {
     policy: PolicyName,
     experiment: Option<(Vec<PolicyName>, Duration)>,
     devices: Vec<DeviceSpec>,
+    shares: Shares,
+    load_wait: Duration,
 }
 
 impl Default for Builder {
@@ -65,6 +68,8 @@ impl Default for Builder {
             policy: PolicyName::default(),
             experiment: None,
             devices: vec![DeviceSpec::AUTO],
+            shares: Shares::default(),
+            load_wait: Duration::ZERO,
         }
     }
 }
@@ -244,6 +249,22 @@ impl Builder {
         self
     }
 
+    /// How much of the devices' time the model of that name gets while others have work, too: in
+    /// proportion to `weight`, which is 1 for all of which nothing is said. It holds whenever the model
+    /// is loaded.
+    #[must_use]
+    pub fn share(mut self, model: &str, weight: f64) -> Self {
+        self.shares.set(model, weight);
+        self
+    }
+
+    /// How long a request for a model that is being loaded waits for it (default: not at all; it is
+    /// refused with [`RequestError::ModelLoading`](crate::RequestError::ModelLoading)).
+    #[must_use]
+    pub fn load_wait(self, load_wait: Duration) -> Self {
+        Self { load_wait, ..self }
+    }
+
     /// Is told what is being done while the engine starts.
     #[must_use]
     pub fn on_progress(mut self, progress: Progress) -> Self {
@@ -311,12 +332,14 @@ impl Builder {
         let largest =
             devices.iter().map(|(_, device)| device.batch_tokens).max().unwrap_or_default();
         let tokenizer = tokenizer?;
-        let (before, after) = tokenizer.special_tokens();
-        let info = Info {
-            tokens_before: before.to_vec(),
-            tokens_after: after.to_vec(),
-            ..self.info(settings, &model, largest, infos)
+        let engine = Info {
+            dtype: infos.first().map(|device| device.dtype.clone()).unwrap_or_default(),
+            queue_capacity: self.queue_capacity,
+            tokenization_workers: self.tokenization_workers,
+            devices: infos,
+            ..Info::default()
         };
+        let info = Info::of(settings, &model, &tokenizer, largest, engine);
         let experiment = self.experiment.clone().map(|(policies, window)| {
             Arc::new(Experiment::new(policies, window, metrics::seconds))
         });
@@ -327,11 +350,13 @@ impl Builder {
                 device.try_out(CLASS, texts).map_err(|error| error.to_string())
             })?;
         }
-        let how = (model, settings.default_prompt.clone());
-        let served = Served::new((settings.model_name().0, CLASS), tokenizer, how, limits)?;
+        let how = (model.pipeline, settings.default_prompt.clone());
+        let served = Served::new(CLASS, tokenizer, how, limits, info.clone())?;
         let metrics = Metrics::new(experiment.clone());
         let queue = Queue::new(self.queue_capacity, self.policy.policy(), devices, metrics);
-        let core = Core::new(Models::with(served), tokenizers, Arc::new(queue));
+        queue.set_weight(CLASS, self.shares.of(&info.model_id));
+        let early = EarlyRequests::new(self.load_wait, self.queue_capacity);
+        let core = Core::new(Models::with(served), tokenizers, Arc::new(queue), early);
         let parts = Parts {
             core: Arc::new(core),
             info,
@@ -339,7 +364,11 @@ impl Builder {
             speeds: caches,
             sensors: sensed,
             experiment,
-            loader: Some(Loader { settings: settings.clone(), profiles }),
+            loader: Some(Loader {
+                settings: settings.clone(),
+                profiles,
+                shares: self.shares.clone(),
+            }),
         };
         Engine::run(parts).map_err(StartError::Thread)
     }
@@ -361,6 +390,7 @@ impl Builder {
                 return Err(StartError::Setting { setting: "policy experiment", reason });
             }
         }
+        self.shares.check()?;
         let counts = [
             ("max batch tokens", self.settings.max_batch_tokens),
             ("queue capacity", self.queue_capacity),
@@ -372,33 +402,6 @@ impl Builder {
                 Err(StartError::Setting { setting, reason: "expected at least 1, found 0".into() })
             }
             None => Ok(()),
-        }
-    }
-
-    fn info(
-        &self,
-        settings: &Settings,
-        model: &Model,
-        max_batch_tokens: usize,
-        devices: Vec<DeviceSummary>,
-    ) -> Info {
-        let (model_id, revision) = settings.model_name();
-        Info {
-            model_id,
-            revision,
-            task: Task::of(model),
-            architecture: model.config.model_type.into(),
-            dtype: devices.first().map(|device| device.dtype.clone()).unwrap_or_default(),
-            pooling: model.pipeline.pooling.to_string(),
-            normalized: model.pipeline.normalize,
-            dimensions: model.dimensions(),
-            max_input_tokens: model.max_input_tokens(),
-            max_batch_tokens,
-            queue_capacity: self.queue_capacity,
-            tokenization_workers: self.tokenization_workers,
-            prompts: model.pipeline.prompts.clone(),
-            devices,
-            ..Info::default()
         }
     }
 }

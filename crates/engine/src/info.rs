@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use vecmill_model::{Model, ScoreActivation};
 
+use crate::settings::Settings;
+use crate::tokenize::Tokenizer;
+
 /// What a model is for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,7 +50,7 @@ impl Task {
     }
 }
 
-/// The model that an engine runs, and its limits.
+/// A model that an engine runs, and its limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// The Hugging Face id or folder that the model came from.
@@ -82,6 +85,35 @@ pub struct Info {
     pub tokens_after: Vec<u32>,
     /// The devices that run batches.
     pub devices: Vec<DeviceSummary>,
+}
+
+impl Info {
+    /// About a model of an engine, of which `engine` says what is the same for all.
+    pub(crate) fn of(
+        settings: &Settings,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        max_batch_tokens: usize,
+        engine: Self,
+    ) -> Self {
+        let (model_id, revision) = settings.model_name();
+        let (before, after) = tokenizer.special_tokens();
+        Self {
+            model_id,
+            revision,
+            task: Task::of(model),
+            architecture: model.config.model_type.into(),
+            pooling: model.pipeline.pooling.to_string(),
+            normalized: model.pipeline.normalize,
+            dimensions: model.dimensions(),
+            max_input_tokens: model.max_input_tokens(),
+            max_batch_tokens,
+            prompts: model.pipeline.prompts.clone(),
+            tokens_before: before.to_vec(),
+            tokens_after: after.to_vec(),
+            ..engine
+        }
+    }
 }
 
 /// A place that runs batches.

@@ -34,6 +34,7 @@ mod builder;
 pub mod capacity;
 pub mod convert;
 mod devices;
+mod early;
 mod engine;
 mod error;
 mod experiment;

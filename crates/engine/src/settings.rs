@@ -8,11 +8,15 @@ use std::time::Duration;
 use vecmill_hub::{FetchError, Fetcher, ModelRef};
 use vecmill_memory::PoolSettings;
 use vecmill_model::{DType, Model, ModelError, Pooling};
+use vecmill_scheduler::Speed;
 
 use crate::error::StartError;
 use crate::machine::threads;
 use crate::request::Prompt;
 use crate::stage::Stage;
+
+/// Tokens of the inputs for which batches are sized.
+const TYPICAL_LENGTH: f64 = 128.0;
 
 /// Is told what is being done.
 pub(crate) type Progress = Arc<dyn Fn(Stage) + Send + Sync>;
@@ -73,6 +77,18 @@ impl Settings {
         }
     }
 
+    /// The most tokens of a batch on a device of such a speed, which takes so many at most, for inputs as
+    /// long as `longest`: that, or less where the device is at nearly full speed with less, or where more
+    /// would take too long.
+    pub(crate) fn batch_tokens(&self, speed: &Speed, longest: usize, most: usize) -> usize {
+        match (self.batch_latency, speed.coefficients()) {
+            (Some(bound), Some(model)) => {
+                model.saturation_tokens(TYPICAL_LENGTH, bound, longest, most)
+            }
+            _ => most,
+        }
+    }
+
     /// The model's folder, fetched if it is not there.
     pub(crate) fn fetch(&self) -> Result<PathBuf, FetchError> {
         let progress = Arc::clone(&self.progress);
@@ -130,6 +146,32 @@ impl MemoryBudget {
                     "this system does not say how much memory there is: give a size such as 8GiB"
                         .into(),
             }),
+        }
+    }
+}
+
+/// The models' shares of the devices' time, by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shares(Vec<(String, f64)>);
+
+impl Shares {
+    pub(crate) fn set(&mut self, model: &str, weight: f64) {
+        self.0.retain(|(name, _)| name != model);
+        self.0.push((model.to_owned(), weight));
+    }
+
+    /// That of a model.
+    pub(crate) fn of(&self, model: &str) -> f64 {
+        self.0.iter().find(|(name, _)| name == model).map_or(1.0, |(_, weight)| *weight)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        match self.0.iter().find(|(_, weight)| !weight.is_finite() || *weight <= 0.0) {
+            Some((name, weight)) => {
+                let reason = format!("expected a weight above 0 for {name}, found {weight}");
+                Err(StartError::Setting { setting: "share", reason })
+            }
+            None => Ok(()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A thread beside the batches: a few times a second it has the scheduler look for devices that don't
-//! move and for work that is too late, which no event tells; and it changes the policy when an
+//! move and for work that is too late, which no event tells, and answers requests that have waited long
+//! enough for their model; and it changes the policy when an
 //! experiment's turn ends. A defect that panics on the way costs one look, not all later ones.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::answer::JobQueue;
+use crate::early::EarlyRequests;
 use crate::experiment::Experiment;
 
 /// How late a device that doesn't move is noticed, at most, when nobody asks for work.
@@ -25,6 +27,7 @@ impl Sweep {
     /// Looks after the devices called `devices`, and after the experiment on them if there is one.
     pub(crate) fn start(
         queue: Arc<JobQueue>,
+        early: Arc<EarlyRequests>,
         experiment: Option<Arc<Experiment>>,
         devices: Vec<String>,
     ) -> std::io::Result<Self> {
@@ -33,6 +36,7 @@ impl Sweep {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let look = || {
                     queue.check();
+                    early.check();
                     if let Some(experiment) = &experiment {
                         take_turns(&queue, experiment, &devices);
                     }

@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what must hold by panicking")]
 
+#[path = "support/block_on.rs"]
+mod block_on;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use vecmill_engine::ModelRef;
+use block_on::block_on;
 use vecmill_engine::{
-    Builder, Engine, MemoryStatistics, ModelState, Request, RequestError, StartError,
+    Builder, Engine, MemoryStatistics, ModelRef, ModelState, Priority, Request, RequestError,
+    Stage, StartError, TokenizeRequest,
 };
 
 const MODELS: [&str; 4] = ["bert-mean", "roberta-mean", "bert-cls", "xlm-roberta-cls"];
@@ -199,4 +205,226 @@ fn what_can_not_be_loaded_leaves_nothing_behind() {
     engine.load(model(MODELS[1])).unwrap();
     engine.readiness().unwrap();
     ask(&engine, None).unwrap();
+}
+
+/// The sum of the samples of a metric with a label `model`.
+fn counted(engine: &Engine, metric: &str, model: &str) -> Option<f64> {
+    let mut text = String::new();
+    engine.write_metrics(&mut text).unwrap();
+    let label = format!("model=\"{}\"", name(model));
+    let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains(&label));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).reduce(|a, b| a + b)
+}
+
+#[test]
+fn each_model_tells_of_itself_and_shows_its_tokens() {
+    let cache = tempfile::tempdir().unwrap();
+    let both = builder(cache.path()).model(model(MODELS[0])).model(model(MODELS[1]));
+    let both = both.start().unwrap();
+    for each in &MODELS[..2] {
+        let alone = builder(cache.path()).model(model(each)).start().unwrap();
+        assert_eq!(*both.info_of(Some(&name(each))).unwrap(), *alone.info());
+        let tokens = |engine: &Engine, model: Option<String>| {
+            let texts = TEXTS.map(str::to_owned).to_vec();
+            let request = TokenizeRequest { model, texts, ..TokenizeRequest::default() };
+            let listed = engine.tokenize_blocking(request).unwrap();
+            let of =
+                |text| (0..).map_while(|n| listed.token(text, n)).map(|token| token.id).collect();
+            (0..TEXTS.len()).map(of).collect::<Vec<Vec<u32>>>()
+        };
+        assert_eq!(tokens(&both, Some(name(each))), tokens(&alone, None), "{each}");
+    }
+    let unknown = both.info_of(Some("another")).unwrap_err();
+    assert!(matches!(unknown, RequestError::UnknownModel { .. }), "{unknown}");
+}
+
+#[test]
+fn what_models_do_is_counted_apart_while_they_are_there() {
+    let cache = tempfile::tempdir().unwrap();
+    let engine = builder(cache.path()).model(model(MODELS[0])).model(model(MODELS[1]));
+    let engine = engine.start().unwrap();
+    for _ in 0..3 {
+        ask(&engine, None).unwrap();
+    }
+    let requests = "vecmill_requests_total{outcome=\"ok\"";
+    assert_eq!(counted(&engine, requests, MODELS[0]), Some(3.0));
+    assert_eq!(counted(&engine, "vecmill_inputs_total", MODELS[0]), Some(9.0));
+    // Its practice is work, too.
+    let before = counted(&engine, "vecmill_tokens_total", MODELS[1]).unwrap();
+    ask(&engine, Some(MODELS[1])).unwrap();
+    assert!(counted(&engine, "vecmill_tokens_total", MODELS[1]).unwrap() > before);
+    ask(&engine, Some("another")).unwrap_err();
+    assert_eq!(counted(&engine, "vecmill_", "another"), None, "callers make no labels");
+    assert!(engine.unload(&name(MODELS[1])));
+    assert_eq!(counted(&engine, "vecmill_", MODELS[1]), None);
+    assert_eq!(counted(&engine, requests, MODELS[0]), Some(3.0));
+}
+
+/// Holds models up in the middle of their loading.
+struct Gate {
+    shut: Arc<AtomicBool>,
+    arrived: mpsc::Receiver<()>,
+    go: mpsc::Sender<()>,
+}
+
+impl Gate {
+    fn on(builder: Builder) -> (Builder, Self) {
+        let shut = Arc::new(AtomicBool::new(false));
+        let (arrive, arrived) = mpsc::channel();
+        let (go, may_go) = mpsc::channel();
+        let (closed, may_go) = (Arc::clone(&shut), Mutex::new(may_go));
+        let builder = builder.on_progress(Arc::new(move |stage| {
+            if matches!(stage, Stage::Loading { .. }) && closed.swap(false, Ordering::AcqRel) {
+                arrive.send(()).unwrap();
+                may_go.lock().unwrap().recv().unwrap();
+            }
+        }));
+        (builder, Self { shut, arrived, go })
+    }
+
+    /// Has `meanwhile` happen while `engine` loads `model`; says what came of that.
+    fn during<T>(
+        &self,
+        engine: &Engine,
+        model: ModelRef,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (Result<String, StartError>, T) {
+        thread::scope(|scope| {
+            self.shut.store(true, Ordering::Release);
+            let loading = scope.spawn(|| engine.load(model));
+            self.arrived.recv().unwrap();
+            let done = meanwhile();
+            self.go.send(()).unwrap();
+            (loading.join().unwrap(), done)
+        })
+    }
+}
+
+/// Asks for a model without waiting for the answer.
+fn ask_beside(engine: &Engine, model: String) -> thread::JoinHandle<Result<usize, RequestError>> {
+    let reply = engine.embed(Request { model: Some(model), ..Request::new(TEXTS) });
+    thread::spawn(|| block_on(reply).map(|reply| reply.embeddings.len()))
+}
+
+#[test]
+fn requests_for_a_model_that_is_loading_are_refused_at_once_or_wait_as_long_as_is_said() {
+    let cache = tempfile::tempdir().unwrap();
+    let of = |wait| Gate::on(builder(cache.path()).model(model(MODELS[0])).load_wait(wait));
+    let refused = |name: &str| Err(RequestError::ModelLoading { name: name.to_owned() });
+
+    for wait in [Duration::ZERO, Duration::from_millis(20)] {
+        let (builder, gate) = of(wait);
+        let engine = builder.start().unwrap();
+        let (loaded, answer) = gate.during(&engine, model(MODELS[1]), || {
+            ask_beside(&engine, name(MODELS[1])).join().unwrap()
+        });
+        loaded.unwrap();
+        assert_eq!(answer, refused(&name(MODELS[1])));
+    }
+
+    let (builder, gate) = of(Duration::from_secs(600));
+    let engine = builder.queue_capacity(2 * TEXTS.len()).start().unwrap();
+    let (loaded, answers) = gate.during(&engine, model(MODELS[1]), || {
+        let first = ask_beside(&engine, name(MODELS[1]));
+        // Nothing is kept of a caller who goes away.
+        drop(engine.embed(Request { model: Some(name(MODELS[1])), ..Request::new(TEXTS) }));
+        let mut others: Vec<_> = (0..2).map(|_| ask_beside(&engine, name(MODELS[1]))).collect();
+        let last = others.pop().unwrap();
+        (first, others, last)
+    });
+    loaded.unwrap();
+    let (first, others, last) = answers;
+    assert_eq!(first.join().unwrap(), Ok(TEXTS.len()));
+    let rest = others.into_iter().chain([last]).map(|answer| answer.join().unwrap());
+    let full = |answer: &Result<usize, _>| *answer == refused(&name(MODELS[1]));
+    assert!(rest.into_iter().any(|answer| full(&answer)), "more than fits the queue waited");
+
+    // Where it can't be loaded after all, they hear that there is none.
+    let copy = cache.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(folder(MODELS[2])).unwrap().map(Result::unwrap) {
+        if file.file_type().unwrap().is_dir() {
+            std::fs::create_dir(copy.join(file.file_name())).unwrap();
+            for inner in std::fs::read_dir(file.path()).unwrap().map(Result::unwrap) {
+                let to = copy.join(file.file_name()).join(inner.file_name());
+                std::fs::copy(inner.path(), to).unwrap();
+            }
+        } else {
+            std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+        }
+    }
+    let called = copy.display().to_string();
+    let (loaded, answer) = gate.during(&engine, ModelRef::Folder(copy.clone()), || {
+        let answer = ask_beside(&engine, called.clone());
+        let weights = std::fs::File::options().append(true).open(copy.join("model.safetensors"));
+        weights.unwrap().set_len(10_000_000).unwrap();
+        answer
+    });
+    loaded.unwrap_err();
+    let error = answer.join().unwrap().unwrap_err();
+    assert!(matches!(error, RequestError::UnknownModel { .. }), "{error}");
+}
+
+#[test]
+fn a_model_that_comes_later_is_warmed_up_while_others_work() {
+    let cache = tempfile::tempdir().unwrap();
+    // Batches of each practice that came to its end.
+    let stages = Arc::new(Mutex::new(Vec::new()));
+    let practised = || std::mem::take(&mut *stages.lock().unwrap());
+    let seen = Arc::clone(&stages);
+    let with = |each: &str| {
+        let seen = Arc::clone(&seen);
+        let told = builder(cache.path()).model(model(each)).warm_up(true);
+        let told = told.on_progress(Arc::new(move |stage| match stage {
+            Stage::WarmingUp { done, total, .. } if done == total => {
+                seen.lock().unwrap().push(total);
+            }
+            _ => {}
+        }));
+        told.start().unwrap()
+    };
+    drop(with(MODELS[2]));
+    let alone = practised();
+    assert_eq!(alone.len(), 1);
+    let engine = with(MODELS[0]);
+    practised();
+    let expected = ask(&engine, None).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let steady = scope.spawn(|| {
+            let mut answered = 0;
+            while !over.load(Ordering::Acquire) {
+                assert_eq!(ask(&engine, None).unwrap(), expected);
+                answered += 1;
+            }
+            answered
+        });
+        let ends = Ends(&over);
+        engine.load(model(MODELS[2])).unwrap();
+        drop(ends);
+        assert!(steady.join().unwrap() > 0);
+    });
+    assert_eq!(practised(), alone);
+    let batches = counted(&engine, "vecmill_batches_total", MODELS[2]).unwrap();
+    assert!(batches > 3.0 + 2.0, "more than the practice texts: {batches}");
+}
+
+#[test]
+fn a_model_of_a_greater_share_is_done_sooner() {
+    let cache = tempfile::tempdir().unwrap();
+    let engine = builder(cache.path()).model(model(MODELS[0])).model(model(MODELS[2]));
+    let wrong = engine.clone().share("any", 0.0).start().unwrap_err();
+    assert!(matches!(wrong, StartError::Setting { setting: "share", .. }), "{wrong}");
+    let engine = engine.share(&name(MODELS[2]), 4.0).max_batch_tokens(64).start().unwrap();
+    let before = counted(&engine, "vecmill_inputs_total", MODELS[0]).unwrap_or_default();
+    let texts = vec!["the right to rest and leisure"; 3000];
+    let ask = |model: &str| {
+        let priority = Priority::Bulk;
+        engine.embed(Request { model: Some(name(model)), priority, ..Request::new(texts.clone()) })
+    };
+    let (light, heavy) = (ask(MODELS[0]), ask(MODELS[2]));
+    block_on(heavy).unwrap();
+    let done = counted(&engine, "vecmill_inputs_total", MODELS[0]).unwrap() - before;
+    assert!(done < 0.7 * 3000.0, "{done} of 3000 beside four times the share");
+    block_on(light).unwrap();
 }

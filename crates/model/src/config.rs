@@ -2,10 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::families::{self, Family, Positions};
-use super::json::{JsonFile, shortened};
+use super::families::{self, Family, Names, Positions};
+use super::json::{Json, JsonFile, shortened};
 use super::keys::{self, Kind};
-use super::{ModelError, Warning};
+use super::{ModelError, Rotary, Warning, Window};
 
 /// Bounds of what is believed; the largest encoders stay far below.
 const HIDDEN: RangeInclusive<usize> = 1..=1 << 16;
@@ -14,11 +14,13 @@ const HEADS: RangeInclusive<usize> = 1..=1 << 10;
 const INTERMEDIATE: RangeInclusive<usize> = 1..=1 << 20;
 const VOCABULARY: RangeInclusive<usize> = 1..=1 << 24;
 const POSITIONS: RangeInclusive<usize> = 1..=1 << 20;
-const TOKEN_TYPES: RangeInclusive<usize> = 1..=1 << 10;
+const TOKEN_TYPES: RangeInclusive<usize> = 0..=1 << 10;
 const BUCKETS: RangeInclusive<usize> = 4..=1 << 10;
 
-const DEFAULT_EPSILON: f64 = 1e-12;
-const DEFAULT_TOKEN_TYPES: usize = 2;
+/// How many times the positions that it was trained with a model sees, where its positions stretch.
+const STRETCH: usize = 4;
+
+const EPSILON: f32 = 1e-12;
 const DEFAULT_BUCKETS: usize = 32;
 
 /// A function applied to each number between two projections.
@@ -52,6 +54,16 @@ impl Activation {
             "linear" => Self::Identity,
             _ => return None,
         })
+    }
+
+    /// The error that a file names another.
+    pub(super) fn unsupported(file: &JsonFile, name: &str) -> ModelError {
+        ModelError::Unsupported {
+            path: file.path().to_owned(),
+            what: "the activation",
+            found: shortened(name),
+            supported: Self::SUPPORTED.to_owned(),
+        }
     }
 
     /// By the class that a dense module uses, for example `torch.nn.modules.activation.Tanh`.
@@ -91,7 +103,7 @@ pub struct Config {
     pub intermediate: usize,
     /// How many token ids there are.
     pub vocabulary: usize,
-    /// Rows of the position embeddings.
+    /// Rows of the position embeddings; where there are none, how many the model was made for.
     pub positions: usize,
     /// The row of a text's first token: 0, or the padding token's id + 1; below `positions`.
     pub position_offset: usize,
@@ -103,6 +115,33 @@ pub struct Config {
     pub activation: Activation,
     /// Rows of the attention bias by distance, in families that have one.
     pub relative_buckets: Option<usize>,
+    /// How each layer's attention sees positions.
+    pub sights: Vec<Sight>,
+    /// Which parts have biases, in families that leave it open.
+    pub biases: Biases,
+}
+
+/// How a layer's attention sees positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sight {
+    /// Turns queries and keys.
+    pub rotary: Option<Rotary>,
+    /// Which tokens one sees.
+    pub window: Window,
+}
+
+/// Which parts have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in files")]
+pub struct Biases {
+    /// Queries, keys, values and attention's output.
+    pub attention: bool,
+    /// The first layer of the feed-forward part.
+    pub up: bool,
+    /// The second one.
+    pub down: bool,
+    /// Norms.
+    pub norm: bool,
 }
 
 impl Config {
@@ -110,17 +149,19 @@ impl Config {
     pub(super) fn read(file: &JsonFile, warnings: &mut Vec<Warning>) -> Result<Self, ModelError> {
         let (family, model_type) = family(file)?;
         keys::check(file, Kind::Config(family), warnings)?;
-        refuse_code(file)?;
+        refuse_code(file, family)?;
         let keys = &family.keys;
-        let hidden = file.required_integer(keys.hidden, HIDDEN)?;
-        let heads = file.required_integer(keys.heads, HEADS)?;
+        let size = |names, range| file.required_integer(name(file, names)?, range);
+        let (hidden, heads) = (size(keys.hidden, HIDDEN)?, size(keys.heads, HEADS)?);
         if !hidden.is_multiple_of(heads) {
-            return Err(file.wrong(keys.heads, format!("a divisor of {hidden}")));
+            return Err(file.wrong(name(file, keys.heads)?, format!("a divisor of {hidden}")));
         }
+        let (layers, positions) = (size(keys.layers, LAYERS)?, size(keys.positions, POSITIONS)?);
         let vocabulary = file.required_integer("vocab_size", VOCABULARY)?;
-        let positions = file.required_integer("max_position_embeddings", POSITIONS)?;
         let token_types = match keys.token_types {
-            Some(key) => file.integer(key, TOKEN_TYPES)?.unwrap_or(DEFAULT_TOKEN_TYPES),
+            Some((keys, default)) => {
+                file.integer(name(file, keys)?, TOKEN_TYPES)?.unwrap_or(default)
+            }
             None => 0,
         };
         let relative_buckets = match keys.relative_buckets {
@@ -131,15 +172,15 @@ impl Config {
             Some((key, default)) => file.integer(key, HIDDEN)?.unwrap_or(default),
             None => hidden,
         };
-        Ok(Self {
+        let mut config = Self {
             family,
             model_type,
             hidden,
             embedding,
-            layers: file.required_integer(keys.layers, LAYERS)?,
+            layers,
             heads,
             head_size: hidden / heads,
-            intermediate: file.required_integer(keys.intermediate, INTERMEDIATE)?,
+            intermediate: size(keys.intermediate, INTERMEDIATE)?,
             vocabulary,
             positions,
             position_offset: position_offset(file, family, vocabulary.min(positions - 1))?,
@@ -147,17 +188,45 @@ impl Config {
             epsilon: epsilon(file, family)?,
             activation: activation(file, keys.activation)?,
             relative_buckets,
-        })
+            sights: vec![Sight { rotary: None, window: Window::FULL }; layers],
+            biases: Biases { attention: true, up: true, down: true, norm: true },
+        };
+        (family.settle)(file, &mut config)?;
+        Ok(config)
+    }
+
+    /// The most tokens of an input where nothing is said of that.
+    pub fn usual_tokens(&self) -> usize {
+        self.positions - self.position_offset
     }
 
     /// The most tokens that have a position.
     pub fn max_tokens(&self) -> usize {
-        self.positions - self.position_offset
+        let stretches =
+            |sight: &Sight| sight.rotary.is_some_and(|rotary| rotary.depends_on_length());
+        if self.sights.iter().any(stretches) {
+            STRETCH * self.positions
+        } else {
+            self.usual_tokens()
+        }
+    }
+}
+
+/// The name by which `file` has a key: the first of `names` that is there. Another must say the same.
+fn name(file: &JsonFile, names: Names) -> Result<&'static str, ModelError> {
+    let mut there = names.iter().copied().filter(|name| file.get(name).is_some());
+    let first = there.next().or(names.first().copied()).unwrap_or_default();
+    match there.find(|other| file.get(other) != file.get(first)) {
+        Some(other) => Err(file.wrong(other, format!("the same as '{first}'"))),
+        None => Ok(first),
     }
 }
 
 fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError> {
-    let supported = || families::ALL.map(|family| family.model_types.join(", ")).join(", ");
+    let supported = || {
+        let names = families::ALL.iter().flat_map(|family| family.model_types);
+        names.copied().collect::<Vec<_>>().join(", ")
+    };
     let Some(found) = file.text("model_type")? else {
         return Err(file.wrong("model_type", format!("one of {}", supported())));
     };
@@ -169,12 +238,17 @@ fn family(file: &JsonFile) -> Result<(&'static Family, &'static str), ModelError
     })
 }
 
-/// Refuses models whose body is code of their own, whatever family they say they are.
-fn refuse_code(file: &JsonFile) -> Result<(), ModelError> {
+/// Refuses models whose body is code of their own, whatever family they say they are; unless it is known to
+/// compute what the family does.
+fn refuse_code(file: &JsonFile, family: &Family) -> Result<(), ModelError> {
     let key = "auto_map";
     let Some(map) = file.get(key) else { return Ok(()) };
     let map = map.as_object().ok_or_else(|| file.wrong(key, "an object"))?;
-    match map.get("AutoModel") {
+    let known = |class: &Json| {
+        let class = class.as_text().and_then(|class| class.rsplit('.').next());
+        class.is_some_and(|class| family.code.contains(&class))
+    };
+    match map.get("AutoModel").filter(|class| !known(class)) {
         Some(class) => Err(ModelError::Unsupported {
             path: file.path().to_owned(),
             what: "the model's own code",
@@ -204,8 +278,9 @@ fn position_offset(file: &JsonFile, family: &Family, limit: usize) -> Result<usi
     reason = "single precision is what layer norms compute in"
 )]
 fn epsilon(file: &JsonFile, family: &Family) -> Result<f32, ModelError> {
-    let Some(key) = family.keys.epsilon else { return Ok(DEFAULT_EPSILON as f32) };
-    let epsilon = file.number(key)?.unwrap_or(DEFAULT_EPSILON) as f32;
+    let Some((keys, default)) = family.keys.epsilon else { return Ok(EPSILON) };
+    let key = name(file, keys)?;
+    let epsilon = file.number(key)?.unwrap_or(default) as f32;
     if epsilon > 0.0 && epsilon <= 1.0 {
         Ok(epsilon)
     } else {
@@ -213,12 +288,7 @@ fn epsilon(file: &JsonFile, family: &Family) -> Result<f32, ModelError> {
     }
 }
 
-fn activation(file: &JsonFile, key: &str) -> Result<Activation, ModelError> {
-    let name = file.text(key)?.unwrap_or("gelu");
-    Activation::from_name(name).ok_or_else(|| ModelError::Unsupported {
-        path: file.path().to_owned(),
-        what: "the activation",
-        found: shortened(name),
-        supported: Activation::SUPPORTED.to_owned(),
-    })
+fn activation(file: &JsonFile, (keys, default): (Names, &str)) -> Result<Activation, ModelError> {
+    let name = file.text(name(file, keys)?)?.unwrap_or(default);
+    Activation::from_name(name).ok_or_else(|| Activation::unsupported(file, name))
 }

@@ -31,8 +31,9 @@ pub enum Task {
 }
 
 /// What the bodies of all families are called where they were saved without a head.
-const BODIES: [&str; 8] = [
+const BODIES: &[&str] = &[
     "BertModel",
+    "ErnieModel",
     "RobertaModel",
     "XLMRobertaModel",
     "CamembertModel",
@@ -40,6 +41,10 @@ const BODIES: [&str; 8] = [
     "DistilBertModel",
     "MPNetModel",
     "ElectraModel",
+    "NomicBertModel",
+    "NewModel",
+    "GteModel",
+    "ModernBertModel",
 ];
 
 /// How the classes end that have a head of classification.

@@ -47,7 +47,7 @@ pub use architecture::{
     Architecture, Attention, Bias, Buckets, Embedding, FeedForward, Heads, Layer, Linear, Norm,
     Order, Window,
 };
-pub use config::{Activation, Config};
+pub use config::{Activation, Biases, Config, Sight};
 pub use convert::{ConvertError, Rounding};
 pub use error::ModelError;
 pub use families::Family;
@@ -115,7 +115,7 @@ impl Model {
         let config = Config::read(&file, &mut warnings)?;
         let pipeline = Pipeline::open(&modules, &config, pooling, &mut warnings)?;
         let weights = Weights::open(transformer)?;
-        let weights = weights.with_prefix_of(families::WORDS, config.family.prefixes)?;
+        let weights = weights.with_prefix_of(config.family.words, config.family.prefixes)?;
         let (chosen, found) = (pooling.is_some(), (&config, &weights));
         let task = head::made_for(&modules, &file, found, chosen, &mut warnings)?;
         let embeds = matches!(task, Task::Embed);

@@ -122,7 +122,7 @@ fn limits(
             limit => limit,
         };
     }
-    Ok((limit.unwrap_or(usize::MAX).min(config.max_tokens()), lowercase))
+    Ok((limit.unwrap_or(config.usual_tokens()).min(config.max_tokens()), lowercase))
 }
 
 /// The transformer's settings: the first file that is there and says something.

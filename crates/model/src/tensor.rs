@@ -83,6 +83,29 @@ impl TensorView {
         Self { name: name.into(), dtype, shape, storage: Storage::Mapped(file, range) }
     }
 
+    /// Some of its rows, which are those of its first dimension; none where it has fewer.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let columns = self.shape.iter().skip(1).product::<usize>();
+        let first = self.shape.first().copied().unwrap_or(0);
+        let rows = rows.start.min(first)..rows.end.min(first);
+        let within = rows.start * columns..rows.end.max(rows.start) * columns;
+        let storage = match &self.storage {
+            Storage::Mapped(file, range) => {
+                let bytes = self.dtype.bytes();
+                let (start, end) = (within.start * bytes, within.end * bytes);
+                Storage::Mapped(Arc::clone(file), range.start + start..range.start + end)
+            }
+            Storage::Owned(values) => {
+                Storage::Owned(Arc::new(values.get(within).unwrap_or_default().to_vec()))
+            }
+        };
+        let mut shape = self.shape.to_vec();
+        if let Some(count) = shape.first_mut() {
+            *count = rows.len();
+        }
+        Self { name: Arc::clone(&self.name), dtype: self.dtype, shape: shape.into(), storage }
+    }
+
     /// Makes sure that its file, if it has one, was not changed since it was opened.
     pub(super) fn check_unchanged(&self) -> Result<(), ModelError> {
         match &self.storage {

@@ -148,6 +148,12 @@ impl Weights {
         Self { prefix: "", ..self.clone() }
     }
 
+    /// The shape of the tensor `name`, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let entry = self.tensors.get(&format!("{}{name}", self.prefix))?;
+        Some(&entry.shape)
+    }
+
     /// The whole names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

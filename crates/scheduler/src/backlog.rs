@@ -292,8 +292,10 @@ impl<T> Backlog<T> {
 
     /// When the oldest group arrived.
     pub(crate) fn oldest(&self) -> Option<f64> {
-        let oldest = [self.interactive.oldest(), self.bulk.oldest()];
-        oldest.into_iter().flatten().min_by(f64::total_cmp)
+        match (self.interactive.oldest(), self.bulk.oldest()) {
+            (Some(interactive), Some(bulk)) => Some(interactive.min(bulk)),
+            (interactive, bulk) => interactive.or(bulk),
+        }
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, jobs: impl IntoIterator<Item = Job<T>>) {

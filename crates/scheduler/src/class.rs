@@ -146,10 +146,11 @@ impl<T> ClassRecord<T> {
         }
         self.rates();
         self.snapshot.rate = self.serving(devices).map(|(index, _)| self.rates.of(index)).sum();
+        let oldest = self.common.oldest();
         let mut views = std::mem::take(&mut self.snapshot.views);
         views.clear();
         views.extend(
-            devices.iter().enumerate().map(|(index, device)| self.view(now, index, device)),
+            devices.iter().enumerate().map(|(index, device)| self.view(now, index, device, oldest)),
         );
         let rate = self.snapshot.rate;
         self.snapshot =
@@ -167,19 +168,17 @@ impl<T> ClassRecord<T> {
     pub(crate) fn refresh_device(&mut self, now: f64, index: usize, device: &DeviceRecord) {
         self.invalidate_policy();
         if self.snapshot.roughly_at > f64::NEG_INFINITY {
-            self.snapshot.views[index] = self.view(now, index, device);
+            self.snapshot.views[index] = self.view(now, index, device, self.common.oldest());
         }
     }
 
-    fn view(&self, now: f64, index: usize, device: &DeviceRecord) -> View {
+    /// One device; the oldest of the common backlog arrived at `oldest`.
+    #[inline]
+    fn view(&self, now: f64, index: usize, device: &DeviceRecord, oldest: Option<f64>) -> View {
         let member = &self.members[index];
-        let waiting_since = member.assigned.oldest().or(self.common.oldest()).unwrap_or(now);
-        let view = member.view(device, (now, waiting_since), &self.rates);
-        let share = match self.snapshot.rate {
-            rate if view.serves && rate > 0.0 => self.rates.of(index) / rate,
-            _ => 0.0,
-        };
-        View { share, ..view }
+        let waiting_since = || member.assigned.oldest().or(oldest).unwrap_or(now);
+        let share = self.rates.of(index) / self.snapshot.rate;
+        member.view(device, now, waiting_since, &self.rates, share)
     }
 
     /// Has the policy see what is to be decided by for a device that asks.
@@ -272,17 +271,26 @@ impl<T> Member<T> {
         self.speed.observed() >= MEASURED
     }
 
-    /// How others see it, but for its share, at a time; `waiting_since` is when the oldest work that it
-    /// might do arrived. One that is late counts as late by as much again, be it in finishing or in asking
-    /// for work.
-    fn view(&self, device: &DeviceRecord, (now, waiting_since): (f64, f64), all: &Rates) -> View {
+    /// How others see it, at a time; `waiting_since` is when the oldest work that it might do arrived,
+    /// `share` its share if it serves. One that is late counts as late by as much again, be it in finishing
+    /// or in asking for work.
+    #[inline]
+    fn view(
+        &self,
+        device: &DeviceRecord,
+        now: f64,
+        waiting_since: impl Fn() -> f64,
+        all: &Rates,
+        share: f64,
+    ) -> View {
         let model = all.model(&self.speed);
-        let ready = device.done_at().unwrap_or_else(|| device.since.max(waiting_since).min(now));
+        let ready = device.done_at().unwrap_or_else(|| device.since.max(waiting_since()).min(now));
         let doubtful = !self.is_measured() || self.speed.was_surpassed();
         let unmeasured = if doubtful { u64::MAX } else { all.batches - self.measured };
         let per_token = model.marginal(all.length).max(LEAST_PER_TOKEN);
+        let serves = self.serves && device.condition.serves();
         View {
-            serves: self.serves && device.condition.serves(),
+            serves,
             free_in: (ready - now).abs(),
             due_in: ready - now,
             running: device.running.len(),
@@ -292,7 +300,7 @@ impl<T> Member<T> {
             fixed: model.fixed,
             per_token,
             slope: per_token + model.fixed / float(self.batch_tokens.max(1)),
-            share: 0.0,
+            share: if serves && share.is_finite() { share } else { 0.0 },
             unmeasured,
         }
     }
@@ -394,6 +402,7 @@ impl DeviceRecord {
     }
 
     /// When it should be done with all that it has taken; `None` if it is idle.
+    #[inline]
     pub(crate) fn done_at(&self) -> Option<f64> {
         let cost: f64 = self.running.iter().map(|batch| batch.cost).sum();
         (!self.is_idle()).then_some(self.since + cost)
@@ -417,7 +426,8 @@ mod tests {
     fn who_is_late_counts_as_late_by_as_much_again() {
         let mut device = DeviceRecord::new(2);
         let (member, rates) = (Member::<()>::absent(), Rates::new(1));
-        let free_in = |device: &DeviceRecord, now| member.view(device, (now, 0.0), &rates).free_in;
+        let free_in =
+            |device: &DeviceRecord, now| member.view(device, now, || 0.0, &rates, 0.0).free_in;
         device.took(0.0, ClassId(0), Size::equal(1, 10), 1.0);
         assert_eq!([0.25, 1.0, 1.5].map(|now| free_in(&device, now)), [0.75, 0.0, 0.5]);
         device.done(2.0, ClassId(0), 1);

@@ -47,6 +47,14 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// From now on a class gets devices' time in proportion to this, which is above 0, while others have
+    /// work.
+    pub fn set_weight(&mut self, class: ClassId, weight: f64) {
+        if weight.is_finite() && weight > 0.0 {
+            self.classes[class.0].weight = weight;
+        }
+    }
+
     /// A class is about to get work.
     pub(crate) fn enter(&mut self, class: ClassId) {
         if self.classes.len() > 1 && !self.is_busy(class) {

@@ -39,6 +39,10 @@ pub(crate) const NORM: Source = source!("prelude.cuh", "moments.cuh", "norm.cu")
 pub(crate) const POOL: Source = source!("prelude.cuh", "pool.cu");
 /// Activations in place.
 pub(crate) const ACTIVATION: Source = source!("prelude.cuh", "activation.cu");
+/// Sums and gates.
+pub(crate) const ELEMENTS: Source = source!("prelude.cuh", "elements.cu");
+/// Rotary positions.
+pub(crate) const ROTATE: Source = source!("prelude.cuh", "sequences.cuh", "rotate.cu");
 /// Linear layers of sizes that cuBLASLt does not take well.
 pub(crate) const LINEAR_ANY: Source = source!("prelude.cuh", "linear_any.cu");
 /// Attention on tensor cores.
@@ -73,7 +77,7 @@ pub(crate) const FEED_FORWARD_SM90: Source =
 
 impl Source {
     /// The last text's name: that of the kernels.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         self.0.last().map_or("", |(name, _)| name)
     }
 
@@ -209,7 +213,8 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn every_kernel_compiles_for_every_architecture() {
         let nvrtc = Nvrtc::load().unwrap();
-        let sources = [NORM, POOL, ACTIVATION, LINEAR_ANY, ATTENTION, ATTENTION_ANY];
+        let sources =
+            [NORM, POOL, ACTIVATION, ELEMENTS, ROTATE, LINEAR_ANY, ATTENTION, ATTENTION_ANY];
         for (architecture, source) in
             ["sm_75", "sm_80", "sm_90a"].iter().flat_map(|a| sources.map(|source| (a, source)))
         {
@@ -220,12 +225,13 @@ mod tests {
                 {
                     continue;
                 }
-                for head_size in [32, 64, 96, 128] {
+                for (head_size, windowed) in [(32, 0), (64, 0), (64, 1), (96, 1), (128, 0)] {
                     let options = [
                         "--std=c++17".to_owned(),
                         format!("--gpu-architecture={architecture}"),
                         format!("-D{define}"),
                         format!("-DHEAD_SIZE={head_size}"),
+                        format!("-DWINDOWED={windowed}"),
                     ];
                     let code = nvrtc.compile(source.name(), &source.text(), &options);
                     assert!(!code.unwrap().is_empty());
@@ -238,7 +244,7 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn kernels_that_write_fp8_compile_where_it_is() {
         let nvrtc = Nvrtc::load().unwrap();
-        for source in [NORM, ATTENTION, ATTENTION_ANY, ATTENTION_SM90] {
+        for source in [NORM, ELEMENTS, ATTENTION, ATTENTION_ANY, ATTENTION_SM90] {
             let options = ["--std=c++17", "--gpu-architecture=sm_90a", "-DT_F16", "-DHEAD_SIZE=64"];
             let mut options = options.map(str::to_owned).to_vec();
             options.push("-DFP8_OUTPUT=1".to_owned());
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn every_file_of_kernels_is_part_of_the_program() {
-        let mut sources = vec![NORM, POOL, ACTIVATION, LINEAR_ANY];
+        let mut sources = vec![NORM, POOL, ACTIVATION, ELEMENTS, ROTATE, LINEAR_ANY];
         sources.extend([ATTENTION, ATTENTION_SM90, ATTENTION_ANY, GEMM_SM90, FEED_FORWARD_SM90]);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
         // It is not there if the test was built on another machine.
@@ -289,11 +295,12 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn attention_for_hopper_compiles_and_takes_the_shared_memory_it_is_given() {
         let nvrtc = Nvrtc::load().unwrap();
-        for define in ["F16", "BF16"] {
+        for (define, windowed) in [("F16", 0), ("BF16", 0), ("F16", 1), ("BF16", 1)] {
             let size = HOPPER_HEAD_SIZE;
             let mut options = vec!["--std=c++17".to_owned()];
             options.extend(["--gpu-architecture=sm_90a".to_owned(), format!("-DT_{define}")]);
             options.push(format!("-DHEAD_SIZE={size}"));
+            options.push(format!("-DWINDOWED={windowed}"));
             let check = format!("static_assert(SHARED_BYTES == {});", hopper_shared_bytes(size));
             let text = ATTENTION_SM90.text() + &check;
             assert!(!nvrtc.compile(ATTENTION_SM90.name(), &text, &options).unwrap().is_empty());
@@ -319,8 +326,9 @@ mod tests {
 
     #[test]
     fn every_kernel_waits_for_the_one_before() {
-        let files = [NORM, POOL, ACTIVATION, LINEAR_ANY, ATTENTION, ATTENTION_SM90, ATTENTION_ANY];
-        for Source(files) in files.into_iter().chain([GEMM_SM90, FEED_FORWARD_SM90]) {
+        let files = [NORM, POOL, ACTIVATION, ELEMENTS, ROTATE, LINEAR_ANY, ATTENTION];
+        let others = [ATTENTION_SM90, ATTENTION_ANY, GEMM_SM90, FEED_FORWARD_SM90];
+        for Source(files) in files.into_iter().chain(others) {
             let (file, text) = files.last().unwrap();
             let kernels = text.matches("extern \"C\" __global__").count();
             let waits = text.matches("await_previous_kernel();").count();

@@ -62,8 +62,10 @@ pub(crate) enum Argument<'a> {
     U32(u32),
     U64(u64),
     F32(f32),
-    /// By value: 128 bytes, where the others have eight at most.
+    /// By value: 128 bytes.
     TensorMap(&'a TensorMap<'a>),
+    /// By value: a structure of so many times four bytes. All others have eight at most.
+    Words(&'a [u32]),
 }
 
 impl Module {
@@ -185,6 +187,7 @@ impl LoadedKernel {
         let mut values: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
         let pointer = |(argument, value): (&Argument<'_>, _)| match argument {
             Argument::TensorMap(map) => std::ptr::from_ref(*map).cast_mut().cast(),
+            Argument::Words(words) => words.as_ptr().cast_mut().cast(),
             _ => std::ptr::from_mut::<u64>(value).cast(),
         };
         let mut pointers: Vec<*mut c_void> =
@@ -199,8 +202,8 @@ impl LoadedKernel {
         // SAFETY: kernel and stream are live; a kernel may stand for its function here. The attribute's
         // identifier says which member of the union is set. The driver
         // reads as many pointers as the kernel has parameters, and behind each no more than eight
-        // bytes, or a tensor map's, without writing there; that there are as many, and maps where
-        // the kernel takes maps, was checked. A driver before 12.4 can't tell: then it is what each
+        // bytes, or a tensor map's or all words, without writing there; that there are as many, and of
+        // the kernel's sizes, was checked. A driver before 12.4 can't tell: then it is what each
         // caller's constant list says, and newer drivers have checked. The kernel itself touches
         // device memory only: see the module's head.
         let result = unsafe {
@@ -260,13 +263,14 @@ impl Argument<'_> {
             Self::Span(_) | Self::Null | Self::U64(_) => 8,
             Self::U32(_) | Self::F32(_) => 4,
             Self::TensorMap(_) => size_of::<TensorMap<'_>>(),
+            Self::Words(words) => size_of_val(*words),
         }
     }
 
     fn bits(self) -> u64 {
         match self {
             Self::Span(span) => span.address(),
-            Self::Null | Self::TensorMap(_) => 0,
+            Self::Null | Self::TensorMap(_) | Self::Words(_) => 0,
             Self::U32(value) => value.into(),
             Self::U64(value) => value,
             Self::F32(value) => value.to_bits().into(),

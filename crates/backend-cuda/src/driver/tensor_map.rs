@@ -39,7 +39,7 @@ pub(crate) struct TensorMap<'block> {
 
 impl<'block> TensorMap<'block> {
     /// Describes the matrix `[rows, columns]` at the start of `span`. Its rows are multiples of 16
-    /// bytes, as is its address; a box has at most 256 rows, and columns of 64 or 128 bytes.
+    /// bytes, as is its address; a box has at most 256 rows, and columns of 32, 64 or 128 bytes.
     pub(crate) fn new(
         context: &Context,
         span: DeviceSpan<'block>,
@@ -63,6 +63,7 @@ impl<'block> TensorMap<'block> {
             TensorElement::E4m3 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let swizzle = match box_columns.saturating_mul(element.bytes()) {
+            32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
             64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
             128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
             _ => return Err(DriverError::invalid(CALL)),

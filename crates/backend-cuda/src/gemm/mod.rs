@@ -45,7 +45,7 @@ pub(crate) use choose::{Measured, Size, Then, own_norm_pays, own_pays, row_class
 pub use error::GemmError;
 pub(crate) use hopper::{
     Deferral, DeferredInput, DeferredResidual, FeedForward as HopperFeedForward, HopperGemm,
-    Product as HopperProduct, Widths,
+    Product as HopperProduct, Rotation, Widths,
 };
 #[cfg(test)]
 pub(crate) use hopper::{used, used_feed_forward};

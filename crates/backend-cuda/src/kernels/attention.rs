@@ -10,7 +10,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Attended, Heads, KernelError, Packed, launch, name, number, output_defines};
+use vecmill_model::Window;
+
+use super::{Attended, DistanceBias, Heads, KernelError, Packed};
+use super::{launch, name, number, output_defines};
 use crate::compiler::{ATTENTION, ATTENTION_ANY, ATTENTION_SM90, Compiler};
 use crate::driver::{Argument, DeviceSpan, LoadedKernel, Module, TensorElement, TensorMap};
 use crate::gemm::Format;
@@ -47,7 +50,7 @@ enum AttentionKernel {
 
 /// What of a batch the rules go by.
 #[derive(Debug, Clone, Copy)]
-struct Lengths {
+pub(super) struct Lengths {
     sequences: usize,
     tokens: usize,
     longest: usize,
@@ -78,6 +81,8 @@ struct Part {
     head_size: usize,
     /// Whether the output is in e4m3.
     narrow: bool,
+    /// Whether queries see less than their sequence.
+    windowed: bool,
 }
 
 /// A kernel of a module.
@@ -112,7 +117,7 @@ impl Abilities {
 }
 
 impl Packed<'_> {
-    fn lengths(self) -> Lengths {
+    pub(super) fn lengths(self) -> Lengths {
         let Self { sequences, tokens, longest, .. } = self;
         Lengths { sequences, tokens, longest }
     }
@@ -148,7 +153,7 @@ impl Attention {
             return self.run_on_hopper(stream, rows, sequences, (heads, backwards), element);
         }
         row_order.forwards();
-        let Heads { heads, head_size, bias } = heads;
+        let Heads { heads, head_size, window, bias } = heads;
         let multiprocessors = self.multiprocessors();
         let (rows, threads) = match way {
             AttentionKernel::Any => (32, head_size.max(32).next_power_of_two()),
@@ -165,13 +170,19 @@ impl Attention {
             number(sequences.sequences),
             number(heads),
             number(slots_each),
+            distances(window),
         ];
         let mut shared_bytes = 0;
-        if let Some((table, reach)) = bias {
-            arguments.extend([Argument::Span(table), number(reach)]);
-            shared_bytes = 4 * (2 * reach + 1);
+        match bias {
+            Some(DistanceBias::Table(table, reach)) => {
+                arguments.extend([Argument::Span(table), number(reach)]);
+                shared_bytes = 4 * (2 * reach + 1);
+            }
+            Some(DistanceBias::Alibi) => arguments.extend([Argument::Null, number(0)]),
+            None => {}
         }
-        let part = Part { way, head_size, narrow: output.narrow };
+        let windowed = window != Window::FULL;
+        let part = Part { way, head_size, narrow: output.narrow, windowed };
         let kernel = self.kernel(Variant { part, rows, biased: bias.is_some() })?;
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
         launch(&kernel, stream, heads * slots, threads, shared_bytes, &arguments)
@@ -182,7 +193,7 @@ impl Attention {
         stream: &CudaStream,
         (qkv, output): (DeviceSpan<'_>, Attended<'_>),
         sequences: Packed<'_>,
-        (Heads { heads, head_size, .. }, backwards): (Heads<'_>, bool),
+        (Heads { heads, head_size, window, .. }, backwards): (Heads<'_>, bool),
         element: TensorElement,
     ) -> Result<(), KernelError> {
         let lengths = sequences.lengths();
@@ -201,8 +212,10 @@ impl Attention {
             number(slots),
             number(slots_each),
             number(backwards.into()),
+            distances(window),
         ];
-        let part = Part { way: AttentionKernel::Hopper, head_size, narrow: output.narrow };
+        let (way, windowed) = (AttentionKernel::Hopper, window != Window::FULL);
+        let part = Part { way, head_size, narrow: output.narrow, windowed };
         let kernel = self.kernel(Variant { part, rows: 0, biased: false })?;
         let blocks = (heads * slots).min(self.multiprocessors());
         let shared_bytes = hopper_shared_bytes(head_size) as usize;
@@ -251,6 +264,7 @@ impl Attention {
         };
         let mut defines = output_defines(part.narrow);
         defines.push(format!("HEAD_SIZE={}", part.head_size));
+        defines.push(format!("WINDOWED={}", u8::from(part.windowed)));
         let module = self.compiler.load(source, self.format, &defines)?;
         modules.insert(part, Arc::clone(&module));
         Ok(module)
@@ -259,6 +273,13 @@ impl Attention {
     fn multiprocessors(&self) -> usize {
         self.device.info().multiprocessors as usize
     }
+}
+
+/// `Window` of `sequences.cuh`: two numbers of 32 bits, the left one first.
+fn distances(window: Window) -> Argument<'static> {
+    const ALL: usize = 1 << 29;
+    let side = |distance: Option<usize>| distance.map_or(ALL, |distance| distance.min(ALL)) as u64;
+    Argument::U64(side(window.left) | side(window.right) << 32)
 }
 
 /// What `attention_sm90.cu` is faster for, as measured on an H200.
@@ -286,7 +307,7 @@ fn rows(choices: &[usize], lengths: Lengths, heads: usize, multiprocessors: usiz
 
 /// Blocks of `rows` queries that a head needs, and those of each sequence, or 0 if a block finds
 /// its sequence by itself: whichever is fewer.
-fn slots(lengths: Lengths, rows: usize) -> (usize, usize) {
+pub(super) fn slots(lengths: Lengths, rows: usize) -> (usize, usize) {
     let each = lengths.longest.div_ceil(rows);
     let even = lengths.sequences * each;
     let packed = lengths.tokens / rows + lengths.sequences;

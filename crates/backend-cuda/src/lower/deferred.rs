@@ -20,14 +20,20 @@ impl CudaLowering {
 
     /// The norm of a layer's input, if with some number of rows it is left to the layer.
     pub(super) fn input_norm(&self, graph: &Graph, node: &Node) -> Option<InputNorm> {
-        let (Op::Linear { weight, .. }, &[input]) = (&node.op, node.inputs.as_slice()) else {
+        let (Op::Linear { weight, .. } | Op::GatedLinear { weight, .. }, &[input]) =
+            (&node.op, node.inputs.as_slice())
+        else {
             return None;
         };
         node.layer?;
         let shape = graph.weight(*weight);
         let norm = graph.producer(input);
         let Op::Norm { gain, bias, epsilon } = norm.op else { return None };
-        let sum = graph.producer(*norm.inputs.first()?);
+        let &sum = norm.inputs.first()?;
+        if !graph.is_read_once(sum) {
+            return None; // it is kept, and normalised as it is added
+        }
+        let sum = graph.producer(sum);
         let computed = graph.producer(*sum.inputs.first()?);
         let behind_a_layer = sum.op == Op::Add && matches!(computed.op, Op::Linear { .. });
         let fits = self.may_defer(shape.columns) && HopperGemm::fits(shape.columns, shape.rows);

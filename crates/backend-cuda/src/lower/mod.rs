@@ -2,8 +2,8 @@
 //!
 //! - [`CudaLowering`] has the facts that everything follows from; [`CudaKernel`] is what a step computes,
 //!   [`Form`] what is kept of a matrix.
-//! - `RULES` make steps of operations, a file for each kind: `feed_forward`, `linear_norm`, `norm`, and
-//!   `single` for what is a step by itself.
+//! - `RULES` make steps of operations, a file for each kind: `feed_forward`, `linear_norm`, `norm`, `sum_norm`,
+//!   `gated`, `rotated`, and `single` for what is a step by itself.
 //! - `narrow` says who reads and writes FP8, `deferred` which norms are left to those who read the rows.
 //!
 //! The choice behind it: all that memory depends on is decided here, by rules that see the graph, so
@@ -12,14 +12,17 @@
 
 mod deferred;
 mod feed_forward;
+mod gated;
 mod linear_norm;
 mod narrow;
 mod norm;
+mod rotated;
 mod single;
+mod sum_norm;
 
-use vecmill_encoder::{Graph, Lower, Node, Op, Program, RowBound, Step, ValueId, WeightId};
-use vecmill_encoder::{Precision, WeightPlan};
-use vecmill_model::{Activation, DType, Poolings};
+use vecmill_encoder::{AttentionBias, Graph, Lower, Node, Op, Program, RowBound, Step};
+use vecmill_encoder::{Precision, Rows, ValueId, WeightId, WeightPlan};
+use vecmill_model::{Activation, DType, Heads, Poolings, Rotary, Window};
 
 use crate::gemm::{Format, HopperGemm, RowRange, row_class, workspace_bytes, workspace_limit};
 use crate::kernels::{MIXES, ROW_MOMENTS_BYTES};
@@ -34,11 +37,14 @@ const HOPPER_MULTIPROCESSORS: usize = 132;
 
 /// Tried in order at the next operations: the first that knows what to do with them makes a step, and
 /// says of how many.
-const RULES: [Rule; 5] = [
+const RULES: &[Rule] = &[
     feed_forward::feed_forward,
     linear_norm::linear_norm,
     norm::embed_norm,
     norm::add_norm,
+    sum_norm::sum_norm,
+    gated::gated,
+    rotated::rotated,
     single::single,
 ];
 
@@ -86,13 +92,24 @@ pub enum CudaKernel {
         /// Wide or both.
         output: Form,
     },
-    /// Adds two matrices, and normalises the sum's rows.
-    AddNorm {
+    /// Normalises rows.
+    Norm {
         /// Gain and bias.
         norm: WeightId,
         /// Wide or both.
         output: Form,
     },
+    /// Adds two matrices, and normalises the sum's rows. Writes those, and the sum if it is kept.
+    AddNorm {
+        /// Gain and bias.
+        norm: WeightId,
+        /// Wide or both.
+        output: Form,
+        /// Whether the sum is kept as well, wide.
+        keeps_sum: bool,
+    },
+    /// Adds two matrices.
+    Add,
     /// A linear layer.
     Linear {
         /// Its weight and bias.
@@ -102,6 +119,26 @@ pub enum CudaKernel {
         /// Deferred only if the layer was stored with its input's norm.
         input: Form,
         /// Wide, or narrow if the layer is.
+        output: Form,
+    },
+    /// A linear layer whose outputs are gated.
+    GatedLinear {
+        /// Its weight and bias.
+        layer: WeightId,
+        /// Applied to each gate.
+        activation: Activation,
+        /// Deferred only if the layer was stored with its input's norm.
+        input: Form,
+        /// Wide, or narrow if the layer is.
+        output: Form,
+    },
+    /// `activation(gate) · up` of what a gated layer's product made.
+    Gate {
+        /// Applied to each gate.
+        activation: Activation,
+        /// Columns of gates, then the ups that belong to them, by turns.
+        group: usize,
+        /// Wide, narrow or both.
         output: Form,
     },
     /// A linear layer with its residual, normalised. Reads the layer's input and the residual.
@@ -140,12 +177,32 @@ pub enum CudaKernel {
         /// Gain and bias.
         norm: WeightId,
     },
+    /// A linear layer whose outputs are queries, keys and values, of which the first two are turned.
+    RotatedLinear {
+        /// Its weight and bias.
+        layer: WeightId,
+        /// Deferred only if the layer was stored with its input's norm.
+        input: Form,
+        /// How columns are divided.
+        heads: Heads,
+        /// By which angles.
+        rotary: Rotary,
+    },
+    /// Turns queries and keys by their positions, in place if it writes what it reads.
+    Rotate {
+        /// How columns are divided.
+        heads: Heads,
+        /// By which angles.
+        rotary: Rotary,
+    },
     /// Attention within each sequence.
     Attention {
         /// How many heads there are.
         heads: usize,
-        /// Relative position biases.
-        bias: Option<WeightId>,
+        /// Which keys a query sees.
+        window: Window,
+        /// Added to scores by distance.
+        bias: Option<AttentionBias>,
         /// Wide or narrow.
         output: Form,
     },
@@ -283,7 +340,11 @@ impl Draft<'_> {
 
     fn linear_scratch(&self, layer: &Node) -> usize {
         let shape = self.graph.value(layer.output);
-        self.lowering.linear_workspace(shape.rows.of(self.rows.shape()), shape.columns)
+        self.product_scratch(shape.rows, shape.columns)
+    }
+
+    fn product_scratch(&self, rows: Rows, outputs: usize) -> usize {
+        self.lowering.linear_workspace(rows.of(self.rows.shape()), outputs)
     }
 
     fn push(

@@ -13,7 +13,9 @@ impl CudaLowering {
     /// Whether a linear layer multiplies operands in FP8: where that suits its sizes, costs no
     /// precision that counts, and its input can be had so.
     pub(super) fn is_narrow(&self, graph: &Graph, node: &Node) -> bool {
-        let (Op::Linear { weight, .. }, &[input]) = (&node.op, node.inputs.as_slice()) else {
+        let (Op::Linear { weight, .. } | Op::GatedLinear { weight, .. }, &[input]) =
+            (&node.op, node.inputs.as_slice())
+        else {
             return false;
         };
         let shape = graph.weight(*weight);
@@ -27,13 +29,9 @@ impl CudaLowering {
     fn writes_narrow(&self, graph: &Graph, value: ValueId) -> bool {
         let producer = graph.producer(value);
         match producer.op {
-            Op::Norm { .. } | Op::Attention { .. } => true,
+            Op::Norm { .. } | Op::Attention { .. } | Op::GatedLinear { .. } => true,
             Op::Linear { .. } => self.is_narrow(graph, producer),
-            Op::Embed { .. }
-            | Op::Add
-            | Op::GatedLinear { .. }
-            | Op::Rotate { .. }
-            | Op::Pool(_) => false,
+            Op::Embed { .. } | Op::Add | Op::Rotate { .. } | Op::Pool(_) => false,
         }
     }
 

@@ -6,9 +6,7 @@ use super::{CudaKernel, Draft};
 
 /// Embed, norm: one kernel.
 pub(super) fn embed_norm(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
-    let ([Op::Embed { words, positions: Some(_), .. }, Op::Norm { gain, .. }], [_, norm]) =
-        draft.chain(nodes)?
-    else {
+    let ([Op::Embed { words, .. }, Op::Norm { gain, .. }], [_, norm]) = draft.chain(nodes)? else {
         return None;
     };
     let output = draft.keep_read(norm.output);
@@ -24,6 +22,7 @@ pub(super) fn add_norm(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
     };
     let reads: Vec<_> = add.inputs.iter().map(|&input| draft.normalised(input).value).collect();
     let output = draft.keep_read(norm.output);
-    draft.push(CudaKernel::AddNorm { norm: gain, output }, reads, vec![norm.output], 0);
+    let kernel = CudaKernel::AddNorm { norm: gain, output, keeps_sum: false };
+    draft.push(kernel, reads, vec![norm.output], 0);
     Some(2)
 }

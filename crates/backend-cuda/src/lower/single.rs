@@ -1,9 +1,9 @@
 //! Operations that are a step each.
 
-use vecmill_encoder::{AttentionBias, Node, Op};
-use vecmill_model::Window;
+use vecmill_encoder::{Node, Op};
 
 use super::{CudaKernel, Draft, Form};
+use crate::kernels::MAX_PAIRS;
 
 /// Whatever comes next: one step. What has no kernel becomes one that fails.
 pub(super) fn single(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
@@ -20,33 +20,49 @@ pub(super) fn single(draft: &mut Draft<'_>, nodes: &[Node]) -> Option<usize> {
                 draft.push(kernel, vec![input.value], vec![node.output], scratch);
             }
         }
+        Op::Attention { heads, .. } if heads.keys != heads.queries => {
+            missing(draft, node, "attention with shared keys");
+        }
         Op::Attention { heads, window, bias } => {
-            if window != Window::FULL || heads.keys != heads.queries {
-                missing(draft, node, "attention within a window, or with shared keys");
-                return Some(1);
-            }
-            if bias == Some(AttentionBias::Alibi) {
-                missing(draft, node, "attention with linear biases");
-                return Some(1);
-            }
             let qkv = draft.normalised(*node.inputs.first()?).value;
-            let bias = bias.and_then(AttentionBias::buckets).map(|bias| bias.table);
             let heads = heads.queries;
             for output in draft.keep_apart(node.output) {
-                let kernel = CudaKernel::Attention { heads, bias, output };
+                let kernel = CudaKernel::Attention { heads, window, bias, output };
                 draft.push_batch(kernel, vec![qkv], node.output);
             }
+        }
+        Op::Rotate { rotary, .. } if rotary.dims > 2 * MAX_PAIRS => {
+            missing(draft, node, "rotary positions of so many columns");
+        }
+        Op::Rotate { heads, rotary } => {
+            let &input = node.inputs.first()?;
+            let qkv = draft.normalised(input).value;
+            if draft.graph.is_read_once(input) {
+                draft.program.share(node.output, qkv);
+            } else {
+                draft.keep(node.output, Form::Wide);
+            }
+            draft.push_batch(CudaKernel::Rotate { heads, rotary }, vec![qkv], node.output);
         }
         Op::Pool(poolings) => {
             let input = draft.normalised(*node.inputs.first()?).value;
             draft.keep(node.output, Form::Wide);
             draft.push_batch(CudaKernel::Pool(poolings), vec![input], node.output);
         }
-        Op::GatedLinear { .. } => missing(draft, node, "a gated linear layer"),
-        Op::Rotate { .. } => missing(draft, node, "rotary positions"),
+        Op::Norm { gain, .. } => {
+            let input = draft.normalised(*node.inputs.first()?).value;
+            let output = draft.keep_read(node.output);
+            let kernel = CudaKernel::Norm { norm: gain, output };
+            draft.push(kernel, vec![input], vec![node.output], 0);
+        }
+        Op::Add => {
+            let reads = node.inputs.iter().map(|&input| draft.normalised(input).value).collect();
+            draft.keep(node.output, Form::Wide);
+            draft.push(CudaKernel::Add, reads, vec![node.output], 0);
+        }
         Op::Embed { .. } => missing(draft, node, "embedding without a norm"),
-        Op::Norm { .. } => missing(draft, node, "a norm by itself"),
-        Op::Add => missing(draft, node, "a sum without a norm"),
+        // Its rule takes all of them.
+        Op::GatedLinear { .. } => missing(draft, node, "this gated linear layer"),
     }
     Some(1)
 }

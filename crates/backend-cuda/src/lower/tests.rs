@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use vecmill_encoder::{Graph, GraphBuilder, Prepared, Programs, Shape};
-use vecmill_model::{Linear, Model, Norm, TensorView, Weight};
+use vecmill_model::{
+    Heads, Linear, Model, Norm, Rotary, RotaryScaling, TensorView, Weight, Window,
+};
 
 use crate::gemm::{own_norm_pays, own_pays};
 
@@ -23,8 +25,10 @@ fn decisions(lowering: &CudaLowering, rows: usize, planned: usize) -> String {
     let wide = lowering.hopper && !lowering.fp8;
     let fused = wide && HopperGemm::fuses(planned, 384, 1536, lowering.multiprocessors);
     let deferred = wide && HopperGemm::deferring_pays(planned);
+    let gated =
+        lowering.hopper && HopperGemm::gating_pays(planned) && HopperGemm::rotating_pays(planned);
     let octave = rows.next_power_of_two();
-    let library = format!("{:?} {octave} {fused} {deferred}", RowRange::of(rows));
+    let library = format!("{:?} {octave} {fused} {deferred} {gated}", RowRange::of(rows));
     if lowering.hopper { format!("{library} {ours:?}") } else { library }
 }
 
@@ -162,4 +166,59 @@ fn what_is_kept_of_rows_is_kept_for_who_reads_them() {
     let narrow = [vec![6 * hidden], vec![hidden], both.clone(), rows.clone(), vec![between]];
     let fp8 = [vec![both], narrow.to_vec(), wide.to_vec(), vec![rows]];
     assert_eq!(planes(DType::F8E4M3), fp8.concat(), "the last layer is not narrow");
+}
+
+/// A layer that normalises what it reads, with gates and rotary positions.
+fn pre_norm_layer(hidden: usize, intermediate: usize) -> Graph {
+    let layer = |inputs, outputs| Linear { weight: weight(&[outputs, inputs]), bias: None };
+    let norm = Norm { gain: weight(&[hidden]), bias: None, epsilon: 1e-5 };
+    let heads = Heads::new(hidden / 64, 64);
+    let rotary = Rotary { dims: 64, theta: 10_000.0, scaling: RotaryScaling::None };
+    let mut graph = GraphBuilder::new(12);
+    let rows = graph.embed(&weight(&[4, hidden]), None, None);
+    let rows = graph.norm(rows, &norm);
+    graph.layer(Some(6));
+    let qkv = graph.linear(rows, &layer(hidden, 3 * hidden), Activation::Identity);
+    let turned = graph.rotate(qkv, heads, rotary);
+    let attended = graph.attention(turned, heads, Window::around(64), None);
+    let output = graph.linear(attended, &layer(hidden, hidden), Activation::Identity);
+    let rows = graph.add(output, rows);
+    let normalised = graph.norm(rows, &norm);
+    let between =
+        graph.gated_linear(normalised, &layer(hidden, 2 * intermediate), Activation::Gelu);
+    let output = graph.linear(between, &layer(intermediate, hidden), Activation::Identity);
+    let rows = graph.add(output, rows);
+    let rows = graph.norm(rows, &norm);
+    graph.finish(vec![rows]).0
+}
+
+#[test]
+fn gates_are_applied_where_they_are_computed_if_rows_are_many() {
+    let graph = pre_norm_layer(768, 1152);
+    for format in [DType::F16, DType::F8E4M3] {
+        let lowering = CudaLowering::most(format);
+        let gates = |rows| {
+            let kernels = kernels(&lowering, &graph, rows);
+            let fused = kernels.iter().any(|k| matches!(k, CudaKernel::GatedLinear { .. }));
+            assert!(!kernels.iter().any(|k| matches!(k, CudaKernel::Missing(_))), "{kernels:?}");
+            assert_ne!(fused, kernels.iter().any(|k| matches!(k, CudaKernel::Gate { .. })));
+            fused
+        };
+        assert!(gates(RowBound::Bucket(shape(2048))), "{format:?}");
+        assert!(!gates(RowBound::Bucket(shape(2047))) && !gates(RowBound::UpTo(shape(5000))));
+    }
+    let kernels = kernels(&CudaLowering::most(DType::F32), &graph, RowBound::Bucket(shape(5000)));
+    assert!(kernels.iter().any(|kernel| matches!(kernel, CudaKernel::Gate { .. })));
+}
+
+#[test]
+fn rows_that_nobody_else_reads_are_turned_where_they_lie() {
+    let graph = pre_norm_layer(384, 512);
+    let program = CudaLowering::most(DType::BF16).lower(&graph, RowBound::Bucket(shape(40)));
+    let mut steps = program.steps().iter();
+    let turned = steps.find(|step| matches!(step.kernel, CudaKernel::Rotate { .. })).unwrap();
+    assert_eq!(turned.reads, turned.writes);
+    let many = kernels(&CudaLowering::most(DType::BF16), &graph, RowBound::Bucket(shape(2048)));
+    assert!(many.iter().any(|kernel| matches!(kernel, CudaKernel::RotatedLinear { .. })));
+    assert!(!many.iter().any(|kernel| matches!(kernel, CudaKernel::Rotate { .. })));
 }

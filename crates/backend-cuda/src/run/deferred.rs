@@ -24,8 +24,20 @@ impl CudaBackend {
         op: &Product<'_>,
         layer: &WideLayer,
     ) -> Result<(), BackendError> {
-        let (hopper, deferred) =
-            self.hopper.as_ref().zip(layer.deferred.as_ref()).ok_or_else(unfit(READ))?;
+        let hopper = self.hopper.as_ref().ok_or_else(unfit(READ))?;
+        let (product, input) = self.deferred_product(slab, op, layer)?;
+        let computed = hopper.multiply_deferred(&self.stream, &product, input, op.activation);
+        computed.map_err(failed(READ))
+    }
+
+    /// A layer's operands, and its input's moments.
+    pub(super) fn deferred_product<'a>(
+        &self,
+        slab: &'a CudaBlock,
+        op: &Product<'a>,
+        layer: &'a WideLayer,
+    ) -> Result<(HopperProduct<'a>, DeferredInput<'a>), BackendError> {
+        let deferred = layer.deferred.as_ref().ok_or_else(unfit(READ))?;
         let operands = || -> Result<_, SourceError> {
             let input =
                 DeferredInput { moments: op.input.moments(slab)?, epsilon: deferred.epsilon };
@@ -33,9 +45,7 @@ impl CudaBackend {
             let (bias, backwards) = (deferred.pairs.span()?, self.row_order.turn());
             Ok((HopperProduct { bias, backwards, ..product }, input))
         };
-        let (product, input) = operands().map_err(failed(READ))?;
-        let computed = hopper.multiply_deferred(&self.stream, &product, input, op.activation);
-        computed.map_err(failed(READ))
+        operands().map_err(failed(READ))
     }
 
     /// A layer with its residual, whose normalisation is left to those who read it.

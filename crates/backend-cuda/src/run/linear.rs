@@ -7,11 +7,13 @@ use vecmill_encoder::BackendError;
 use vecmill_memory::SourceError;
 use vecmill_model::Activation;
 
+use super::narrow::narrow_product;
 use super::operands::Matrix;
 
 use super::{CudaBackend, failed, scratch};
 use crate::gemm::{
-    self, HopperFeedForward, HopperGemm, HopperProduct, Size, Then, Widths, own_norm_pays, own_pays,
+    self, DeferredInput, HopperFeedForward, HopperGemm, HopperProduct, Size, Then, Widths,
+    own_norm_pays, own_pays,
 };
 use crate::lower::Form;
 use crate::source::CudaBlock;
@@ -165,7 +167,7 @@ impl CudaBackend {
         let (activation, scratch) = (Activation::Identity, scratch.clone());
         let sum = output.only_wide();
         self.multiply(slab, &Product { layer, activation, input, output: sum, scratch })?;
-        self.add_norm(slab, [sum, residual], norm, output)
+        self.add_norm(slab, (sum, Some(residual), None), norm, output)
     }
 
     /// In one launch.
@@ -257,6 +259,29 @@ impl CudaBackend {
             scratch: scratch(),
         };
         self.multiply_norm(slab, &second)
+    }
+
+    /// Our own kernels and their operands, for a layer that nothing else can compute as it is wanted.
+    pub(super) fn own_operands<'a>(
+        &'a self,
+        slab: &'a CudaBlock,
+        op: &Product<'a>,
+        operation: &'static str,
+    ) -> Result<(&'a HopperGemm, HopperProduct<'a>, Option<DeferredInput<'a>>), BackendError> {
+        let Some(hopper) = &self.hopper else {
+            let reason = "there is no kernel for it here: please report this".into();
+            return Err(BackendError { operation, reason });
+        };
+        let product = match &op.layer.tensors {
+            LayerTensors::Wide(layer) if op.input.is_deferred() => {
+                let (product, input) = self.deferred_product(slab, op, layer)?;
+                return Ok((hopper, product, Some(input)));
+            }
+            LayerTensors::Wide(layer) => product(slab, op.input, (op.layer, layer), op.output),
+            LayerTensors::Narrow(layer) => narrow_product(slab, op, layer),
+        };
+        let product = product.map_err(failed(operation))?;
+        Ok((hopper, HopperProduct { backwards: self.row_order.turn(), ..product }, None))
     }
 
     /// Our own kernels and their operands, where they can compute this layer.

@@ -3,32 +3,32 @@
 //! Each step is one or two launches behind the others on one stream; nothing waits but
 //! [`collect`](Backend::collect). Matrix products are cuBLASLt's where the kernels of `kernels/`,
 //! which do everything else, are not faster; small batches are replayed as graphs. `operands` says
-//! where the matrices of a step are, `linear` has the linear layers, `narrow` those in FP8 and
-//! `deferred` those around norms that are left to their readers;
+//! where the matrices of a step are, `linear` has the linear layers, `gated` those with gates, `rotated` those
+//! of queries and keys that are turned, `narrow` those in FP8 and `deferred` those around norms that are left to their readers;
 //! `fetch` brings vectors to the host.
 
 mod deferred;
 mod fetch;
+mod gated;
 mod linear;
 mod narrow;
 mod operands;
+mod rotated;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vecmill_encoder::{
-    Backend, BackendError, Graph, Node, Place, Places, RegionWriter, RepeatKey, Shape, Step,
-    ValueId, WeightId, Weights,
-};
+use vecmill_encoder::{AttentionBias, Backend, BackendError, Graph, Node, Place, Places};
+use vecmill_encoder::{RegionWriter, RepeatKey, Shape, Step, ValueId, WeightId, Weights};
 use vecmill_memory::{Cause, Source, SourceError};
-use vecmill_model::{Poolings, Weight};
+use vecmill_model::{Activation, Poolings, Weight, Window};
 
 use crate::driver::DriverError;
 use crate::driver::{CapturedGraph, DeviceSpan};
 use crate::gemm::{Gemm, HopperGemm, Measured};
 use crate::gpu::Gpu;
 use crate::graphs::{Graphs, Turn};
-use crate::kernels::{EmbedOperands, Heads, Kernels, Packed};
+use crate::kernels::{Addends, DistanceBias, EmbedOperands, Heads, Kernels, Packed};
 use crate::lower::{CudaKernel, CudaLowering, Form, WORKSPACE_ALIGNMENT};
 use crate::row_order::RowOrder;
 use crate::source::{CudaBlock, CudaSource};
@@ -119,6 +119,13 @@ fn packed<'s>(slab: &'s CudaBlock, places: &Places<'_>) -> Result<Packed<'s>, So
     Ok(Packed { starts: slab.span(places.starts())?, sequences, tokens, longest })
 }
 
+/// What is added to scores of attention.
+#[derive(Clone, Copy)]
+enum LoadedBias<'a> {
+    Table(&'a CudaRelativeBias),
+    Alibi,
+}
+
 /// Kernels that go row by row, and attention.
 impl CudaBackend {
     fn embed(
@@ -133,7 +140,7 @@ impl CudaBackend {
                 ids: slab.span(places.ids())?,
                 places: slab.span(places.positions())?,
                 word_table: tables.words.span()?,
-                position_table: tables.positions.span()?,
+                position_table: tables.positions.as_ref().map(Stored::span).transpose()?,
                 type_table: tables.types.as_ref().map(Stored::span).transpose()?,
             };
             Ok((operands, norm.operands()?, self.written(slab, output)?))
@@ -144,17 +151,19 @@ impl CudaBackend {
         self.kernels.embed(&self.stream, &operands, norm, written, size).map_err(failed("embed"))
     }
 
+    /// Normalises `input`, or its sum with a residual; that sum may be kept, too.
     fn add_norm(
         &self,
         slab: &CudaBlock,
-        addends: [Matrix; 2],
+        (input, residual, sum): (Matrix, Option<Matrix>, Option<Matrix>),
         norm: &CudaNorm,
         output: Matrix,
     ) -> Result<(), BackendError> {
         const OPERATION: &str = "add and normalise";
+        let wide = |matrix: Option<Matrix>| matrix.map(|matrix| matrix.wide(slab)).transpose();
         let operands = || -> Result<_, SourceError> {
-            let [sum, residual] = addends;
-            let addends = [sum.wide(slab)?, residual.wide(slab)?];
+            let (residual, sum) = (wide(residual)?, wide(sum)?);
+            let addends = Addends { input: input.wide(slab)?, residual, sum };
             Ok((addends, norm.operands()?, self.written(slab, output)?))
         };
         let (addends, norm, written) = operands().map_err(failed(OPERATION))?;
@@ -163,17 +172,37 @@ impl CudaBackend {
         added.map_err(failed(OPERATION))
     }
 
+    fn add(
+        &self,
+        slab: &CudaBlock,
+        [first, second, output]: [Matrix; 3],
+    ) -> Result<(), BackendError> {
+        const OPERATION: &str = "add";
+        let operands = || -> Result<_, SourceError> {
+            Ok([first.wide(slab)?, second.wide(slab)?, output.wide(slab)?])
+        };
+        let operands = operands().map_err(failed(OPERATION))?;
+        self.row_order.forwards();
+        let size = (output.rows(), self.columns(output));
+        self.kernels.add(&self.stream, operands, size).map_err(failed(OPERATION))
+    }
+
     fn attention(
         &self,
         slab: &CudaBlock,
         places: &Places<'_>,
         [qkv, output]: [Matrix; 2],
-        (heads, bias): (usize, Option<&CudaRelativeBias>),
+        (heads, window, bias): (usize, Window, Option<LoadedBias<'_>>),
     ) -> Result<(), BackendError> {
         let operands = || -> Result<_, SourceError> {
-            let bias = bias.map(|bias| Ok((bias.table.span()?, bias.reach))).transpose()?;
+            let bias = bias.map(|bias| {
+                Ok(match bias {
+                    LoadedBias::Table(bias) => DistanceBias::Table(bias.table.span()?, bias.reach),
+                    LoadedBias::Alibi => DistanceBias::Alibi,
+                })
+            });
             let head_size = self.columns(qkv) / 3 / heads.max(1);
-            let heads = Heads { heads, head_size, bias };
+            let heads = Heads { heads, head_size, window, bias: bias.transpose()? };
             let attended = self.attended(slab, output)?;
             Ok((qkv.wide(slab)?, attended, packed(slab, places)?, heads))
         };
@@ -260,9 +289,38 @@ impl Backend for CudaBackend {
                 let loaded = (weights.get(tables)?.embeddings()?, norm(weight)?);
                 self.embed(slab, loaded, places, matrix(writes[0], output))
             }
-            CudaKernel::AddNorm { norm: weight, output } => {
-                let addends = [matrix(reads[0], Form::Wide), matrix(reads[1], Form::Wide)];
-                self.add_norm(slab, addends, norm(weight)?, matrix(writes[0], output))
+            CudaKernel::Norm { norm: weight, output } => {
+                let rows = (matrix(reads[0], Form::Wide), None, None);
+                self.add_norm(slab, rows, norm(weight)?, matrix(writes[0], output))
+            }
+            CudaKernel::AddNorm { norm: weight, output, keeps_sum } => {
+                let [input, residual] = [reads[0], reads[1]].map(|v| matrix(v, Form::Wide));
+                let sum = keeps_sum.then(|| matrix(writes[1], Form::Wide));
+                let rows = (input, Some(residual), sum);
+                self.add_norm(slab, rows, norm(weight)?, matrix(writes[0], output))
+            }
+            CudaKernel::Add => {
+                self.add(slab, [reads[0], reads[1], writes[0]].map(|v| matrix(v, Form::Wide)))
+            }
+            CudaKernel::GatedLinear { layer, activation, input, output } => {
+                let layer = weights.get(layer)?.linear()?;
+                let (input, output) = (matrix(reads[0], input), matrix(writes[0], output));
+                self.multiply_gated(slab, &Product { layer, activation, input, output, scratch })
+            }
+            CudaKernel::Gate { activation, group, output } => {
+                let matrices = [matrix(reads[0], Form::Wide), matrix(writes[0], output)];
+                self.gate(slab, (activation, group), matrices)
+            }
+            CudaKernel::RotatedLinear { layer, input, heads, rotary } => {
+                let layer = weights.get(layer)?.linear()?;
+                let activation = Activation::Identity;
+                let (input, output) = (matrix(reads[0], input), matrix(writes[0], Form::Wide));
+                let op = Product { layer, activation, input, output, scratch };
+                self.multiply_rotated(slab, &op, places, (heads, rotary))
+            }
+            CudaKernel::Rotate { heads, rotary } => {
+                let matrices = [reads[0], writes[0]].map(|v| matrix(v, Form::Wide));
+                self.rotate(slab, places, matrices, (heads, rotary))
             }
             CudaKernel::Linear { layer, activation, input, output } => {
                 let layer = weights.get(layer)?.linear()?;
@@ -308,10 +366,15 @@ impl Backend for CudaBackend {
                 let (input, output) = (matrix(reads[0], form), matrix(writes[0], Form::Wide));
                 self.normalize_deferred(slab, [input, output], norm(weight)?)
             }
-            CudaKernel::Attention { heads, bias, output } => {
-                let bias = bias.map(|bias| weights.get(bias)?.relative_bias()).transpose()?;
+            CudaKernel::Attention { heads, window, bias, output } => {
+                let bias = bias.map(|bias| match bias {
+                    AttentionBias::Buckets(bias) => {
+                        Ok(LoadedBias::Table(weights.get(bias.table)?.relative_bias()?))
+                    }
+                    AttentionBias::Alibi => Ok(LoadedBias::Alibi),
+                });
                 let matrices = [matrix(reads[0], Form::Wide), matrix(writes[0], output)];
-                self.attention(slab, places, matrices, (heads, bias))
+                self.attention(slab, places, matrices, (heads, window, bias.transpose()?))
             }
             CudaKernel::Pool(poolings) => {
                 let matrices = [matrix(reads[0], Form::Wide), matrix(writes[0], Form::Wide)];

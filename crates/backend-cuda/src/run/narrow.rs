@@ -52,7 +52,8 @@ impl CudaBackend {
     }
 }
 
-fn narrow_product<'a>(
+/// Operands of our own kernels.
+pub(super) fn narrow_product<'a>(
     slab: &'a CudaBlock,
     op: &Product<'a>,
     layer: &'a NarrowLayer,

@@ -48,8 +48,8 @@ pub(crate) struct DeferredBias {
 pub(crate) struct LayerNumbers<'a> {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) weight: &'a [f32],
-    pub(crate) bias: &'a [f32],
+    pub(crate) weight: Cow<'a, [f32]>,
+    pub(crate) bias: Cow<'a, [f32]>,
 }
 
 /// A normalisation's.
@@ -59,9 +59,30 @@ pub(crate) struct NormNumbers<'a> {
     pub(crate) epsilon: f32,
 }
 
+/// Of a gated layer with so many outputs, how many gates are stored beside each other before the ups that
+/// belong to them: as many as columns of a matrix that a tensor core makes, so that a thread that has a
+/// gate has its up as well.
+pub(crate) fn gate_group(outputs: usize) -> usize {
+    const MATRIX: usize = 8;
+    if outputs.is_multiple_of(MATRIX) { MATRIX } else { outputs }
+}
+
 impl LayerNumbers<'_> {
+    /// Of a gated layer, whose gates come first: gates and ups by turns, in [groups](gate_group).
+    pub(crate) fn gates_by_turns(self) -> Self {
+        let Self { inputs, outputs, weight, bias } = self;
+        let group = gate_group(outputs / 2).max(1);
+        let by_turns = |values: &[f32], row: usize| -> Vec<f32> {
+            let (gates, ups) = values.split_at(values.len() / 2);
+            let groups = gates.chunks(group * row).zip(ups.chunks(group * row));
+            groups.flat_map(|(gates, ups)| [gates, ups].concat()).collect()
+        };
+        let weight = by_turns(&weight, inputs.max(1)).into();
+        Self { inputs, outputs, weight, bias: by_turns(&bias, 1).into() }
+    }
+
     pub(crate) fn load_narrow(&self, loader: &mut Loader<'_>) -> Result<CudaLinear, BackendError> {
-        let &Self { inputs, outputs, weight, bias } = self;
+        let &Self { inputs, outputs, ref weight, ref bias } = self;
         let layer = NarrowLayer::load(weight, bias, inputs, loader)?;
         Ok(CudaLinear { tensors: LayerTensors::Narrow(layer), inputs, outputs })
     }
@@ -73,7 +94,7 @@ impl LayerNumbers<'_> {
         format: Format,
         loader: &mut Loader<'_>,
     ) -> Result<CudaLinear, BackendError> {
-        let &Self { inputs, outputs, weight, bias } = self;
+        let &Self { inputs, outputs, ref weight, ref bias } = self;
         let layer = WideLayer {
             weight: loader.store(weight, format)?,
             bias: loader.store(bias, format)?,
@@ -114,5 +135,31 @@ fn rounded(weight: f32, format: Format) -> f32 {
         Format::F16 => f16::from_f32(weight).to_f32(),
         Format::Bf16 => bf16::from_f32(weight).to_f32(),
         Format::F32 => weight,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_and_ups_come_by_turns_in_groups() {
+        let numbers = |outputs: u16| LayerNumbers {
+            inputs: 2,
+            outputs: outputs.into(),
+            weight: (0..2 * outputs).map(f32::from).collect::<Vec<_>>().into(),
+            bias: (0..outputs).map(f32::from).collect::<Vec<_>>().into(),
+        };
+        let rows = |numbers: &LayerNumbers<'_>| -> Vec<f32> {
+            let firsts = numbers.weight.chunks(2).map(|row| row[0] / 2.0);
+            assert!(firsts.clone().eq(numbers.bias.iter().copied()));
+            firsts.collect()
+        };
+        let by_turns = numbers(32).gates_by_turns();
+        let expected = [0..8, 16..24, 8..16, 24..32]
+            .map(|rows: std::ops::Range<u16>| rows.map(f32::from).collect::<Vec<_>>());
+        assert_eq!(rows(&by_turns), expected.concat());
+        let odd = numbers(6).gates_by_turns();
+        assert_eq!(rows(&odd), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "no groups fit");
     }
 }

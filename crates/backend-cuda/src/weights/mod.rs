@@ -20,7 +20,9 @@ use crate::gemm::Format;
 use crate::kernels::NormOperands;
 use crate::source::CudaBlock;
 use crate::stream::CudaStream;
-pub(crate) use linear::{CudaLinear, LayerNumbers, LayerTensors, NormNumbers, WideLayer};
+pub(crate) use linear::{
+    CudaLinear, LayerNumbers, LayerTensors, NormNumbers, WideLayer, gate_group,
+};
 pub(crate) use narrow::NarrowLayer;
 
 const FLOAT: usize = size_of::<f32>();
@@ -80,7 +82,7 @@ pub(crate) struct CudaNorm {
 #[derive(Debug)]
 pub(crate) struct CudaEmbeddings {
     pub(crate) words: Stored,
-    pub(crate) positions: Stored,
+    pub(crate) positions: Option<Stored>,
     /// Row 0 of the token types.
     pub(crate) types: Option<Stored>,
 }
@@ -137,15 +139,11 @@ impl Storing<'_> {
     ) -> Result<CudaWeight, BackendError> {
         let of = |id: WeightId| &weights[id.index()];
         let kind = match self.node.op {
-            Op::Embed { positions: None, .. } => {
-                return Err(not_yet("embedding without position embeddings"));
-            }
-            Op::GatedLinear { .. } => return Err(not_yet("gated linear layers")),
-            Op::Embed { words, positions: Some(positions), types } => {
+            Op::Embed { words, positions, types } => {
                 let mut table = |id| loader.store(&of(id).to_f32(), self.format);
                 Kind::Embeddings(CudaEmbeddings {
                     words: table(words)?,
-                    positions: table(positions)?,
+                    positions: positions.map(&mut table).transpose()?,
                     types: types.map(table).transpose()?,
                 })
             }
@@ -153,15 +151,18 @@ impl Storing<'_> {
                 let numbers = norm_numbers(of(gain), bias.map(of), epsilon);
                 Kind::Norm(CudaNorm::load(&numbers, loader)?)
             }
-            Op::Linear { weight, bias, .. } => {
+            Op::Linear { weight, bias, .. } | Op::GatedLinear { weight, bias, .. } => {
                 let shape = self.graph.weight(weight);
                 let bias = bias.map(|bias| of(bias).to_f32());
+                let bias = bias.unwrap_or_else(|| vec![0.0; shape.rows].into());
                 let numbers = LayerNumbers {
                     inputs: shape.columns,
                     outputs: shape.rows,
-                    weight: &of(weight).to_f32(),
-                    bias: &bias.unwrap_or_else(|| vec![0.0; shape.rows].into()),
+                    weight: of(weight).to_f32(),
+                    bias,
                 };
+                let gated = matches!(self.node.op, Op::GatedLinear { .. });
+                let numbers = if gated { numbers.gates_by_turns() } else { numbers };
                 Kind::Linear(match self.layer {
                     LayerForm::Narrow => numbers.load_narrow(loader)?,
                     LayerForm::Wide { input_norm } => {
@@ -191,11 +192,6 @@ fn norm_numbers<'w>(gain: &'w Weight, bias: Option<&'w Weight>, epsilon: f32) ->
     let gain = gain.to_f32();
     let bias = bias.map_or_else(|| vec![0.0; gain.len()].into(), Weight::to_f32);
     NormNumbers { gain, bias, epsilon }
-}
-
-fn not_yet(what: &str) -> BackendError {
-    let reason = format!("GPUs don't compute {what} yet: run this model on the CPU");
-    BackendError { operation: "load", reason }
 }
 
 impl CudaWeight {

@@ -45,7 +45,7 @@ impl Core {
         request: TokenizeRequest,
         answer: oneshot::Sender<Result<Tokenized, RequestError>>,
     ) {
-        let started = self.models.open(None).and_then(|model| {
+        let started = self.models.open(request.model.as_deref()).and_then(|model| {
             let prompt = model.prompt(&request.prompt)?;
             let places = self.tokenizers.current_num_threads();
             let busy = |_| RequestError::TokenizersBusy { places };

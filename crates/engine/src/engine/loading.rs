@@ -1,23 +1,27 @@
 //! Models that come and go beside those that are there, whose batches go on meanwhile.
 
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::Instant;
 
-use vecmill_encoder::LoadError;
+use vecmill_encoder::{LoadError, PracticeBatches};
 use vecmill_hub::ModelRef;
-use vecmill_scheduler::{ClassId, Speed};
+use vecmill_scheduler::{ClassId, Size, Speed};
 
 use super::{Engine, Loader, Running};
+use crate::answer::Answer;
 use crate::ask::Ask;
-use crate::error::{RequestError, StartError};
+use crate::error::{Fault, RequestError, StartError};
+use crate::info::Info;
 use crate::models::{ModelStatus, Open, Served};
 use crate::practice;
+use crate::request::Reply;
 use crate::settings::Settings;
+use crate::stage::Stage;
 use crate::tokenize::Tokenizer;
 use crate::worker::{Loading, Profile};
 
-/// How often it is looked whether a model's requests are answered.
-const DRAINED: Duration = Duration::from_millis(1);
+/// How often a batch of practice is timed, after the backend was tuned with it.
+const REPEATS: usize = 2;
 
 impl Engine {
     /// Loads another model beside those that are there, whose batches go on meanwhile, and returns the
@@ -52,7 +56,7 @@ impl Engine {
 
 impl Running {
     fn load(&self, model: ModelRef) -> Result<String, StartError> {
-        let Some(Loader { settings, profiles }) = &self.loader else {
+        let Some(Loader { settings, profiles, shares }) = &self.loader else {
             let reason = "this engine was made of devices that load no other".into();
             return Err(StartError::Setting { setting: "model", reason });
         };
@@ -61,17 +65,18 @@ impl Running {
         let settings = settings.for_model(model);
         let (name, _) = settings.model_name();
         let class = models.begin(&name)?.unwrap_or_else(|| self.core.queue.add_class());
-        match self.load_as(&settings, class, profiles) {
-            Ok(served) => {
-                models.finish(&served);
-                Ok(name)
-            }
-            Err(error) => {
+        self.core.queue.set_weight(class, shares.of(&name));
+        let loaded = self.load_as(&settings, class, profiles);
+        match &loaded {
+            Ok(served) => models.finish(served),
+            Err(_) => {
                 self.leave_devices(class);
                 models.remove(&name, class);
-                Err(error)
+                self.core.queue.forget(&name);
             }
         }
+        self.core.start_early(&name);
+        loaded.map(|_| name)
     }
 
     fn load_as(
@@ -96,11 +101,28 @@ impl Running {
         let first = self.devices.first().and_then(|device| device.limits(class));
         let limits = first.ok_or_else(StartError::no_device)?;
         let texts = practice::texts(&tokenizer, limits.vocabulary)?;
-        let named = (settings.model_name().0, class);
-        let prompt = settings.default_prompt.clone();
-        let served = Arc::new(Served::new(named, tokenizer, (model, prompt), limits)?);
-        for (index, (profile, speed)) in profiles.iter().zip(&speeds).enumerate() {
-            self.practise((index, profile), &served, speed, &texts)?;
+        let most = self.devices.iter().map(|device| device.batch_tokens(class)).max();
+        let info =
+            Info::of(settings, &model, &tokenizer, most.unwrap_or_default(), self.info.clone());
+        let how = (model.pipeline, settings.default_prompt.clone());
+        let served = Arc::new(Served::new(class, tokenizer, how, limits, info)?);
+        for (index, (profile, speed)) in profiles.iter().zip(&mut speeds).enumerate() {
+            self.core.queue.serve(
+                index,
+                class,
+                self.devices[index].batch_tokens(class),
+                speed.clone(),
+            );
+            let ready = self.practise((index, profile), &served, &texts).and_then(|()| {
+                let wanted = settings.warm_up || settings.batch_latency.is_some();
+                if wanted {
+                    self.warm_up((index, profile), &served, settings, speed)
+                } else {
+                    Ok(())
+                }
+            });
+            self.core.queue.retire(index, class);
+            ready?;
         }
         for (index, (device, speed)) in self.devices.iter().zip(speeds).enumerate() {
             self.core.queue.serve(index, class, device.batch_tokens(class), speed);
@@ -110,35 +132,104 @@ impl Running {
         Ok(served)
     }
 
-    /// Has a device embed practice texts with a model that is new on it. They go through the queue: the
-    /// device's own thread is the one that computes, and may be the only one that can.
+    /// Has a device embed practice texts with a model that is new on it, and that no other serves yet.
     fn practise(
         &self,
         (index, profile): (usize, &Profile),
         served: &Arc<Served>,
-        speed: &Speed,
         texts: &[Vec<u32>],
     ) -> Result<(), StartError> {
-        let (queue, device) = (&self.core.queue, &self.devices[index]);
-        let embed = |ids: &Vec<u32>| {
-            let (sender, receiver) = mpsc::sync_channel(1);
-            let deliver = Box::new(move |result| {
-                let _ = sender.send(result);
-            });
-            let ask = Ask::practice(served, ids.clone());
-            self.core.submit_to(Ok(Open::of(served)), ask, deliver);
-            match receiver.recv().unwrap_or(Err(RequestError::Lost)) {
-                Ok(reply) => Ok(reply.embeddings.into_iter().flat_map(|it| it.vector).collect()),
-                Err(RequestError::NotFinite { .. }) => Ok(vec![f32::NAN]),
-                Err(error) => Err(error.to_string()),
+        let embed = |ids: &Vec<u32>| match self.embed_with(served, vec![ids.clone()]) {
+            Ok(reply) => Ok(reply.embeddings.into_iter().flat_map(|it| it.vector).collect()),
+            Err(RequestError::NotFinite { .. }) => Ok(vec![f32::NAN]),
+            Err(error) => Err(error.to_string()),
+        };
+        let device = self.devices[index].name();
+        practice::practise(device, &profile.info.dtype, texts, |texts| {
+            texts.iter().map(embed).collect()
+        })
+    }
+
+    /// Has a device run the batches of practice of such a model, as one does with the first model before
+    /// it is at work; says in `speed` what they show.
+    fn warm_up(
+        &self,
+        (index, profile): (usize, &Profile),
+        served: &Arc<Served>,
+        settings: &Settings,
+        speed: &mut Speed,
+    ) -> Result<(), StartError> {
+        let device = &self.devices[index];
+        let PracticeBatches { timed, ways } = device.practice(served.class);
+        let total = timed.len() + ways.len();
+        let progress = |done| {
+            let device = device.name().to_owned();
+            (settings.progress)(Stage::WarmingUp { device, done, total });
+        };
+        let run = |lengths: &[usize]| {
+            let inputs = lengths.iter().map(|&length| vec![0; length]).collect();
+            match self.embed_with(served, inputs) {
+                Ok(reply) => Ok(Some(reply.timings.inference)),
+                // Nothing that practice is to find out: it has been practised, or there is no room.
+                Err(RequestError::NotFinite { .. }) => Ok(None),
+                Err(error) if error.fault() == Fault::Load => {
+                    tracing::debug!(device = device.name(), %error, "a batch of practice is left out");
+                    Ok(None)
+                }
+                Err(error) => Err(StartError::NoDevice {
+                    device: device.name().to_owned(),
+                    reason: format!("a batch of practice failed: {error}"),
+                }),
             }
         };
-        queue.serve(index, served.class, device.batch_tokens(served.class), speed.clone());
-        let practised = practice::practise(device.name(), &profile.info.dtype, texts, |texts| {
-            texts.iter().map(embed).collect()
+        let begun = Instant::now();
+        let in_time = |_: &(usize, &Vec<usize>)| begun.elapsed() < profile.warm_up;
+        for (done, lengths) in timed.iter().enumerate().take_while(in_time) {
+            progress(done);
+            device.tune(true);
+            let tuned = run(lengths);
+            device.tune(false);
+            tuned?;
+            let mut best = None;
+            for _ in 0..REPEATS {
+                best = best.into_iter().chain(run(lengths)?).min();
+            }
+            if let Some(took) = best {
+                let tokens: usize = lengths.iter().sum();
+                let each = tokens / lengths.len().max(1);
+                speed.observe(Size::equal(lengths.len(), each), took);
+            }
+        }
+        let begun = Instant::now();
+        let in_time = |_: &(usize, &Vec<usize>)| begun.elapsed() < profile.warm_up;
+        for (done, lengths) in ways.iter().enumerate().take_while(in_time) {
+            progress(timed.len() + done);
+            run(lengths)?;
+        }
+        progress(total);
+        let most = device.batch_tokens(served.class);
+        device.set_batch_tokens(
+            served.class,
+            settings.batch_tokens(speed, served.limits.max_tokens, most),
+        );
+        Ok(())
+    }
+
+    /// The vectors of ids by a model that is not ready for others yet. They go through the queue, as bulk
+    /// work: the device's own thread is the one that computes, and may be the only one that can, and
+    /// nobody else's batches wait for longer than one of these takes.
+    fn embed_with(
+        &self,
+        served: &Arc<Served>,
+        inputs: Vec<Vec<u32>>,
+    ) -> Result<Reply, RequestError> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let deliver = Box::new(move |result, _: Option<_>| {
+            let _ = sender.send(result);
         });
-        queue.retire(index, served.class);
-        practised
+        let ask = Ask::practice(served, inputs);
+        self.core.start(Open::of(served), ask, Answer::new(&self.core.queue, deliver));
+        receiver.recv().unwrap_or(Err(RequestError::Lost))
     }
 
     /// Unloads a model if memory was lacking and one may go; else that remains the error.
@@ -159,12 +250,11 @@ impl Running {
 
     fn unload(&self, name: &str) -> bool {
         let Some(served) = self.core.models.drain(name) else { return false };
-        while served.has_work() {
-            std::thread::park_timeout(DRAINED);
-        }
+        served.wait_until_left();
         self.keep_speeds(|class| class == served.class);
         self.speeds().retain(|(class, _, _)| *class != served.class);
         self.leave_devices(served.class);
+        self.core.queue.forget(name);
         self.core.models.remove(name, served.class);
         true
     }

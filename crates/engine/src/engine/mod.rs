@@ -25,6 +25,7 @@ use vecmill_scheduler::{Job, JobTerms};
 
 use crate::answer::{Accepted, Answer, Caller, Deliver, GiveUpOnDrop, JobQueue, Payload};
 use crate::ask::{Ask, Finish, Texts};
+use crate::early::EarlyRequests;
 use crate::error::RequestError;
 use crate::models::{Models, Open, Served};
 use crate::request::{Reply, Request, Truncation};
@@ -52,6 +53,7 @@ pub(crate) struct Core {
     /// A place for each list of tokens that may be made or held at once.
     listings: Arc<Semaphore>,
     pub(crate) queue: Arc<JobQueue>,
+    early: Arc<EarlyRequests>,
 }
 
 /// How a request's inputs become jobs.
@@ -81,7 +83,7 @@ impl Engine {
         request: Request,
     ) -> impl Future<Output = Result<Reply, RequestError>> + Send + 'static {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let deliver = Box::new(move |result| {
+        let deliver = Box::new(move |result, _: Option<_>| {
             let _ = sender.send(result); // the caller may have gone away
         });
         let caller = GiveUpOnDrop(self.running.core.submit(request, deliver));
@@ -120,7 +122,7 @@ impl Engine {
     /// [`RequestError`]; its `fault` tells whose it is.
     pub fn embed_blocking(&self, request: Request) -> Result<Reply, RequestError> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let deliver = Box::new(move |result| {
+        let deliver = Box::new(move |result, _: Option<_>| {
             let _ = sender.send(result);
         });
         self.running.core.submit(request, deliver);
@@ -129,61 +131,85 @@ impl Engine {
 }
 
 impl Core {
-    pub(crate) fn new(models: Models, tokenizers: ThreadPool, queue: Arc<JobQueue>) -> Self {
+    pub(crate) fn new(
+        models: Models,
+        tokenizers: ThreadPool,
+        queue: Arc<JobQueue>,
+        early: EarlyRequests,
+    ) -> Self {
         let listings = Arc::new(Semaphore::new(tokenizers.current_num_threads()));
-        Self { models, tokenizers, listings, queue }
+        Self { models, tokenizers, listings, queue, early: Arc::new(early) }
     }
 
-    /// Has a request for vectors answered.
-    pub(crate) fn submit(&self, request: Request, deliver: Deliver) -> Caller {
-        let open = self.models.open(request.model.as_deref());
-        self.submit_to(open, request.into(), deliver)
-    }
-
-    /// Checks what is asked of a model, makes room for it and starts tokenising. `deliver` gets what
-    /// becomes of it or the error, whatever happens.
-    pub(crate) fn submit_to(
-        &self,
-        open: Result<Open, RequestError>,
-        ask: Ask,
-        deliver: Deliver,
-    ) -> Caller {
-        let mut answer = Answer::new(&self.queue, deliver);
+    /// Checks a request, makes room for it and starts tokenising. `deliver` gets its vectors or the
+    /// error, whatever happens.
+    pub(crate) fn submit(&self, request: impl Into<Ask>, deliver: Deliver) -> Caller {
+        let ask = request.into();
+        let answer = Answer::new(&self.queue, deliver);
         let caller = answer.caller();
-        match open.and_then(|open| self.accept(open, &ask, &mut answer)) {
+        match self.models.open(ask.model.as_deref()) {
+            Ok(open) => self.start(open, ask, answer),
+            Err(RequestError::ModelLoading { name }) => self.wait_for_model(&name, ask, answer),
+            Err(error) => answer.send(Err(error)),
+        }
+        caller
+    }
+
+    /// Has a request wait for a model that is being loaded.
+    fn wait_for_model(&self, name: &str, ask: Ask, answer: Answer) {
+        self.early.keep(name.to_owned(), ask, answer);
+        // It may have come, or failed to, a moment ago.
+        if !self.models.is_loading(name) {
+            self.start_early(name);
+        }
+    }
+
+    /// Starts what has waited for a model, now that it is there, or will not be.
+    fn start_early(&self, model: &str) {
+        for (ask, answer) in self.early.take(model) {
+            match self.models.open(ask.model.as_deref()) {
+                Ok(open) => self.start(open, ask, answer),
+                Err(error) => answer.send(Err(error)),
+            }
+        }
+    }
+
+    /// The same, of a model that may not be ready for others yet.
+    fn start(&self, open: Open, ask: Ask, mut answer: Answer) {
+        let model = Arc::clone(&open);
+        answer.keep_model(open);
+        match self.accept(model, &ask, &mut answer) {
             Ok((finish, how)) => {
                 let accepted = Accepted::new(ask.texts.len(), finish, ask.keep, answer);
                 self.tokenize_all(ask.texts, &how, &accepted);
             }
             Err(error) => answer.send(Err(error)),
         }
-        caller
     }
 
     /// Checks a request and makes room for it.
     fn accept(
         &self,
-        open: Open,
+        model: Arc<Served>,
         ask: &Ask,
         answer: &mut Answer,
     ) -> Result<(Finish, Tokenize), RequestError> {
-        let model = Arc::clone(&open);
         let finish = ask.check(&model)?;
         let prompt = model.prompt(&ask.prompt)?;
-        let deadline = ask.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = ask.timeout.and_then(|timeout| answer.asked().checked_add(timeout));
         let terms = self.queue.terms(ask.priority, deadline);
         self.queue.admit(model.class, ask.texts.len(), terms)?;
-        answer.hold(ask.texts.len(), open);
+        answer.has_room(ask.texts.len());
         let (truncation, queue) = (ask.truncation, Arc::clone(&self.queue));
         Ok((finish, Tokenize { model, prompt, truncation, terms, queue }))
     }
 
     /// Tokenises inputs, at once or in tasks of some.
     fn tokenize_all(&self, inputs: Vec<Texts>, how: &Tokenize, request: &Arc<Accepted>) {
-        let at_once = matches!(
-            inputs.as_slice(),
-            [texts] if texts.bytes().is_some_and(|bytes| bytes <= TOKENIZED_AT_ONCE)
-        );
+        let at_once = match inputs.as_slice() {
+            [texts] => texts.bytes().is_none_or(|bytes| bytes <= TOKENIZED_AT_ONCE),
+            inputs => inputs.iter().all(|texts| texts.bytes().is_none()),
+        };
         let tasks = inputs.len().div_ceil(INPUTS_PER_TASK);
         let mut rest = inputs.into_iter().enumerate();
         if at_once {

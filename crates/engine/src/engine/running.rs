@@ -11,7 +11,7 @@ use crate::experiment::Experiment;
 use crate::info::Info;
 use crate::models::Changing;
 use crate::sensors::{SensedDevice, SensorLoop};
-use crate::settings::Settings;
+use crate::settings::{Settings, Shares};
 use crate::speed_cache::CachedSpeed;
 use crate::sweep::Sweep;
 use crate::worker::{self, Profile, Worker};
@@ -19,7 +19,7 @@ use crate::worker::{self, Profile, Worker};
 /// An engine's parts. Dropped, it shuts down.
 pub(crate) struct Running {
     pub(super) core: Arc<Core>,
-    info: Info,
+    pub(super) info: Info,
     pub(super) devices: Vec<Arc<dyn Worker>>,
     /// Where the speed of each model on each device is kept, if anywhere.
     speeds: Mutex<Vec<(ClassId, usize, CachedSpeed)>>,
@@ -47,6 +47,7 @@ pub(crate) struct Parts {
 pub(crate) struct Loader {
     pub(crate) settings: Settings,
     pub(crate) profiles: Vec<Profile>,
+    pub(crate) shares: Shares,
 }
 
 impl Engine {
@@ -54,7 +55,12 @@ impl Engine {
     pub(crate) fn run(parts: Parts) -> std::io::Result<Self> {
         let Parts { core, info, devices, speeds, sensors, experiment, loader } = parts;
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
-        let sweep = Some(Sweep::start(Arc::clone(&core.queue), experiment, names)?);
+        let sweep = Some(Sweep::start(
+            Arc::clone(&core.queue),
+            Arc::clone(&core.early),
+            experiment,
+            names,
+        )?);
         let sensors = Some(SensorLoop::start(Arc::clone(&core.queue), sensors)?);
         let speeds = speeds.into_iter().enumerate();
         let speeds = speeds.filter_map(|(index, cache)| Some((ClassId::FIRST, index, cache?)));
@@ -77,9 +83,17 @@ impl Engine {
         Ok(Self { running: Arc::new(running) })
     }
 
-    /// About the first model and its limits.
+    /// About the model that it was started with, and its limits.
     pub fn info(&self) -> &Info {
         &self.running.info
+    }
+
+    /// About the model of that name, or the first one now where none is given.
+    ///
+    /// # Errors
+    /// If there is none, or it is being loaded.
+    pub fn info_of(&self, model: Option<&str>) -> Result<Arc<Info>, RequestError> {
+        Ok(Arc::clone(&self.running.core.models.open(model)?.info))
     }
 
     /// Whether a request would be accepted now, as far as that is not its own doing: some device
@@ -119,6 +133,7 @@ impl Running {
 
     fn shutdown(&self) {
         self.core.queue.close();
+        self.core.early.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

@@ -1,11 +1,12 @@
 //! Scores of texts and of pairs of them.
 
 use std::future::Future;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use super::Engine;
 use crate::answer::{Caller, GiveUpOnDrop};
 use crate::error::RequestError;
+use crate::info::Info;
 use crate::score::{ScoreReply, ScoreRequest};
 
 impl Engine {
@@ -60,12 +61,10 @@ impl Engine {
         request: ScoreRequest,
         deliver: impl FnOnce(Result<ScoreReply, RequestError>) + Send + 'static,
     ) -> Caller {
-        let core = &self.running.core;
-        let open = core.models.open(request.model.as_deref());
-        let labels = open.as_ref().map(|model| model.task.labels()).unwrap_or_default();
-        let deliver = Box::new(move |reply: Result<_, _>| {
+        let deliver = Box::new(move |reply: Result<_, _>, info: Option<Arc<Info>>| {
+            let labels = info.map_or_else(Arc::default, |info| info.task.labels());
             deliver(reply.map(|reply| ScoreReply::of(reply, labels)));
         });
-        core.submit_to(open, request.into(), deliver)
+        self.running.core.submit(request, deliver)
     }
 }

@@ -1,6 +1,7 @@
 //! What an engine counts, in OpenMetrics format.
 //!
-//! Names have the prefix `vecmill_`, base units, and a `device` label where a device did the work.
+//! Names have the prefix `vecmill_`, base units, a `device` label where a device did the work, and a `model`
+//! label where models differ: that of a model which is loaded, and gone with it.
 //! What happens is counted as it happens; `memory` is read from the pools,
 //! `scheduling` from the scheduler, `states` from the devices' sensors, when metrics are asked for.
 
@@ -33,41 +34,50 @@ pub(crate) use memory::PoolSample;
 
 const PREFIX: &str = "vecmill";
 
+/// How requests end.
+const REQUEST_OUTCOMES: [&str; 5] = ["ok", "invalid", "busy", "failed", "given_up"];
+
+/// How a request ended. Without a model where there is none of the name that was asked for: names that
+/// callers make up are no labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
+struct RequestLabels {
     outcome: &'static str,
+    model: Arc<str>,
+}
+
+/// Who did the work, and with what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WorkLabels {
+    pub(crate) device: Arc<str>,
+    pub(crate) model: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Device {
-    device: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DeviceOutcome {
-    device: String,
+struct BatchLabels {
+    device: Arc<str>,
     outcome: &'static str,
+    model: Arc<str>,
 }
 
-type ByDevice<M> = Family<Device, M>;
+type Work<M> = Family<WorkLabels, M>;
 
 /// The metrics of one engine.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<OutcomeLabel, Counter>,
+    requests: Family<RequestLabels, Counter>,
     request: Histogram,
     pub(crate) tokenization: Histogram,
-    queue: ByDevice<Histogram>,
+    queue: Work<Histogram>,
     queue_inputs: Gauge,
     queue_tokens: Gauge,
-    inputs: ByDevice<Counter>,
-    tokens: ByDevice<Counter>,
+    inputs: Work<Counter>,
+    tokens: Work<Counter>,
     truncated: Counter,
-    batches: Family<DeviceOutcome, Counter>,
-    batch: ByDevice<Histogram>,
-    batch_tokens: ByDevice<Histogram>,
-    batch_ratio: ByDevice<Histogram>,
+    batches: Family<BatchLabels, Counter>,
+    batch: Work<Histogram>,
+    batch_tokens: Work<Histogram>,
+    batch_ratio: Work<Histogram>,
     experiment: Option<Arc<Experiment>>,
 }
 
@@ -142,6 +152,7 @@ impl Metrics {
     /// Counts a request that was asked on a turn, and answered after so long.
     pub(crate) fn answered(
         &self,
+        model: Arc<str>,
         took: Duration,
         asked: Option<Turn>,
         result: &Result<Reply, RequestError>,
@@ -158,42 +169,57 @@ impl Metrics {
                 Fault::Server => "failed",
             },
         };
-        self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.requests.get_or_create(&RequestLabels { outcome, model }).inc();
         self.request.observe(took.as_secs_f64());
     }
 
     /// Counts a batch that a device has run.
-    pub(crate) fn batch(&self, device: &str, ran: &Ran) {
-        let label = Device { device: device.to_owned() };
-        let outcome = match ran.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Split => "split",
-            Outcome::Retried => "retried",
-            Outcome::Failed => "failed",
-        };
-        let by_outcome = DeviceOutcome { device: device.to_owned(), outcome };
+    pub(crate) fn batch(&self, labels: &WorkLabels, ran: &Ran) {
+        let outcome = ran.outcome.name();
+        let WorkLabels { device, model } = labels.clone();
+        let by_outcome = BatchLabels { device, outcome, model };
         self.batches.get_or_create(&by_outcome).inc();
         if ran.outcome == Outcome::Ok {
-            self.inputs.get_or_create(&label).inc_by(ran.inputs);
-            self.tokens.get_or_create(&label).inc_by(ran.tokens);
+            self.inputs.get_or_create(labels).inc_by(ran.inputs);
+            self.tokens.get_or_create(labels).inc_by(ran.tokens);
             self.truncated.inc_by(ran.truncated);
-            self.batch.get_or_create(&label).observe(ran.seconds);
+            self.batch.get_or_create(labels).observe(ran.seconds);
             #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2⁵²")]
-            self.batch_tokens.get_or_create(&label).observe(ran.tokens as f64);
+            self.batch_tokens.get_or_create(labels).observe(ran.tokens as f64);
         }
     }
 
     /// Notes how long a batch took of what was predicted.
-    pub(crate) fn predicted(&self, device: &str, took: f64, predicted: f64) {
+    pub(crate) fn predicted(&self, labels: &WorkLabels, took: f64, predicted: f64) {
         if predicted > 0.0 {
-            let label = Device { device: device.to_owned() };
-            self.batch_ratio.get_or_create(&label).observe(took / predicted);
+            self.batch_ratio.get_or_create(labels).observe(took / predicted);
         }
     }
 
     /// Notes how long an input has waited for the device that it runs on.
-    pub(crate) fn waited(&self, device: &str, seconds: f64) {
-        self.queue.get_or_create(&Device { device: device.to_owned() }).observe(seconds);
+    pub(crate) fn waited(&self, labels: &WorkLabels, seconds: f64) {
+        self.queue.get_or_create(labels).observe(seconds);
+    }
+
+    /// Counts a model no more that has gone from these devices.
+    pub(crate) fn forget(&self, model: &str, devices: &[String]) {
+        for outcome in REQUEST_OUTCOMES {
+            self.requests.remove(&RequestLabels { outcome, model: model.into() });
+        }
+        for device in devices {
+            let labels = WorkLabels { device: device.as_str().into(), model: model.into() };
+            let WorkLabels { device, model } = &labels;
+            for outcome in Outcome::ALL.map(Outcome::name) {
+                let (device, model) = (Arc::clone(device), Arc::clone(model));
+                self.batches.remove(&BatchLabels { device, outcome, model });
+            }
+            self.queue.remove(&labels);
+            self.inputs.remove(&labels);
+            self.tokens.remove(&labels);
+            self.batch.remove(&labels);
+            self.batch_tokens.remove(&labels);
+            self.batch_ratio.remove(&labels);
+        }
     }
 
     /// Writes all metrics, without the closing `# EOF`.
@@ -229,6 +255,19 @@ pub(crate) enum Outcome {
     Retried,
     /// With an error.
     Failed,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Ok, Self::Split, Self::Retried, Self::Failed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Split => "split",
+            Self::Retried => "retried",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// What became of a batch.

@@ -1,17 +1,17 @@
 //! How models come and go: loading, ready, draining; pinned, or making way for others.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use vecmill_encoder::Limits;
-use vecmill_model::Model;
+use vecmill_model::Pipeline;
 use vecmill_scheduler::ClassId;
 
 use super::{Entry, Models, Served};
 use crate::error::StartError;
-use crate::info::Task;
+use crate::info::{Info, Task};
 use crate::request::Prompt;
 use crate::tokenize::Tokenizer;
 
@@ -44,25 +44,28 @@ pub struct ModelStatus {
 }
 
 impl Served {
-    /// The model `name`, whose work is of `class`.
+    /// The model that `info` is about, whose work is of `class`.
     ///
     /// # Errors
     /// If it has no such prompt.
     pub(crate) fn new(
-        (name, class): (String, ClassId),
+        class: ClassId,
         tokenizer: Tokenizer,
-        (model, default_prompt): (Model, Prompt),
+        (pipeline, default_prompt): (Pipeline, Prompt),
         limits: Limits,
+        info: Info,
     ) -> Result<Self, StartError> {
         let served = Self {
-            name,
+            name: info.model_id.as_str().into(),
             class,
-            task: Task::of(&model),
             tokenizer,
-            pipeline: model.pipeline,
+            pipeline,
             default_prompt,
             limits,
+            info: Arc::new(info),
             open: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
+            left: (Mutex::new(()), Condvar::new()),
             used: Mutex::new(Instant::now()),
         };
         served.prompt(&Prompt::Default).map_err(|error| StartError::Setting {
@@ -70,6 +73,20 @@ impl Served {
             reason: error.to_string(),
         })?;
         Ok(served)
+    }
+
+    /// Whether requests are being answered.
+    pub(super) fn has_work(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until all requests are answered; no others may be accepted by now.
+    pub(crate) fn wait_until_left(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        let mut left = self.left.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.has_work() {
+            left = self.left.1.wait(left).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
@@ -99,8 +116,8 @@ impl Models {
             let open = |served: &Arc<Served>| served.open.load(Ordering::Acquire);
             let requests = entry.served.as_ref().map_or(0, open);
             let &Entry { ref name, state, pinned, .. } = entry;
-            let task = entry.served.as_ref().map(|served| served.task.clone());
-            ModelStatus { name: name.clone(), state, task, pinned, requests }
+            let task = entry.served.as_ref().map(|served| served.info.task.clone());
+            ModelStatus { name: name.to_string(), state, task, pinned, requests }
         };
         entries.iter().map(status).collect()
     }
@@ -111,13 +128,20 @@ impl Models {
     /// If there is one of that name.
     pub(crate) fn begin(&self, name: &str) -> Result<Option<ClassId>, StartError> {
         let mut entries = self.entries();
-        if entries.iter().any(|entry| entry.name == name) {
+        if entries.iter().any(|entry| &*entry.name == name) {
             let reason = format!("{name} is loaded already, or about to come or go");
             return Err(StartError::Setting { setting: "model", reason });
         }
-        let (name, state) = (name.to_owned(), ModelState::Loading);
+        let (name, state) = (name.into(), ModelState::Loading);
         entries.push(Entry { name, state, pinned: false, served: None });
         Ok(self.free.lock().unwrap_or_else(PoisonError::into_inner).pop())
+    }
+
+    /// Whether a model is about to be there.
+    pub(crate) fn is_loading(&self, name: &str) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let loading = |entry: &Entry| entry.state == ModelState::Loading && &*entry.name == name;
+        entries.iter().any(loading)
     }
 
     /// It is loaded.
@@ -129,14 +153,14 @@ impl Models {
 
     /// A model has gone, or was not loaded after all; its class is for another one.
     pub(crate) fn remove(&self, name: &str, class: ClassId) {
-        self.entries().retain(|entry| entry.name != name);
+        self.entries().retain(|entry| &*entry.name != name);
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(class);
     }
 
     /// No more requests are accepted for a model; `None` if none of that name is ready.
     pub(crate) fn drain(&self, name: &str) -> Option<Arc<Served>> {
         let mut entries = self.entries();
-        let ready = |entry: &&mut Entry| entry.name == name && entry.state == ModelState::Ready;
+        let ready = |entry: &&mut Entry| &*entry.name == name && entry.state == ModelState::Ready;
         let entry = entries.iter_mut().find(ready)?;
         entry.state = ModelState::Draining;
         entry.served.clone()
@@ -149,13 +173,13 @@ impl Models {
         let served = idle.filter_map(|entry| entry.served.as_ref());
         let used =
             |served: &&Arc<Served>| *served.used.lock().unwrap_or_else(PoisonError::into_inner);
-        served.filter(|served| !served.has_work()).min_by_key(used).map(|it| it.name.clone())
+        served.filter(|served| !served.has_work()).min_by_key(used).map(|it| it.name.to_string())
     }
 
     /// Whether a model may make way for others; `false` if there is none of that name.
     pub(crate) fn pin(&self, name: &str, pinned: bool) -> bool {
         let mut entries = self.entries();
-        let entry = entries.iter_mut().find(|entry| entry.name == name);
+        let entry = entries.iter_mut().find(|entry| &*entry.name == name);
         entry.map(|entry| entry.pinned = pinned).is_some()
     }
 

@@ -12,8 +12,8 @@
 
 mod changes;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use vecmill_encoder::Limits;
@@ -21,7 +21,7 @@ use vecmill_model::Pipeline;
 use vecmill_scheduler::ClassId;
 
 use crate::error::RequestError;
-use crate::info::Task;
+use crate::info::Info;
 use crate::request::Prompt;
 use crate::tokenize::Tokenizer;
 pub(crate) use changes::Changing;
@@ -29,21 +29,25 @@ pub use changes::{ModelState, ModelStatus};
 
 /// A model that requests can name.
 pub(crate) struct Served {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) class: ClassId,
-    pub(crate) task: Task,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) pipeline: Pipeline,
     pub(crate) default_prompt: Prompt,
     pub(crate) limits: Limits,
+    pub(crate) info: Arc<Info>,
     /// Requests that were accepted and not answered.
     open: AtomicUsize,
+    /// Whether somebody waits until there is none.
+    leaving: AtomicBool,
+    /// Told when there is none, and somebody waits for that.
+    left: (Mutex<()>, Condvar),
     /// When the last one was accepted.
     used: Mutex<Instant>,
 }
 
 struct Entry {
-    name: String,
+    name: Arc<str>,
     state: ModelState,
     pinned: bool,
     /// What it is known by once it is loaded.
@@ -64,7 +68,7 @@ pub(crate) struct Open(Arc<Served>);
 impl Open {
     /// A hold on a model, whatever its state.
     pub(crate) fn of(served: &Arc<Served>) -> Self {
-        served.open.fetch_add(1, Ordering::AcqRel);
+        served.open.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(served))
     }
 }
@@ -79,7 +83,12 @@ impl std::ops::Deref for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        let served = &self.0;
+        if served.open.fetch_sub(1, Ordering::SeqCst) == 1 && served.leaving.load(Ordering::SeqCst)
+        {
+            drop(served.left.0.lock());
+            served.left.1.notify_all();
+        }
     }
 }
 
@@ -108,11 +117,6 @@ impl Served {
             Err(RequestError::PromptNotPooled)
         }
     }
-
-    /// Whether requests are being answered.
-    pub(crate) fn has_work(&self) -> bool {
-        self.open.load(Ordering::Acquire) > 0
-    }
 }
 
 impl Models {
@@ -122,10 +126,10 @@ impl Models {
     /// [`RequestError::UnknownModel`] or [`RequestError::ModelLoading`].
     pub(crate) fn open(&self, name: Option<&str>) -> Result<Open, RequestError> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let mut named = entries.iter().filter(|entry| name.is_none_or(|name| name == entry.name));
+        let mut named = entries.iter().filter(|entry| name.is_none_or(|name| name == &*entry.name));
         let unknown = || RequestError::UnknownModel {
             name: name.unwrap_or_default().to_owned(),
-            known: entries.iter().map(|entry| entry.name.clone()).collect(),
+            known: entries.iter().map(|entry| entry.name.to_string()).collect(),
         };
         let entry = named.next().ok_or_else(unknown)?;
         match (entry.state, &entry.served) {
@@ -134,7 +138,7 @@ impl Models {
                 Ok(Open::of(served))
             }
             (ModelState::Loading, _) => {
-                Err(RequestError::ModelLoading { name: entry.name.clone() })
+                Err(RequestError::ModelLoading { name: entry.name.to_string() })
             }
             _ => Err(unknown()),
         }

@@ -67,6 +67,16 @@ impl<W: Waiting> Queue<W> {
         self.lock().add_class(1.0)
     }
 
+    /// How much of the devices' time a class gets while others have work, in proportion.
+    pub(crate) fn set_weight(&self, class: ClassId, weight: f64) {
+        self.lock().set_weight(class, weight);
+    }
+
+    /// The counts of a model that has gone begin anew, should it come again.
+    pub(crate) fn forget(&self, model: &str) {
+        self.metrics.forget(model, &self.names);
+    }
+
     /// A device serves a class from now on.
     pub(crate) fn serve(&self, device: usize, class: ClassId, batch_tokens: usize, speed: Speed) {
         self.lock().serve(device, class, batch_tokens, speed);

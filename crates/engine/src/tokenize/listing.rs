@@ -22,6 +22,8 @@ pub const TOKENS_LIMIT: usize = 1 << 20;
 /// A request for the tokens of texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenizeRequest {
+    /// The model whose tokenizer is asked, by its name; the engine's first one if none is given.
+    pub model: Option<String>,
     /// What to tokenise; nothing is cut.
     pub texts: Vec<String>,
     /// The prompt in front of each.

@@ -16,7 +16,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{SendError, sync_channel};
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{SendError, Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use vecmill_scheduler::{ClassId, Failed, Job, Size};
 
 use crate::answer::{JobQueue, Part, Payload};
 use crate::error::RequestError;
-use crate::metrics::{Outcome, Ran};
+use crate::metrics::{Outcome, Ran, WorkLabels};
 use crate::recording::RefusalRecordings;
 use crate::request::Embedding;
 
@@ -44,7 +45,7 @@ const FITTING: usize = 32;
 /// A device: a backend, its memory, and the models that are on it.
 #[derive(Debug)]
 pub(crate) struct Device<B: Backend> {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) backend: Arc<B>,
     pub(super) pool: Pool<B::Source>,
     /// The models, by the numbers of their classes.
@@ -61,9 +62,11 @@ pub(crate) struct Device<B: Backend> {
 pub(crate) struct Resident<B: Backend> {
     pub(crate) encoder: Encoder<B>,
     /// The most tokens of a batch here.
-    pub(super) batch_tokens: usize,
+    pub(super) batch_tokens: AtomicUsize,
     /// Bytes of slabs, and the tokens that surely fit each: the last answers.
     pub(super) fitting: Mutex<VecDeque<(usize, usize)>>,
+    /// Dropped after all else: whoever waits for that hears it.
+    pub(super) gone: Mutex<Option<Sender<()>>>,
 }
 
 impl<B: Backend> Resident<B> {
@@ -199,7 +202,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             };
             let name = format!("{}-collect", self.device.name);
             if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, collect) {
-                tracing::warn!(device = self.device.name, %error, "batches run one by one");
+                tracing::warn!(device = &*self.device.name, %error, "batches run one by one");
             }
             backend.enter(move || {
                 self.start_batches(&|batch| {
@@ -215,7 +218,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
     /// Runs what is done for a batch. After a panic the device has failed at it, and goes on.
     fn guarded(&self, run: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            tracing::error!(device = self.device.name, "a batch panicked: please report this");
+            tracing::error!(device = &*self.device.name, "a batch panicked: please report this");
         }
     }
 
@@ -280,9 +283,10 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             Ok(rows) => {
                 self.count(&taken.jobs, Outcome::Ok, took);
                 let size = Size::of(&taken.jobs);
-                if let Some(predicted) = self.queue.ran(self.index, class, size, took) {
-                    let device = &self.device.name;
-                    self.queue.metrics.predicted(device, took.as_secs_f64(), predicted);
+                if let Some(predicted) = self.queue.ran(self.index, class, size, took)
+                    && let Some(labels) = self.labels(&taken.jobs)
+                {
+                    self.queue.metrics.predicted(&labels, took.as_secs_f64(), predicted);
                 }
                 let dimensions = resident.encoder.limits().dimensions;
                 drop(resident);
@@ -309,7 +313,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         for job in refused {
             job.payload.request.fail(self.refusal(class, &job.payload, error));
         }
-        let device = &self.device.name;
+        let device = &*self.device.name;
         if blamed {
             tracing::warn!(device, inputs, last, %error, "the device failed");
         }
@@ -330,7 +334,7 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             }
             EncodeError::Memory(error) if error.remedy() != Remedy::Reject => {
                 RequestError::NoMemory {
-                    device: self.device.name.clone(),
+                    device: self.device.name.to_string(),
                     reason: error.to_string(),
                     retry_after: self.queue.backlog_time(class),
                 }
@@ -341,9 +345,10 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             &EncodeError::TooLong { tokens, limit } => {
                 RequestError::TooManyTokens { index, tokens, limit }
             }
-            error => {
-                RequestError::Device { device: self.device.name.clone(), reason: error.to_string() }
-            }
+            error => RequestError::Device {
+                device: self.device.name.to_string(),
+                reason: error.to_string(),
+            },
         }
     }
 
@@ -354,11 +359,12 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
         (started, done): (Instant, Instant),
     ) {
         let inference = done.saturating_duration_since(started);
+        let Some(labels) = self.labels(&jobs) else { return };
         // The encoder has seen to it that there is a row for each; were there none, whoever waits for it
         // would hear that it was lost.
         for (Job { payload: work, .. }, row) in jobs.into_iter().zip(rows) {
             let queue = started.saturating_duration_since(work.queued);
-            self.queue.metrics.waited(&self.device.name, queue.as_secs_f64());
+            self.queue.metrics.waited(&labels, queue.as_secs_f64());
             let Some(vector) = work.request.finish.of(row) else {
                 work.request.fail(RequestError::NotFinite { index: work.index });
                 continue;
@@ -382,7 +388,15 @@ impl<'a, B: Backend> DeviceLoop<'a, B> {
             truncated: count(jobs.iter().filter(|job| job.payload.tokens.truncated).count()),
             seconds: took.as_secs_f64(),
         };
-        self.queue.metrics.batch(&self.device.name, &ran);
+        if let Some(labels) = self.labels(jobs) {
+            self.queue.metrics.batch(&labels, &ran);
+        }
+    }
+
+    /// What the work on jobs, which are one model's, is counted by; `None` if there are none.
+    fn labels(&self, jobs: &[Job<Payload>]) -> Option<WorkLabels> {
+        let model = Arc::clone(&jobs.first()?.payload.request.model);
+        Some(WorkLabels { device: Arc::clone(&self.device.name), model })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Models that come and go on a device beside others, and the memory that these leave each other.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,12 +22,6 @@ use crate::stage::Stage;
 
 /// How often unused memory is looked for.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(250);
-
-/// How often it is looked whether a model is let go of.
-const FAREWELL: Duration = Duration::from_millis(1);
-
-/// Tokens of the inputs for which batches are sized.
-const TYPICAL_LENGTH: f64 = 128.0;
 
 /// What is the same of a device for all models that are loaded onto it.
 #[derive(Debug, Clone)]
@@ -106,19 +102,8 @@ impl Loading<'_> {
                 speed.observe(Size::equal(shape.sequences, each), took);
             }
         }
-        let batch_tokens = self.batch_tokens(&speed, fit.largest);
+        let batch_tokens = settings.batch_tokens(&speed, fit.largest.longest, fit.largest.tokens);
         Ok((Resident::new(encoder, batch_tokens), speed))
-    }
-
-    /// The most tokens of a batch: what fits, or less where the device is at nearly full speed with
-    /// less, or where more would take too long.
-    fn batch_tokens(&self, speed: &Speed, largest: Shape) -> usize {
-        match (self.settings.batch_latency, speed.coefficients()) {
-            (Some(bound), Some(model)) => {
-                model.saturation_tokens(TYPICAL_LENGTH, bound, largest.longest, largest.tokens)
-            }
-            _ => largest.tokens,
-        }
     }
 
     fn warm_up<B: Backend>(
@@ -153,14 +138,24 @@ pub(crate) fn largest_batch(
 
 impl<B: Backend> Resident<B> {
     pub(crate) fn new(encoder: Encoder<B>, batch_tokens: usize) -> Self {
-        Self { encoder, batch_tokens, fitting: Mutex::default() }
+        Self {
+            encoder,
+            batch_tokens: AtomicUsize::new(batch_tokens),
+            fitting: Mutex::default(),
+            gone: Mutex::default(),
+        }
+    }
+
+    /// The most tokens of a batch here.
+    pub(super) fn batch_tokens(&self) -> usize {
+        self.batch_tokens.load(Ordering::Relaxed)
     }
 
     /// The most tokens of a batch where slabs may have so many bytes together: enough for any one
     /// input.
     pub(super) fn batch_tokens_in(&self, bytes: usize) -> usize {
         let tokens = self.encoder.tokens_within(bytes / self.encoder.backend().in_flight().max(1));
-        tokens.max(self.encoder.limits().max_tokens).min(self.batch_tokens)
+        tokens.max(self.encoder.limits().max_tokens).min(self.batch_tokens())
     }
 
     /// Bytes of a slab for the longest input alone.
@@ -182,7 +177,7 @@ impl<B: Backend> Device<B> {
         let trimmer = Mutex::new(Some(pool.trimmer(UPKEEP_INTERVAL)?));
         let ways_practised = first.encoder.backend().ways_taken();
         Ok(Self {
-            name: name.to_owned(),
+            name: name.into(),
             backend: first.encoder.shared_backend(),
             pool,
             residents: RwLock::new(vec![Some(Arc::new(first))]),
@@ -266,19 +261,12 @@ impl<B: Backend> Device<B> {
 
     /// Takes a model off, and gives its memory back.
     pub(super) fn unload_from(&self, (index, class): (usize, ClassId), queue: &JobQueue) {
-        let mut leaving = self.put(class, None);
-        // Whoever answered its last request may still hold it for a moment.
-        while let Some(resident) = leaving.take() {
-            leaving = match Arc::try_unwrap(resident) {
-                Ok(resident) => {
-                    drop(resident);
-                    None
-                }
-                Err(resident) => {
-                    std::thread::park_timeout(FAREWELL);
-                    Some(resident)
-                }
-            };
+        if let Some(resident) = self.put(class, None) {
+            // Whoever answered its last request may still hold it for a moment.
+            let (gone, wait) = channel();
+            *resident.gone.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
+            drop(resident);
+            let _ = wait.recv(); // nothing is sent: it ends with the resident
         }
         self.pool.trim();
         let Statistics { budget_bytes, reserved_bytes, .. } = self.pool.statistics();

@@ -6,9 +6,10 @@ mod device;
 mod loading;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use vecmill_encoder::{Backend, Batch, EncodeError, Limits, PlanStatistics};
+use vecmill_encoder::{Backend, Batch, EncodeError, Limits, PlanStatistics, PracticeBatches};
 use vecmill_memory::Statistics;
 use vecmill_memory::recording::Recording;
 use vecmill_scheduler::{ClassId, Speed};
@@ -33,6 +34,12 @@ pub(crate) trait Worker: Send + Sync {
         queue: &JobQueue,
         loading: &Loading<'_>,
     ) -> Result<Speed, StartError>;
+    /// The batches of practice of the model of a class.
+    fn practice(&self, class: ClassId) -> PracticeBatches;
+    /// Whether batches are for practice from now on.
+    fn tune(&self, on: bool);
+    /// The most tokens of a batch of a class from now on, as practice has shown.
+    fn set_batch_tokens(&self, class: ClassId, tokens: usize);
     /// Takes a model off it that has no more work, and gives its memory back.
     fn unload(&self, at: (usize, ClassId), queue: &JobQueue);
     fn name(&self) -> &str;
@@ -77,6 +84,23 @@ impl<B: Backend> Worker for Device<B> {
         self.load_beside(at, queue, loading)
     }
 
+    fn practice(&self, class: ClassId) -> PracticeBatches {
+        let resident = self.resident(class);
+        resident.map_or_else(PracticeBatches::default, |resident| {
+            resident.encoder.practice(resident.batch_tokens())
+        })
+    }
+
+    fn tune(&self, on: bool) {
+        self.backend.tune(on);
+    }
+
+    fn set_batch_tokens(&self, class: ClassId, tokens: usize) {
+        if let Some(resident) = self.resident(class) {
+            resident.batch_tokens.store(tokens, Ordering::Relaxed);
+        }
+    }
+
     fn unload(&self, at: (usize, ClassId), queue: &JobQueue) {
         self.unload_from(at, queue);
     }
@@ -90,7 +114,7 @@ impl<B: Backend> Worker for Device<B> {
     }
 
     fn batch_tokens(&self, class: ClassId) -> usize {
-        self.resident(class).map_or(0, |resident| resident.batch_tokens)
+        self.resident(class).map_or(0, |resident| resident.batch_tokens())
     }
 
     fn batch_tokens_with(&self, free: usize) -> Vec<(ClassId, usize)> {
@@ -103,7 +127,7 @@ impl<B: Backend> Worker for Device<B> {
                 // As at the start, not all that is free: the driver needs some.
                 resident.batch_tokens_in(held_bytes + free / 10 * 9)
             } else if alone {
-                resident.batch_tokens
+                resident.batch_tokens()
             } else {
                 resident.batch_tokens_in(room)
             }

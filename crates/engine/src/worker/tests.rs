@@ -22,6 +22,7 @@ use vecmill_scheduler::{DeviceSettings, Speed};
 use vecmill_testing::{FaultPlan, Faulty};
 
 use super::*;
+use crate::early::EarlyRequests;
 use crate::engine::{Core, Engine, Parts};
 use crate::error::RequestError;
 use crate::info::Info;
@@ -85,14 +86,16 @@ impl Rig {
         let mut limits = devices[0].limits(CLASS).unwrap();
         limits.vocabulary = setup.vocabulary.unwrap_or(limits.vocabulary);
         let served = Served::new(
-            ("model".to_owned(), CLASS),
+            CLASS,
             Tokenizer::open(&folder, &model.pipeline, max_tokens).unwrap(),
-            (model, Prompt::None),
+            (model.pipeline, Prompt::None),
             limits,
+            Info { model_id: "model".to_owned(), ..Info::default() },
         );
         let models = Models::with(served.unwrap());
+        let early = EarlyRequests::new(Duration::ZERO, 0);
         let tokenizers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let core = Core::new(models, tokenizers, queue(&devices, setup.policy));
+        let core = Core::new(models, tokenizers, queue(&devices, setup.policy), early);
         Self { core: Arc::new(core), devices, faults, threads: Vec::new() }
     }
 
@@ -135,7 +138,7 @@ impl Rig {
 
     fn ask(&self, inputs: usize) -> Receiver<Answer> {
         let (sender, receiver) = channel();
-        let answer = Box::new(move |answer| sender.send(answer).unwrap());
+        let answer = Box::new(move |answer, _: Option<_>| sender.send(answer).unwrap());
         self.core.submit(Request::new((0..inputs).map(input)), answer);
         receiver
     }

@@ -84,7 +84,7 @@ impl<'a> Generator<'a> {
         let request = TokenizeRequest {
             texts: vec![TEXT.to_owned()],
             prompt: Prompt::None,
-            special_tokens: false,
+            ..TokenizeRequest::default()
         };
         let tokens = engine.tokenize_blocking(request)?;
         let tokens = (0..).map_while(|n| tokens.token(0, n));

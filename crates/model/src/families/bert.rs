@@ -1,7 +1,7 @@
 //! BERT (Devlin et al., arXiv:1810.04805).
 
 use super::super::head::{Layout, Name};
-use super::super::keys::{Row, Rule, row};
+use super::super::keys::{Plain, Row, Rule, row};
 use super::super::{
     Activation, Architecture, Attention, Config, Embedding, FeedForward, Heads, Layer, ModelError,
     Order, Pooling, Window,
@@ -12,22 +12,26 @@ pub(super) const FAMILY: Family = Family {
     name: "BERT",
     model_types: &["bert"],
     prefixes: &["bert."],
+    words: "embeddings.word_embeddings.weight",
+    code: &[],
     pooling: Pooling::Mean,
     keys: KEYS,
     positions: Positions::FromZero,
-    rules: &[PADDING],
+    rules: &[PADDING, ABSOLUTE],
     classifier: Some(&CLASSIFIER),
+    settle: |_, _| Ok(()),
     read,
 };
 
 pub(super) const KEYS: Keys = Keys {
-    hidden: "hidden_size",
-    layers: "num_hidden_layers",
-    heads: "num_attention_heads",
-    intermediate: "intermediate_size",
-    activation: "hidden_act",
-    epsilon: Some("layer_norm_eps"),
-    token_types: Some("type_vocab_size"),
+    hidden: &["hidden_size"],
+    layers: &["num_hidden_layers"],
+    heads: &["num_attention_heads"],
+    intermediate: &["intermediate_size"],
+    positions: &["max_position_embeddings"],
+    activation: (&["hidden_act"], "gelu"),
+    epsilon: Some((&["layer_norm_eps"], 1e-12)),
+    token_types: Some((&["type_vocab_size"], 2)),
     embedding: None,
     relative_buckets: None,
 };
@@ -41,6 +45,12 @@ const CLASSIFIER: Layout = Layout {
 /// Of families whose positions start at 0.
 pub(super) const PADDING: Row =
     row(&["pad_token_id"], Rule::Unread("nothing is padded, and positions start at 0"));
+
+/// Of families with position embeddings.
+pub(super) const ABSOLUTE: Row = row(
+    &["position_embedding_type"],
+    Rule::Only(&[Plain::Text("absolute")], "other positions are not computed"),
+);
 
 pub(super) fn read(config: &Config, tensors: &Tensors<'_>) -> Result<Architecture, ModelError> {
     let layer = |index| layer(config, &tensors.under(&format!("encoder.layer.{index}")));

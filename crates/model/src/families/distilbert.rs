@@ -12,11 +12,11 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["distilbert"],
     prefixes: &["distilbert."],
     keys: Keys {
-        hidden: "dim",
-        layers: "n_layers",
-        heads: "n_heads",
-        intermediate: "hidden_dim",
-        activation: "activation",
+        hidden: &["dim"],
+        layers: &["n_layers"],
+        heads: &["n_heads"],
+        intermediate: &["hidden_dim"],
+        activation: (&["activation"], "gelu"),
         epsilon: None,
         token_types: None,
         ..bert::KEYS
@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
         row(&["num_hidden_layers"], Rule::SameAs("n_layers")),
         row(&["num_attention_heads"], Rule::SameAs("n_heads")),
         bert::PADDING,
+        bert::ABSOLUTE,
         row(&["layer_norm_eps"], Rule::Unread("it is 1e-12, whatever this says")),
         row(&["type_vocab_size"], Rule::Unread("it has no token types")),
         row(

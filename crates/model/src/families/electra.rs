@@ -12,6 +12,7 @@ pub(super) const FAMILY: Family = Family {
     keys: Keys { embedding: Some(("embedding_size", 128)), ..bert::KEYS },
     rules: &[
         bert::PADDING,
+        bert::ABSOLUTE,
         row(
             &["summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"],
             Rule::Unread("of heads that an embedding doesn't go through"),

@@ -2,6 +2,7 @@
 //!
 //! - [`Family`] is a row: how its `config.json` is read, and a function that yields its
 //!   [`Architecture`]; [`ALL`] has them.
+//! - `rope` reads what several say of rotary positions, in older files and in newer ones.
 //! - `Tensors` finds tensors under the names that a row spells, checked against the sizes in
 //!   [`Config`].
 //!
@@ -11,21 +12,33 @@
 mod bert;
 mod distilbert;
 mod electra;
+mod ernie;
+mod gte;
+mod modernbert;
 mod mpnet;
+mod nomic;
 mod roberta;
+mod rope;
 
 use std::fmt;
 
 use super::head::Layout;
+use super::json::JsonFile;
 use super::keys::Row;
 use super::{Architecture, Config, Linear, ModelError, Norm, Pooling, Weight, Weights};
 
 /// All families.
-pub static ALL: [&Family; 5] =
-    [&bert::FAMILY, &roberta::FAMILY, &distilbert::FAMILY, &mpnet::FAMILY, &electra::FAMILY];
-
-/// The tensor by which a file's [prefix](Family::prefixes) is found.
-pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
+pub static ALL: &[&Family] = &[
+    &bert::FAMILY,
+    &roberta::FAMILY,
+    &distilbert::FAMILY,
+    &mpnet::FAMILY,
+    &electra::FAMILY,
+    &ernie::FAMILY,
+    &nomic::FAMILY,
+    &gte::FAMILY,
+    &modernbert::FAMILY,
+];
 
 /// A family of encoders that the forward pass computes.
 #[non_exhaustive]
@@ -36,6 +49,10 @@ pub struct Family {
     pub model_types: &'static [&'static str],
     /// What its checkpoints put in front of the names that it spells, where they do.
     pub prefixes: &'static [&'static str],
+    /// The tensor by which a file's prefix is found.
+    pub(crate) words: &'static str,
+    /// Classes of code that its checkpoints may bring with them: this is what they compute.
+    pub(crate) code: &'static [&'static str],
     /// How token vectors become one where a model's files don't say.
     pub pooling: Pooling,
     /// What the keys of its `config.json` are called.
@@ -46,6 +63,8 @@ pub struct Family {
     pub(crate) rules: &'static [Row],
     /// What its head of classification is called, where it has one that is computed.
     pub(crate) classifier: Option<&'static Layout>,
+    /// Reads what its `config.json` says beyond its keys, and checks it.
+    pub(crate) settle: fn(&JsonFile, &mut Config) -> Result<(), ModelError>,
     /// Finds its tensors.
     pub(crate) read: fn(&Config, &Tensors<'_>) -> Result<Architecture, ModelError>,
 }
@@ -53,19 +72,22 @@ pub struct Family {
 impl Family {
     /// The keys of `config.json` that its own settings are read from.
     pub(crate) fn reads(&self) -> impl Iterator<Item = &'static str> {
-        let Keys { hidden, layers, heads, intermediate, activation, .. } = self.keys;
-        let Keys { epsilon, token_types, embedding, relative_buckets, .. } = self.keys;
-        let padding =
-            matches!(self.positions, Positions::AfterPadding(_)).then_some("pad_token_id");
-        let always = [hidden, layers, heads, intermediate, activation].map(Some);
-        let embedding = embedding.map(|(key, _)| key);
-        let others = [epsilon, token_types, embedding, relative_buckets, padding];
-        always.into_iter().chain(others).flatten()
+        let Keys { hidden, layers, heads, intermediate, positions, .. } = self.keys;
+        let Keys { activation, epsilon, token_types, embedding, relative_buckets, .. } = self.keys;
+        let padding: &[_] = match self.positions {
+            Positions::AfterPadding(_) => &["pad_token_id"],
+            _ => &[],
+        };
+        let always = [hidden, layers, heads, intermediate, positions, activation.0, padding];
+        let others = [epsilon.map(|(keys, _)| keys), token_types.map(|(keys, _)| keys)];
+        let single = [embedding.map(|(key, _)| key), relative_buckets];
+        let several = always.into_iter().chain(others.into_iter().flatten()).flatten().copied();
+        several.chain(single.into_iter().flatten())
     }
 
     /// The family of this `model_type`, and the type.
     pub(crate) fn of(model_type: &str) -> Option<(&'static Self, &'static str)> {
-        ALL.into_iter().find_map(|family| {
+        ALL.iter().copied().find_map(|family| {
             Some((family, *family.model_types.iter().find(|known| **known == model_type)?))
         })
     }
@@ -85,18 +107,23 @@ impl fmt::Debug for Family {
     }
 }
 
+/// The names of one key: the first that is there is read, and another must say the same.
+pub(crate) type Names = &'static [&'static str];
+
 /// What the keys of a family's `config.json` are called; without a key, it is as said here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keys {
-    pub(crate) hidden: &'static str,
-    pub(crate) layers: &'static str,
-    pub(crate) heads: &'static str,
-    pub(crate) intermediate: &'static str,
-    pub(crate) activation: &'static str,
-    /// What norms add to the variance: 1e-12.
-    pub(crate) epsilon: Option<&'static str>,
-    /// Rows of the token type embeddings: none.
-    pub(crate) token_types: Option<&'static str>,
+    pub(crate) hidden: Names,
+    pub(crate) layers: Names,
+    pub(crate) heads: Names,
+    pub(crate) intermediate: Names,
+    pub(crate) positions: Names,
+    /// And its default.
+    pub(crate) activation: (Names, &'static str),
+    /// What norms add to the variance, and its default: 1e-12.
+    pub(crate) epsilon: Option<(Names, f64)>,
+    /// Rows of the token type embeddings, and their default: none.
+    pub(crate) token_types: Option<(Names, usize)>,
     /// Width of the embeddings, and its default: that of the layers.
     pub(crate) embedding: Option<(&'static str, usize)>,
     /// Rows of the attention bias by distance: none.
@@ -140,6 +167,31 @@ impl<'a> Tensors<'a> {
         Ok(Weight::Tensor(self.weights.tensor(&name, &[rows, columns])?))
     }
 
+    /// A linear layer, with a bias or without.
+    fn layer(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let bias = bias.then(|| {
+            let name = format!("{}{name}.bias", self.path);
+            self.weights.tensor(&name, &[outputs]).map(Weight::Tensor)
+        });
+        Ok(Linear { weight: self.table(name, outputs, inputs)?, bias: bias.transpose()? })
+    }
+
+    /// The first row of a matrix, where that is among the weights.
+    fn first_row(&self, name: &str, columns: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let whole = format!("{name}.weight");
+        let Some(&[rows, _]) = self.weights.shape(&format!("{}{whole}", self.path)) else {
+            return Ok(None);
+        };
+        let table = self.table(name, rows, columns)?;
+        Ok(table.to_f32().get(..columns).map(<[f32]>::to_vec))
+    }
+
     /// A linear layer with a bias.
     fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, ModelError> {
         let (weight, bias) =
@@ -155,6 +207,12 @@ impl<'a> Tensors<'a> {
         let parts = names.iter().map(part).collect::<Result<Vec<_>, _>>()?;
         let (weights, biases) = parts.into_iter().unzip();
         Ok(Linear { weight: Weight::Stack(weights), bias: Some(Weight::Stack(biases)) })
+    }
+
+    /// A layer normalisation that only scales.
+    fn scale(&self, name: &str, columns: usize) -> Result<Norm, ModelError> {
+        let gain = self.weights.tensor(&format!("{}{name}.weight", self.path), &[columns])?;
+        Ok(Norm { gain: Weight::Tensor(gain), bias: None, epsilon: self.epsilon })
     }
 
     /// A layer normalisation.

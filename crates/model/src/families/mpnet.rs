@@ -23,6 +23,7 @@ pub(super) const FAMILY: Family = Family {
     },
     positions: Positions::After(1),
     rules: &[
+        bert::ABSOLUTE,
         row(&["pad_token_id"], Rule::Unread("its positions start at 2, whatever this says")),
         row(&["type_vocab_size"], Rule::Unread("it has no token types")),
     ],

@@ -10,7 +10,7 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["roberta", "xlm-roberta", "camembert"],
     prefixes: &["roberta."],
     positions: Positions::AfterPadding(1),
-    rules: &[],
+    rules: &[bert::ABSOLUTE],
     classifier: Some(&CLASSIFIER),
     ..bert::FAMILY
 };

@@ -38,7 +38,7 @@ const DECODER: &str = "only encoders are computed";
 
 /// `config.json`, whatever the family.
 const CONFIG: &[Row] = &[
-    row(&["model_type", "vocab_size", "max_position_embeddings"], Used),
+    row(&["model_type", "vocab_size"], Used),
     row(&["architectures", "auto_map"], UsedOrNull),
     row(&["tokenizer_class"], ByTokenizer),
     row(
@@ -55,10 +55,6 @@ const CONFIG: &[Row] = &[
     row(
         &["is_decoder", "add_cross_attention", "is_encoder_decoder"],
         Only(&[False, Null], DECODER),
-    ),
-    row(
-        &["position_embedding_type"],
-        Only(&[Text("absolute")], "other positions are not computed"),
     ),
     row(
         &["quantization_config", "compression_config"],

@@ -11,7 +11,7 @@ use crate::{Model, families};
 fn folder(kind: Kind, key: Option<(&str, &Value)>) -> TempDir {
     let folder = TempDir::new().unwrap();
     let family = if let Kind::Config(family) = kind { family } else { families::ALL[0] };
-    let words = json!({"embeddings.word_embeddings.weight": entry("F32", &[6, 4], [0, 96])});
+    let words = json!({family.words: entry("F32", &[6, 4], [0, 96])});
     let words = container(words.to_string().as_bytes(), &[0; 96]);
     let dense = json!({
         "linear.weight": entry("F32", &[3, 4], [0, 48]), "linear.bias": entry("F32", &[3], [48, 60]),
@@ -43,13 +43,18 @@ fn folder(kind: Kind, key: Option<(&str, &Value)>) -> TempDir {
 }
 
 fn files(family: &'static Family) -> Vec<(Kind, &'static str, Value)> {
-    let config = match family.keys.hidden {
-        "dim" => json!({
-            "model_type": "distilbert", "dim": 4, "n_layers": 1, "n_heads": 2, "hidden_dim": 8,
+    let model_type = family.model_types[0];
+    let config = match model_type {
+        "distilbert" => json!({
+            "model_type": model_type, "dim": 4, "n_layers": 1, "n_heads": 2, "hidden_dim": 8,
             "vocab_size": 6, "max_position_embeddings": 16,
         }),
+        "nomic_bert" => json!({
+            "model_type": model_type, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_inner": 8,
+            "vocab_size": 6, "n_positions": 16, "rotary_scaling_factor": 2.0,
+        }),
         _ => json!({
-            "model_type": family.model_types[0], "hidden_size": 4, "num_hidden_layers": 1,
+            "model_type": model_type, "hidden_size": 4, "num_hidden_layers": 2,
             "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 6,
             "max_position_embeddings": 16,
         }),
@@ -62,11 +67,7 @@ fn files(family: &'static Family) -> Vec<(Kind, &'static str, Value)> {
         (Kind::Dense, "2_Dense/config.json", json!({"in_features": 4, "out_features": 3})),
         (Kind::Normalize, "3_Normalize/config.json", json!({})),
         (Kind::SentenceTransformers, "config_sentence_transformers.json", json!({})),
-        (
-            Kind::Index,
-            "model.safetensors.index.json",
-            json!({"weight_map": {"embeddings.word_embeddings.weight": "a"}}),
-        ),
+        (Kind::Index, "model.safetensors.index.json", json!({"weight_map": {family.words: "a"}})),
         (Kind::Tokenizer, "tokenizer_config.json", json!({})),
         (Kind::SpecialTokens, "special_tokens_map.json", json!({})),
     ]
@@ -90,7 +91,7 @@ fn kinds() -> Vec<Kind> {
         Kind::Tokenizer,
         Kind::SpecialTokens,
     ];
-    families::ALL.into_iter().map(Kind::Config).chain(others).collect()
+    families::ALL.iter().copied().map(Kind::Config).chain(others).collect()
 }
 
 /// A value under which the reference computes other vectors than without the key, or refuses, and
@@ -100,12 +101,25 @@ fn deciding(kind: Kind, key: &str) -> Value {
         (Kind::Config(_), "model_type") => json!("gpt2"),
         (Kind::Config(_), "architectures") => json!(["BertForMaskedLM"]),
         (Kind::Config(_), "auto_map") => json!({"AutoModel": "modeling.JinaBertModel"}),
-        (Kind::Config(_), "hidden_act" | "activation") => json!("relu"),
-        (Kind::Config(_), "layer_norm_eps") => json!(1e-5),
+        (Kind::Config(_), "hidden_act" | "activation" | "hidden_activation") => json!("relu"),
+        (Kind::Config(_), "activation_function") => json!("geglu"),
+        (Kind::Config(_), "layer_norm_eps" | "layer_norm_epsilon" | "norm_eps") => json!(1e-3),
+        (Kind::Config(family), "rope_parameters") if family.name == "ModernBERT" => {
+            json!({"full_attention": {"rope_theta": 5.0}})
+        }
+        (Kind::Config(_), "rope_parameters") => json!({"rope_theta": 5.0}),
+        (Kind::Config(_), "rope_scaling") => json!({"type": "linear", "factor": 2.0}),
+        (Kind::Config(_), "rotary_emb_fraction") => json!(0.5),
+        (Kind::Config(_), "layer_types") => json!(["sliding_attention", "full_attention"]),
+        (Kind::Config(_), "global_attn_every_n_layers" | "num_experts") => json!(1),
+        (Kind::Config(_), "type_vocab_size") => json!(3),
+        (Kind::Config(_), key) if key.ends_with("_bias") => json!(true),
         (Kind::Config(_), "pad_token_id") => json!(0),
-        (Kind::Config(_), "hidden_size" | "dim" | "embedding_size") => json!(6),
+        (Kind::Config(_), "hidden_size" | "dim" | "n_embd" | "embedding_size") => json!(6),
         (Kind::Config(_), "relative_attention_num_buckets") => json!(8),
-        (Kind::Config(_), "num_attention_heads" | "n_heads" | "type_vocab_size") => json!(1),
+        (Kind::Config(family), "num_attention_heads") if family.name == "NomicBERT" => json!(2),
+        (Kind::Config(_), "num_attention_heads" | "n_heads") => json!(1),
+        (Kind::Config(_), "n_head") => json!(2),
         (Kind::Config(_), _) => json!(5),
         (Kind::Module, "type") => json!("sentence_transformers.models.CNN"),
         (Kind::Module, "path") => json!("0_Transformer"),
@@ -241,9 +255,9 @@ fn page() -> String {
          `crates/model/src/keys/rows.rs` has the table, and a test goes through each row \
          and writes this page (`UPDATE_PAGES=1 cargo test -p vecmill-model the_page`).\n"
         .to_owned();
-    let [bert, others @ ..] = families::ALL;
+    let [bert, others @ ..] = families::ALL else { unreachable!("there is BERT") };
     let mut files = vec![(Kind::Config(bert), format!("`config.json`, {}", bert.name))];
-    files.extend(others.map(|family| {
+    files.extend(others.iter().copied().map(|family| {
         (Kind::Config(family), format!("`config.json`, {}: unlike {}", family.name, bert.name))
     }));
     let named = [
@@ -260,7 +274,7 @@ fn page() -> String {
     for (kind, name) in files {
         page += &format!("\n## {name}\n\n| keys | done |\n|---|---|\n");
         let as_bert: Vec<_> = Kind::Config(bert).rows().map(|row| line(&row)).collect();
-        let other = matches!(kind, Kind::Config(family) if family != bert);
+        let other = matches!(kind, Kind::Config(family) if family != *bert);
         let lines =
             kind.rows().map(|row| line(&row)).filter(|line| !(other && as_bert.contains(line)));
         page.extend(lines);

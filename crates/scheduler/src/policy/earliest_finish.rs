@@ -51,15 +51,19 @@ impl Policy for EarliestFinish {
 
     fn update(&mut self, backlog: usize, devices: &[View]) {
         let serving = || devices.iter().enumerate().filter(|(_, view)| view.serves);
-        let more = |(count, least): (usize, usize), view: &View| (count + 1, least.min(view.limit));
-        let (count, front) = serving().fold((0, backlog), |all, (_, view)| more(all, view));
+        let (mut count, mut front, mut begin) = (0, backlog, f64::INFINITY);
+        for (_, view) in serving() {
+            count += 1;
+            front = front.min(view.limit);
+            begin = begin.min(view.begin());
+        }
         self.front = front as f64;
         let finish = serving().map(|(index, view)| (index, view.finish(self.front)));
         let first = finish.min_by(|(_, a), (_, b)| a.total_cmp(b));
         self.first = first.map(|(first, _)| first);
         self.serving = count;
         let guess = if self.level.is_finite() { self.level } else { 0.0 };
-        self.level = level_near(devices, backlog as f64, guess);
+        self.level = level_near(devices, backlog as f64, (begin, guess));
     }
 
     fn take(&mut self, device: usize, devices: &[View]) -> Take {

@@ -9,13 +9,13 @@ use super::View;
 /// early and what is too late, ends after a few steps.
 #[must_use]
 pub fn level(devices: &[View], tokens: f64) -> f64 {
-    level_near(devices, tokens, 0.0)
+    let begin = devices.iter().filter(|view| view.serves).map(View::begin);
+    level_near(devices, tokens, (begin.fold(f64::INFINITY, f64::min), 0.0))
 }
 
-/// The same, sooner found if it is near a guess.
-pub(super) fn level_near(devices: &[View], tokens: f64, guess: f64) -> f64 {
+/// The same, if the first of those that serve begins at `begin`; sooner found if it is near a guess.
+pub(super) fn level_near(devices: &[View], tokens: f64, (begin, guess): (f64, f64)) -> f64 {
     let serving = || devices.iter().filter(|view| view.serves);
-    let begin = serving().map(|view| view.free_in + view.fixed).fold(f64::INFINITY, f64::min);
     let (mut early, mut late, mut time) = (begin, f64::INFINITY, begin.max(guess));
     for _ in 0..STEPS {
         let (mut done, mut rate) = (0.0, 0.0);

@@ -54,6 +54,11 @@ pub struct View {
 }
 
 impl View {
+    /// When the first token of a batch could be done, but for what it costs itself.
+    fn begin(&self) -> f64 {
+        self.free_in + self.fixed
+    }
+
     /// When a batch of so many tokens would be done if it were taken now.
     pub fn finish(&self, tokens: f64) -> f64 {
         self.free_in + self.fixed + self.per_token * tokens

@@ -47,11 +47,14 @@ pub(crate) fn until<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) 
     }
 }
 
-/// A metric without labels, of these.
+/// A metric without labels, or by those that come first, of these.
 #[track_caller]
 pub(crate) fn value(metrics: &str, name: &str) -> usize {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    let value = metrics.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.starts_with([' ', ',']).then(|| rest.rsplit(' ').next())?
+    });
+    value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }
 
 /// A metric without labels.

@@ -2,7 +2,8 @@
 
 use vecmill_encoder::{AttentionBias, Graph, GraphBuilder, RelativeBias, ValueId};
 use vecmill_encoder::{Batch, Shape};
-use vecmill_model::{Activation, Heads, Linear, Norm, Poolings, TensorView, Weight, Window, e4m3};
+use vecmill_model::{Activation, Heads, Linear, Norm, Poolings, Rotary};
+use vecmill_model::{TensorView, Weight, Window, e4m3};
 
 use super::Failure;
 
@@ -59,7 +60,16 @@ impl Random {
     fn weight(&mut self, shape: &[usize]) -> Result<Weight, Failure> {
         tensor(shape, self.numbers(shape.iter().product())).map(Weight::Tensor)
     }
+
+    /// Of numbers that FP8 holds exactly as well.
+    fn small_weight(&mut self, shape: &[usize]) -> Result<Weight, Failure> {
+        let numbers = self.numbers(shape.iter().product()).into_iter().map(|x| x * SMALL);
+        tensor(shape, numbers.collect()).map(Weight::Tensor)
+    }
 }
+
+/// Makes weights small enough for products of what they lead to.
+const SMALL: f32 = 1.0 / 32.0;
 
 fn tensor(shape: &[usize], values: Vec<f32>) -> Result<TensorView, Failure> {
     TensorView::from_f32("random", shape, values)
@@ -141,24 +151,39 @@ impl Maker {
 
     /// Embeds a token for each row, with or without types.
     pub(super) fn embed(&mut self, columns: usize, types: bool) -> Result<ValueId, Failure> {
+        self.embed_with(columns, true, types)
+    }
+
+    /// The same, with or without positions as well.
+    pub(super) fn embed_with(
+        &mut self,
+        columns: usize,
+        positions: bool,
+        types: bool,
+    ) -> Result<ValueId, Failure> {
         let count = self.tokens() + 1;
         let mut words = self.random.numbers(count * columns);
         if self.stray > 0 {
             words[..columns].fill(f32::NAN); // padding's id is 0, which no sequence has
         }
         let longest = self.lengths.iter().copied().max().unwrap_or(0).max(1);
-        let positions = self.random.weight(&[longest, columns])?;
+        let positions = positions.then(|| self.random.weight(&[longest, columns])).transpose()?;
         let types = types.then(|| self.random.weight(&[2, columns])).transpose()?;
         let words = Weight::Tensor(tensor(&[count, columns], words)?);
-        let sum = self.graph.embed(&words, Some(&positions), types.as_ref());
+        let sum = self.graph.embed(&words, positions.as_ref(), types.as_ref());
         self.value(sum, columns);
         self.norm(sum)
     }
 
     pub(super) fn norm(&mut self, input: ValueId) -> Result<ValueId, Failure> {
+        self.norm_with(input, true)
+    }
+
+    /// With or without a bias.
+    pub(super) fn norm_with(&mut self, input: ValueId, bias: bool) -> Result<ValueId, Failure> {
         let columns = self.columns(input);
         let gain = self.random.weight(&[columns])?;
-        let bias = Some(self.random.weight(&[columns])?);
+        let bias = bias.then(|| self.random.weight(&[columns])).transpose()?;
         let norm = Norm { gain, bias, epsilon: EPSILON };
         let value = self.graph.norm(input, &norm);
         Ok(self.value(value, columns))
@@ -196,6 +221,16 @@ impl Maker {
         Ok(self.layer(input, &Linear { weight, bias: None }, Activation::Identity))
     }
 
+    /// With small weights: FP8 holds what they make of wide rows.
+    pub(super) fn small_linear(
+        &mut self,
+        input: ValueId,
+        outputs: usize,
+    ) -> Result<ValueId, Failure> {
+        let weight = self.random.small_weight(&[outputs, self.columns(input)])?;
+        Ok(self.layer(input, &Linear { weight, bias: None }, Activation::Identity))
+    }
+
     fn layer(&mut self, input: ValueId, layer: &Linear, activation: Activation) -> ValueId {
         let value = self.graph.linear(input, layer, activation);
         self.value(value, layer.weight.shape().rows)
@@ -223,22 +258,46 @@ impl Maker {
         self.linear_add_norm(between, input)
     }
 
+    /// A layer whose outputs are gated, with or without a bias.
+    pub(super) fn gated_linear(
+        &mut self,
+        input: ValueId,
+        outputs: usize,
+        activation: Activation,
+        biased: bool,
+    ) -> Result<ValueId, Failure> {
+        let weight = self.random.small_weight(&[2 * outputs, self.columns(input)])?;
+        let bias = biased.then(|| self.random.small_weight(&[2 * outputs])).transpose()?;
+        let value = self.graph.gated_linear(input, &Linear { weight, bias }, activation);
+        Ok(self.value(value, outputs))
+    }
+
+    /// Turns queries and keys of so many heads.
+    pub(super) fn rotate(&mut self, qkv: ValueId, heads: usize, rotary: Rotary) -> ValueId {
+        let heads = Heads::new(heads, self.columns(qkv) / 3 / heads);
+        let value = self.graph.rotate(qkv, heads, rotary);
+        self.value(value, self.columns(qkv))
+    }
+
+    /// Learned biases by distance, for so many heads.
+    pub(super) fn buckets(&mut self, heads: usize) -> Result<AttentionBias, Failure> {
+        const BUCKETS: usize = 32;
+        const REACH: usize = 128;
+        let table = self.random.weight(&[BUCKETS, heads])?;
+        let table = self.graph.weight(&table);
+        Ok(AttentionBias::Buckets(RelativeBias { table, reach: REACH }))
+    }
+
     pub(super) fn attention(
         &mut self,
         qkv: ValueId,
         heads: usize,
-        biased: bool,
-    ) -> Result<ValueId, Failure> {
-        const BUCKETS: usize = 32;
-        const REACH: usize = 128;
-        let table = biased.then(|| self.random.weight(&[BUCKETS, heads])).transpose()?;
-        let bias = table.map(|table| {
-            let table = self.graph.weight(&table);
-            AttentionBias::Buckets(RelativeBias { table, reach: REACH })
-        });
+        window: Window,
+        bias: Option<AttentionBias>,
+    ) -> ValueId {
         let heads = Heads::new(heads, self.columns(qkv) / 3 / heads);
-        let value = self.graph.attention(qkv, heads, Window::FULL, bias);
-        Ok(self.value(value, heads.outputs()))
+        let value = self.graph.attention(qkv, heads, window, bias);
+        self.value(value, heads.outputs())
     }
 
     pub(super) fn pool(&mut self, input: ValueId, poolings: Poolings) -> ValueId {

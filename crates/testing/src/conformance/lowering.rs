@@ -7,12 +7,13 @@ use vecmill_model::Activation;
 use super::Failure;
 use super::cases::{Case, Maker, Random};
 use super::run::random;
+use super::switches::layers;
 
 /// Random graphs that are tried.
 const GRAPHS: u64 = 40;
 
-/// Checks programs of random graphs and of a feed-forward block as wide as a real model's, for many
-/// pairs of shapes:
+/// Checks programs of random graphs, of layers as newer families have them, and of a feed-forward block as
+/// wide as a real model's, for many pairs of shapes:
 ///
 /// - all that is read was written, and has bytes;
 /// - with fewer rows and the same kernels no step needs more scratch, and no value more room;
@@ -22,6 +23,7 @@ const GRAPHS: u64 = 40;
 /// [`Failure::Program`] says what is wrong with which.
 pub fn lowering<L: Lower>(lower: &L) -> Result<(), Failure> {
     let mut cases = (0..GRAPHS).map(random).collect::<Result<Vec<_>, _>>()?;
+    cases.extend(layers()?);
     for (hidden, intermediate) in [(384, 1536), (768, 3072), (1024, 4096)] {
         let mut maker = Maker::new(&[4, 3], Random::new(1));
         let input = maker.operand(hidden)?;

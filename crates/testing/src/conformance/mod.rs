@@ -1,6 +1,6 @@
 //! What every backend must get right.
 //!
-//! - [`operations`] runs small graphs (`cases`) on awkward sizes, each as a program for its bucket and as
+//! - [`operations`] runs small graphs (`cases`, `switches`) on awkward sizes, each as a program for its bucket and as
 //!   one that takes most memory, and compares with a plain `f64` interpreter (`interpret`). The
 //!   tolerances are worst-case rounding bounds for the operations' [`Precision`](vecmill_encoder::Precision)
 //!   (N. Higham, "Accuracy and Stability of Numerical Algorithms", sections 3.1 and 4.2), computed
@@ -23,6 +23,7 @@ mod interpret;
 mod lowering;
 mod reference;
 mod run;
+mod switches;
 mod whole;
 
 use vecmill_encoder::BackendError;

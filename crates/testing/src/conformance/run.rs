@@ -1,9 +1,10 @@
-//! The cases, run on a backend and compared.
+//! The cases, run on a backend and compared: those of operations that most models have. `switches` has
+//! what some families have and others lack.
 
 use vecmill_encoder::{Backend, Kernel, LoadError, Lower, Prepared, RowBound, Weights, load_graph};
 use vecmill_encoder::{Numbering, Shape, WeightPlan, load_weights};
 use vecmill_memory::Pool;
-use vecmill_model::{Activation, Pooling, Poolings};
+use vecmill_model::{Activation, Pooling, Poolings, Window};
 
 use super::Failure;
 use super::cases::{Case, Maker, Random};
@@ -14,7 +15,7 @@ const WEIGHT_BYTES: usize = 64 << 20;
 
 /// Sequence lengths with a single token, tile edges, more than one tile, and empty ones, as padding
 /// makes them at the end.
-const LENGTHS: [usize; 11] = [1, 7, 0, 64, 5, 6, 33, 130, 2, 0, 0];
+pub(super) const LENGTHS: [usize; 11] = [1, 7, 0, 64, 5, 6, 33, 130, 2, 0, 0];
 
 /// Rows that a GPU of 16 multiprocessors deals out without remainder: there it may pay to fuse.
 const FUSED_ROWS: usize = 2048;
@@ -34,15 +35,16 @@ pub fn operations<B: Backend>(backend: &B) -> Result<(), Failure> {
     suite.blocks()?;
     suite.deferred()?;
     suite.attention()?;
+    suite.switches()?;
     (0..RANDOM_GRAPHS).try_for_each(|seed| suite.check(&random(seed)?))
 }
 
-struct Suite<'b, B: Backend> {
+pub(super) struct Suite<'b, B: Backend> {
     backend: &'b B,
     pool: Pool<B::Source>,
 }
 
-const ACTIVATIONS: [Activation; 5] =
+pub(super) const ACTIVATIONS: [Activation; 5] =
     [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu, Activation::Tanh];
 
 impl<B: Backend> Suite<'_, B> {
@@ -172,7 +174,7 @@ impl<B: Backend> Suite<'_, B> {
     }
 
     /// As a program for the bucket, and as one that takes most memory, if that is another.
-    fn check(&self, case: &Case) -> Result<(), Failure> {
+    pub(super) fn check(&self, case: &Case) -> Result<(), Failure> {
         let lower = self.backend.lowering();
         let mut plan = WeightPlan::default();
         case.graph.loads().for_each(|(_, node)| lower.store(&case.graph, node, &mut plan));
@@ -234,7 +236,8 @@ fn attention(
 ) -> Result<Case, Failure> {
     let mut maker = Maker::new(lengths, Random::new(7)).with_stray();
     let qkv = maker.operand(3 * heads * head_size)?;
-    let output = maker.attention(qkv, heads, biased)?;
+    let bias = biased.then(|| maker.buckets(heads)).transpose()?;
+    let output = maker.attention(qkv, heads, Window::FULL, bias);
     maker.output(output);
     Ok(maker.case(format!("attention {lengths:?} {heads}×{head_size} biased={biased}")))
 }
@@ -257,7 +260,7 @@ pub(super) fn random(seed: u64) -> Result<Case, Failure> {
             2 => {
                 let qkv = maker.linear(input, 3 * columns, Activation::Identity)?;
                 maker.output(qkv);
-                let attended = maker.attention(qkv, 2, false)?;
+                let attended = maker.attention(qkv, 2, Window::FULL, None);
                 maker.linear_add_norm(attended, residual)?
             }
             _ => maker.linear_add_norm(input, residual)?,

@@ -72,7 +72,7 @@ impl HopperGemm {
             return Ok(());
         }
         let variant = Variant::behind_deferred(product.rows, activation);
-        self.launch_activated(stream, product, variant, Some(input))
+        self.launch_activated(stream, product, variant, Some(input), &[])
     }
 
     /// `output = (input · weightᵀ + bias + residual) · gain`, and the sums' moments, on `stream` behind

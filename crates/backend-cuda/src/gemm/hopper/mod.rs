@@ -4,6 +4,7 @@
 //! - [`HopperGemm`] says which layers it takes, and computes them; [`Product`] names the operands.
 //! - `variant` has the kernels' configurations.
 //! - `deferred` has those around normalisations that are deferred.
+//! - `rotated` has those behind which queries and keys are turned.
 //! - `feed_forward` has two products with all that is between and behind them, in one launch.
 //!
 //! Input and weight may be FP8, and the output, if the next layer is to read it.
@@ -18,6 +19,7 @@
 
 mod deferred;
 mod feed_forward;
+mod rotated;
 #[cfg(test)]
 mod tests;
 mod variant;
@@ -29,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vecmill_model::Activation;
 
 use super::Format;
+use super::choose::FEW_ROWS;
 use crate::compiler::{Compiler, FEED_FORWARD_SM90, GEMM_SM90, Source};
 use crate::driver::DriverError;
 use crate::driver::{Argument, DeviceSpan, Launch, LoadedKernel, TensorElement, TensorMap};
@@ -40,6 +43,7 @@ pub(crate) use feed_forward::FeedForward;
 use feed_forward::FeedForwardKernel;
 #[cfg(test)]
 pub(crate) use feed_forward::used as used_feed_forward;
+pub(crate) use rotated::Rotation;
 pub(crate) use variant::Widths;
 #[cfg(test)]
 pub(crate) use variant::used;
@@ -62,7 +66,7 @@ pub(crate) struct Product<'a> {
     /// `[outputs]`, in `f32`; for narrow operands `[outputs, 2]`: what the product is multiplied by,
     /// and the bias.
     pub(crate) bias: DeviceSpan<'a>,
-    /// `[rows, outputs]`
+    /// `[rows, outputs]`, half as many if they are gated.
     pub(crate) output: DeviceSpan<'a>,
     pub(crate) widths: Widths,
     /// Whether the last rows are computed first: results don't depend on it.
@@ -146,7 +150,30 @@ impl HopperGemm {
             return Ok(());
         }
         let variant = Variant::activated(product.rows, activation, product.widths);
-        self.launch_activated(stream, product, variant, None)
+        self.launch_activated(stream, product, variant, None, &[])
+    }
+
+    /// Whether that and the gates of such a layer are faster than a product of the library's and a gate
+    /// behind it: where tiles are many enough.
+    pub(crate) fn gating_pays(rows: usize) -> bool {
+        rows >= FEW_ROWS
+    }
+
+    /// `activation(gate) · up` of columns of `norm(input) · weightᵀ + bias` that are eight gates and their
+    /// eight ups by turns: the output has half as many. The input is normalised, or `deferred` is what
+    /// is to be known of that; then `bias` is what [`multiply_deferred`](Self::multiply_deferred) wants.
+    pub(crate) fn multiply_gated(
+        &self,
+        stream: &CudaStream,
+        product: &Product<'_>,
+        deferred: Option<DeferredInput<'_>>,
+        activation: Activation,
+    ) -> Result<(), KernelError> {
+        if product.rows == 0 {
+            return Ok(());
+        }
+        let variant = Variant::plain(product.rows, product.widths, deferred.is_some());
+        self.launch_activated(stream, product, variant.gated(activation), deferred, &[])
     }
 
     fn launch_activated(
@@ -155,6 +182,7 @@ impl HopperGemm {
         product: &Product<'_>,
         variant: Variant,
         deferred: Option<DeferredInput<'_>>,
+        more: &[Argument<'_>],
     ) -> Result<(), KernelError> {
         let [input, weight, output] = self.maps(product, variant)?;
         let arguments = [
@@ -169,7 +197,7 @@ impl HopperGemm {
             deferred.map_or(Argument::Null, |input| Argument::Span(input.moments)),
             Argument::F32(deferred.map_or(0.0, |input| input.epsilon)),
         ];
-        self.launch_product(stream, product, variant, &arguments)
+        self.launch_product(stream, product, variant, &[&arguments, more].concat())
     }
 
     /// `output = norm(input · weightᵀ + bias + residual)`, on `stream` behind the work so far;
@@ -217,10 +245,11 @@ impl HopperGemm {
         let element = |narrow| if narrow { TensorElement::E4m3 } else { self.element };
         let (factor, sum) = (element(widths.narrow()), element(widths.narrow_output()));
         let block = |box_rows| (box_rows, BLOCK_ROW_BYTES / factor.bytes());
+        let output_box = (OUTPUT_BOX.0, variant.stored_columns(OUTPUT_BOX.1));
         Ok([
             self.map(input, factor, (rows, inputs), block(variant.input_box_rows()))?,
             self.map(weight, factor, (outputs, inputs), block(variant.weight_box_rows()))?,
-            self.map(output, sum, (rows, outputs), OUTPUT_BOX)?,
+            self.map(output, sum, (rows, variant.stored_columns(outputs)), output_box)?,
         ])
     }
 

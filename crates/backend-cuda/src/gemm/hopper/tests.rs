@@ -135,14 +135,19 @@ impl Case {
 
     /// Some rows of the output; the first and the last are among them.
     fn found(&self, bench: &Bench) -> Vec<(usize, Vec<f64>)> {
+        self.found_of(bench, self.outputs)
+    }
+
+    /// The same of rows of so many columns.
+    fn found_of(&self, bench: &Bench, columns: usize) -> Vec<(usize, Vec<f64>)> {
         let mut bytes = vec![0; self.output.bytes];
         bench.stream.copy_to_host(self.output.span(), &mut bytes).unwrap();
         let numbers = bytes.chunks_exact(2).map(|two| decode(bench.gemm.format, [two[0], two[1]]));
         let numbers: Vec<f64> = numbers.collect();
-        let margin = self.output.row(self.rows, self.outputs);
-        assert_eq!(&numbers[self.rows * self.outputs..], margin, "written behind the output");
+        let end = self.rows * columns;
+        assert_eq!(&numbers[end..], &self.output.values[end..], "written behind the output");
         let rows = (0..self.rows).step_by(self.rows.div_ceil(40)).chain([self.rows - 1]);
-        rows.map(|row| (row, numbers[row * self.outputs..][..self.outputs].to_vec())).collect()
+        rows.map(|row| (row, numbers[row * columns..][..columns].to_vec())).collect()
     }
 
     /// A row's sums, and how far those of the device may be off.
@@ -220,6 +225,88 @@ fn sums_with_bias_and_activation_are_within_rounding() {
                             "{format:?} {size:?} {activation:?} row {row}: {found}, not {expected}"
                         );
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn gated_sums_are_within_rounding() {
+    for format in [Format::F16, Format::Bf16] {
+        let mut bench = Bench::open(format);
+        // Of rows, inputs, and gates with their ups.
+        for size in [(1, 72, 16), (129, 384, 400), (2049, 768, 2304), (8200, 64, 208)] {
+            for activation in [Gelu, Silu] {
+                // Anew, as what is behind the output must stay.
+                let case = Case::new(&mut bench, size);
+                let product = case.product();
+                bench.gemm.multiply_gated(&bench.stream, &product, None, activation).unwrap();
+                for (row, found) in case.found_of(&bench, size.2 / 2) {
+                    let sums = case.sums(row);
+                    for (column, found) in found.into_iter().enumerate() {
+                        let gate = column / 8 * 16 + column % 8;
+                        let ((gate, off), (up, up_off)) = (sums[gate], sums[gate + 8]);
+                        let let_through = activated(activation, gate);
+                        let scale = let_through.abs() + gate.abs().min(1.0) / 16.0;
+                        let gate_off = 1.2 * off + roundoff(format) / 16.0 * scale + 1e-6;
+                        let expected = let_through * up;
+                        let error = gate_off * (up.abs() + up_off) + let_through.abs() * up_off;
+                        let allowed = error + 1.01 * roundoff(format) * expected.abs() + 1e-7;
+                        assert!(
+                            (found - expected).abs() <= allowed,
+                            "{format:?} {size:?} {activation:?} row {row}, {column}: {found}, not \
+                             {expected} ± {allowed}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn turned_heads_are_within_rounding() {
+    use vecmill_model::{Heads, Rotary, RotaryScaling};
+    const LONGEST: usize = 5000;
+    const OFFSET: usize = 2;
+    for format in [Format::F16, Format::Bf16] {
+        let mut bench = Bench::open(format);
+        for (rows, inputs, count) in [(1, 72, 1), (129, 384, 2), (8200, 64, 3)] {
+            let (heads, outputs) = (Heads::new(count, 64), 3 * 64 * count);
+            let rotary = Rotary { dims: 64, theta: 10_000.0, scaling: RotaryScaling::None };
+            let case = Case::new(&mut bench, (rows, inputs, outputs));
+            let positions: Vec<u8> = (0..rows)
+                .flat_map(|row| u32::try_from(OFFSET + row % LONGEST).unwrap().to_le_bytes())
+                .collect();
+            let block = bench.source.allocate(positions.len()).unwrap();
+            let span = block.span(0..positions.len()).unwrap();
+            bench.stream.copy_from_host(&positions, span).unwrap();
+            let rotation = Rotation { positions: span, heads, rotary };
+            bench.gemm.multiply_rotated(&bench.stream, &case.product(), None, rotation).unwrap();
+            let frequencies = rotary.frequencies(0);
+            for (row, found) in case.found(&bench) {
+                let sums = case.sums(row);
+                for (column, found) in found.into_iter().enumerate() {
+                    let (pair, first) = (column % 32, column % 64 < 32);
+                    let other = if first { column + 32 } else { column - 32 };
+                    let angle = (row % LONGEST) as f64 * f64::from(frequencies[pair]);
+                    let (angle, roundings) = match column < 2 * 64 * count {
+                        true => (angle, 2_f64.powi(-24) * angle + 2_f64.powi(-20)),
+                        false => (0.0, 0.0),
+                    };
+                    let (sin, cos) = angle.sin_cos();
+                    let ((x, x_off), (y, y_off)) = (sums[column], sums[other]);
+                    let expected = x * cos + if first { -y } else { y } * sin;
+                    let error = x_off + y_off + (x.abs() + y.abs()) * (roundings + 1e-6);
+                    let allowed = error + 1.01 * roundoff(format) * expected.abs() + 1e-7;
+                    assert!(
+                        (found - expected).abs() <= allowed,
+                        "{format:?} {rows} × {inputs} row {row}, {column}: {found}, not {expected} ± \
+                         {allowed}"
+                    );
                 }
             }
         }

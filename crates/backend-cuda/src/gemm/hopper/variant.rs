@@ -10,8 +10,12 @@ use crate::kernels::ROW_MOMENTS_BYTES;
 
 /// Threads of a block: one warpgroup loads, two multiply, in turns ("ping-pong") or a tile together.
 pub(super) const BLOCK_THREADS: u32 = 384;
-/// Rows and columns of the boxes of output and residual: a piece of a warp.
+/// Rows and columns of the boxes of output and residual: a piece of a warp. Gated outputs have half the
+/// columns.
 pub(super) const OUTPUT_BOX: (u32, u32) = (16, 64);
+
+/// Columns of a head that is turned: a piece.
+pub(super) const HEAD_SIZE: u32 = OUTPUT_BOX.1;
 
 const CONSUMER_WARPS: u32 = 8;
 /// Bytes of a row of an operand's block.
@@ -67,6 +71,10 @@ impl Widths {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Epilogue {
     Activation(Activation),
+    /// Of gates, each of which is multiplied with what is beside it.
+    Gate(Activation),
+    /// Heads are turned by their rows' positions.
+    Rotate,
     Norm,
     /// The residual's sum, whose normalisation is left to those who read it.
     Defer,
@@ -86,6 +94,26 @@ impl Variant {
     /// The same of an input that is yet to be normalised.
     pub(super) fn behind_deferred(rows: usize, activation: Activation) -> Self {
         Self { deferred: true, ..Self::activated(rows, activation, Widths::Wide) }
+    }
+
+    /// Nothing follows, of an input that is normalised or yet to be.
+    pub(super) fn plain(rows: usize, widths: Widths, deferred: bool) -> Self {
+        Self { deferred, ..Self::activated(rows, Activation::Identity, widths) }
+    }
+
+    /// Of columns that are gates and what they let through.
+    pub(super) fn gated(self, activation: Activation) -> Self {
+        Self { epilogue: Epilogue::Gate(activation), ..self }
+    }
+
+    /// Of heads of [`HEAD_SIZE`] columns that are turned.
+    pub(super) fn rotated(self) -> Self {
+        Self { epilogue: Epilogue::Rotate, ..self }
+    }
+
+    /// Columns of the output, and of its boxes, of a weight of so many rows.
+    pub(super) fn stored_columns<N: std::ops::Div<Output = N> + From<u8>>(self, columns: N) -> N {
+        columns / N::from(if matches!(self.epilogue, Epilogue::Gate(_)) { 2 } else { 1 })
     }
 
     /// Of sums with a residual, four tiles wide; `deferred` says whether that is.
@@ -143,12 +171,14 @@ impl Variant {
         let (exchange, residual_barriers) = match self.epilogue {
             Epilogue::Norm => (4 * 64 * self.tile.row_blocks * self.cluster.1 * 8, slots),
             Epilogue::Defer => (0, slots),
-            Epilogue::Activation(_) => (0, 0),
+            Epilogue::Activation(_) | Epilogue::Gate(_) | Epilogue::Rotate => (0, 0),
         };
+        let turns = if self.epilogue == Epilogue::Rotate { HEAD_SIZE / 2 * 4 } else { 0 };
         let barriers = 2 * self.stages + 11 + residual_barriers;
         let (rows, columns) = OUTPUT_BOX;
-        let slot = rows * columns * if self.widths.narrow_output() { 1 } else { 2 };
-        let rest = exchange + 2 * self.vector_bytes() + 8 * barriers + 8 * BLOCK_ROW_BYTES;
+        let slot =
+            rows * self.stored_columns(columns) * if self.widths.narrow_output() { 1 } else { 2 };
+        let rest = turns + exchange + 2 * self.vector_bytes() + 8 * barriers + 8 * BLOCK_ROW_BYTES;
         self.stages * stage + slots * slot + rest
     }
 
@@ -156,7 +186,9 @@ impl Variant {
     fn vector_bytes(self) -> u32 {
         let deferred = u32::from(self.deferred);
         let vectors = match self.epilogue {
-            Epilogue::Activation(_) => 1 + u32::from(self.widths.narrow()) + deferred,
+            Epilogue::Activation(_) | Epilogue::Gate(_) | Epilogue::Rotate => {
+                1 + u32::from(self.widths.narrow()) + deferred
+            }
             Epilogue::Norm => 3,
             Epilogue::Defer => 2 + 2 * deferred,
         };
@@ -168,14 +200,15 @@ impl Variant {
         match self.epilogue {
             Epilogue::Norm => c"vecmill_gemm_norm_sm90",
             Epilogue::Defer => c"vecmill_gemm_defer_sm90",
-            Epilogue::Activation(_) => c"vecmill_gemm_sm90",
+            Epilogue::Activation(_) | Epilogue::Gate(_) | Epilogue::Rotate => c"vecmill_gemm_sm90",
         }
     }
 
     /// The macros.
     pub(crate) fn defines(self) -> Vec<String> {
         let (norm, activation) = match self.epilogue {
-            Epilogue::Activation(activation) => (0, activation),
+            Epilogue::Activation(activation) | Epilogue::Gate(activation) => (0, activation),
+            Epilogue::Rotate => (0, Activation::Identity),
             Epilogue::Norm => (1, Activation::Identity),
             Epilogue::Defer => (2, Activation::Identity),
         };
@@ -188,6 +221,8 @@ impl Variant {
             ("CLUSTER_ROWS", self.cluster.0),
             ("CLUSTER_COLUMNS", self.cluster.1),
             ("RESIDENT", 0),
+            ("GATED", u32::from(matches!(self.epilogue, Epilogue::Gate(_)))),
+            ("ROTATED", u32::from(self.epilogue == Epilogue::Rotate)),
             ("NORM", norm),
             ("DEFERRED", u32::from(self.deferred)),
             ("FP8", u32::from(self.widths.narrow())),
@@ -195,6 +230,12 @@ impl Variant {
         ];
         let numbers = numbers.iter().map(|(name, value)| format!("{name}={value}"));
         numbers.chain([activation_define(activation)]).collect()
+    }
+
+    /// Whether nothing follows product and bias.
+    #[cfg(test)]
+    fn is_plain(self) -> bool {
+        self.epilogue == Epilogue::Activation(Activation::Identity)
     }
 
     fn tile_rows(self) -> u32 {
@@ -236,6 +277,12 @@ pub(crate) fn used() -> Vec<Variant> {
             .filter_map(|(rows, inputs, columns)| Variant::normalised(rows, inputs, columns)),
     );
     variants.extend(ACTIVATIONS.map(|activation| Variant::behind_deferred(1 << 20, activation)));
+    let gates = [Activation::Gelu, Activation::Silu];
+    let gated = |variant: &Variant| gates.map(|activation| variant.gated(activation));
+    let plain: Vec<_> = variants.iter().copied().filter(|variant| variant.is_plain()).collect();
+    variants.extend(plain.iter().flat_map(gated));
+    let turned = plain.iter().filter(|variant| !variant.widths.narrow_output());
+    variants.extend(turned.map(|variant| variant.rotated()));
     let deferring = [(768, false), (768, true), (1024, false), (1024, true)];
     variants.extend(deferring.into_iter().filter_map(|(c, d)| Variant::deferring(c, d)));
     variants

@@ -196,7 +196,7 @@ fn a_caller_that_waits_keeps_no_request_alive() {
     // The core goes away with all that waits in it, without a thread that would answer.
     let rig = Rig::of(Setup::default());
     let (sender, receiver) = sync_channel(1);
-    let deliver = Box::new(move |answer: Answer| sender.send(answer).unwrap());
+    let deliver = Box::new(move |answer: Answer, _: Option<_>| sender.send(answer).unwrap());
     let caller = rig.core.submit(Request::new([input(0)]), deliver);
     rig.queued(1);
     drop(rig);

@@ -39,7 +39,8 @@ fn a_batch_that_fails_is_tried_once_more() {
             }
             rig.start();
             assert_eq!(vectors(rig.ask(3).recv().unwrap()), healthy(3));
-            let retried = "vecmill_batches_total{device=\"cpu\",outcome=\"retried\"} 1";
+            let retried =
+                "vecmill_batches_total{device=\"cpu\",outcome=\"retried\",model=\"model\"} 1";
             assert!(rig.metrics().contains(retried));
         }
     }
@@ -114,7 +115,11 @@ fn what_one_device_fails_at_another_does_and_the_one_is_taken_out() {
     assert_eq!(vectors(answer.recv().unwrap()), healthy(8));
     assert_eq!(good.get(), 8);
     let metrics = rig.metrics();
-    assert!(metrics.contains("vecmill_batches_total{device=\"one\",outcome=\"retried\"} 3"));
+    assert!(
+        metrics.contains(
+            "vecmill_batches_total{device=\"one\",outcome=\"retried\",model=\"model\"} 3"
+        )
+    );
     assert!(metrics.contains("vecmill_device_in_service{device=\"two\"} 1"));
 
     assert_eq!(vectors(rig.ask(2).recv().unwrap()), healthy(2), "and it goes on");
@@ -198,7 +203,7 @@ fn an_input_that_can_not_run_is_found_among_others() {
         rig.queued(30);
         let (sender, bad) = channel();
         let inputs = [input(0), Input::Tokens(vec![5, 9_999]), input(1)];
-        let deliver = Box::new(move |answer: Answer| sender.send(answer).unwrap());
+        let deliver = Box::new(move |answer: Answer, _: Option<_>| sender.send(answer).unwrap());
         rig.core.submit(Request::new(inputs), deliver);
         rig.queued(33);
         rig.start();

@@ -15,7 +15,10 @@ fn a_batch_that_gets_no_memory_is_split_and_its_vectors_are_right() {
     let split = vectors(answer.recv().unwrap());
     let seen = rig.statistics();
     assert!(seen.peak_held_bytes <= 4 * MIB && seen.leases.refused > 0, "{seen:?}");
-    assert!(rig.metrics().contains("vecmill_batches_total{device=\"cpu\",outcome=\"split\"}"));
+    assert!(
+        rig.metrics()
+            .contains("vecmill_batches_total{device=\"cpu\",outcome=\"split\",model=\"model\"}")
+    );
 
     rig.faults().leave(usize::MAX);
     assert_eq!(split, vectors(rig.ask(400).recv().unwrap()), "in one batch as in parts");

@@ -130,8 +130,11 @@ fn a_batch_is_timed_from_the_end_of_the_one_before() {
     wait_until(|| both_started.elapsed() >= Duration::from_millis(200));
     gate.open(2);
     answer.recv().unwrap().unwrap();
-    wait_until(|| rig.metrics().contains("vecmill_batch_duration_seconds_count{device=\"cpu\"} 2"));
-    let sum = "vecmill_batch_duration_seconds_sum{device=\"cpu\"} ";
+    wait_until(|| {
+        rig.metrics()
+            .contains("vecmill_batch_duration_seconds_count{device=\"cpu\",model=\"model\"} 2")
+    });
+    let sum = "vecmill_batch_duration_seconds_sum{device=\"cpu\",model=\"model\"} ";
     let metrics = rig.metrics();
     let sum: f64 =
         metrics.lines().find_map(|line| line.strip_prefix(sum)).unwrap().parse().unwrap();

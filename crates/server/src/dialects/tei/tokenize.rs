@@ -115,6 +115,7 @@ fn parse(body: &str, info: &Info, settings: &Settings) -> Result<TokenizeRequest
         texts: inputs.into_iter().enumerate().map(text).collect::<Result<_, _>>()?,
         special_tokens: special_tokens.unwrap_or(true),
         prompt: prompt(&object, info)?,
+        ..TokenizeRequest::default()
     })
 }
 
