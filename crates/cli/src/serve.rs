@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
-use vecmill_engine::{Builder, Engine, Info, StartError, machine};
+use vecmill_engine::{Builder, Engine, Info, StartError, Task, machine};
 use vecmill_server::{Loading, Server};
 
 use crate::arguments::ServeArguments;
@@ -153,12 +153,31 @@ impl<'a> Greeting<'a> {
         let Self { url, .. } = self;
         let model = self.model_name.as_ref().unwrap_or(&info.model_id);
         let key = if self.needs_key { " -H \"authorization: Bearer $API_KEY\"" } else { "" };
+        let (gives, path, asks) = example(info);
         self.progress.say(format_args!(
-            "ready: {model}, {} dimensions, on {devices}\n\
-             try: curl {url}/v1/embeddings{key} -H 'content-type: application/json' \
-             -d '{{\"model\": \"{model}\", \"input\": \"a quick brown fox\"}}'",
-            info.dimensions,
+            "ready: {model}, {gives}, on {devices}\n\
+             try: curl {url}{path}{key} -H 'content-type: application/json' \
+             -d '{{\"model\": \"{model}\", {asks}}}'",
         ));
+    }
+}
+
+/// What the model gives, and a request to try: its path and its fields.
+fn example(info: &Info) -> (String, &'static str, &'static str) {
+    match &info.task {
+        Task::Score { labels, .. } if labels.len() == 1 => (
+            "scores of relevance".to_owned(),
+            "/v1/rerank",
+            r#""query": "capital of Kenya", "documents": ["Lagos", "Nairobi"]"#,
+        ),
+        Task::Score { labels, .. } => {
+            let gives = format!("scores of {} labels", labels.len());
+            (gives, "/predict", r#""inputs": "a quick brown fox""#)
+        }
+        _ => {
+            let gives = format!("{} dimensions", info.dimensions);
+            (gives, "/v1/embeddings", r#""input": "a quick brown fox""#)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use vecmill_engine::{Fault, RequestError};
 
 use crate::token_inputs::ADVICE;
@@ -15,8 +16,14 @@ use crate::token_inputs::ADVICE;
 /// The most bytes of a message, so that what a client sent is not sent back.
 const MAX_MESSAGE: usize = 1000;
 
+/// What programs are told when the model is for something else.
+const WRONG_TASK: &str = "wrong_task";
+
 /// When to come back while the model loads.
 const LOADING_RETRY: Duration = Duration::from_secs(5);
+
+/// How a server says that a request failed: status and body.
+pub(crate) type Explain = fn(&Failure) -> (StatusCode, Value);
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -60,6 +67,8 @@ pub(crate) enum Failure {
     Loading,
     #[error("the model could not be loaded: {0}")]
     LoadFailed(String),
+    #[error("the model tells {labels} labels apart: only one with a single label can rank")]
+    ManyLabels { labels: usize },
     #[error("the server failed at this request; its log says more")]
     Internal,
     #[error(transparent)]
@@ -81,6 +90,7 @@ impl Failure {
             Self::NoRoute { .. } => (404, "unknown_url"),
             Self::Method { .. } => (405, "method_not_supported"),
             Self::AtCapacity { .. } | Self::MemoryTaken => (429, "rate_limit_exceeded"),
+            Self::ManyLabels { .. } => (400, WRONG_TASK),
             Self::Timeout { .. } => (504, "timeout"),
             Self::Loading => (503, "model_loading"),
             Self::LoadFailed(_) => (503, "model_unavailable"),
@@ -122,6 +132,13 @@ impl Failure {
         }
     }
 
+    /// The failure as a response that is to be said in other words than its address's.
+    pub(crate) fn worded(self, explain: Explain) -> Response {
+        let mut response = self.into_response();
+        response.extensions_mut().insert(explain);
+        response
+    }
+
     /// The failure in words.
     pub(crate) fn message(&self) -> String {
         match self {
@@ -136,6 +153,7 @@ fn request_verdict(error: &RequestError) -> (u16, &'static str) {
     match error {
         E::TooManyTokens { .. } | E::TooMuchToTokenize { .. } => (400, "context_length_exceeded"),
         E::TooLate { .. } | E::Expired => (429, "deadline_exceeded"),
+        E::WrongTask { .. } => (400, WRONG_TASK),
         E::NoMemory { .. } => (503, "insufficient_memory"),
         E::InputTooLarge { .. } => (500, "insufficient_memory"),
         E::NotFinite { .. } => (500, "vector_not_finite"),

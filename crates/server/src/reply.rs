@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use vecmill_engine::{Embedding, Info, Reply, Request};
+use vecmill_engine::{Embedding, Info, Reply, Request, Timings};
 
 use crate::failure::Failure;
 use crate::room::{PER_INPUT, Room};
@@ -91,19 +91,18 @@ pub(crate) fn json(text: impl Into<Body>) -> Response {
     ([(CONTENT_TYPE, JSON)], text.into()).into_response()
 }
 
-/// Writes a reply in some form, beside the async threads if it is long: writing out a million
-/// numbers takes tens of milliseconds, in which a thread could answer many small requests. Whoever
+/// Writes a reply in some form, beside the async threads if it has many numbers: writing out a
+/// million takes tens of milliseconds, in which a thread could answer many small requests. Whoever
 /// writes keeps `room`.
 pub(crate) async fn write(
-    reply: Reply,
+    numbers: usize,
     room: Room,
-    form: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
+    form: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static,
 ) -> Result<Vec<u8>, Failure> {
-    let numbers: usize = reply.embeddings.iter().map(|embedding| embedding.vector.len()).sum();
     let write = move || {
-        let mut written = form(&reply)?;
+        let mut written = form()?;
         written.shrink_to_fit(); // what is not used is not counted
-        drop((reply, room));
+        drop(room);
         Ok::<_, serde_json::Error>(written)
     };
     let written = if numbers < LONG_REPLY {
@@ -163,20 +162,28 @@ pub(crate) fn push_base64(out: &mut Vec<u8>, vector: &[f32], bytes: &mut Vec<u8>
     out.push(b'"');
 }
 
+/// What a reply's headers tell.
+pub(crate) struct Work {
+    pub(crate) characters: usize,
+    pub(crate) tokens: usize,
+    /// How many inputs were cut.
+    pub(crate) truncated: usize,
+    pub(crate) timings: Timings,
+}
+
 /// What a reply's headers tell about the work.
-pub(crate) fn headers(reply: &Reply, characters: usize, info: &Info) -> HeaderMap {
+pub(crate) fn headers(work: &Work, info: &Info) -> HeaderMap {
     let milliseconds =
         |time: Duration| HeaderValue::from(time.as_millis().min(u64::MAX.into()) as u64);
-    let truncated = reply.embeddings.iter().filter(|embedding| embedding.truncated).count();
-    let timings = &reply.timings;
+    let timings = &work.timings;
     let kinds = HeaderValue::from_str(&device_kinds(info));
     HeaderMap::from_iter([
         (CONTENT_TYPE, JSON),
-        (TRUNCATED, HeaderValue::from(truncated)),
+        (TRUNCATED, HeaderValue::from(work.truncated)),
         (COMPUTE_TYPE, kinds.unwrap_or(HeaderValue::from_static("unknown"))),
         (COMPUTE_TIME, milliseconds(timings.total)),
-        (COMPUTE_CHARACTERS, HeaderValue::from(characters)),
-        (COMPUTE_TOKENS, HeaderValue::from(reply.tokens())),
+        (COMPUTE_CHARACTERS, HeaderValue::from(work.characters)),
+        (COMPUTE_TOKENS, HeaderValue::from(work.tokens)),
         (TOTAL_TIME, milliseconds(timings.total)),
         (TOKENIZATION_TIME, milliseconds(timings.tokenization)),
         (QUEUE_TIME, milliseconds(timings.queue)),
@@ -194,7 +201,6 @@ fn device_kinds(info: &Info) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use vecmill_engine::Timings;
 
     /// A reply with these vectors, each of three tokens.
     pub(crate) fn reply(vectors: &[&[f32]]) -> Reply {

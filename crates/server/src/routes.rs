@@ -114,8 +114,13 @@ impl Drop for InFlight {
 }
 
 /// The layer that counts, times and logs a request, and gives its reply the id.
-async fn track(State(metrics): State<Arc<HttpMetrics>>, request: Request, next: Next) -> Response {
+async fn track(
+    State(metrics): State<Arc<HttpMetrics>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let mut in_flight = InFlight::new(metrics, &request);
+    request.headers_mut().insert(REQUEST_ID, in_flight.id.clone());
     let mut response = next.run(request).await;
     in_flight.status = response.status().as_u16();
     let failure = response.extensions().get::<Failure>();

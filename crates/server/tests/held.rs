@@ -18,6 +18,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use peak_alloc::PeakAlloc;
+use support::engine::{serve, tiny};
 use support::{TestServer, message, metric, until};
 use vecmill_server::Settings;
 
@@ -27,11 +28,21 @@ static ALLOCATED: PeakAlloc = PeakAlloc;
 /// What a process allocates beside requests while one is served: by timers, logs, metrics.
 const BESIDE: usize = 256 << 10;
 
+/// The routes of a model that ranks.
+const SCORES: [&str; 3] = ["/rerank", "/as/jina/rerank", "/predict"];
+
 /// A form of input, and what is sent.
 struct Form {
     route: &'static str,
     form: &'static str,
     body: Vec<u8>,
+}
+
+/// Documents for a query.
+fn ranking(route: &'static str, form: &'static str, query: &str, documents: &str) -> Form {
+    let field = if route == "/rerank" { "texts" } else { "documents" };
+    let body = format!(r#"{{"query":{query},"{field}":{documents}}}"#).into_bytes();
+    Form { route, form, body }
 }
 
 fn form(route: &'static str, form: &'static str, inputs: &str, more: &str) -> Form {
@@ -66,6 +77,10 @@ fn forms() -> Vec<Form> {
         form("/api/embed", "2,048 short texts", &list(2048, "\"a\""), ""),
         form("/tokenize", "one long text", &dots, ""),
         form("/tokenize", "2,048 short texts", &list(2048, "\"a\""), ""),
+        ranking("/rerank", "a long query, 2,048 short texts", &long, &list(2048, "\"a\"")),
+        ranking("/as/jina/rerank", "2,048 paragraphs, returned", "\"a\"", &list(2048, &paragraph)),
+        ranking("/as/jina/rerank", "one long text, escaped, returned", "\"a\"", &escaped),
+        form("/predict", "2,048 pairs", &list(2048, r#"["a","a fox"]"#), ""),
     ]
 }
 
@@ -89,7 +104,8 @@ fn ask(server: &TestServer, request: &[u8], buffer: &mut [u8]) -> (u16, usize) {
 
 /// The most that one request holds beside what the process held before, and what is counted for it.
 fn measure(form: &Form) -> (usize, usize, usize) {
-    let server = TestServer::with_engine(Settings::default()).0;
+    let model = if SCORES.contains(&form.route) { "bert-rerank" } else { "bert-mean" };
+    let server = serve(&tiny(model), Settings::default());
     let request = message("POST", form.route, &[], &form.body);
     let mut buffer = vec![0; 1 << 16];
     // The first time, caches are filled and buffers grow that stay.

@@ -19,7 +19,8 @@ use crate::json::malformed::not_utf8;
 use crate::json::object::Contract;
 use crate::json::token_ids;
 use crate::loading::Model;
-use crate::reply::{self, Encoding, WARNING};
+use crate::reply::REQUEST_ID;
+use crate::reply::{self, Encoding, WARNING, Work};
 use crate::room::Room;
 
 /// Tells in what relation the page that asks is to the server.
@@ -34,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) app: Arc<App>,
     pub(crate) room: Room,
     pub(crate) body: String,
+    /// The request's, as the log has it.
+    pub(crate) id: String,
 }
 
 impl FromRequest<Arc<App>> for Call {
@@ -44,7 +47,9 @@ impl FromRequest<Arc<App>> for Call {
         let room = Room::from_request_parts(&mut parts, app).await?;
         let contract = *parts.extensions.get::<&'static Contract>().ok_or(Failure::Internal)?;
         let body = read_body(&parts.headers, body, app, &room, contract).await?;
-        Ok(Self { contract, app: Arc::clone(app), room, body })
+        let id = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+        let id = id.unwrap_or_default().to_owned();
+        Ok(Self { contract, app: Arc::clone(app), room, body, id })
     }
 }
 
@@ -61,7 +66,7 @@ impl Call {
         encoding: Encoding,
         write: impl FnOnce(&Reply) -> serde_json::Result<Vec<u8>> + Send + 'static,
     ) -> Result<Response, Failure> {
-        let Self { contract, app, room, body } = self;
+        let Self { contract, app, room, body, .. } = self;
         drop(body);
         let info = model.engine.info();
         let hold = |bytes| room.hold_more(bytes);
@@ -74,9 +79,16 @@ impl Call {
         let reply = timeout(limit, model.engine.embed(request))
             .await
             .map_err(|_| Failure::Timeout { limit })??;
-        let mut headers = reply::headers(&reply, characters, info);
+        let work = Work {
+            characters,
+            tokens: reply.tokens(),
+            truncated: reply.embeddings.iter().filter(|embedding| embedding.truncated).count(),
+            timings: reply.timings,
+        };
+        let mut headers = reply::headers(&work, info);
         headers.extend(warning.map(|warning| (WARNING, warning)));
-        let body = reply::write(reply, room, write).await?;
+        let numbers = reply.embeddings.iter().map(|embedding| embedding.vector.len()).sum();
+        let body = reply::write(numbers, room, move || write(&reply)).await?;
         Ok((headers, body).into_response())
     }
 }

@@ -104,26 +104,28 @@ fn explain(failure: &Failure) -> (StatusCode, Value) {
         500.. => "server_error",
         _ => "invalid_request_error",
     };
-    let (message, param) = (failure.message(), param(failure).map(short));
+    let (message, param) = (failure.message(), param(failure, CONTRACT.inputs));
     let error = json!({"message": message, "type": kind, "param": param, "code": failure.code()});
     (status, json!({ "error": error }))
 }
 
-/// The field that is to blame.
-fn param(failure: &Failure) -> Option<String> {
-    match failure {
+/// The field that is to blame, where `inputs` is the one with the inputs.
+pub(super) fn param(failure: &Failure, inputs: &str) -> Option<String> {
+    let param = match failure {
         Failure::Field { param, .. } => Some(param.clone()),
         Failure::TooManyInputs { param, .. } => Some((*param).to_owned()),
         Failure::UnknownDevice { .. } => Some("device".to_owned()),
         Failure::Request(error) => match (error.input(), error) {
-            (Some(index), _) => Some(format!("input[{index}]")),
-            (None, RequestError::NoInputs) => Some("input".to_owned()),
+            (Some(index), _) => Some(format!("{inputs}[{index}]")),
+            (None, RequestError::NoInputs) => Some(inputs.to_owned()),
+            (None, RequestError::WrongTask { .. }) => Some("model".to_owned()),
             (None, RequestError::Dimensions { .. }) => Some("dimensions".to_owned()),
             (None, RequestError::UnknownPrompt { .. }) => Some("prompt_name".to_owned()),
             _ => None,
         },
         _ => None,
-    }
+    };
+    param.map(short)
 }
 
 #[cfg(test)]

@@ -6,5 +6,6 @@ pub(crate) mod numbers;
 pub(crate) mod object;
 pub(crate) mod options;
 pub(crate) mod prompts;
+pub(crate) mod ranking;
 pub(crate) mod token_ids;
 pub(crate) mod truncation;

@@ -25,6 +25,8 @@ use crate::failure::Failure;
 /// What one kind of body may have in it.
 #[derive(Debug)]
 pub(crate) struct Contract {
+    /// What is made of them, which decides on most fields.
+    pub(crate) makes: Makes,
     /// The field with the inputs.
     pub(crate) inputs: &'static str,
     /// Bytes that the work holds for each byte of a body, at most, the body included.
@@ -42,6 +44,7 @@ pub(crate) struct Contract {
 impl Contract {
     /// What most contracts for vectors have in common.
     pub(crate) const VECTORS: Self = Self {
+        makes: Makes::Vectors,
         inputs: "input",
         // The body, the texts or ids in it, and room to unescape or to grow them.
         held_per_byte: 5,
@@ -51,11 +54,25 @@ impl Contract {
         own: &[],
     };
 
+    /// What contracts for scores have in common.
+    pub(crate) const SCORES: Self = Self { makes: Makes::Scores, ..Self::VECTORS };
+
     /// What becomes of a field.
-    pub(crate) fn treatment(&self, (name, treatment): &Known) -> Treatment {
-        let own = self.own.iter().find(|(names, _)| names.contains(name));
-        own.map_or(*treatment, |(_, own)| *own)
+    pub(crate) fn treatment(&self, known: &Known) -> Treatment {
+        let own = self.own.iter().find(|(names, _)| names.contains(&known.name));
+        let usual = match self.makes {
+            Makes::Vectors => known.vectors,
+            Makes::Scores => known.scores,
+        };
+        own.map_or(usual, |(_, own)| *own)
     }
+}
+
+/// What a request has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Makes {
+    Vectors,
+    Scores,
 }
 
 /// What was sent, in the order of [`FIELDS`].
@@ -64,13 +81,18 @@ type Raw<'a> = [Option<&'a str>; FIELDS.len()];
 /// The fields of one request's body.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
-    pub(crate) contract: &'a Contract,
+    pub(crate) contract: &'static Contract,
     raw: Raw<'a>,
 }
 
 impl<'a> Object<'a> {
     /// Splits `body` and refuses what `contract` can't do.
-    pub(crate) fn parse(body: &'a str, contract: &'a Contract) -> Result<Self, Failure> {
+    pub(crate) fn parse(body: &'a str, contract: &'static Contract) -> Result<Self, Failure> {
+        Self::split(body, contract)?.under(contract)
+    }
+
+    /// As `parse`, but refuses nothing yet: which contract it is may depend on the fields.
+    pub(crate) fn split(body: &'a str, contract: &'static Contract) -> Result<Self, Failure> {
         let body = body.strip_prefix('\u{feff}').unwrap_or(body);
         let mut reader = serde_json::Deserializer::from_str(body);
         let split = Split.deserialize(&mut reader).and_then(|split| reader.end().map(|()| split));
@@ -79,9 +101,19 @@ impl<'a> Object<'a> {
             let problem = "is there more than once: send it once".to_owned();
             return Err(Failure::Field { param: name.to_owned(), problem });
         }
-        let object = Self { contract, raw };
+        Ok(Self { contract, raw })
+    }
+
+    /// The same fields, of which `contract` refuses what it can't do.
+    pub(crate) fn under(self, contract: &'static Contract) -> Result<Self, Failure> {
+        let object = Self { contract, ..self };
         object.check()?;
         Ok(object)
+    }
+
+    /// Whether the field called `name` is there, be it `null`.
+    pub(crate) fn mentions(&self, name: &str) -> bool {
+        place_of(name).is_some_and(|place| self.raw[place].is_some())
     }
 
     /// The field called `name`, one of [`FIELDS`].
@@ -93,11 +125,11 @@ impl<'a> Object<'a> {
 
     fn check(&self) -> Result<(), Failure> {
         let sent = FIELDS.iter().zip(self.raw).filter_map(|(known, raw)| Some((known, raw?)));
-        for (known, raw) in sent {
+        for (known, raw) in sent.filter(|(_, raw)| *raw != "null") {
             if let Treatment::Refused { except, because } = self.contract.treatment(known)
                 && !except.iter().any(|value| same(raw, value))
             {
-                let param = known.0.to_owned();
+                let param = known.name.to_owned();
                 return Err(Failure::Field { param, problem: because.to_owned() });
             }
         }
@@ -131,7 +163,6 @@ impl<'de> Visitor<'de> for Split {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut split: Raw<'_> = [None; FIELDS.len()];
-        let mut seen = [false; FIELDS.len()];
         let mut twice = None;
         while let Some(Name(name)) = map.next_key()? {
             let Some(place) = place_of(&name) else {
@@ -139,11 +170,9 @@ impl<'de> Visitor<'de> for Split {
                 continue;
             };
             let raw = map.next_value::<&RawValue>()?.get();
-            if std::mem::replace(&mut seen[place], true) {
-                twice = Some(FIELDS[place].0);
+            if split[place].replace(raw).is_some() {
+                twice = Some(FIELDS[place].name);
             }
-            // As everywhere, `null` is taken for absence.
-            split[place] = (raw != "null").then_some(raw);
         }
         Ok((split, twice))
     }
@@ -203,23 +232,24 @@ impl<'a> Field<'a> {
         let inner = raw.strip_prefix('[').map(str::trim_ascii_start);
         match inner.map(str::as_bytes) {
             Some([b'-' | b'0'..=b'9', ..]) => {
-                let ids: Vec<TokenId> = self.list(raw, TOKEN_ID, usize::MAX)?;
+                let ids: Vec<TokenId> = self.list(TOKEN_ID, usize::MAX)?;
                 Ok(vec![Input::Tokens(ids.into_iter().map(|TokenId(id)| id).collect())])
             }
             Some(_) => {
-                let items: Vec<Item> = self.list(raw, INPUT_ITEM, limit)?;
+                let items: Vec<Item> = self.list(INPUT_ITEM, limit)?;
                 Ok(items.into_iter().map(|Item(input)| input).collect())
             }
             None => Ok(vec![Input::Text(self.required(INPUT_FORMS)?)]),
         }
     }
 
-    fn list<T: Deserialize<'a>>(
+    /// An array of at most `limit` elements, of which each should look like `form`.
+    pub(crate) fn list<T: Deserialize<'a>>(
         self,
-        raw: &'a str,
         form: &str,
         limit: usize,
     ) -> Result<Vec<T>, Failure> {
+        let raw = self.raw()?;
         let at = Cell::new(0);
         let list = List { at: &at, limit, of: PhantomData };
         serde_json::Deserializer::from_str(raw).deserialize_seq(list).map_err(|error| {

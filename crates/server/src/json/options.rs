@@ -72,7 +72,7 @@ fn dimensions(object: &Object<'_>, info: &Info) -> Result<Option<usize>, Failure
     agreed([count("dimensions")?, count("output_dimension")?])
 }
 
-fn priority(object: &Object<'_>) -> Result<Priority, Failure> {
+pub(crate) fn priority(object: &Object<'_>) -> Result<Priority, Failure> {
     let priority = object.field("priority").optional::<Whole>("a whole number")?;
     Ok(match priority {
         Some(Whole(1..)) => Priority::Bulk,
@@ -90,14 +90,19 @@ const TIMEOUT: HeaderName = HeaderName::from_static("x-vecmill-timeout-ms");
 pub(crate) struct WaitingTerms {
     /// Counts before what the body says.
     priority: Option<Priority>,
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl WaitingTerms {
     /// The request on these terms.
     pub(crate) fn apply(self, request: Request) -> Request {
-        let priority = self.priority.unwrap_or(request.priority);
+        let priority = self.priority(request.priority);
         Request { priority, timeout: self.timeout, ..request }
+    }
+
+    /// The priority of a request whose body asks for `asked`.
+    pub(crate) fn priority(self, asked: Priority) -> Priority {
+        self.priority.unwrap_or(asked)
     }
 
     fn read(headers: &HeaderMap) -> Result<Self, Failure> {

@@ -17,7 +17,7 @@ enum Side {
     End,
 }
 
-pub(super) fn truncation(
+pub(crate) fn truncation(
     object: &Object<'_>,
     info: &Info,
     settings: &Settings,

@@ -1,18 +1,22 @@
 //! TEI's contract: `/embed`, which is `/` too, and `/info`; `/tokenize` is in
 //! [`tokenize`].
 
+mod predict;
+pub(super) mod rerank;
 mod tokenize;
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
-use serde_json::{Value, json};
-use vecmill_engine::{Fault, Info, Reply, Request, RequestError};
+use serde_json::{Map, Value, json};
+use vecmill_engine::{Fault, Info, Reply, Request, RequestError, Task};
 
 use super::call::Call;
+use super::rerank::{Meant, at};
 use super::{Address, Dialect};
 use crate::Settings;
 use crate::app::App;
@@ -27,8 +31,10 @@ pub(super) static DIALECT: Dialect = Dialect {
     addresses: &[
         Address::work("/embed", &CONTRACT, || post(embed)),
         // Hugging Face's own clients send to the address that they are given.
-        Address::work("/", &CONTRACT, || post(embed)),
+        Address::work("/", &CONTRACT, || post(what_the_model_does)),
         Address::work("/tokenize", &tokenize::CONTRACT, || post(tokenize::tokenize)),
+        Address::work("/predict", &predict::CONTRACT, || post(predict::predict)),
+        Address::work("/as/tei/rerank", &rerank::CONTRACT, || at(|_| Ok(&rerank::RANKER))),
         Address::about("/info", || get(info)),
     ],
     explain,
@@ -46,6 +52,22 @@ async fn embed(model: Model, terms: WaitingTerms, call: Call) -> Result<Response
     call.embed(&model, terms.apply(request), Encoding::Float, write).await
 }
 
+/// `POST /`
+async fn what_the_model_does(
+    model: Model,
+    terms: WaitingTerms,
+    call: Call,
+) -> Result<Response, Failure> {
+    match &model.engine.info().task {
+        Task::Score { labels, .. } if labels.len() == 1 => {
+            let meant: Meant = |_| Ok(&rerank::RANKER);
+            super::rerank::rerank(model, terms, Extension(meant), call).await
+        }
+        Task::Score { .. } => predict::predict(model, terms, call).await,
+        _ => embed(model, terms, call).await,
+    }
+}
+
 fn read(body: &str, info: &Info, settings: &Settings) -> Result<Request, Failure> {
     let object = Object::parse(body, &CONTRACT)?;
     let inputs = object.field("inputs").inputs(settings.max_client_batch_size)?;
@@ -61,11 +83,12 @@ fn write(reply: &Reply) -> serde_json::Result<Vec<u8>> {
 }
 
 /// A message and one of few types.
-fn explain(failure: &Failure) -> (StatusCode, Value) {
+pub(super) fn explain(failure: &Failure) -> (StatusCode, Value) {
     use RequestError as E;
     let status = failure.status();
     let (status, error_type) = match failure {
         Failure::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Validation"),
+        Failure::ManyLabels { .. } => (StatusCode::FAILED_DEPENDENCY, "Backend"),
         Failure::TooManyInputs { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "Validation"),
         Failure::Request(error) => match error {
             E::NoInputs | E::EmptyInput { .. } => (status, "Empty"),
@@ -75,6 +98,7 @@ fn explain(failure: &Failure) -> (StatusCode, Value) {
             E::UnknownToken { .. } | E::NoEmbedding { .. } | E::Tokenizer { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Tokenizer")
             }
+            E::WrongTask { .. } => (StatusCode::FAILED_DEPENDENCY, "Backend"),
             E::NoMemory { .. } => (status, "Overloaded"),
             other if other.fault() == Fault::Caller => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Validation")
@@ -111,6 +135,18 @@ fn pooling(name: &str) -> &str {
     if name == "lasttoken" { "last_token" } else { name }
 }
 
+/// What the model is for, in TEI's words: a classifier with one label is a reranker.
+fn model_type(info: &Info) -> Value {
+    let Task::Score { labels, .. } = &info.task else {
+        return json!({"embedding": {"pooling": pooling(&info.pooling)}});
+    };
+    let numbered = || labels.iter().enumerate();
+    let names: Map<_, _> = numbered().map(|(id, label)| (id.to_string(), json!(label))).collect();
+    let ids: Map<_, _> = numbered().map(|(id, label)| (label.clone(), json!(id))).collect();
+    let kind = if labels.len() == 1 { "reranker" } else { "classifier" };
+    json!({kind: {"id2label": names, "label2id": ids}})
+}
+
 /// `GET /info`: TEI's fields, then ours.
 async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
     let info = model.engine.info();
@@ -122,7 +158,7 @@ async fn info(State(app): State<Arc<App>>, model: Model) -> Response {
         "model_id": info.model_id,
         "model_sha": info.revision,
         "model_dtype": info.dtype,
-        "model_type": {"embedding": {"pooling": pooling(&info.pooling)}},
+        "model_type": model_type(info),
         "max_concurrent_requests": app.settings.max_concurrent_requests,
         "max_input_length": info.max_input_tokens,
         "max_batch_tokens": info.max_batch_tokens,
