@@ -7,7 +7,8 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use vecmill_hub::{Fetcher, ModelRef, Stage};
+use vecmill_hub::{Fetcher, Stage};
+use vecmill_model::ModelRef;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = std::env::args().nth(1).map_or(Ok(ModelRef::default()), |name| name.parse())?;
