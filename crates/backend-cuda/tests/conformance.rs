@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "how close it was is worth seeing")]
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,10 +68,30 @@ fn operations(format: DType) {
     assert!(checked.is_ok(), "{}", checked.unwrap_err());
 }
 
+/// Models with operations that GPUs have no kernel for yet.
+const NOT_YET: [&str; 1] = ["jina-v2-code"];
+
+fn models() -> impl Iterator<Item = PathBuf> {
+    let models = conformance::models().unwrap().into_iter();
+    models.filter(|model| !NOT_YET.iter().any(|name| model.ends_with(name)))
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn what_has_no_kernel_yet_is_refused_by_name() {
+    let _guard = alone();
+    for name in NOT_YET {
+        let models = conformance::models().unwrap();
+        let model = models.iter().find(|model| model.ends_with(name)).unwrap();
+        let refusal = conformance::model(backend(DType::F16), model).unwrap_err().to_string();
+        assert!(refusal.contains("run this model on the CPU"), "{refusal}");
+    }
+}
+
 fn architectures(format: DType) {
     let _guard = alone();
     let mut off = Vec::new();
-    for model in conformance::models().unwrap() {
+    for model in models() {
         let backend = backend(format);
         let precision = conformance::precision(backend.lowering(), &model).unwrap();
         let agreement = conformance::model(backend, &model).unwrap();
@@ -85,7 +106,7 @@ fn architectures(format: DType) {
 /// Batches of other sizes may take other algorithms, whose sums are in another order.
 fn independence(format: DType) {
     let _guard = alone();
-    for model in conformance::models().unwrap() {
+    for model in models() {
         let backend = backend(format);
         let precision = conformance::precision(backend.lowering(), &model).unwrap();
         // A rounding that differs may lead an operand to the next number of its format.

@@ -110,8 +110,12 @@ fn a_model_for_another_task_is_refused() {
     set(&folder, "config.json", "architectures", json!(["BertForSequenceClassification"]));
     embedded(&folder); // modules.json says that it embeds
     fs::remove_file(folder.path().join("modules.json")).unwrap();
+    // Now it ranks, as far as its files say, and a head is looked for.
     let message = refused(&folder);
-    assert!(message.contains("BertForSequenceClassification"), "{message}");
+    assert!(message.contains("classifier.weight"), "{message}");
+    set(&folder, "config.json", "architectures", json!(["BertForTokenClassification"]));
+    let message = refused(&folder);
+    assert!(message.contains("BertForTokenClassification"), "{message}");
 
     set(&folder, "config.json", "architectures", json!(["BertForMaskedLM"]));
     let (code, _, message) = vecmill(&EMBED, folder.path());
