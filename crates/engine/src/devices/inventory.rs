@@ -22,7 +22,7 @@ pub struct KindFound {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Found {
-    /// Its name, as [`DeviceSpec`] takes it.
+    /// Its name, as [`DeviceSpec`](crate::DeviceSpec) takes it.
     pub name: DeviceName,
     /// What it is, for example `2 threads, AVX2`.
     pub description: String,
