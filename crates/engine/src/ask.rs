@@ -92,7 +92,10 @@ impl From<ScoreRequest> for Ask {
         let texts = request.inputs.into_iter().map(|input| match input {
             ScoreInput::Text(text) => Texts::One(text),
             ScoreInput::Pair(first, second) => {
-                let same = side.take().filter(|side| side.text() == &*first);
+                // Most often it is the same allocation: a query in front of each of its documents.
+                let same = side
+                    .take()
+                    .filter(|side| std::ptr::eq(side.text(), &*first) || side.text() == &*first);
                 let shared = same.unwrap_or_else(|| Arc::new(Side::new(first)));
                 side = Some(Arc::clone(&shared));
                 Texts::Pair(shared, second)
