@@ -34,26 +34,28 @@ class SentenceTransformers:
         return self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)
 
 
-class HiddenStates(torch.nn.Module):
-    def __init__(self, model: torch.nn.Module) -> None:
+class Output(torch.nn.Module):
+    """A model of which one output is wanted, by its name."""
+
+    def __init__(self, model: torch.nn.Module, name: str) -> None:
         super().__init__()
         self.model = model
+        self.name = name
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.model(**dict(zip(INPUTS, inputs))).last_hidden_state
+        return getattr(self.model(**dict(zip(INPUTS, inputs))), self.name)
 
 
-def export(model: Path, target: Path) -> None:
-    # ONNX Runtime recognises attention only in this exporter's graph with eager attention.
-    bert = AutoModel.from_pretrained(model, attn_implementation="eager").eval()
+def export(bert: torch.nn.Module, output: str, target: Path) -> None:
+    """Of a model with eager attention: only in its graph does ONNX Runtime recognise attention."""
     ids = torch.ones(2, 8, dtype=torch.long)
     torch.onnx.export(
-        HiddenStates(bert),
+        Output(bert.eval(), output),
         (ids, ids, torch.zeros_like(ids)),
         str(target),
         input_names=list(INPUTS),
-        output_names=[OUTPUT],
-        dynamic_axes={name: {0: "batch", 1: "length"} for name in (*INPUTS, OUTPUT)},
+        output_names=[output],
+        dynamic_axes={name: {0: "batch", 1: "length"} for name in INPUTS},
         opset_version=17,
         dynamo=False,
     )
@@ -66,6 +68,13 @@ def optimise(source: Path, target: Path, heads: int, hidden: int) -> None:
     graph.save_model_to_file(str(target))
 
 
+def session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxRuntime:
     """Fused by ONNX Runtime's own transformer optimiser, then all of the session's optimisations."""
 
@@ -74,19 +83,15 @@ class OnnxRuntime:
     def __init__(self, model: Path, threads: int, max_tokens: int, cache: Path) -> None:
         self._tokenizer = load_tokenizer(model, max_tokens)
         self._tokenizer.enable_padding()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        self._session = onnxruntime.InferenceSession(
-            str(self._fused_graph(model, cache)), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = session(self._fused_graph(model, cache), threads)
 
     @staticmethod
     def _fused_graph(model: Path, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         plain, fused = cache / "plain.onnx", cache / "fused.onnx"
         if not fused.exists():
-            export(model, plain)
+            bert = AutoModel.from_pretrained(model, attn_implementation="eager")
+            export(bert, OUTPUT, plain)
             config = AutoConfig.from_pretrained(model)
             optimise(plain, fused, config.num_attention_heads, config.hidden_size)
         return fused

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 import report
 import torch
 import vecmill
 from cpu_peers import MIXED, MODEL, PACKAGES, ROOT, VECMILL, cut_to, pin, seconds_of, spread, turns
-from peers import BATCH, INPUTS, load_tokenizer, optimise
+from peers import BATCH, export, load_tokenizer, optimise, session
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -65,15 +64,6 @@ class SentenceTransformers:
         return self._model.predict(pairs, batch_size=BATCH, show_progress_bar=False)
 
 
-class Logits(torch.nn.Module):
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.model(**dict(zip(INPUTS, inputs))).logits
-
-
 class OnnxRuntime:
     """Fused by ONNX Runtime's own transformer optimiser; pairs in the order of their lengths, so that
     little is padded."""
@@ -83,27 +73,13 @@ class OnnxRuntime:
     def __init__(self, model: Path, threads: int, cache: Path) -> None:
         self._tokenizer = load_tokenizer(model, MAX_TOKENS)
         self._tokenizer.enable_padding()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        graph = self._fused_graph(model, cache)
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = session(self._fused_graph(model, cache), threads)
 
     @staticmethod
     def _fused_graph(model: Path, cache: Path) -> Path:
         plain, fused = cache / "rerank-plain.onnx", cache / "rerank-fused.onnx"
-        bert = AutoModelForSequenceClassification.from_pretrained(model, attn_implementation="eager").eval()
-        ids = torch.ones(2, 8, dtype=torch.long)
-        torch.onnx.export(
-            Logits(bert),
-            (ids, ids, torch.zeros_like(ids)),
-            str(plain),
-            input_names=list(INPUTS),
-            output_names=["logits"],
-            dynamic_axes={name: {0: "batch", 1: "length"} for name in INPUTS},
-            opset_version=17,
-            dynamo=False,
-        )
+        bert = AutoModelForSequenceClassification.from_pretrained(model, attn_implementation="eager")
+        export(bert, "logits", plain)
         optimise(plain, fused, bert.config.num_attention_heads, bert.config.hidden_size)
         return fused
 
